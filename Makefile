@@ -1,0 +1,38 @@
+# Two commands: `make demo` shows the main job, `make test` runs every test.
+# Each target works on a fresh Debian machine with Python 3.11 or newer and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTEST_FLAGS ?= -n auto
+
+.PHONY: demo test lint bench format clean help
+
+help: ## show the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY) ## replicas write, two sidecars collect, one is killed: nothing is lost
+	@$(BIN)/sharedvol-sidecar demo
+
+test: $(READY) ## every test
+	$(BIN)/pytest $(PYTEST_FLAGS)
+
+lint: $(READY) ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY) ## measure against the targets
+	$(BIN)/python -m bench
+
+format: $(READY) ## rewrite in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache dist build
+
+$(READY): pyproject.toml Makefile scripts/make-venv
+	@sh scripts/make-venv "$(PYTHON)" "$(VENV)"
+	@touch $(READY)

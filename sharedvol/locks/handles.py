@@ -1,0 +1,45 @@
+"""Every descriptor of a lock file that this process has open, so that a forked child can close its copies.
+
+A lock belongs to the open file description, which a fork shares. The child must not unlock (that would
+drop its parent's lock) and must not keep its copy (the lock would outlive a parent that is killed): it
+closes all of them before any other code runs. See fork(2), flock(2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from types import ModuleType
+
+_open: dict[object, ModuleType] = {}
+# Held over a fork, so that none happens between the opening of a descriptor and its entry here. Re-entrant:
+# a garbage collection inside may close another lock's descriptor.
+_guard = threading.RLock()
+
+
+def open_handle(system: ModuleType, path: str, mode: int) -> object:
+    """``system.open_lock_file``, remembered."""
+    with _guard:
+        handle: object = system.open_lock_file(path, mode)
+        _open[handle] = system
+        return handle
+
+
+def close_handle(system: ModuleType, handle: object) -> None:
+    """``system.close``, forgotten. Does nothing for a handle that was closed before, as by a fork."""
+    with _guard:
+        if _open.pop(handle, None) is not None:
+            system.close(handle)
+
+
+def _after_fork_in_child() -> None:
+    for handle, system in _open.items():
+        with contextlib.suppress(OSError):
+            system.close(handle)
+    _open.clear()
+    _guard.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_guard.acquire, after_in_parent=_guard.release, after_in_child=_after_fork_in_child)

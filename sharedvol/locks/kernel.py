@@ -1,0 +1,172 @@
+"""Both lock families of Linux on one descriptor: the operating system's part of the file lock.
+
+Linux has two families of advisory locks that do not see each other on a local file system: flock(2)
+(Python filelock, portalocker, flock(1)) and fcntl(2) (R filelock and flock, fasteners, lockf(3)). A
+holder takes both, and so excludes every user of either. The fcntl lock is an open file description
+lock (F_OFD_SETLK): owned by the descriptor, as flock's is, not by the process, so that threads exclude
+each other and closing another descriptor of the file drops nothing.
+
+The order is part of the protocol: first the fcntl lock, then flock, everywhere. Two that took them in
+different orders could each hold one and wait for the other for ever. Waiting happens in the kernel,
+where a waiter is woken the moment the lock is free, beside the waiters of R.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+from typing import TYPE_CHECKING
+
+from sharedvol.errors import LockFileError, describe
+
+if TYPE_CHECKING:
+    import fcntl
+else:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        fcntl = None
+
+AVAILABLE = hasattr(fcntl, "F_OFD_SETLKW")
+"""Whether this kernel's Python knows open file description locks: Linux."""
+
+Handle = int
+"""What `open_lock_file` gives: here, a file descriptor."""
+
+
+def _flock_struct(kind: int) -> bytes:
+    # struct flock: l_type, l_whence, l_start, l_len, l_pid. Length 0 is the whole file; l_pid must be 0
+    # for open file description locks, see fcntl(2).
+    return struct.pack("@hhqqi0q", kind, os.SEEK_SET, 0, 0, 0)
+
+
+if AVAILABLE:
+    _READ, _WRITE, _NONE = (_flock_struct(kind) for kind in (fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK))
+    _SHARED_NOW, _EXCLUSIVE_NOW = fcntl.LOCK_SH | fcntl.LOCK_NB, fcntl.LOCK_EX | fcntl.LOCK_NB
+
+
+def open_lock_file(path: str, mode: int) -> Handle:
+    """Open the lock file, created with exactly ``mode`` where it is missing.
+
+    Read-write, as the fcntl write lock needs; never through a symbolic link; never anything but a
+    regular file.
+
+    Raises:
+        LockFileError: it cannot be opened, with the reason.
+    """
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK
+    while True:
+        try:
+            # Without O_CREAT first: in a sticky directory the kernel refuses O_CREAT on another
+            # user's file (fs.protected_regular, proc_sys_fs(5)), whatever its mode.
+            fd = os.open(path, flags)
+            break
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise _cannot_open(path, error) from error
+        try:
+            fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            continue  # another process was first
+        except OSError as error:
+            raise _cannot_open(path, error) from error
+        os.fchmod(fd, mode)  # not subject to the umask
+        return fd
+    info = os.fstat(fd)
+    if not stat.S_ISREG(info.st_mode):
+        os.close(fd)
+        raise LockFileError(errno.EINVAL, f"lock {path!r} is not a regular file: name another path", path)
+    if stat.S_IMODE(info.st_mode) == 0o600 and mode & ~0o600 and not info.st_size and info.st_uid == os.geteuid():
+        # R's filelock creates 0600, which shuts out every other user's replicas; an empty file of our
+        # own in that mode is taken for such a one.
+        os.fchmod(fd, mode)
+    return fd
+
+
+def close(fd: Handle) -> None:
+    """Close without unlocking: a forked child's close leaves its parent's lock alone."""
+    os.close(fd)
+
+
+def identify(fd: Handle, path: str) -> object:
+    """What tells this lock file from others: device and inode."""
+    info = os.fstat(fd)
+    return info.st_dev, info.st_ino
+
+
+def is_current(path: str, identity: object) -> bool:
+    """Whether ``path`` still names the file that was opened: somebody may have deleted or replaced it."""
+    try:
+        info = os.lstat(path)
+    except OSError:
+        return False
+    return (info.st_dev, info.st_ino) == identity
+
+
+def try_both(fd: Handle, path: str, shared: bool) -> bool:
+    """Take both locks if they are free, or neither; never waits."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _READ if shared else _WRITE)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise _cannot_lock(path, error) from error
+    try:
+        fcntl.flock(fd, _SHARED_NOW if shared else _EXCLUSIVE_NOW)
+    except OSError as error:
+        unlock_first(fd)
+        if error.errno == errno.EWOULDBLOCK:
+            return False
+        raise _cannot_lock(path, error) from error
+    return True
+
+
+def wait_first(fd: Handle, path: str, shared: bool) -> None:
+    """Wait in the kernel for the fcntl lock. Python signal handlers run, and may raise."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _READ if shared else _WRITE)
+    except OSError as error:
+        raise _cannot_lock(path, error) from error
+
+
+def wait_second(fd: Handle, path: str, shared: bool) -> None:
+    """Wait in the kernel for the flock lock. Python signal handlers run, and may raise."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    except OSError as error:
+        raise _cannot_lock(path, error) from error
+
+
+def unlock_first(fd: Handle) -> None:
+    """Drop the fcntl lock."""
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _NONE)
+
+
+def unlock(fd: Handle) -> None:
+    """Drop both, the last taken first, so that the next waiter for the first finds the second free."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _NONE)
+
+
+def _cannot_open(path: str, error: OSError) -> LockFileError:
+    hint = {
+        errno.ENOENT: "create its directory, or mount the volume",
+        errno.ENOTDIR: "a part of the path is not a directory",
+        errno.EROFS: "a lock is opened for writing: mount the volume read-write, or keep the lock on another",
+        errno.EACCES: "give this user read and write permission on the lock file and its directory",
+        errno.ELOOP: "it is a symbolic link, which a lock never follows: name the file itself",
+        errno.EISDIR: "it is a directory: name a file in it",
+        errno.EMFILE: "this process has too many open files: raise its limit (ulimit -n)",
+    }.get(error.errno or 0, "see the reason")
+    return LockFileError(error.errno or errno.EIO, f"cannot open lock {path!r}: {describe(error)}; {hint}", path)
+
+
+def _cannot_lock(path: str, error: OSError) -> LockFileError:
+    hint = {
+        errno.ENOLCK: "the file system has no lock service, or no memory for locks",
+        errno.EBADF: "its descriptor was closed by other code of this process",
+    }.get(error.errno or 0, "the file system does not support locks: keep the lock file on a named volume")
+    return LockFileError(error.errno or errno.EIO, f"cannot lock {path!r}: {describe(error)}; {hint}", path)

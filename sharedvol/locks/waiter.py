@@ -1,0 +1,160 @@
+"""A wait in the kernel that its owner can walk away from.
+
+A thread blocks in the kernel for the lock, on a descriptor of its own. Whoever started it waits for a
+notice, as long as it likes. When it walks away nothing can call the thread back (that would take a
+signal, and a library has no business with those), so the thread stays until the lock is granted, drops
+it at once and ends. Until then it is parked: the next to wait for the same lock takes it over, with its
+place in the kernel's queue. So there are never more threads than there were waiters at one time.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from types import ModuleType
+
+from sharedvol.errors import LockFileError
+from sharedvol.locks.handles import close_handle
+
+Key = tuple[object, bool]
+
+
+class Waiter:
+    """One such thread. Made by `wait_for`."""
+
+    def __init__(self, system: ModuleType, handle: object, path: str, shared: bool, notify: Callable[[], None]) -> None:
+        self.handle = handle
+        self.error: LockFileError | None = None
+        self._system, self._path, self._shared = system, path, shared
+        self._notify = notify
+        self._mutex = threading.Lock()
+        self._abandoned = self._finished = self._has_first = False
+
+    def start(self) -> None:
+        """Begin to wait.
+
+        Raises:
+            RuntimeError: no thread can be started (the interpreter is ending, or a process limit).
+        """
+        # A daemon: a wait that was abandoned must not keep the process from ending.
+        threading.Thread(target=self._run, name=f"sharedvol-lock {self._path}", daemon=True).start()
+
+    def abandon(self) -> bool:
+        """Walk away. False if the wait had already ended: then the caller has the handle and the lock."""
+        with self._mutex:
+            if self._finished:
+                return False
+            self._abandoned = True
+            if self._has_first:
+                # It waits for flock with the fcntl lock in hand: nobody must be kept out by a waiter
+                # that nobody waits for.
+                self._system.unlock_first(self.handle)
+                self._has_first = False
+            return True
+
+    def adopt(self, notify: Callable[[], None]) -> bool:
+        """Take over an abandoned wait. False if it ended meanwhile."""
+        with self._mutex:
+            if self._finished:
+                return False
+            self._abandoned, self._notify = False, notify
+            return True
+
+    def _run(self) -> None:
+        try:
+            while not self._attempt():
+                pass
+        except LockFileError as error:
+            with self._mutex:
+                self.error = error
+                self._finish()
+
+    def _attempt(self) -> bool:
+        self._system.wait_first(self.handle, self._path, self._shared)
+        with self._mutex:
+            if self._abandoned:
+                return self._finish()
+            self._has_first = True
+        self._system.wait_second(self.handle, self._path, self._shared)
+        with self._mutex:
+            if self._has_first or self._abandoned:
+                return self._finish()
+            # Abandoned and adopted between the two, and so without the first: begin again in order.
+            self._system.unlock(self.handle)
+            return False
+
+    def _finish(self) -> bool:
+        """The wait is over: hand over, or let go of what nobody wants. Called under the mutex."""
+        self._finished = True
+        _waiting.discard(self)
+        if self._abandoned:
+            close_handle(self._system, self.handle)
+        else:
+            self._notify()
+        return True
+
+
+_waiting: set[Waiter] = set()
+_parked: dict[Key, list[Waiter]] = {}
+_parked_mutex = threading.Lock()
+
+
+def wait_for(
+    system: ModuleType, handle: object, identity: object, path: str, shared: bool, notify: Callable[[], None]
+) -> Waiter:
+    """Wait for the lock in a thread; ``notify`` is called there when it ends, granted or in error.
+
+    The handle belongs to the waiter until then. A parked waiter is taken over where there is one, and
+    the handle closed.
+
+    Raises:
+        RuntimeError: no thread can be started; the handle is the caller's again.
+    """
+    while True:
+        with _parked_mutex:
+            parked = _parked.get((identity, shared))
+            waiter = parked.pop() if parked else None
+            if parked is not None and not parked:
+                del _parked[identity, shared]
+        if waiter is None:
+            break
+        if waiter.adopt(notify):
+            close_handle(system, handle)
+            return waiter
+    waiter = Waiter(system, handle, path, shared, notify)
+    _waiting.add(waiter)
+    try:
+        waiter.start()
+    except BaseException:
+        _waiting.discard(waiter)
+        raise
+    return waiter
+
+
+def walk_away(waiter: Waiter, identity: object, shared: bool) -> bool:
+    """Park a waiter. False if its wait has ended: then the caller has the handle and the lock."""
+    if not waiter.abandon():
+        return False
+    with _parked_mutex:
+        # Those that ended while parked have closed their descriptors; drop them here, lest a lock that
+        # is never waited for again keep them.
+        alive = [other for other in _parked.get((identity, shared), []) if other in _waiting]
+        _parked[identity, shared] = [*alive, waiter]
+    return True
+
+
+def waiting() -> int:
+    """How many threads wait in the kernel, parked ones included."""
+    return len(_waiting)
+
+
+def _after_fork_in_child() -> None:
+    global _parked_mutex
+    _parked_mutex = threading.Lock()
+    _waiting.clear()  # their threads stayed in the parent; `handles` closes the descriptors
+    _parked.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

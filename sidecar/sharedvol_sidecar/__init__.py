@@ -1,0 +1,1 @@
+"""The service that collects what replicas write, and loses nothing."""
