@@ -1,0 +1,133 @@
+"""Claims: a file that is being moved has been renamed into a directory of the mover that moves it.
+
+The rename is the claim: of several movers exactly one succeeds, and a writer that reuses the name
+makes a new file there, which nobody mistakes for the claimed one. The claim directory lies in the spool,
+so that the rename stays within one mount::
+
+    .sharedvol/movers/<slot>.lock           held by the mover with that slot as long as it lives
+    .sharedvol/claims/<slot>/<batch>/<path in the spool>
+
+A slot whose lock is free belongs to a mover that died (or to nobody): whoever takes the lock moves what
+it had claimed. The kernel frees the lock at the moment of death, so no clock is asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Iterator
+
+from sharedvol import FileLock, LockTimeout, worker_token
+from sharedvol_sidecar.directories import Directory
+from sharedvol_sidecar.errors import SidecarError
+
+PRIVATE = ".sharedvol"
+"""Our own directory, in the spool and in the destination."""
+
+MAX_MOVERS = 256
+
+
+class Claims:
+    """The claim directories of one mover.
+
+    Args:
+        spool: the spool's root.
+
+    Raises:
+        OSError: the directories cannot be made.
+        SidecarError: every slot is taken.
+    """
+
+    def __init__(self, spool: Directory) -> None:
+        private = spool.make(PRIVATE, 0o700)[0]
+        self._movers = private.make("movers", 0o700)[0]
+        self._root = private.make("claims", 0o700)[0]
+        self._batches = itertools.count(1)
+        self.slot, self._lock = self._take_slot()
+        self._mine = self._root.make(self.slot, 0o700)[0]
+
+    def new_batch(self) -> Batch:
+        """A claim directory for one batch; its name is never used again."""
+        return Batch(self._mine, f"{worker_token()}-{next(self._batches)}")
+
+    def left_behind(self) -> Iterator[tuple[str, Directory]]:
+        """Each slot and claim directory that no living mover works on, locked while it is yielded.
+
+        One's own are included: call it between batches.
+        """
+        for slot in sorted(_names(self._root)):
+            if slot == self.slot:
+                yield slot, self._mine
+                continue
+            with contextlib.suppress(LockTimeout, FileNotFoundError):
+                directory = self._root.open(slot)
+                if next(iter(_names(directory)), None) is None:
+                    continue
+                with self._slot_lock(slot).acquire(timeout=0):
+                    yield slot, directory
+
+    def close(self) -> None:
+        """Give the slot back."""
+        self._lock.release()
+
+    def _take_slot(self) -> tuple[str, FileLock]:
+        for number in range(MAX_MOVERS):
+            lock = self._slot_lock(str(number))
+            with contextlib.suppress(LockTimeout):
+                lock.acquire(timeout=0)
+                return str(number), lock
+        raise SidecarError(f"{MAX_MOVERS} sidecars work on this spool already: stop some")
+
+    def _slot_lock(self, slot: str) -> FileLock:
+        return FileLock(f"{self._movers.shown}/{slot}.lock", mode=0o600)
+
+
+class Batch:
+    """The claim directory of one batch, made when it is first needed."""
+
+    def __init__(self, mine: Directory, name: str) -> None:
+        self._mine, self.name = mine, name
+        self._directories: dict[str, Directory] = {}
+
+    def directory(self, path: str) -> Directory:
+        """The directory for claims of files whose directory in the spool is ``path``.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        found = self._directories.get(path)
+        if found is None:
+            if path:
+                parent, _, last = path.rpartition("/")
+                found = self.directory(parent).make(last, 0o700)[0]
+            else:
+                found = self._mine.make(self.name, 0o700)[0]
+            self._directories[path] = found
+        return found
+
+    def remove(self) -> None:
+        """Remove the directories that are empty; one that still holds a claim stays for the next pass."""
+        for path in sorted(self._directories, key=len, reverse=True):
+            above, _, last = path.rpartition("/")
+            parent, name = (self._directories[above], last) if path else (self._mine, self.name)
+            with contextlib.suppress(OSError):
+                os.rmdir(name, dir_fd=parent.fd)
+
+
+def remove_empty(root: Directory) -> None:
+    """Remove the empty directories below ``root``; one that holds a claim stays."""
+    for name in list(_names(root)):
+        try:
+            directory = root.open(name)
+        except OSError:
+            continue  # a claim, or gone
+        remove_empty(directory)
+        with contextlib.suppress(OSError):
+            os.rmdir(name, dir_fd=root.fd)
+
+
+def _names(directory: Directory) -> Iterator[str]:
+    with os.scandir(directory.fd) as entries:
+        for entry in entries:
+            yield entry.name

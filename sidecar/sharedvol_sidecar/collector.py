@@ -1,0 +1,235 @@
+"""One spool, one destination: scan, admit, move, in batches; and help with a backlog."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sharedvol import AlreadyPublishedError, publish
+from sharedvol_sidecar.claims import PRIVATE, Claims, remove_empty
+from sharedvol_sidecar.destination import Destination, shares_file_system
+from sharedvol_sidecar.directories import Directory, open_root
+from sharedvol_sidecar.items import Item
+from sharedvol_sidecar.layout import Layout
+from sharedvol_sidecar.mover import Mover
+from sharedvol_sidecar.quiet import Quiet
+from sharedvol_sidecar.report import Listener, Tally
+from sharedvol_sidecar.scan import Scanner
+from sharedvol_sidecar.staging import purge
+from sharedvol_sidecar.template import DEFAULT, Template
+
+MAX_BATCH = 2_000
+"""Files that are leased and synced together. More saves little, and delays the writers that wait for one."""
+
+HELP_AFTER = 4_000
+"""Files collected in one pass after which a second process helps, if there are more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to collect, and how; the settings in plain values.
+
+    Attributes:
+        spool: the directory that the replicas write below.
+        collected: the directory that files go to.
+        template: their names there.
+        quiet: the quiet time, in seconds.
+        kinds: the names of the sources' directories.
+        pattern: how a flat directory's file names tell the container, or None for the known forms.
+        workers: processes that work on a backlog, at most.
+    """
+
+    spool: str
+    collected: str
+    template: str = DEFAULT
+    quiet: float = 2.0
+    kinds: tuple[str, ...] = ("results", "logs")
+    pattern: str | None = None
+    workers: int = 2
+
+
+class Collector:
+    """Does the job, a pass at a time.
+
+    Args:
+        job: what to do.
+        tell: told of problems.
+        visit: called with each directory that is scanned.
+        shard: ``(k, n)``: the k-th of n parts of the files.
+        tell_collected: tell of every collected file too.
+
+    Raises:
+        ConfigError: the template is wrong.
+        OSError: a directory is missing or cannot be written.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        tell: Listener,
+        visit: Callable[[Directory], None] | None = None,
+        shard: tuple[int, int] = (0, 1),
+        tell_collected: bool = False,
+    ) -> None:
+        self._job = job
+        template = Template(job.template)
+        spool, root = open_root(Path(job.spool)), open_root(Path(job.collected))
+        layout = Layout(job.kinds, re.compile(job.pattern) if job.pattern else None)
+        self.linked = shares_file_system(spool, root)
+        self._claims = Claims(spool)
+        self._spool_id = _spool_id(Path(job.spool))
+        self._destination = Destination(root)
+        self._quiet = Quiet(job.quiet)
+        self._scanner = Scanner(spool, layout, tell, visit, shard)
+        self._mover = Mover(
+            spool,
+            self._destination,
+            self._claims,
+            template,
+            self._quiet,
+            lambda: self._destination.staging(self._spool_id, self._claims.slot),
+            self.linked,
+            tell,
+            tell_collected,
+        )
+        self._batch_size = _batch_size()
+        self._helper: subprocess.Popen[bytes] | None = None
+
+    @property
+    def due(self) -> float | None:
+        """Seconds until the first of the files that the last pass left as settling may be finished."""
+        return self._mover.due
+
+    def run_pass(
+        self, stop: Callable[[], bool] = lambda: False, after_batch: Callable[[Tally], None] = lambda tally: None
+    ) -> Tally:
+        """Collect what is finished now: first what dead movers had claimed, then what a scan finds.
+
+        Args:
+            stop: asked after each batch whether to end early.
+            after_batch: called after each batch with the counts so far.
+
+        Raises:
+            DestinationError: the destination takes nothing now.
+            OSError: the spool cannot be read.
+        """
+        tally = Tally()
+        self._quiet.new_pass()
+        self._mover.due = None
+        self._recover(tally)
+        whole = self._scanner.shard
+        batch: list[Item] = []
+        try:
+            for candidate in self._scanner.candidates(tally):
+                item = self._mover.admit(candidate, tally)
+                if item is None:
+                    continue
+                batch.append(item)
+                if len(batch) >= self._batch_size:
+                    moving, batch = batch, []
+                    self._mover.move(moving, tally)
+                    after_batch(tally)
+                    if stop():
+                        return tally
+                    if tally.collected >= HELP_AFTER and self._helper is None and self._job.workers > 1:
+                        self._call_help()
+            if batch:
+                moving, batch = batch, []
+                self._mover.move(moving, tally)
+                after_batch(tally)
+        finally:
+            for item in batch:
+                item.close()
+            self._scanner.shard = whole
+            self._end_help(tally, stop())
+        return tally
+
+    def close(self) -> None:
+        """Give up the mover's slot."""
+        self._claims.close()
+
+    def _recover(self, tally: Tally) -> None:
+        for slot, root in self._claims.left_behind():
+            for name in os.listdir(root.fd):
+                directory = root.open(name)
+                batch: list[Item] = []
+                for candidate in self._scanner.claimed(directory, tally):
+                    item = self._mover.admit(candidate, tally, f"{slot}/{name}/{candidate.path}")
+                    if item is not None:
+                        batch.append(item)
+                    if len(batch) >= self._batch_size:
+                        self._mover.move(batch, tally)
+                        batch = []
+                if batch:
+                    self._mover.move(batch, tally)
+            remove_empty(root)
+            if not os.listdir(root.fd):
+                self._purge(slot)
+
+    def _purge(self, slot: str) -> None:
+        """A slot without claims needs none of its copies."""
+        directory = self._destination.root
+        try:
+            for name in (PRIVATE, "staging", self._spool_id, slot):
+                directory = directory.open(name)
+        except FileNotFoundError:
+            return
+        purge(directory)
+
+    def _call_help(self) -> None:
+        """A second process takes half of what is left: one is bound by the file system's journal and its own core."""
+        self._helper = subprocess.Popen(
+            [sys.executable, "-m", "sharedvol_sidecar.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self._helper.stdin is not None
+        self._helper.stdin.write(json.dumps(asdict(self._job)).encode())
+        self._helper.stdin.close()
+        self._scanner.shard = (0, 2)
+
+    def _end_help(self, tally: Tally, stopping: bool) -> None:
+        helper, self._helper = self._helper, None
+        if helper is None:
+            return
+        if stopping:
+            helper.terminate()  # it finishes its batch
+        assert helper.stdout is not None
+        with helper:
+            answer = helper.stdout.read()
+        # A helper that was killed reports nothing; the files it moved are moved, its claims are found by
+        # the next pass. Of what it left only the next pass, which is whole, can tell.
+        if helper.returncode == 0 and answer:
+            counts = json.loads(answer)
+            tally.add_moved(Tally(**counts))
+
+
+def _spool_id(spool: Path) -> str:
+    """A name of this spool, for a destination that several share."""
+    path = spool / PRIVATE / "id"
+    try:
+        with publish(path) as file:
+            file.write(os.urandom(8).hex())
+    except AlreadyPublishedError:
+        pass
+    text = path.read_text()
+    if not re.fullmatch(r"[0-9a-f]{16}", text):
+        raise OSError(f"{path} does not hold a spool's id: remove it if nothing is being collected")
+    return text
+
+
+def _batch_size() -> int:
+    """As many as descriptors allow: a file needs one, its copy one, its directories some."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_BATCH * 3 + 200
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return MAX_BATCH if soft == resource.RLIM_INFINITY else max(1, min(MAX_BATCH, (soft - 200) // 3))

@@ -1,0 +1,89 @@
+"""Directories as descriptors: every step is relative to one and follows no symbolic link.
+
+A path that is checked and then used can be changed in between by whoever writes the spool; a descriptor
+cannot. See openat(2), "Rationale for openat() and other directory file descriptor APIs".
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Directory:
+    """An open directory. Closed when the last reference to it goes.
+
+    Attributes:
+        fd: the descriptor.
+        shown: its path, to name it to people; never used to reach it.
+    """
+
+    __slots__ = ("fd", "shown")
+
+    def __init__(self, fd: int, shown: str) -> None:
+        self.fd, self.shown = fd, shown
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+    def open(self, name: str) -> Directory:
+        """A directory in this one.
+
+        Raises:
+            OSError: it is missing, or is something else; ENOTDIR or ELOOP for a symbolic link.
+        """
+        return Directory(os.open(name, _OPEN, dir_fd=self.fd), f"{self.shown}/{name}")
+
+    def make(self, name: str, mode: int = 0o777) -> tuple[Directory, bool]:
+        """A directory in this one, made where it is missing; and whether it was.
+
+        Raises:
+            OSError: as for mkdir(2) and `open`.
+        """
+        try:
+            return self.open(name), False
+        except FileNotFoundError:
+            pass
+        try:
+            os.mkdir(name, mode, dir_fd=self.fd)
+        except FileExistsError:
+            return self.open(name), False  # another was first
+        return self.open(name), True
+
+    def inode(self, name: str) -> tuple[int, int] | None:
+        """Device and inode of a name here, None where there is none."""
+        try:
+            info = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        return info.st_dev, info.st_ino
+
+    def sync(self) -> None:
+        """fsync(2): the names in it are on the disk."""
+        os.fsync(self.fd)
+
+
+def open_root(path: Path) -> Directory:
+    """The directory at a path that the operator gave: the one place where links are followed.
+
+    Raises:
+        OSError: it is missing, or no directory.
+    """
+    return Directory(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), str(path))
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def sync_filesystem(directory: Directory) -> None:
+    """syncfs(2): everything written to the directory's file system is on the disk.
+
+    Raises:
+        OSError: something could not be written (told since Linux 5.8).
+    """
+    if _libc.syncfs(directory.fd) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

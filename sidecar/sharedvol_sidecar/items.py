@@ -1,0 +1,98 @@
+"""One file on its way, and the steps that undo a part of it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from dataclasses import dataclass
+
+from sharedvol_sidecar.directories import Directory
+from sharedvol_sidecar.scan import Candidate
+from sharedvol_sidecar.template import Written
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """A file that may move.
+
+    Attributes:
+        candidate: where it was found.
+        fd: open for reading; the lease hangs on it.
+        info: its status when it was opened.
+        leased: whether its lease is held; else nobody can be asked whether it is being written.
+        claim: the claim directory it is in, once it is.
+        claim_path: the claim's path below the claim directories: its name, and unlike an inode never reused.
+        staged: the staging directory, once the copy is there.
+        published: the directory and name it has in the destination, once it does.
+        kept_both: whether it got another name because its own was taken.
+    """
+
+    candidate: Candidate
+    fd: int
+    info: os.stat_result
+    leased: bool
+    claim: Directory | None = None
+    claim_path: str = ""
+    staged: Directory | None = None
+    published: tuple[Directory, str] | None = None
+    kept_both: bool = False
+
+    @property
+    def written(self) -> Written:
+        """What of the status goes into its destination."""
+        return Written(self.info.st_mtime_ns, self.info.st_ino)
+
+    @property
+    def staging_name(self) -> str:
+        """The name of its copy, if one is made: a function of the claim."""
+        return hashlib.blake2b(os.fsencode(self.claim_path), digest_size=16).hexdigest()
+
+    @property
+    def source(self) -> tuple[Directory, str]:
+        """What is linked to the final name: the claim, or the copy of it."""
+        if self.staged is not None:
+            return self.staged, self.staging_name
+        assert self.claim is not None
+        return self.claim, self.candidate.name
+
+    def close(self) -> None:
+        """Close the file, which gives the lease back: a writer that waits goes on."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def unchanged(self) -> bool:
+        """Whether it has the size and time it had when it was opened."""
+        now = os.fstat(self.fd)
+        return (now.st_size, now.st_mtime_ns) == (self.info.st_size, self.info.st_mtime_ns)
+
+    def withdraw_from_destination(self) -> None:
+        """Take back the final name, and the copy. Only what is ours: by inode, never by name alone."""
+        directory, name = self.source
+        ours = directory.inode(name)
+        if self.published is not None:
+            place, final = self.published
+            with contextlib.suppress(OSError):
+                if ours is not None and place.inode(final) == ours:
+                    os.unlink(final, dir_fd=place.fd)
+            self.published = None
+        if self.staged is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self.staging_name, dir_fd=self.staged.fd)
+            self.staged = None
+
+    def put_back(self) -> bool:
+        """Give a claimed file its name in the spool again, unless that is taken: then it stays claimed.
+
+        What stays is found in the claim directory by the next pass.
+        """
+        home, name = self.candidate.directory, self.candidate.name
+        if self.claim is None or self.candidate.claimed:
+            return False
+        try:
+            os.link(name, name, src_dir_fd=self.claim.fd, dst_dir_fd=home.fd, follow_symlinks=False)
+        except OSError:
+            return False
+        os.unlink(name, dir_fd=self.claim.fd)
+        return True

@@ -1,0 +1,63 @@
+"""Whether a file has been left alone long enough to be taken for finished."""
+
+from __future__ import annotations
+
+import os
+import time
+
+_OBSERVED = 65_536
+
+
+class Quiet:
+    """The quiet time, told by the file's own times and, where the clock jumped, by watching it.
+
+    "Closed" is not "finished": a log that a shell appends to is closed after every line, and a writer
+    that was killed closes too. A file is finished when its writer said so by its last act, a rename or a
+    link into place, or when nothing has changed for a while.
+
+    Args:
+        seconds: the quiet time.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        # What was seen unchanged since when, by the monotonic clock. Only of files that look recent, so
+        # it does not grow with the backlog; the older half is of the pass before.
+        self._seen: dict[tuple[int, int], tuple[tuple[int, int, int], float]] = {}
+        self._before: dict[tuple[int, int], tuple[tuple[int, int, int], float]] = {}
+
+    def new_pass(self) -> None:
+        """A scan begins: forget the files that the last one did not see."""
+        self._before, self._seen = self._seen, {}
+
+    def remaining(self, info: os.stat_result, *, trust_rename: bool) -> float:
+        """Seconds until the file is finished if it stays as it is; 0 if it is.
+
+        Args:
+            info: the file's status now.
+            trust_rename: whether a rename or link after the last write counts as the writer's word. Not
+                where no lease can be had: a log that was rotated may still be open.
+        """
+        # rename(2) and link(2) set the change time alone, a write sets both (inode(7)). So does chmod(2):
+        # then the quiet time is cut short, which can split a log in two but loses nothing.
+        if trust_rename and info.st_ctime_ns > info.st_mtime_ns:
+            return 0.0
+        return self.unchanged(info, info.st_ctime_ns)
+
+    def unchanged(self, info: os.stat_result, since_ns: int) -> float:
+        """Seconds until the file has been unchanged for the quiet time, which began at ``since_ns``."""
+        age = time.time() - since_ns / 1e9
+        if age >= self.seconds:
+            return 0.0
+        # By the clock it is recent. After a clock was set back that may be wrong for ever: watch it.
+        key = (info.st_dev, info.st_ino)
+        state = (info.st_size, info.st_mtime_ns, since_ns)
+        now = time.monotonic()
+        known = self._seen.get(key) or self._before.get(key)
+        first = known[1] if known and known[0] == state else now
+        if len(self._seen) < _OBSERVED:
+            self._seen[key] = (state, first)
+        watched = now - first
+        if watched >= self.seconds:
+            return 0.0
+        return min(self.seconds - watched, self.seconds - age) if age >= 0 else self.seconds - watched

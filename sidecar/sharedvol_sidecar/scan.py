@@ -1,0 +1,170 @@
+"""The files in the spool, one by one: the scan is the truth, events are only a hint to scan.
+
+Streamed: the memory it takes does not grow with the backlog.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from sharedvol import stale_temporaries
+from sharedvol.publish import TEMPORARY_SUFFIX
+from sharedvol_sidecar.directories import Directory
+from sharedvol_sidecar.layout import HIDDEN, Layout, Origin
+from sharedvol_sidecar.report import Event, Listener, Tally
+
+MAX_DEPTH = 64
+
+
+@dataclass(slots=True, eq=False)
+class Candidate:
+    """A regular file in a source.
+
+    Attributes:
+        directory: where it is.
+        name: its name there.
+        path: its path relative to the spool.
+        origin: what the path says of it.
+        claimed: whether it is in a claim directory already.
+    """
+
+    directory: Directory
+    name: str
+    path: str
+    origin: Origin
+    claimed: bool = False
+
+
+class Scanner:
+    """Walks one spool.
+
+    Args:
+        spool: its root.
+        layout: what its directories mean.
+        tell: told of what is left and why.
+        visit: called with every directory that is walked, to watch it.
+        shard: ``(k, n)``: only the k-th of n parts of the files, by a hash of the path.
+    """
+
+    def __init__(
+        self,
+        spool: Directory,
+        layout: Layout,
+        tell: Listener,
+        visit: Callable[[Directory], None] | None = None,
+        shard: tuple[int, int] = (0, 1),
+    ) -> None:
+        self._spool, self._layout, self._tell, self._visit = spool, layout, tell, visit
+        self.shard = shard
+
+    def candidates(self, tally: Tally) -> Iterator[Candidate]:
+        """Every file of every source. What is no file of a source is counted and told.
+
+        Raises:
+            OSError: the spool itself cannot be read.
+        """
+        for entry in self._entries(self._spool, visit=True):
+            if entry.name in self._layout.kinds:
+                yield from self._walk(self._spool, entry, entry.name, tally, 1)
+            elif entry.is_dir(follow_symlinks=False):
+                yield from self._container(entry, tally)
+            else:
+                self._leave(entry, entry.name, tally)
+
+    def claimed(self, root: Directory, tally: Tally) -> Iterator[Candidate]:
+        """The files in a claim directory, whose paths below it are those they had in the spool."""
+        yield from self._files(root, "", tally, 0, claimed=True)
+
+    def _container(self, entry: os.DirEntry[str], tally: Tally) -> Iterator[Candidate]:
+        container = self._open(self._spool, entry.name, entry.name, tally)
+        if container is None:
+            return
+        for kind in self._entries(container, visit=True):
+            if kind.name in self._layout.kinds:
+                yield from self._walk(container, kind, f"{entry.name}/{kind.name}", tally, 2)
+
+    def _walk(
+        self, parent: Directory, entry: os.DirEntry[str], path: str, tally: Tally, depth: int, claimed: bool = False
+    ) -> Iterator[Candidate]:
+        if not entry.is_dir(follow_symlinks=False):
+            self._leave(entry, path, tally)
+            return
+        if depth > MAX_DEPTH:
+            self._refuse(path, f"more than {MAX_DEPTH} directories deep: move it up", tally)
+            return
+        directory = self._open(parent, entry.name, path, tally)
+        if directory is not None:
+            yield from self._files(directory, path, tally, depth, claimed)
+
+    def _files(
+        self, directory: Directory, path: str, tally: Tally, depth: int, claimed: bool = False
+    ) -> Iterator[Candidate]:
+        temporaries = False
+        for entry in self._entries(directory, visit=not claimed, hidden=True):
+            name = entry.name
+            if name.startswith(HIDDEN):
+                temporaries = temporaries or name.endswith(TEMPORARY_SUFFIX)
+                continue
+            below = f"{path}/{name}" if path else name
+            if entry.is_file(follow_symlinks=False):
+                number, parts = self.shard
+                if parts > 1 and not claimed and zlib.crc32(os.fsencode(below)) % parts != number:
+                    continue
+                origin = self._layout.origin(below)
+                if origin is None:
+                    self._leave(entry, below, tally)
+                else:
+                    yield Candidate(directory, name, below, origin, claimed)
+            elif entry.is_dir(follow_symlinks=False):
+                yield from self._walk(directory, entry, below, tally, depth + 1, claimed)
+            else:
+                self._leave(entry, below, tally)
+        if temporaries:
+            self._count_unfinished(directory, path, tally)
+
+    def _entries(self, directory: Directory, *, visit: bool, hidden: bool = False) -> Iterator[os.DirEntry[str]]:
+        # Watched before it is read: what appears after the reading is told by an event.
+        if visit and self._visit is not None:
+            self._visit(directory)
+        with os.scandir(directory.fd) as entries:
+            for entry in entries:
+                if hidden or not entry.name.startswith(HIDDEN):
+                    yield entry
+
+    def _open(self, parent: Directory, name: str, path: str, tally: Tally) -> Directory | None:
+        try:
+            return parent.open(name)
+        except FileNotFoundError:
+            return None  # removed since
+        except OSError as error:
+            tally.failed += 1
+            self._tell(Event("failed", path, f"cannot open the directory: {error.strerror}; give read permission"))
+            return None
+
+    def _leave(self, entry: os.DirEntry[str], path: str, tally: Tally) -> None:
+        if entry.is_symlink():
+            self._refuse(path, "a symbolic link, which is never followed: put the file itself there", tally)
+        elif entry.is_file(follow_symlinks=False):
+            tally.unmatched += 1
+            self._tell(Event("unmatched", path, "in no source, or its name tells no container; see --pattern"))
+        elif not entry.is_dir(follow_symlinks=False):
+            self._refuse(path, "a FIFO, socket or device, which is never opened: remove it", tally)
+
+    def _refuse(self, path: str, why: str, tally: Tally) -> None:
+        tally.refused += 1
+        self._tell(Event("refused", path, why))
+
+    def _count_unfinished(self, directory: Directory, path: str, tally: Tally) -> None:
+        for temporary in stale_temporaries(f"/proc/self/fd/{directory.fd}"):
+            tally.unfinished += 1
+            self._tell(
+                Event(
+                    "unfinished",
+                    f"{path}/{temporary.name}",
+                    "its writer died before it was published; look at it, then remove it "
+                    "(sharedvol.remove_stale_temporaries)",
+                )
+            )

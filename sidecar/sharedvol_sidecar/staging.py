@@ -1,0 +1,135 @@
+"""Copies for a destination on another file system: there is no link across, so a copy stands for it.
+
+A copy gets a name only when it is whole and on the disk: first in the staging directory, under a name
+that is a function of the claim, then, by link, its final one. The staging name goes last, after the
+claim. So after a crash it tells whether a final name was ours, by inode: two files of equal content stay
+two files, and no copy is made twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterable
+
+from sharedvol_sidecar import lease
+from sharedvol_sidecar.directories import Directory, sync_filesystem
+from sharedvol_sidecar.items import Item
+
+_CHUNK = 8 * 1024 * 1024
+_FEW = 8
+
+
+def stage(items: Iterable[Item], staging: Directory, withdraw: Callable[[Item], None]) -> list[Item]:
+    """Copy the claimed files and give each its staging name. Returns the items that have one.
+
+    An item whose writer came back while it was copied gets none.
+
+    Args:
+        items: claimed files.
+        staging: the directory for the copies.
+        withdraw: takes back the copy that a mover which died had made, and its final name, where the
+            claim has changed since.
+
+    Raises:
+        OSError: the destination is full, or fails.
+    """
+    done: list[Item] = []
+    copies: list[tuple[Item, int, str]] = []
+    try:
+        for item in items:
+            if item.candidate.claimed and _already_staged(item, staging, withdraw):
+                done.append(item)
+                continue
+            part = f"{item.staging_name}.part"
+            fd, named = _new_file(staging, part)
+            copies.append((item, fd, part if named else ""))
+            if not _copy(item, fd):
+                os.close(copies.pop()[1])
+                if named:
+                    os.unlink(part, dir_fd=staging.fd)
+        if len(copies) > _FEW:
+            sync_filesystem(staging)
+        for item, fd, part in copies:
+            if len(copies) <= _FEW:
+                os.fsync(fd)
+            _name(staging, fd, part, item.staging_name)
+            item.staged = staging
+            done.append(item)
+    finally:
+        for _, fd, _ in copies:
+            os.close(fd)
+    return done
+
+
+def _already_staged(item: Item, staging: Directory, withdraw: Callable[[Item], None]) -> bool:
+    """Whether a mover that died had made the copy, and it is still what the claim holds."""
+    try:
+        fd = os.open(item.staging_name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging.fd)
+    except FileNotFoundError:
+        return False
+    try:
+        if _same_content(item.fd, fd):
+            item.staged = staging
+            return True
+    finally:
+        os.close(fd)
+    item.staged = staging  # a late writer changed the claim after the copy
+    withdraw(item)
+    return False
+
+
+def _same_content(a: int, b: int) -> bool:
+    if os.fstat(a).st_size != os.fstat(b).st_size:
+        return False
+    offset = 0
+    while chunk := os.pread(a, _CHUNK, offset):
+        if chunk != os.pread(b, len(chunk), offset):
+            return False
+        offset += len(chunk)
+    return True
+
+
+def _new_file(staging: Directory, part: str) -> tuple[int, bool]:
+    """A file without a name, which a crash cannot leave behind; where there are none, one with a name."""
+    try:
+        return os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=staging.fd), False
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
+            raise
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(part, flags, 0o600, dir_fd=staging.fd), True
+
+
+def _copy(item: Item, fd: int) -> bool:
+    """The file's bytes, mode, owner and times. False if a writer waits for it meanwhile."""
+    offset = 0
+    while sent := os.sendfile(fd, item.fd, offset, _CHUNK):
+        offset += sent
+        if item.leased and not lease.intact(item.fd):
+            return False
+    info = item.info
+    with contextlib.suppress(PermissionError):  # only root may give files away
+        os.fchown(fd, info.st_uid, info.st_gid)
+    os.fchmod(fd, stat.S_IMODE(info.st_mode) & 0o777)
+    os.utime(fd, ns=(info.st_atime_ns, info.st_mtime_ns))
+    return offset == os.fstat(item.fd).st_size
+
+
+def _name(staging: Directory, fd: int, part: str, name: str) -> None:
+    if part:
+        os.rename(part, name, src_dir_fd=staging.fd, dst_dir_fd=staging.fd)
+        return
+    # AT_EMPTY_PATH would need CAP_DAC_READ_SEARCH; this way, from open(2), does not.
+    os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=staging.fd, follow_symlinks=True)
+
+
+def purge(staging: Directory) -> None:
+    """Remove what is left in a mover's staging directory. Call it where the mover has no claims."""
+    with os.scandir(staging.fd) as entries:
+        names = [entry.name for entry in entries]
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=staging.fd)

@@ -1,0 +1,123 @@
+"""Where a collected file goes: a template of the file's own properties, and so the same after a restart."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import string
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from datetime import date as Date
+from functools import lru_cache
+
+from sharedvol.paths import MAX_NAME_BYTES, split_suffix
+from sharedvol_sidecar.errors import ConfigError
+from sharedvol_sidecar.layout import Origin
+
+_SURELY_SHORT = MAX_NAME_BYTES // 4  # characters that fit in any encoding
+
+DEFAULT = "{kind}/{date}/{container}/{name}"
+
+FIELDS = {
+    "kind": "the source's kind: results or logs",
+    "date": "the day it was written, YYYY-MM-DD in UTC; for an R log, the day in its name",
+    "year": "of that day, YYYY",
+    "month": "of that day, MM",
+    "day": "of that day, DD",
+    "container": "the container's name",
+    "name": "the file's path below its kind's directory",
+    "base": "the file's name alone",
+}
+_KNOWN = ", ".join(f"{{{name}}}" for name in FIELDS)
+
+
+@dataclass(slots=True)
+class Written:
+    """What of the file's status goes into its destination."""
+
+    mtime_ns: int
+    inode: int
+
+
+class Template:
+    """A checked template.
+
+    Raises:
+        ConfigError: an unknown field, or a path that leaves the destination.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        try:
+            parts = list(string.Formatter().parse(text))
+        except ValueError as error:
+            raise ConfigError(f"template {text!r}: {error}; write {{{{ and }}}} for plain braces") from None
+        named = set()
+        for _, field, form, conversion in parts:
+            if field is None:
+                continue
+            if field not in FIELDS or form or conversion:
+                raise ConfigError(
+                    f"template {text!r}: unknown field {{{field or ''}{'!' + conversion if conversion else ''}"
+                    f"{':' + form if form else ''}}}; the fields are {_KNOWN}"
+                )
+            named.add(field)
+        if not named & {"name", "base"}:
+            raise ConfigError(f"template {text!r}: without {{name}} or {{base}} all files would get one name")
+        shape = "".join(literal + ("x" if field is not None else "") for literal, field, _, _ in parts)
+        if any(not part or part.startswith(".") or "\0" in part for part in shape.split("/")):
+            raise ConfigError(
+                f"template {text!r}: give a relative path of plain names, without empty, hidden or '..' parts"
+            )
+
+    def __str__(self) -> str:
+        return self._text
+
+    def target(self, origin: Origin, written: Written) -> str:
+        """The destination of a file, relative to the destination's root."""
+        seconds = written.mtime_ns // 1_000_000_000
+        date = _ymd(origin.day) if origin.day else _day_of(seconds // 86_400)
+        path = self._text.format(
+            kind=origin.kind,
+            date=date,
+            year=date[:4],
+            month=date[5:7],
+            day=date[8:],
+            container=origin.container,
+            name=origin.below,
+            base=origin.below.rpartition("/")[2],
+        )
+        if len(path) <= _SURELY_SHORT:
+            return path
+        return "/".join(fit(part) for part in path.split("/"))
+
+
+@lru_cache(maxsize=64)
+def _day_of(days: int) -> str:
+    return _ymd(datetime.fromtimestamp(days * 86_400, UTC).date())
+
+
+def _ymd(day: Date) -> str:
+    return day.isoformat()
+
+
+def fit(name: str, tail: str = "") -> str:
+    """``name`` with ``tail`` before its suffix, in 255 bytes: what is too long gets a hash for its end."""
+    stem, suffix = split_suffix(name)
+    whole = f"{stem}{tail}{suffix}"
+    if len(os.fsencode(whole)) <= MAX_NAME_BYTES:
+        return whole
+    digest = hashlib.blake2b(os.fsencode(name), digest_size=8).hexdigest()
+    room = MAX_NAME_BYTES - len(os.fsencode(f"~{digest}{tail}{suffix}"))
+    # A cut in the middle of a UTF-8 character leaves bytes, which a Linux name may hold.
+    return os.fsdecode(os.fsencode(stem)[:room]) + f"~{digest}{tail}{suffix}"
+
+
+def alternatives(name: str, written: Written) -> tuple[str, str]:
+    """Names for a file whose own is taken by another: when it was written, then its inode as well.
+
+    A function of the source alone: after a restart the file is found under the name it got.
+    """
+    moment = datetime.fromtimestamp(written.mtime_ns // 1_000_000_000, UTC)
+    stamp = f"~{moment:%Y%m%dT%H%M%S}-{written.mtime_ns % 1_000_000_000:09d}"
+    return fit(name, stamp), fit(name, f"{stamp}-{written.inode}")

@@ -1,0 +1,42 @@
+"""The process that helps with a backlog: one pass over half of the files. Started by the collector.
+
+Its job comes on standard input as JSON, its counts go to standard output. It has a mover's slot of its
+own, so when it is killed its claims are found like any other mover's.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from types import FrameType
+
+from sharedvol_sidecar.collector import Collector, Job
+from sharedvol_sidecar.report import Event
+
+
+def main() -> int:
+    """Do half of a pass."""
+    job = json.load(sys.stdin)
+    job["kinds"] = tuple(job["kinds"])
+    job["workers"] = 1
+    stopping = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the collector decides
+
+    def tell(event: Event) -> None:
+        """The collector sees, and tells, the same in its next pass."""
+
+    collector = Collector(Job(**job), tell, shard=(1, 2))
+    tally = collector.run_pass(lambda: stopping)
+    json.dump(tally.as_dict(), sys.stdout)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
