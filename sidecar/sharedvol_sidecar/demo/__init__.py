@@ -1,2 +1,152 @@
+"""The demo: replicas write, two sidecars collect, one is killed, and every file is accounted for."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+from sharedvol_sidecar.demo.verdict import judge, table
+
+_SIDECAR = (sys.executable, "-m", "sharedvol_sidecar")
+_QUIET = "0.4"
+_NAMESPACES = ("unshare", "--uts", "--pid", "--mount", "--fork", "--mount-proc", "--propagation", "private")
+
+
 def run_demo(replicas: int, seconds: float, *, keep: bool, as_json: bool) -> int:
-    raise NotImplementedError
+    """Run it, print the verdict, and give the exit code.
+
+    Args:
+        replicas: how many write.
+        seconds: how long they write.
+        keep: keep the volume.
+        as_json: print JSON instead of the table.
+    """
+    volume = Path(tempfile.mkdtemp(prefix="sharedvol-demo-"))
+    try:
+        return _run(volume, replicas, seconds, as_json)
+    finally:
+        if keep:
+            print(f"the volume is kept: {volume}", file=sys.stderr)
+        else:
+            shutil.rmtree(volume)
+
+
+def _run(volume: Path, replicas: int, seconds: float, as_json: bool) -> int:
+    spool, collected, records, stop = (volume / name for name in ("spool", "collected", "records", "stop"))
+    for directory in (spool, spool / "results", collected, records):
+        directory.mkdir()
+    namespaces = _namespaces()
+    where = "each with its own UTS and PID namespace" if namespaces else "each with its own HOSTNAME"
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
+
+    with ExitStack() as stack:
+        stack.callback(stop.touch)
+        first, second = [_start_sidecar(volume, spool, collected, number, stack) for number in (1, 2)]
+        writers = [_start_replica(namespaces, spool, records, stop, stack) for _ in range(replicas)]
+        say(f"{replicas} replicas write for {seconds:g} s, {where}; two sidecars collect")
+        began = time.monotonic()
+        time.sleep(seconds / 2)
+        in_the_middle = _wait_for_claim(spool)
+        first.kill()
+        first.wait()
+        say(f"killed a sidecar with SIGKILL {'while it moved files' if in_the_middle else 'between two moves'}")
+        time.sleep(max(0.0, began + seconds - time.monotonic()))
+        stop.touch()
+        failed = sum(_wait(writer) != 0 for writer in writers)
+        second.send_signal(signal.SIGTERM)
+        stopped = _wait(second)
+        say("the replicas have ended; the other sidecar was stopped with SIGTERM; the rest is drained")
+    drained = subprocess.run(
+        [*_SIDECAR, "once", "--from", spool, "--to", collected, "--quiet", _QUIET], stdout=subprocess.DEVNULL
+    )
+    verdict = judge(records, spool, collected)
+    good = verdict.good and not failed and not stopped and not drained.returncode
+    if as_json:
+        print(json.dumps({**asdict(verdict), "good": good}))
+        return not good
+    print()
+    print(table(verdict))
+    print()
+    if verdict.foreign or verdict.left:
+        print(f"half-written: {verdict.foreign}, left in the spool: {verdict.left}")
+    if failed or stopped or drained.returncode:
+        print(f"processes failed: {failed} replicas, sidecar {stopped}, once {drained.returncode}")
+    print("verdict: nothing lost, nothing doubled, nothing overwritten" if good else "verdict: FAILED")
+    return not good
+
+
+def _namespaces() -> tuple[str, ...]:
+    """The command that gives a process namespaces of its own, or nothing where the machine forbids it."""
+    for extra in ((), ("--user", "--map-root-user")):
+        command = (*_NAMESPACES, *extra, "--kill-child")
+        try:
+            if subprocess.run([*command, "hostname", "probe"], stderr=subprocess.DEVNULL).returncode == 0:
+                return command
+        except FileNotFoundError:
+            break
+    return ()
+
+
+def _start_replica(
+    namespaces: tuple[str, ...], spool: Path, records: Path, stop: Path, stack: ExitStack
+) -> subprocess.Popen[bytes]:
+    name = os.urandom(6).hex()  # as Docker names a container
+    command = [sys.executable, "-m", "sharedvol_sidecar.demo.replica", str(spool), str(records), str(stop)]
+    if namespaces:
+        command = [*namespaces, "sh", "-c", 'hostname "$HOSTNAME" && exec "$@"', "sh", *command]
+    process = subprocess.Popen(command, env={**os.environ, "HOSTNAME": name})
+    stack.callback(_reap, process)
+    return process
+
+
+def _start_sidecar(
+    volume: Path, spool: Path, collected: Path, number: int, stack: ExitStack
+) -> subprocess.Popen[bytes]:
+    path = volume / f"sidecar-{number}.jsonl"
+    log = stack.enter_context(path.open("wb"))
+    process = subprocess.Popen(
+        [*_SIDECAR, "run", "--from", spool, "--to", collected, "--quiet", _QUIET, "--interval", "1"],
+        stdout=log,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    stack.callback(_reap, process)
+    # It logs when it has its slot: so the first to start has slot 0, which `_wait_for_claim` looks at.
+    while not path.stat().st_size and process.poll() is None:
+        time.sleep(0.01)
+    return process
+
+
+def _wait_for_claim(spool: Path) -> bool:
+    """Wait, at most two seconds, until the first sidecar has claimed a file: the moment to kill it."""
+    claims = spool / ".sharedvol" / "claims" / "0"
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        try:
+            if any(claims.glob("*/*/*/*")):
+                return True
+        except OSError:
+            pass  # it moved on while we looked
+    return False
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    try:
+        return process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        return -1
+
+
+def _reap(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()

@@ -1,0 +1,214 @@
+"""The command ``sharedvol``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+import sharedvol
+from sharedvol import FileLock, LockError, LockTimeout, SharedVolError
+from sharedvol.run_locked import CannotRun, run_locked
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_LOCK_FILE = 74  # EX_IOERR of sysexits.h
+EXIT_TIMEOUT = 75  # EX_TEMPFAIL: try again later
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except SharedVolError as error:
+        return _fail(str(error), EXIT_ERROR)
+    except BrokenPipeError:
+        return EXIT_ERROR  # the reader of our output went away
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _command(
+        None,
+        "sharedvol",
+        "Make a Docker volume safe to share between container replicas.",
+        "examples:\n"
+        "  sharedvol whoami\n"
+        "  sharedvol path unique results job_42.json\n"
+        "  sharedvol lock /app/shared/locks/init.lock --timeout 60 -- Rscript start.R\n\n"
+        "exit codes: 0 done, 1 an error that is told in one line, 2 wrong usage; `lock` has its own",
+    )
+    parser.add_argument("--version", action="version", version=f"sharedvol {sharedvol.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_whoami(commands)
+    _add_path(commands)
+    _add_lock(commands)
+    return parser
+
+
+def _command(
+    parent: argparse._SubParsersAction[argparse.ArgumentParser] | None, name: str, about: str, epilog: str
+) -> argparse.ArgumentParser:
+    form = argparse.RawDescriptionHelpFormatter
+    if parent is None:
+        return argparse.ArgumentParser(prog=name, description=about, epilog=epilog, formatter_class=form)
+    summary = about.partition("\n")[0].rstrip(".:")
+    return parent.add_parser(name, help=summary, description=about, epilog=epilog, formatter_class=form)
+
+
+# whoami
+
+
+def _add_whoami(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _command(
+        commands,
+        "whoami",
+        "Show what identifies this container and process.\n\n"
+        "The container's name comes from HOSTNAME, else the host name, else the container id in\n"
+        "/proc/self/mountinfo; never from a constant.",
+        "The worker token is another in every process, so in every call of this command.",
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
+    parser.set_defaults(run=_whoami)
+
+
+def _whoami(options: argparse.Namespace) -> int:
+    identity = sharedvol.whoami()
+    if options.json:
+        print(json.dumps(identity.as_dict()))
+        return 0
+    made = "" if identity.raw == identity.container else f", made safe from {identity.raw!r}"
+    print(f"container    {identity.container}  (from {identity.source}{made})")
+    print(f"worker       {identity.worker}")
+    print(f"pid          {identity.pid}")
+    print(f"incarnation  {identity.incarnation or 'unknown: no /proc here'}")
+    return 0
+
+
+# path
+
+
+def _add_path(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _command(
+        commands,
+        "path",
+        "Build or take apart a path that no other replica makes.",
+        "examples:\n"
+        "  $ sharedvol path unique results job_42.json\n"
+        "  results/job_42_3f9c0d1e2b4a_u5k2m9x0q7t1vz-1.json\n"
+        "  $ sharedvol path container results job_7.json\n"
+        "  results/job_7_3f9c0d1e2b4a.json\n"
+        "  $ sharedvol path log logs\n"
+        "  logs/3f9c0d1e2b4a_20260131.log\n"
+        "  $ sharedvol path parse results/job_7_3f9c0d1e2b4a.json",
+    )
+    forms = parser.add_subparsers(title="forms", metavar="FORM", required=True)
+    for form, about in (
+        ("unique", "A path unique across containers, workers, restarts and calls."),
+        ("container", "A path unique between containers; the form that R builds."),
+    ):
+        sub = _command(forms, form, about, "")
+        sub.add_argument("directory", metavar="DIRECTORY", help="where the file is to be; need not exist")
+        sub.add_argument("name", metavar="NAME", help="the file's name, such as job_42.json")
+        sub.set_defaults(run=_build, form=form)
+    sub = _command(forms, "log", "Today's log of this container; the form that R builds.", "")
+    sub.add_argument("directory", metavar="DIRECTORY", help="where the file is to be; need not exist")
+    sub.set_defaults(run=_build, form="log")
+    sub = _command(forms, "parse", "What a name says of its maker.", "exit code 1: it has none of the forms")
+    sub.add_argument("path", metavar="PATH", help="a path or file name")
+    sub.add_argument("--container", action="append", metavar="NAME", help="believe only this container (repeatable)")
+    sub.add_argument("--json", action="store_true", help="print a JSON object")
+    sub.set_defaults(run=_parse)
+
+
+def _build(options: argparse.Namespace) -> int:
+    if options.form == "unique":
+        path = sharedvol.unique_path(options.directory, options.name)
+    elif options.form == "container":
+        path = sharedvol.container_path(options.directory, options.name)
+    else:
+        path = sharedvol.log_path(options.directory)
+    sys.stdout.buffer.write(bytes(path) + b"\n")  # names need not be text
+    return 0
+
+
+def _parse(options: argparse.Namespace) -> int:
+    parsed = dataclasses.asdict(sharedvol.parse_name(Path(options.path), containers=options.container))
+    told = {key: value.isoformat() if isinstance(value, date) else value for key, value in parsed.items()}
+    if options.json:
+        print(json.dumps(told))
+    else:
+        for key, value in told.items():
+            if value is not None:
+                print(f"{key:10} {value}")
+    return 0
+
+
+# lock
+
+
+def _add_lock(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _command(
+        commands,
+        "lock",
+        "Run a command while holding a lock that Python, R and shell respect.\n\n"
+        "Takes flock(2) and the fcntl(2) lock on PATH, created where it is missing and never deleted.\n"
+        "The command holds them too: if this wrapper is killed, the lock lasts until the command ends.",
+        "examples:\n"
+        "  sharedvol lock /app/shared/locks/init.lock -- Rscript start.R\n"
+        "  sharedvol lock /app/shared/locks/index.lock --shared --timeout 5 -- ./read-index\n\n"
+        "exit codes: the command's own, or\n"
+        "  2    wrong usage\n"
+        "  74   the lock file cannot be opened or locked\n"
+        "  75   the lock was not free in time\n"
+        "  126  the command cannot be executed\n"
+        "  127  the command was not found\n"
+        "  128+n  the command was killed by signal n",
+    )
+    parser.add_argument("path", metavar="PATH", help="the lock file; not the data it protects")
+    parser.add_argument("--shared", action="store_true", help="hold it together with other shared holders")
+    parser.add_argument("--timeout", type=_seconds, metavar="S", help="wait so many seconds at most; 0: not at all")
+    parser.add_argument(
+        "--close",
+        action="store_true",
+        help="keep the lock from the command: for one that leaves a daemon behind, which would hold it on",
+    )
+    parser.add_argument("command", nargs="+", metavar="COMMAND", help="after --: the program and its arguments")
+    parser.set_defaults(run=_lock)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds: give 0 or more")
+    return seconds
+
+
+def _lock(options: argparse.Namespace) -> int:
+    try:
+        lock = FileLock(options.path, timeout=options.timeout, shared=options.shared)
+        return run_locked(lock, options.command, keep=not options.close)
+    except CannotRun as error:
+        return _fail(str(error), error.code)
+    except LockTimeout as error:
+        return _fail(str(error), EXIT_TIMEOUT)
+    except LockError as error:
+        return _fail(str(error), EXIT_LOCK_FILE)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"sharedvol: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""One replica of the demo: the writers that people have, and a record of what they wrote.
+
+Run as ``python -m sharedvol_sidecar.demo.replica SPOOL RECORDS STOP``. The record of a file or line is
+written after it is complete, outside the spool: what the verdict later asks for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import logging.handlers
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sharedvol import AlreadyPublishedError, container_id, container_path, publish, unique_path, worker_token
+
+JSON_DUMP = "json.dump to an open file"
+PUBLISH = "publish, one name for all workers"
+RENAME = "rename into place, R's names"
+ROTATING = "RotatingFileHandler (lines)"
+SHELL = "a shell's >> (lines)"
+
+WORKERS = 2
+
+_SHELL_LOOP = """
+i=0
+while [ ! -e "$STOP" ]; do
+    i=$((i + 1))
+    echo "$ID-$i" >> "$LOG" && echo "$ID-$i" >> "$RECORD"
+    sleep 0.01
+done
+"""
+
+
+class Record:
+    """What one writer wrote.
+
+    Args:
+        directory: where the records are.
+        writer: its title in the table.
+        lines: whether it writes lines; else files.
+    """
+
+    def __init__(self, directory: Path, writer: str, *, lines: bool) -> None:
+        name = hashlib.sha256(writer.encode()).hexdigest()[:8]
+        self.path = directory / f"{name}-{container_id()}-{worker_token()}{'.lines' if lines else '.files'}"
+        (directory / f"{name}.title").write_text(writer)
+        self._file = self.path.open("a", buffering=1)
+
+    def add(self, entry: str) -> None:
+        """One line, or one file's name and digest; flushed at once."""
+        self._file.write(entry + "\n")
+
+
+def _result(number: int) -> dict[str, Any]:
+    """A result that no other is equal to."""
+    return {"container": container_id(), "worker": worker_token(), "number": number, "values": list(range(200))}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def dump_results(home: Path, spool: Path, records: Path, stopped: Callable[[], bool]) -> None:
+    """Each result under a name of its own, written piece by piece to an open file."""
+    record = Record(records, JSON_DUMP, lines=False)
+    number = 0
+    while not stopped():
+        number += 1
+        path = unique_path(home / "results", "job.json")
+        text = json.dumps(_result(number))
+        with path.open("w") as file:
+            file.write(text[:100])
+            file.flush()
+            # Sometimes longer than the quiet time: only the open file tells that it is not finished.
+            time.sleep(0.8 if number % 40 == 1 else 0.005)
+            file.write(text[100:])
+        record.add(f"{_digest(text)} {path.name}")
+
+
+def publish_results(home: Path, spool: Path, records: Path, stopped: Callable[[], bool]) -> None:
+    """All workers publish under one name: again as soon as the last one has been collected."""
+    record = Record(records, PUBLISH, lines=False)
+    number = 0
+    while not stopped():
+        number += 1
+        text = json.dumps(_result(-number))
+        while not stopped():
+            try:
+                with publish(home / "results" / "summary.json") as file:
+                    file.write(text)
+            except AlreadyPublishedError:
+                time.sleep(0.002)
+            else:
+                record.add(f"{_digest(text)} summary.json")
+                break
+
+
+def rename_results(home: Path, spool: Path, records: Path, stopped: Callable[[], bool]) -> None:
+    """Into the flat directory that all share, under R's names, renamed into place."""
+    record = Record(records, RENAME, lines=False)
+    number = 0
+    while not stopped():
+        number += 1
+        path = container_path(spool / "results", f"job_{number}.json")
+        text = json.dumps(_result(number))
+        hidden = path.with_name(f".{path.name}")
+        hidden.write_text(text)
+        hidden.rename(path)
+        record.add(f"{_digest(text)} {path.name}")
+        time.sleep(0.01)
+
+
+def rotate_logs(home: Path, spool: Path, records: Path, stopped: Callable[[], bool]) -> None:
+    """The standard library's rotating handler, with room for what is not collected yet."""
+    record = Record(records, ROTATING, lines=True)
+    failed: list[logging.LogRecord] = []
+    handler = logging.handlers.RotatingFileHandler(home / "logs" / "app.log", maxBytes=8_000, backupCount=500)
+    # The handler looks whether a rotated file exists and then renames it; if it was collected in between it
+    # drops the record, as it would for any error. Told here, so that what it did not write is not asked for.
+    handler.handleError = failed.append  # type: ignore[assignment, method-assign]
+    number = 0
+    while not stopped():
+        number += 1
+        line = f"{container_id()}-app-{number}"
+        failed.clear()
+        handler.emit(logging.LogRecord("app", logging.INFO, "", 0, line, None, None))
+        if not failed:
+            record.add(line)
+        time.sleep(0.002)
+    handler.close()
+
+
+def shell_log(home: Path, spool: Path, records: Path, stop: Path) -> subprocess.Popen[bytes]:
+    """A shell that appends, opening and closing the log for every line."""
+    record = Record(records, SHELL, lines=True)
+    name = f"{container_id()}-shell"
+    log = home / "logs" / "shell.log"
+    return subprocess.Popen(
+        ["sh", "-c", _SHELL_LOOP],
+        env={**os.environ, "STOP": str(stop), "ID": name, "LOG": str(log), "RECORD": str(record.path)},
+    )
+
+
+def main() -> int:
+    """Write until the stop file appears."""
+    spool, records, stop = (Path(argument) for argument in sys.argv[1:4])
+    home = spool / container_id()
+    (home / "results").mkdir(parents=True)
+    (home / "logs").mkdir()
+    children = []
+    for writer in (*[dump_results, publish_results] * WORKERS, rename_results, rotate_logs):
+        child = os.fork()
+        if child == 0:
+            writer(home, spool, records, stop.exists)
+            os._exit(0)
+        children.append(child)
+    shell = shell_log(home, spool, records, stop)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    codes.append(shell.wait())
+    return max(abs(code) for code in codes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
