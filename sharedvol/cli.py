@@ -174,11 +174,6 @@ def _add_lock(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument("path", metavar="PATH", help="the lock file; not the data it protects")
     parser.add_argument("--shared", action="store_true", help="hold it together with other shared holders")
     parser.add_argument("--timeout", type=_seconds, metavar="S", help="wait so many seconds at most; 0: not at all")
-    parser.add_argument(
-        "--close",
-        action="store_true",
-        help="keep the lock from the command: for one that leaves a daemon behind, which would hold it on",
-    )
     parser.add_argument("command", nargs="+", metavar="COMMAND", help="after --: the program and its arguments")
     parser.set_defaults(run=_lock)
 
@@ -196,7 +191,7 @@ def _seconds(text: str) -> float:
 def _lock(options: argparse.Namespace) -> int:
     try:
         lock = FileLock(options.path, timeout=options.timeout, shared=options.shared)
-        return run_locked(lock, options.command, keep=not options.close)
+        return run_locked(lock, options.command)
     except CannotRun as error:
         return _fail(str(error), error.code)
     except LockTimeout as error:

@@ -26,27 +26,26 @@ class CannotRun(Exception):
         self.code = code
 
 
-def run_locked(lock: FileLock, command: Sequence[str], *, keep: bool = True) -> int:
+def run_locked(lock: FileLock, command: Sequence[str]) -> int:
     """Run ``command`` while holding ``lock``, and give its exit code; 128 + n if signal n killed it.
 
     The command inherits the lock's descriptor. So the lock outlives this process if that is killed, as
-    long as the command runs: nobody else can begin beside it. See flock(2).
+    long as the command runs: nobody else can begin beside it. When the command ends the lock is
+    released, though a daemon that it left behind may have the descriptor still. See flock(2).
 
     Args:
         lock: acquired here, by its own timeout, and released.
         command: the program and its arguments.
-        keep: False keeps the descriptor from the command: for one that leaves a daemon behind, which
-            would hold the lock as long as it lives.
 
     Raises:
         LockTimeout, LockFileError: as `FileLock.acquire`.
         CannotRun: there is no such program, or it is not executable.
     """
     with lock:
-        return _run(command, (lock.fileno(),) if keep else ())
+        return _run(command, lock.fileno())
 
 
-def _run(command: Sequence[str], descriptors: tuple[int, ...]) -> int:
+def _run(command: Sequence[str], descriptor: int) -> int:
     child: subprocess.Popen[bytes] | None = None
     early: list[int] = []
     in_foreground = _in_foreground()
@@ -63,7 +62,7 @@ def _run(command: Sequence[str], descriptors: tuple[int, ...]) -> int:
     before = {number: signal.signal(number, forward) for number in _FORWARDED}
     try:
         try:
-            child = subprocess.Popen(command, pass_fds=descriptors)
+            child = subprocess.Popen(command, pass_fds=(descriptor,))
         except FileNotFoundError:
             raise CannotRun(f"command {command[0]!r} not found", NOT_FOUND) from None
         except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -28,8 +29,12 @@ from sharedvol_sidecar.template import DEFAULT, Template
 MAX_BATCH = 2_000
 """Files that are leased and synced together. More saves little, and delays the writers that wait for one."""
 
-HELP_AFTER = 4_000
+HELP_AFTER = 2_000
 """Files collected in one pass after which a second process helps, if there are more."""
+
+_RESERVE = 200  # descriptors for everything else: a scan holds two for each directory it is in
+_DAY = 86_400 * 1_000_000_000
+_LOOK = 0.2  # seconds between two looks at whether to stop while the helper works
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +99,12 @@ class Collector:
             self._claims,
             template,
             self._quiet,
-            lambda: self._destination.staging(self._spool_id, self._claims.slot),
+            lambda slot: self._destination.staging(self._spool_id, slot),
             self.linked,
             tell,
             tell_collected,
         )
-        self._batch_size = _batch_size()
+        self._descriptors = _descriptors()
         self._helper: subprocess.Popen[bytes] | None = None
 
     @property
@@ -125,30 +130,31 @@ class Collector:
         self._mover.due = None
         self._recover(tally)
         whole = self._scanner.shard
-        batch: list[Item] = []
+        batch = self._new_batch()
         try:
             for candidate in self._scanner.candidates(tally):
                 item = self._mover.admit(candidate, tally)
                 if item is None:
                     continue
-                batch.append(item)
-                if len(batch) >= self._batch_size:
-                    moving, batch = batch, []
-                    self._mover.move(moving, tally)
+                batch.add(item)
+                if batch.full:
+                    moving, batch = batch, self._new_batch()
+                    self._mover.move(moving.items, tally)
+                    del moving  # or its directories stay open beside those of the next
                     after_batch(tally)
                     if stop():
                         return tally
                     if tally.collected >= HELP_AFTER and self._helper is None and self._job.workers > 1:
                         self._call_help()
-            if batch:
-                moving, batch = batch, []
-                self._mover.move(moving, tally)
+            if batch.items:
+                moving, batch = batch, self._new_batch()
+                self._mover.move(moving.items, tally)
                 after_batch(tally)
         finally:
-            for item in batch:
+            for item in batch.items:
                 item.close()
             self._scanner.shard = whole
-            self._end_help(tally, stop())
+            self._end_help(tally, stop)
         return tally
 
     def close(self) -> None:
@@ -159,19 +165,22 @@ class Collector:
         for slot, root in self._claims.left_behind():
             for name in os.listdir(root.fd):
                 directory = root.open(name)
-                batch: list[Item] = []
+                batch = self._new_batch()
                 for candidate in self._scanner.claimed(directory, tally):
                     item = self._mover.admit(candidate, tally, f"{slot}/{name}/{candidate.path}")
                     if item is not None:
-                        batch.append(item)
-                    if len(batch) >= self._batch_size:
-                        self._mover.move(batch, tally)
-                        batch = []
-                if batch:
-                    self._mover.move(batch, tally)
+                        batch.add(item)
+                    if batch.full:
+                        self._mover.move(batch.items, tally)
+                        batch = self._new_batch()
+                if batch.items:
+                    self._mover.move(batch.items, tally)
             remove_empty(root)
             if not os.listdir(root.fd):
                 self._purge(slot)
+
+    def _new_batch(self) -> _Batch:
+        return _Batch(self._descriptors, self._job.template.count("/"))
 
     def _purge(self, slot: str) -> None:
         """A slot without claims needs none of its copies."""
@@ -191,19 +200,27 @@ class Collector:
             stdout=subprocess.PIPE,
         )
         assert self._helper.stdin is not None
-        self._helper.stdin.write(json.dumps(asdict(self._job)).encode())
-        self._helper.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # killed already: the next pass takes its half
+            self._helper.stdin.write(json.dumps(asdict(self._job)).encode())
+            self._helper.stdin.close()
+        self._helper.stdin = None
         self._scanner.shard = (0, 2)
 
-    def _end_help(self, tally: Tally, stopping: bool) -> None:
+    def _end_help(self, tally: Tally, stop: Callable[[], bool]) -> None:
         helper, self._helper = self._helper, None
         if helper is None:
             return
-        if stopping:
-            helper.terminate()  # it finishes its batch
-        assert helper.stdout is not None
-        with helper:
-            answer = helper.stdout.read()
+        answer = None
+        try:
+            while answer is None:
+                if stop():
+                    helper.terminate()  # it finishes its batch
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    answer = helper.communicate(timeout=_LOOK)[0]
+        finally:
+            if answer is None:  # a second signal ends us at once, and it is as safe to kill as we are
+                helper.kill()
+                helper.wait()
         # A helper that was killed reports nothing; the files it moved are moved, its claims are found by
         # the next pass. Of what it left only the next pass, which is whole, can tell.
         if helper.returncode == 0 and answer:
@@ -225,11 +242,39 @@ def _spool_id(spool: Path) -> str:
     return text
 
 
-def _batch_size() -> int:
-    """As many as descriptors allow: a file needs one, its copy one, its directories some."""
+class _Batch:
+    """Files that are admitted one by one until descriptors or patience would run out.
+
+    Args:
+        descriptors: how many it may need.
+        depth: of the destination's directories, without those of the file's own path.
+    """
+
+    def __init__(self, descriptors: int, depth: int) -> None:
+        self.items: list[Item] = []
+        self._left, self._depth = descriptors, depth
+        self._directories: set[tuple[int, int]] = set()
+
+    @property
+    def full(self) -> bool:
+        return len(self.items) >= MAX_BATCH or self._left <= 0
+
+    def add(self, item: Item) -> None:
+        self.items.append(item)
+        self._left -= 2  # the file, and its copy
+        # A directory may need one in the spool and, with all those above it, one among the claims and one in
+        # the destination; there another for another day. Files that each have their own are common.
+        directory = (id(item.candidate.directory), item.info.st_mtime_ns // _DAY)
+        if directory not in self._directories:
+            self._directories.add(directory)
+            self._left -= 1 + 2 * item.candidate.path.count("/") + self._depth
+
+
+def _descriptors() -> int:
+    """How many a batch may have open, after the limit was raised as far as is allowed and of use."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_BATCH * 3 + 200
+    wanted = MAX_BATCH * 3 + _RESERVE
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return MAX_BATCH if soft == resource.RLIM_INFINITY else max(1, min(MAX_BATCH, (soft - 200) // 3))
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(soft, wanted) - _RESERVE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -146,6 +147,11 @@ def job(settings: Settings) -> Job:
             raise ConfigError(f"{flag} {str(path)!r}: {describe(error)}; create it, or mount its volume") from None
         if not is_directory:
             raise ConfigError(f"{flag} {str(path)!r} is not a directory: name one")
+        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+            raise ConfigError(
+                f"{flag} {str(path)!r} cannot be written by user {os.geteuid()}: give it permission, or mount the "
+                "volume read-write"
+            )
     if overlap(settings.from_, settings.to):
         raise ConfigError(
             f"--to {str(settings.to)!r} and --from {str(settings.from_)!r} lie one in the other: collected "
