@@ -44,6 +44,7 @@ class _Failure(click.ClickException):
         click.echo(f"sharedvol-sidecar: {_one_line(self.message)}", err=True)
 
 
+# Numbers come as text: `settings` reads them, and says what is wrong in the same words as for the file.
 _OPTIONS: tuple[tuple[str, str, Any, str], ...] = (
     ("--from", "SPOOL", Path, "The directory that the replicas write below."),
     ("--to", "COLLECTED", Path, "The directory for the files: beside the spool, best on its file system."),
@@ -51,7 +52,7 @@ _OPTIONS: tuple[tuple[str, str, Any, str], ...] = (
     (
         "--quiet",
         "SECONDS",
-        float,
+        str,
         "A closed file is finished when it has not changed for so long; one that was renamed or linked into "
         "place is at once. [default: 2]",
     ),
@@ -63,7 +64,7 @@ _OPTIONS: tuple[tuple[str, str, Any, str], ...] = (
         "For flat directories: how a file's name tells its container, with a group (?P<container>...). "
         "[default: the names that sharedvol and R build]",
     ),
-    ("--workers", "N", int, "Processes that work on a backlog, 1 or 2. [default: 2]"),
+    ("--workers", "N", str, "Processes that work on a backlog, 1 or 2. [default: 2]"),
 )
 
 
@@ -147,7 +148,7 @@ def once_command(as_json: bool, **flags: Any) -> None:
 
 @main.command(name="run", epilog=_EPILOG)
 @_settings
-@click.option("--interval", metavar="SECONDS", type=float, help="Scan so often when no event tells. [default: 5]")
+@click.option("--interval", metavar="SECONDS", help="Scan so often when no event tells. [default: 5]")
 @click.option("--verbose", is_flag=True, help="Log every collected file.")
 def run_command(verbose: bool, **flags: Any) -> None:
     """Collect until SIGTERM or SIGINT; log JSON lines on standard output.

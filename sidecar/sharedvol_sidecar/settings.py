@@ -27,7 +27,7 @@ def _variable(field: str) -> str:
 class Settings(BaseSettings):
     """What can be set. Each is also an environment variable and a key of the TOML file, by its name."""
 
-    model_config = SettingsConfigDict(alias_generator=_variable, extra="forbid", env_ignore_empty=True)
+    model_config = SettingsConfigDict(alias_generator=_variable, extra="forbid", env_ignore_empty=True, allow_inf_nan=False)
 
     from_: Path = Field(description="the spool: the directory that the replicas write below")
     to: Path = Field(description="the directory that files are collected into")

@@ -88,10 +88,11 @@ def _run(volume: Path, replicas: int, seconds: float, as_json: bool) -> int:
 
 def _namespaces() -> tuple[str, ...]:
     """The command that gives a process namespaces of its own, or nothing where the machine forbids it."""
+    probe = (sys.executable, "-c", "import socket; socket.sethostname('probe')")
     for extra in ((), ("--user", "--map-root-user")):
         command = (*_NAMESPACES, *extra, "--kill-child")
         try:
-            if subprocess.run([*command, "hostname", "probe"], stderr=subprocess.DEVNULL).returncode == 0:
+            if subprocess.run([*command, *probe], stderr=subprocess.DEVNULL).returncode == 0:
                 return command
         except FileNotFoundError:
             break
@@ -102,9 +103,10 @@ def _start_replica(
     namespaces: tuple[str, ...], spool: Path, records: Path, stop: Path, stack: ExitStack
 ) -> subprocess.Popen[bytes]:
     name = os.urandom(6).hex()  # as Docker names a container
-    command = [sys.executable, "-m", "sharedvol_sidecar.demo.replica", str(spool), str(records), str(stop)]
+    command = [*namespaces, sys.executable, "-m", "sharedvol_sidecar.demo.replica"]
+    command += [str(path) for path in (spool, records, stop)]
     if namespaces:
-        command = [*namespaces, "sh", "-c", 'hostname "$HOSTNAME" && exec "$@"', "sh", *command]
+        command.append(name)  # to be set as the host name of its namespace
     process = subprocess.Popen(command, env={**os.environ, "HOSTNAME": name})
     stack.callback(_reap, process)
     return process

@@ -1,6 +1,7 @@
 """One replica of the demo: the writers that people have, and a record of what they wrote.
 
-Run as ``python -m sharedvol_sidecar.demo.replica SPOOL RECORDS STOP``. The record of a file or line is
+Run as ``python -m sharedvol_sidecar.demo.replica SPOOL RECORDS STOP [HOSTNAME]``; the host name is set where the
+process has a UTS namespace of its own. The record of a file or line is
 written after it is complete, outside the spool: what the verdict later asks for.
 """
 
@@ -11,6 +12,7 @@ import json
 import logging
 import logging.handlers
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -150,6 +152,8 @@ def shell_log(home: Path, spool: Path, records: Path, stop: Path) -> subprocess.
 
 def main() -> int:
     """Write until the stop file appears."""
+    if len(sys.argv) > 4:
+        socket.sethostname(sys.argv[4])
     spool, records, stop = (Path(argument) for argument in sys.argv[1:4])
     home = spool / container_id()
     (home / "results").mkdir(parents=True)
