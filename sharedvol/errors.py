@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno as _errno
+from typing import Any
 
 import filelock
 
@@ -54,6 +55,9 @@ class LockTimeout(LockError, filelock.Timeout):
     def __init__(self, lock_file: str, waited: float = 0.0) -> None:
         filelock.Timeout.__init__(self, lock_file)
         self.waited = waited
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.lock_file, self.waited)  # filelock's own forgets ``waited``
 
     def __str__(self) -> str:
         tried = f"gave up after {self.waited:g} s" if self.waited else "not waiting"

@@ -21,7 +21,7 @@ MAX_CONTAINER_BYTES = 64
 _CLEAN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*", re.ASCII)
 # What `sanitize` appends, and the tail of a unique path: raw names that look like either are hashed
 # too, or two different raw names could meet in one.
-_RESERVED = re.compile(r"(.*_h[0-9a-f]{16}|u[a-z0-9]{13}-[0-9]+)", re.ASCII)
+_RESERVED = re.compile(r"(.*_h[0-9a-f]{16}|(.*_)?u[a-z0-9]{13}-[0-9]+)", re.ASCII)
 # Names that many machines share: they identify nobody. "default" is what R code falls back to.
 _CONSTANTS = frozenset({"default", "localhost", "localhost.localdomain", "(none)", "unknown"})
 _CONTAINER_ID = re.compile(r"/containers/(?:[^/ ]+/)?([0-9a-f]{64})/")
@@ -121,17 +121,18 @@ def incarnation() -> str | None:
 
 
 def _container() -> tuple[str, str, str]:
-    for source, raw in (
-        ("HOSTNAME", os.environ.get("HOSTNAME", "")),
-        ("hostname", _kernel_hostname()),
-        ("mountinfo", _mountinfo_id()),
-    ):
+    for source, read in (("HOSTNAME", _environment), ("hostname", _kernel_hostname), ("mountinfo", _mountinfo_id)):
+        raw = read()
         if raw.strip() and raw.strip().lower() not in _CONSTANTS:
             return sanitize(raw), source, raw
     raise IdentityError(
         "nothing names this container: HOSTNAME and the host name are empty or shared by many "
         "machines, and /proc/self/mountinfo shows no container id; set HOSTNAME to a name of its own"
     )
+
+
+def _environment() -> str:
+    return os.environ.get("HOSTNAME", "")
 
 
 def _kernel_hostname() -> str:

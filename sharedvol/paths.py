@@ -127,7 +127,7 @@ def log_path(directory: PathLike, *, container: str | None = None, date: Date | 
         IdentityError: see `sharedvol.container_id`.
     """
     day = date or Date.today()
-    return Path(directory, f"{_known(container)}_{day:%Y%m%d}.log")
+    return Path(directory, f"{_known(container)}_{day.year:04}{day:%m%d}.log")
 
 
 def parse_name(path: PathLike, *, containers: Iterable[str] | None = None) -> ParsedName:

@@ -45,6 +45,8 @@ class Publication:
         self.path = Path(path)
         if self.path.name in ("", "..") or "\0" in os.fspath(path):
             raise InvalidNameError(f"{os.fspath(path)!r} names no file to publish")
+        if _is_temporary(self.path.name):
+            raise InvalidNameError(f"{os.fspath(path)!r} is named like a temporary file, which a cleaner would remove")
         if mode not in ("w", "wt", "wb"):
             raise ValueError(f"mode {mode!r}: publish takes 'w' (text) or 'wb' (binary)")
         self._binary = mode == "wb"
@@ -101,7 +103,16 @@ class Publication:
             self._temporary = ""
         else:
             self._link()
-        os.fsync(self._directory)
+        try:
+            os.fsync(self._directory)
+        except OSError as error:
+            # Readers may have the file by now, so it is not taken back.
+            raise PublishError(
+                error.errno or errno.EIO,
+                f"{str(self.path)!r} is published, but may not survive a power cut: its directory cannot be "
+                f"synced: {describe(error)}; look after the disk",
+                str(self.path),
+            ) from error
 
     def _link(self) -> None:
         try:
@@ -150,6 +161,7 @@ class Publication:
             if os.fstat(fd).st_nlink:
                 return fd
             os.close(fd)
+            self._fd = -1  # or a failure of the next attempt would close it twice
 
     def _exists(self) -> bool:
         try:
@@ -288,10 +300,14 @@ def remove_stale_temporaries(directory: PathLike) -> list[Path]:
     return removed
 
 
+def _is_temporary(name: str) -> bool:
+    return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
+
+
 def _stale(directory: PathLike) -> Iterator[tuple[Path, int]]:
     """Each stale temporary with a descriptor that holds its lock; the caller closes it."""
     with os.scandir(directory) as entries:
-        names = [entry.name for entry in entries if entry.name.endswith(TEMPORARY_SUFFIX)]
+        names = [entry.name for entry in entries if _is_temporary(entry.name)]
     for name in names:
         path = Path(directory, name)
         try:
@@ -299,7 +315,7 @@ def _stale(directory: PathLike) -> Iterator[tuple[Path, int]]:
         except OSError:
             continue  # published or removed since, a symbolic link, or not ours to read
         try:
-            if stat.S_ISREG(os.fstat(fd).st_mode) and name.startswith("."):
+            if stat.S_ISREG(os.fstat(fd).st_mode):
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 yield path, fd
                 continue

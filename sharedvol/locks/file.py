@@ -12,8 +12,9 @@ import contextlib
 import math
 import os
 import threading
+import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Final
@@ -34,6 +35,7 @@ class _Default:
 
 
 _DEFAULT: Final = _Default()
+_POLL_SECONDS: Final = 0.01
 
 
 class _Hold:
@@ -68,7 +70,7 @@ class _Held:
         return self._lock
 
     async def __aexit__(self, *_: object) -> None:
-        self._lock.release()
+        await self._lock.__aexit__(None, None, None)
 
 
 class FileLock:
@@ -111,9 +113,8 @@ class FileLock:
         _check_timeout(timeout)
         self._path = os.path.abspath(os.fspath(path))  # a later chdir must not change which file is meant
         self._timeout, self._shared, self._mode = timeout, shared, mode
-        self._held = _Held(self)
         self._forget()
-        _locks.add(self)
+        _locks[id(self)] = self
 
     @property
     def path(self) -> Path:
@@ -164,7 +165,7 @@ class FileLock:
                 raise
             self._holds[owner] = hold
         hold.depth += 1
-        return self._held
+        return _Held(self)  # not kept: a cycle would keep the descriptor of a dropped lock
 
     async def acquire_async(self, timeout: float | _Default | None = _DEFAULT) -> _Held:
         """As `acquire`, for the running task, and without blocking the event loop.
@@ -194,7 +195,7 @@ class FileLock:
                 raise
             self._holds[owner] = hold
         hold.depth += 1
-        return self._held
+        return _Held(self)  # not kept: a cycle would keep the descriptor of a dropped lock
 
     def release(self) -> None:
         """Undo one `acquire` of this thread or task; the last one frees the lock.
@@ -204,9 +205,10 @@ class FileLock:
         Raises:
             NotLockedError: the caller does not hold the lock.
         """
-        owner: Owner | None = threading.current_thread()
-        if owner not in self._holds:
-            owner = self._owner_here()
+        thread = threading.current_thread()
+        self._release(thread if thread in self._holds else self._owner_here())
+
+    def _release(self, owner: Owner | None) -> None:
         if owner is None:
             if self._undo_inherited():
                 return
@@ -243,7 +245,8 @@ class FileLock:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.release()
+        # The task's own hold before one of its thread: both exist where the lock is shared.
+        self._release(self._owner_here(task_first=True))
 
     def fileno(self) -> int:
         """The descriptor of the lock that the caller holds: to hand to a program that is to hold it too.
@@ -292,9 +295,11 @@ class FileLock:
     def _put_back(self, hold: _Hold) -> None:
         """After a failed acquire: whatever it got of the lock goes."""
         hold.depth = 0
+        if hold.handle is None:
+            return  # a waiter thread has the descriptor, or there is none
         try:
             _system.unlock(hold.handle)
-        except (OSError, TypeError):  # TypeError: a waiter thread has the descriptor
+        except OSError:
             self._close(hold)
         else:
             self._keep(hold)
@@ -327,6 +332,10 @@ class FileLock:
         ended = threading.Lock()
         ended.acquire()
         wait = self._lend(hold, ended.release)
+        if wait is None:
+            for pause in self._polls(hold, limit):
+                time.sleep(pause)
+            return
         try:
             ended.acquire(timeout=min(limit, threading.TIMEOUT_MAX))
         finally:
@@ -350,19 +359,37 @@ class FileLock:
                 loop.call_soon_threadsafe(set_ended)
 
         wait = self._lend(hold, notify)
+        if wait is None:
+            for pause in self._polls(hold, limit):
+                await asyncio.sleep(pause)
+            return
         try:
             await asyncio.wait([ended], timeout=limit)
         finally:
             self._take_back(hold, wait)
         self._outcome(hold, wait, limit)
 
-    def _lend(self, hold: _Hold, notify: Callable[[], None]) -> waiter.Waiter:
+    def _lend(self, hold: _Hold, notify: Callable[[], None]) -> waiter.Waiter | None:
+        """Let a thread wait with the descriptor; None where no thread can be started (a limit of processes)."""
         handle, hold.handle = hold.handle, None
-        return waiter.wait_for(_system, handle, hold.identity, self._path, self._shared, notify)
+        try:
+            return waiter.wait_for(_system, handle, hold.identity, self._path, self._shared, notify)
+        except RuntimeError:
+            hold.handle = handle
+            return None
+
+    def _polls(self, hold: _Hold, limit: float | None) -> Iterator[float]:
+        """The pauses between tries, where there is no thread to wait; ends with the lock taken."""
+        end = math.inf if limit is None else time.monotonic() + limit
+        while not self._try(hold):
+            left = end - time.monotonic()
+            if left <= 0:
+                raise LockTimeout(self._path, limit or 0.0)
+            yield min(left, _POLL_SECONDS)
 
     def _take_back(self, hold: _Hold, wait: waiter.Waiter) -> None:
         """The wait ended, or its time did, or an exception did it."""
-        if not waiter.walk_away(wait, hold.identity, self._shared):
+        if not waiter.walk_away(wait):
             hold.handle = wait.handle
 
     def _outcome(self, hold: _Hold, wait: waiter.Waiter, limit: float | None) -> None:
@@ -379,7 +406,7 @@ class FileLock:
 
     def _refuse_deadlock(self, hold: _Hold) -> None:
         here = _owners_here()
-        for other in list(_locks):
+        for other in _all_locks():
             for owner in here:
                 held = other._holds.get(owner)
                 if held is not None and held.identity == hold.identity:
@@ -390,14 +417,16 @@ class FileLock:
 
     # What follows knows who holds.
 
-    def _owner_here(self) -> Owner | None:
-        for owner in _owners_here():
+    def _owner_here(self, *, task_first: bool = False) -> Owner | None:
+        for owner in _owners_here()[:: -1 if task_first else 1]:
             if owner in self._holds:
                 return owner
         return None
 
     def _undo_inherited(self) -> bool:
-        for owner in _owners_here():
+        # After a fork asyncio tells no current task, though the child may be leaving its parent's `async with`.
+        tasks = [owner for owner in self._inherited if isinstance(owner, asyncio.Task)]
+        for owner in (*_owners_here(), *tasks):
             depth = self._inherited.get(owner, 0)
             if depth:
                 self._inherited[owner] = depth - 1
@@ -411,7 +440,12 @@ class FileLock:
         self._idle: list[_Hold] = []
 
 
-_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
+_locks: weakref.WeakValueDictionary[int, FileLock] = weakref.WeakValueDictionary()
+
+
+def _all_locks() -> list[FileLock]:
+    # `valuerefs` copies in one step: to iterate would fail while another thread makes a lock.
+    return [lock for ref in _locks.valuerefs() if (lock := ref()) is not None]
 
 
 def _owners_here() -> tuple[Owner, ...]:
@@ -435,7 +469,7 @@ def _check_timeout(timeout: float | None) -> None:
 
 
 def _after_fork_in_child() -> None:
-    for lock in list(_locks):
+    for lock in _all_locks():
         lock._forget()
 
 

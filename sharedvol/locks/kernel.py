@@ -13,6 +13,7 @@ where a waiter is woken the moment the lock is free, beside the waiters of R.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -73,7 +74,7 @@ def open_lock_file(path: str, mode: int) -> Handle:
             continue  # another process was first
         except OSError as error:
             raise _cannot_open(path, error) from error
-        os.fchmod(fd, mode)  # not subject to the umask
+        _set_mode(fd, path, mode)  # not subject to the umask
         return fd
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode):
@@ -82,13 +83,24 @@ def open_lock_file(path: str, mode: int) -> Handle:
     if stat.S_IMODE(info.st_mode) == 0o600 and mode & ~0o600 and not info.st_size and info.st_uid == os.geteuid():
         # R's filelock creates 0600, which shuts out every other user's replicas; an empty file of our
         # own in that mode is taken for such a one.
-        os.fchmod(fd, mode)
+        _set_mode(fd, path, mode)
     return fd
+
+
+def _set_mode(fd: Handle, path: str, mode: int) -> None:
+    try:
+        os.fchmod(fd, mode)
+    except OSError as error:
+        os.close(fd)
+        raise LockFileError(
+            error.errno or errno.EIO, f"cannot set the mode of lock {path!r} to {mode:#o}: {describe(error)}", path
+        ) from error
 
 
 def close(fd: Handle) -> None:
     """Close without unlocking: a forked child's close leaves its parent's lock alone."""
-    os.close(fd)
+    with contextlib.suppress(OSError):  # other code of this process closed it before
+        os.close(fd)
 
 
 def identify(fd: Handle, path: str) -> object:

@@ -23,8 +23,11 @@ Key = tuple[object, bool]
 class Waiter:
     """One such thread. Made by `wait_for`."""
 
-    def __init__(self, system: ModuleType, handle: object, path: str, shared: bool, notify: Callable[[], None]) -> None:
+    def __init__(
+        self, system: ModuleType, handle: object, identity: object, path: str, shared: bool, notify: Callable[[], None]
+    ) -> None:
         self.handle = handle
+        self.key: Key = (identity, shared)
         self.error: LockFileError | None = None
         self._system, self._path, self._shared = system, path, shared
         self._notify = notify
@@ -89,6 +92,7 @@ class Waiter:
         self._finished = True
         _waiting.discard(self)
         if self._abandoned:
+            _unpark(self)
             close_handle(self._system, self.handle)
         else:
             self._notify()
@@ -122,26 +126,39 @@ def wait_for(
         if waiter.adopt(notify):
             close_handle(system, handle)
             return waiter
-    waiter = Waiter(system, handle, path, shared, notify)
+    waiter = Waiter(system, handle, identity, path, shared, notify)
     _waiting.add(waiter)
     try:
         waiter.start()
-    except BaseException:
+    except RuntimeError:
         _waiting.discard(waiter)
+        raise
+    except BaseException:
+        # A signal handler raised while the thread was starting. It may run: it gets nobody's lock.
+        if not waiter.abandon():
+            close_handle(system, handle)
         raise
     return waiter
 
 
-def walk_away(waiter: Waiter, identity: object, shared: bool) -> bool:
+def walk_away(waiter: Waiter) -> bool:
     """Park a waiter. False if its wait has ended: then the caller has the handle and the lock."""
     if not waiter.abandon():
         return False
     with _parked_mutex:
-        # Those that ended while parked have closed their descriptors; drop them here, lest a lock that
-        # is never waited for again keep them.
-        alive = [other for other in _parked.get((identity, shared), []) if other in _waiting]
-        _parked[identity, shared] = [*alive, waiter]
+        if waiter in _waiting:  # else it ended meanwhile, and has closed its descriptor
+            _parked.setdefault(waiter.key, []).append(waiter)
     return True
+
+
+def _unpark(waiter: Waiter) -> None:
+    """Forget a parked waiter that has ended, lest a lock that is never waited for again keep it."""
+    with _parked_mutex:
+        parked = _parked.get(waiter.key, [])
+        if waiter in parked:
+            parked.remove(waiter)
+            if not parked:
+                del _parked[waiter.key]
 
 
 def waiting() -> int:
