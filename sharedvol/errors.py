@@ -21,10 +21,16 @@ class InvalidNameError(SharedVolError, ValueError):
 
 
 class AlreadyPublishedError(SharedVolError, FileExistsError):
-    """The final name is taken; the file there was left as it is."""
+    """The final name is taken; the file there was left as it is.
+
+    ``errno`` is EEXIST, ``filename`` the final name.
+    """
+
+    def __init__(self, errno: int, message: str, filename: str) -> None:
+        super().__init__(errno, message, filename)
 
     def __str__(self) -> str:
-        return str(self.args[0])
+        return str(self.strerror)
 
 
 class PublishError(SharedVolError, OSError):

@@ -43,7 +43,7 @@ class Publication:
         permissions: int | None,
     ) -> None:
         self.path = Path(path)
-        if self.path.name in ("", "..") or "\0" in os.fspath(path):
+        if self.path.name in ("", "..") or "\0" in os.fspath(path) or os.fspath(path).endswith("/"):
             raise InvalidNameError(f"{os.fspath(path)!r} names no file to publish")
         if _is_temporary(self.path.name):
             raise InvalidNameError(f"{os.fspath(path)!r} is named like a temporary file, which a cleaner would remove")
@@ -174,8 +174,10 @@ class Publication:
 
     def _taken(self) -> AlreadyPublishedError:
         return AlreadyPublishedError(
+            errno.EEXIST,
             f"{str(self.path)!r} exists and was left as it is: choose another name (see unique_path), "
-            "or pass replace=True"
+            "or pass replace=True",
+            str(self.path),
         )
 
     def _failed(self, what: str, error: OSError) -> PublishError:

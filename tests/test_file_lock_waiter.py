@@ -159,9 +159,16 @@ def start_wait(path: Path, granted: threading.Event | None = None) -> waiter.Wai
     """A waiter that is blocked for flock with the fcntl lock in hand."""
     fd = open_lock(path)
     event = granted or threading.Event()
-    waiting = waiter.wait_for(kernel, fd, kernel.identify(fd, str(path)), str(path), False, event.set)
+    waiting = wait_for(fd, path, event)
     wait_until(lambda: waiting._has_first and blocked(path) == 1, "the wait for flock")
     return waiting
+
+
+def wait_for(fd: int, path: Path, ended: threading.Event) -> waiter.Waiter:
+    kept: list[waiter.Waiter | None] = []
+    waiter.wait_for(kernel, fd, kernel.identify(fd, str(path)), str(path), False, ended.set, kept.append)
+    assert kept[-1] is not None
+    return kept[-1]
 
 
 def open_lock(path: Path) -> int:
@@ -182,7 +189,7 @@ def test_a_waiter_taken_over_between_the_families_takes_both_in_order(
         assert waiter.walk_away(start_wait(path))
         granted = threading.Event()
         fd = open_lock(path)
-        again = waiter.wait_for(kernel, fd, kernel.identify(fd, str(path)), str(path), False, granted.set)
+        again = wait_for(fd, path, granted)
         assert waiter.waiting() == 1
         assert not granted.is_set()
         child.send("let go")

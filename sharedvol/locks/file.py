@@ -41,15 +41,18 @@ _POLL_SECONDS: Final = 0.01
 class _Hold:
     """One descriptor and, while it is locked, how often its owner has taken it.
 
-    ``handle`` is None while a waiter thread has the descriptor.
+    ``handle`` is None while a waiter thread, ``wait``, has the descriptor. ``end`` is when the time to
+    wait is over, by the monotonic clock, once there is one.
     """
 
-    __slots__ = ("depth", "handle", "identity")
+    __slots__ = ("depth", "end", "handle", "identity", "wait")
 
     def __init__(self, handle: object, identity: object) -> None:
         self.handle: object | None = handle
         self.identity = identity
         self.depth = 0
+        self.wait: waiter.Waiter | None = None
+        self.end: float | None = None
 
 
 class _Held:
@@ -155,11 +158,11 @@ class FileLock:
             hold = self._take()
             try:
                 if not self._try(hold):
-                    self._wait(hold, limit, owner)
+                    self._wait(hold, limit)
                 while not _system.is_current(self._path, hold.identity):
                     self._reopen(hold)
                     if not self._try(hold):
-                        self._wait(hold, limit, owner)
+                        self._wait(hold, limit)
             except BaseException:
                 self._put_back(hold)
                 raise
@@ -185,11 +188,11 @@ class FileLock:
             hold = self._take()
             try:
                 if not self._try(hold):
-                    await self._wait_async(hold, limit, owner)
+                    await self._wait_async(hold, limit)
                 while not _system.is_current(self._path, hold.identity):
                     self._reopen(hold)
                     if not self._try(hold):
-                        await self._wait_async(hold, limit, owner)
+                        await self._wait_async(hold, limit)
             except BaseException:
                 self._put_back(hold)
                 raise
@@ -287,6 +290,7 @@ class FileLock:
 
     def _keep(self, hold: _Hold) -> None:
         """Keep one unlocked descriptor for the next use."""
+        hold.end = None
         if self._idle:
             self._close(hold)
         else:
@@ -295,6 +299,7 @@ class FileLock:
     def _put_back(self, hold: _Hold) -> None:
         """After a failed acquire: whatever it got of the lock goes."""
         hold.depth = 0
+        self._end_wait(hold)
         if hold.handle is None:
             return  # a waiter thread has the descriptor, or there is none
         try:
@@ -321,7 +326,7 @@ class FileLock:
         got: bool = _system.try_both(hold.handle, self._path, self._shared)
         return got
 
-    def _wait(self, hold: _Hold, limit: float | None, owner: Owner) -> None:
+    def _wait(self, hold: _Hold, limit: float | None) -> None:
         if limit is None:
             self._refuse_deadlock(hold)
             _system.wait_first(hold.handle, self._path, self._shared)
@@ -331,18 +336,15 @@ class FileLock:
             raise LockTimeout(self._path)
         ended = threading.Lock()
         ended.acquire()
-        wait = self._lend(hold, ended.release)
-        if wait is None:
+        left = self._left(hold, limit)
+        if not self._lend(hold, ended.release):
             for pause in self._polls(hold, limit):
                 time.sleep(pause)
             return
-        try:
-            ended.acquire(timeout=min(limit, threading.TIMEOUT_MAX))
-        finally:
-            self._take_back(hold, wait)
-        self._outcome(hold, wait, limit)
+        ended.acquire(timeout=min(left, threading.TIMEOUT_MAX))
+        self._take_back(hold, limit)
 
-    async def _wait_async(self, hold: _Hold, limit: float | None, owner: Owner) -> None:
+    async def _wait_async(self, hold: _Hold, limit: float | None) -> None:
         if limit is None:
             self._refuse_deadlock(hold)
         elif limit == 0:
@@ -358,45 +360,62 @@ class FileLock:
             with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
                 loop.call_soon_threadsafe(set_ended)
 
-        wait = self._lend(hold, notify)
-        if wait is None:
+        left = None if limit is None else self._left(hold, limit)
+        if not self._lend(hold, notify):
             for pause in self._polls(hold, limit):
                 await asyncio.sleep(pause)
             return
-        try:
-            await asyncio.wait([ended], timeout=limit)
-        finally:
-            self._take_back(hold, wait)
-        self._outcome(hold, wait, limit)
+        await asyncio.wait([ended], timeout=left)
+        self._take_back(hold, limit)
 
-    def _lend(self, hold: _Hold, notify: Callable[[], None]) -> waiter.Waiter | None:
-        """Let a thread wait with the descriptor; None where no thread can be started (a limit of processes)."""
+    def _left(self, hold: _Hold, limit: float) -> float:
+        """The seconds that are left of ``limit``, which began with the first wait for this hold."""
+        now = time.monotonic()
+        if hold.end is None:
+            hold.end = now + limit
+        return max(0.0, hold.end - now)
+
+    def _lend(self, hold: _Hold, notify: Callable[[], None]) -> bool:
+        """Let a thread wait with the descriptor; False where none can be started (a limit of processes).
+
+        The hold knows the waiter before its thread runs: whatever exception comes from then on, `_put_back`
+        finds it, and no lock is granted to nobody.
+        """
+
+        def keep(wait: waiter.Waiter | None) -> None:
+            hold.wait = wait
+
         handle, hold.handle = hold.handle, None
         try:
-            return waiter.wait_for(_system, handle, hold.identity, self._path, self._shared, notify)
+            waiter.wait_for(_system, handle, hold.identity, self._path, self._shared, notify, keep)
         except RuntimeError:
             hold.handle = handle
-            return None
+            return False
+        return True
 
     def _polls(self, hold: _Hold, limit: float | None) -> Iterator[float]:
         """The pauses between tries, where there is no thread to wait; ends with the lock taken."""
-        end = math.inf if limit is None else time.monotonic() + limit
         while not self._try(hold):
-            left = end - time.monotonic()
-            if left <= 0:
+            left = _POLL_SECONDS if limit is None else self._left(hold, limit)
+            if not left:
                 raise LockTimeout(self._path, limit or 0.0)
             yield min(left, _POLL_SECONDS)
 
-    def _take_back(self, hold: _Hold, wait: waiter.Waiter) -> None:
-        """The wait ended, or its time did, or an exception did it."""
-        if not waiter.walk_away(wait):
-            hold.handle = wait.handle
-
-    def _outcome(self, hold: _Hold, wait: waiter.Waiter, limit: float | None) -> None:
+    def _take_back(self, hold: _Hold, limit: float | None) -> None:
+        """The wait has ended, or the time for it has."""
+        wait = self._end_wait(hold)
         if hold.handle is None:
             raise LockTimeout(self._path, limit or 0.0)
-        if wait.error is not None:
+        if wait is not None and wait.error is not None:
             raise wait.error
+
+    def _end_wait(self, hold: _Hold) -> waiter.Waiter | None:
+        """Take the descriptor from the waiter if its wait has ended, else walk away from it."""
+        wait = hold.wait
+        if wait is not None and not waiter.walk_away(wait):
+            hold.handle = wait.handle
+        hold.wait = None
+        return wait
 
     def _limit(self, timeout: float | _Default | None) -> float | None:
         if isinstance(timeout, _Default):

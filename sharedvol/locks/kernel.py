@@ -69,13 +69,13 @@ def open_lock_file(path: str, mode: int) -> Handle:
         except OSError as error:
             raise _cannot_open(path, error) from error
         try:
-            fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+            _create(path, flags, mode)
         except FileExistsError:
-            continue  # another process was first
+            pass  # another process was first
+        except LockFileError:
+            raise
         except OSError as error:
             raise _cannot_open(path, error) from error
-        _set_mode(fd, path, mode)  # not subject to the umask
-        return fd
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode):
         os.close(fd)
@@ -83,15 +83,46 @@ def open_lock_file(path: str, mode: int) -> Handle:
     if stat.S_IMODE(info.st_mode) == 0o600 and mode & ~0o600 and not info.st_size and info.st_uid == os.geteuid():
         # R's filelock creates 0600, which shuts out every other user's replicas; an empty file of our
         # own in that mode is taken for such a one.
-        _set_mode(fd, path, mode)
+        try:
+            _set_mode(fd, path, mode)
+        except BaseException:
+            os.close(fd)
+            raise
     return fd
+
+
+def _create(path: str, flags: int, mode: int) -> None:
+    """Make the lock file with its mode, which is not subject to the umask.
+
+    It gets its name when it has its mode: between a creation and a chmod, another user's replica that
+    starts at the same moment would be refused. Where there are no files without a name (O_TMPFILE), it
+    has one from the start.
+    """
+    parent, name = os.path.split(path)
+    directory = os.open(parent or os.curdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fd = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=directory)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+                raise
+            fd = os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory)
+        try:
+            _set_mode(fd, path, mode)
+            if not os.fstat(fd).st_nlink:
+                # The way of open(2), under O_TMPFILE. Without a dst_dir_fd Python calls link(2), which
+                # follows nothing.
+                os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=directory, follow_symlinks=True)
+        finally:
+            os.close(fd)
+    finally:
+        os.close(directory)
 
 
 def _set_mode(fd: Handle, path: str, mode: int) -> None:
     try:
         os.fchmod(fd, mode)
     except OSError as error:
-        os.close(fd)
         raise LockFileError(
             error.errno or errno.EIO, f"cannot set the mode of lock {path!r} to {mode:#o}: {describe(error)}", path
         ) from error

@@ -105,12 +105,18 @@ _parked_mutex = threading.Lock()
 
 
 def wait_for(
-    system: ModuleType, handle: object, identity: object, path: str, shared: bool, notify: Callable[[], None]
-) -> Waiter:
+    system: ModuleType,
+    handle: object,
+    identity: object,
+    path: str,
+    shared: bool,
+    notify: Callable[[], None],
+    keep: Callable[[Waiter | None], None],
+) -> None:
     """Wait for the lock in a thread; ``notify`` is called there when it ends, granted or in error.
 
     The handle belongs to the waiter until then. A parked waiter is taken over where there is one, and
-    the handle closed.
+    the handle closed. ``keep`` is called with the waiter before it may be granted anything.
 
     Raises:
         RuntimeError: no thread can be started; the handle is the caller's again.
@@ -123,22 +129,25 @@ def wait_for(
                 del _parked[identity, shared]
         if waiter is None:
             break
+        keep(waiter)
         if waiter.adopt(notify):
             close_handle(system, handle)
-            return waiter
+            return
     waiter = Waiter(system, handle, identity, path, shared, notify)
     _waiting.add(waiter)
+    keep(waiter)
     try:
         waiter.start()
     except RuntimeError:
+        keep(None)
         _waiting.discard(waiter)
         raise
     except BaseException:
+        keep(None)
         # A signal handler raised while the thread was starting. It may run: it gets nobody's lock.
         if not waiter.abandon():
             close_handle(system, handle)
         raise
-    return waiter
 
 
 def walk_away(waiter: Waiter) -> bool:
