@@ -83,6 +83,8 @@ def uncontended(directory: Path, scale: float) -> Iterator[Figure]:
 def contended(directory: Path, scale: float) -> Iterator[Figure]:
     """Many processes, 1 ms held."""
     for processes in (8, 32):
+        # Long enough for some hundred turns of each: who gets the most of few turns is chance.
+        seconds = max(4, processes / 2) * scale
         ours_rates, peer_rates, ours_p99, peer_p99, ours_even, peer_even = ([] for _ in range(6))  # type: ignore[var-annotated]
         for number in range(3):
             for kind, rates, waits, even in (
@@ -90,8 +92,8 @@ def contended(directory: Path, scale: float) -> Iterator[Figure]:
                 (_ours, ours_rates, ours_p99, ours_even),
             ):
                 path = str(directory / f"{kind.__name__}{processes}-{number}.lock")
-                results = _crowd([kind] * processes, path, 4 * scale)
-                rates.append(sum(len(times) for times in results) / (4 * scale))
+                results = _crowd([kind] * processes, path, seconds)
+                rates.append(sum(len(times) for times in results) / seconds)
                 waits.append(_p99([wait for times in results for wait in times]))
                 counts = [len(times) for times in results]
                 even.append(min(counts) / max(counts))

@@ -151,24 +151,27 @@ class FileLock:
             LockFileError: the file cannot be opened, or locked, where it is.
             ValueError: ``timeout`` is negative or not a number.
         """
+        self._acquire(timeout)
+        return _Held(self)  # not kept: a cycle would keep the descriptor of a dropped lock
+
+    def _acquire(self, timeout: float | _Default | None) -> None:
         owner = threading.current_thread()
         hold = self._holds.get(owner)
         if hold is None:
-            limit = self._limit(timeout)
+            limit = self._timeout if timeout is _DEFAULT else self._limit(timeout)
             hold = self._take()
             try:
-                if not self._try(hold):
+                if not _system.try_both(hold.handle, self._path, self._shared):
                     self._wait(hold, limit)
                 while not _system.is_current(self._path, hold.identity):
                     self._reopen(hold)
-                    if not self._try(hold):
+                    if not _system.try_both(hold.handle, self._path, self._shared):
                         self._wait(hold, limit)
             except BaseException:
                 self._put_back(hold)
                 raise
             self._holds[owner] = hold
         hold.depth += 1
-        return _Held(self)  # not kept: a cycle would keep the descriptor of a dropped lock
 
     async def acquire_async(self, timeout: float | _Default | None = _DEFAULT) -> _Held:
         """As `acquire`, for the running task, and without blocking the event loop.
@@ -187,11 +190,11 @@ class FileLock:
             limit = self._limit(timeout)
             hold = self._take()
             try:
-                if not self._try(hold):
+                if not _system.try_both(hold.handle, self._path, self._shared):
                     await self._wait_async(hold, limit)
                 while not _system.is_current(self._path, hold.identity):
                     self._reopen(hold)
-                    if not self._try(hold):
+                    if not _system.try_both(hold.handle, self._path, self._shared):
                         await self._wait_async(hold, limit)
             except BaseException:
                 self._put_back(hold)
@@ -208,8 +211,10 @@ class FileLock:
         Raises:
             NotLockedError: the caller does not hold the lock.
         """
-        thread = threading.current_thread()
-        self._release(thread if thread in self._holds else self._owner_here())
+        owner: Owner | None = threading.current_thread()
+        if owner not in self._holds:
+            owner = self._owner_here()
+        self._release(owner)
 
     def _release(self, owner: Owner | None) -> None:
         if owner is None:
@@ -233,7 +238,7 @@ class FileLock:
             self._keep(hold)
 
     def __enter__(self) -> FileLock:
-        self.acquire()
+        self._acquire(_DEFAULT)
         return self
 
     def __exit__(
@@ -322,10 +327,6 @@ class FileLock:
 
     # What follows waits.
 
-    def _try(self, hold: _Hold) -> bool:
-        got: bool = _system.try_both(hold.handle, self._path, self._shared)
-        return got
-
     def _wait(self, hold: _Hold, limit: float | None) -> None:
         if limit is None:
             self._refuse_deadlock(hold)
@@ -395,7 +396,7 @@ class FileLock:
 
     def _polls(self, hold: _Hold, limit: float | None) -> Iterator[float]:
         """The pauses between tries, where there is no thread to wait; ends with the lock taken."""
-        while not self._try(hold):
+        while not _system.try_both(hold.handle, self._path, self._shared):
             left = _POLL_SECONDS if limit is None else self._left(hold, limit)
             if not left:
                 raise LockTimeout(self._path, limit or 0.0)
