@@ -7,6 +7,7 @@ cannot. See openat(2), "Rationale for openat() and other directory file descript
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from pathlib import Path
 
@@ -76,6 +77,29 @@ def open_root(path: Path) -> Directory:
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+_NO_REPLACE = 1  # RENAME_NOREPLACE of linux/fs.h
+
+
+def move_name(name: str, source: Directory, target: Directory) -> None:
+    """Rename a file into another directory, where its name must be free.
+
+    In one step, renameat2(2): with link and unlink a mover that is killed in between leaves two names, and
+    whoever takes both for files has the file twice. File systems without it (EINVAL) get the two steps.
+
+    Raises:
+        OSError: FileExistsError where the name is taken.
+    """
+    renameat2 = getattr(_libc, "renameat2", None)  # musl has it since 1.2.6
+    if renameat2 is not None:
+        if renameat2(source.fd, os.fsencode(name), target.fd, os.fsencode(name), _NO_REPLACE) == 0:
+            return
+        number = ctypes.get_errno()
+        if number not in (errno.EINVAL, errno.ENOSYS):
+            raise OSError(number, os.strerror(number))
+    os.link(name, name, src_dir_fd=source.fd, dst_dir_fd=target.fd, follow_symlinks=False)
+    os.unlink(name, dir_fd=source.fd)
 
 
 def sync_filesystem(directory: Directory) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 
-from sharedvol_sidecar.directories import Directory
+from sharedvol_sidecar.directories import Directory, move_name
 from sharedvol_sidecar.scan import Candidate
 from sharedvol_sidecar.template import Written
 
@@ -44,6 +44,11 @@ class Item:
         return Written(self.info.st_mtime_ns, self.info.st_ino)
 
     @property
+    def slot(self) -> str:
+        """The slot of the mover that claimed it, which may be a dead one's."""
+        return self.claim_path.partition("/")[0]
+
+    @property
     def staging_name(self) -> str:
         """The name of its copy, if one is made: a function of the claim."""
         return hashlib.blake2b(os.fsencode(self.claim_path), digest_size=16).hexdigest()
@@ -68,17 +73,20 @@ class Item:
         return (now.st_size, now.st_mtime_ns) == (self.info.st_size, self.info.st_mtime_ns)
 
     def withdraw_from_destination(self) -> None:
-        """Take back the final name, and the copy. Only what is ours: by inode, never by name alone."""
+        """Take back the final name, and the copy. Only what is ours: by inode, never by name alone.
+
+        Raises:
+            OSError: a name could not be taken back; leave the claim, by which the next pass finds that name.
+        """
         directory, name = self.source
         ours = directory.inode(name)
         if self.published is not None:
             place, final = self.published
-            with contextlib.suppress(OSError):
-                if ours is not None and place.inode(final) == ours:
-                    os.unlink(final, dir_fd=place.fd)
+            if ours is not None and place.inode(final) == ours:
+                os.unlink(final, dir_fd=place.fd)
             self.published = None
         if self.staged is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.staging_name, dir_fd=self.staged.fd)
             self.staged = None
 
@@ -91,8 +99,7 @@ class Item:
         if self.claim is None or self.candidate.claimed:
             return False
         try:
-            os.link(name, name, src_dir_fd=self.claim.fd, dst_dir_fd=home.fd, follow_symlinks=False)
+            move_name(name, self.claim, home)
         except OSError:
             return False
-        os.unlink(name, dir_fd=self.claim.fd)
         return True

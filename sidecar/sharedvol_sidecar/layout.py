@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import date as Date
+from typing import TypeGuard
 
 from sharedvol import InvalidNameError, parse_name
 
@@ -66,11 +67,10 @@ class Layout:
                 parsed = parse_name(base)
             except InvalidNameError:
                 return None
-            return Origin(kind, parsed.container, below, parsed.date)
+            return Origin(kind, parsed.container, below, parsed.date) if _plain(parsed.container) else None
         found = self._pattern.search(base)
         container = found["container"] if found else None
-        # The name goes into a path: what a pattern takes for a container must be a plain name.
-        if not found or not container or "/" in container or container.startswith(HIDDEN):
+        if not found or not _plain(container):
             return None
         groups = found.groupdict()
         return Origin(kind, container, below, _parse_day(groups.get("date") or ""))
@@ -82,6 +82,11 @@ class Layout:
             return parse_name(below.rpartition("/")[2]).date
         except InvalidNameError:
             return None
+
+
+def _plain(container: str | None) -> TypeGuard[str]:
+    """Whether what a file's name tells can be a part of a path: ``x_...json`` names the container ``..``."""
+    return container is not None and container != "" and "/" not in container and not container.startswith(HIDDEN)
 
 
 def _parse_day(digits: str) -> Date | None:

@@ -22,7 +22,7 @@ import errno
 import itertools
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from sharedvol.errors import describe
 from sharedvol_sidecar import lease
@@ -34,7 +34,7 @@ from sharedvol_sidecar.items import Item
 from sharedvol_sidecar.quiet import Quiet
 from sharedvol_sidecar.report import Event, Listener, Tally
 from sharedvol_sidecar.scan import Candidate
-from sharedvol_sidecar.staging import stage
+from sharedvol_sidecar.staging import already_staged, stage
 from sharedvol_sidecar.template import Template, alternatives, fit
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -55,7 +55,7 @@ class Mover:
         claims: the claim directories.
         template: their names there.
         quiet: when a file is finished.
-        staging: gives the directory for copies.
+        staging: gives the directory for the copies of a slot's claims.
         linked: whether spool and destination are one file system, so that copies are the exception.
         tell: told of problems.
         tell_collected: tell of every collected file too.
@@ -68,7 +68,7 @@ class Mover:
         claims: Claims,
         template: Template,
         quiet: Quiet,
-        staging: Callable[[], Directory],
+        staging: Callable[[str], Directory],
         linked: bool,
         tell: Listener,
         tell_collected: bool = False,
@@ -172,7 +172,8 @@ class Mover:
             claimed = [item for item in items if self._claim(item, batch, tally)]
             self._destination.begin()
             placed = self._place(claimed, tally)
-            self._let_go([item for item in placed if self._confirm(item, tally)])
+            # One by one: a writer that comes between the question and the end of the lease is not seen.
+            self._let_go(item for item in placed if self._confirm(item, tally))
         finally:
             for item in items:
                 item.close()
@@ -192,17 +193,18 @@ class Mover:
         name = candidate.name
         try:
             claim = batch.directory(candidate.path.rpartition("/")[0])
+        except FileNotFoundError as error:
+            # No file of the spool is missing then, and nothing could be claimed ever again.
+            raise OSError(error.errno, "the claim directory was removed: restart the sidecar") from error
+        except OSError as error:
+            self._cannot_claim(candidate, error, tally)
+            return False
+        try:
             os.rename(name, name, src_dir_fd=candidate.directory.fd, dst_dir_fd=claim.fd)
         except FileNotFoundError:
             return False  # its writer or another sidecar was first
         except OSError as error:
-            tally.failed += 1
-            hint = (
-                "it is on another mount than the spool's root: run a sidecar with --from there"
-                if error.errno == errno.EXDEV
-                else "give write permission on its directory"
-            )
-            self._tell(Event("failed", candidate.path, f"cannot claim it: {describe(error)}; {hint}"))
+            self._cannot_claim(candidate, error, tally)
             return False
         item.claim = claim
         item.claim_path = f"{self._claims.slot}/{batch.name}/{candidate.path}"
@@ -212,17 +214,28 @@ class Mover:
             return False
         return True
 
+    def _cannot_claim(self, candidate: Candidate, error: OSError, tally: Tally) -> None:
+        tally.failed += 1
+        hint = (
+            "it is on another mount than the spool's root: run a sidecar with --from there"
+            if error.errno == errno.EXDEV
+            else "give write permission on its directory"
+        )
+        self._tell(Event("failed", candidate.path, f"cannot claim it: {describe(error)}; {hint}"))
+
     def _place(self, items: list[Item], tally: Tally) -> list[Item]:
         """Give the claimed files their final names, durably. What cannot have one goes back."""
-        placed = []
+        placed, failed = [], []
         try:
-            ready = items if self._linked else stage(items, self._staging(), self._withdraw_known)
-            for item in ready:
+            for item in self._stage(items):
                 try:
                     self._publish(item)
+                except BlockingIOError:
+                    continue  # its writer came back while it was copied
                 except OSError as error:
                     if error.errno not in _OF_THE_FILE:
                         raise
+                    failed.append(item)
                     tally.failed += 1
                     self._tell(Event("failed", item.candidate.path, f"cannot be named: {describe(error)}"))
                 else:
@@ -238,7 +251,22 @@ class Mover:
         for item in items:
             if item.published is None:
                 self._give_back(item)
+                if item not in failed:
+                    self._count_put_back(item, tally)
         return placed
+
+    def _stage(self, items: list[Item]) -> list[Item]:
+        """What can be published: all, or of those that must be copied the ones that were."""
+        claimed = next((item for item in items if item.candidate.claimed), None)
+        if not items or (self._linked and claimed is None):
+            return items
+        staging = self._staging(items[0].slot)  # one slot: a batch is our own, or of one claim directory
+        if not self._linked:
+            return stage(items, staging, self._withdraw_known)
+        for item in items:
+            # A file that could not be linked may have been copied, and the copy have its final name already.
+            already_staged(item, staging, self._withdraw_known)
+        return items
 
     def _publish(self, item: Item) -> None:
         target = self._template.target(item.candidate.origin, item.written)
@@ -268,7 +296,7 @@ class Mover:
                 raise
             # A mount below the spool's root, a file of another user (fs.protected_hardlinks,
             # proc_sys_fs(5)), or one with too many links: copy this one.
-            if not stage([item], self._staging(), self._withdraw_known):
+            if not stage([item], self._staging(item.slot), self._withdraw_known):
                 raise OSError(errno.EAGAIN, "its writer came back") from error
             self._link(item, directory, final)
 
@@ -279,7 +307,7 @@ class Mover:
         for final in (name, *alternatives(name, item.written)):
             if directory.inode(final) == ours:
                 return final
-        if os.fstat(item.fd).st_nlink == 1 and item.staged is None:
+        if os.stat(source, dir_fd=place.fd, follow_symlinks=False).st_nlink == 1:
             return None
         # Its time, and so its alternative name, may have changed since: a late writer was let in when
         # the mover died. Rare, so a look at the whole directory is cheap enough.
@@ -293,8 +321,7 @@ class Mover:
         """Ask again whether a writer came back; if not, count the file as collected."""
         if not (lease.intact(item.fd) if item.leased else item.unchanged()):
             self._give_back(item)
-            tally.put_back += 1
-            self._tell(Event("put_back", item.candidate.path, "a writer opened it again while it was moved"))
+            self._count_put_back(item, tally)
             return False
         tally.collected += 1
         tally.bytes += item.info.st_size
@@ -307,9 +334,15 @@ class Mover:
             self._tell(Event("collected", item.candidate.path, f"{directory.shown}/{name}"))
         return True
 
-    def _let_go(self, done: list[Item]) -> None:
-        for item in done:
+    def _count_put_back(self, item: Item, tally: Tally) -> None:
+        tally.put_back += 1
+        self._tell(Event("put_back", item.candidate.path, "a writer opened it again while it was moved"))
+
+    def _let_go(self, confirmed: Iterable[Item]) -> None:
+        done = []
+        for item in confirmed:
             assert item.claim is not None
+            done.append(item)
             # Gone already only where the same file was claimed under another name.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(item.candidate.name, dir_fd=item.claim.fd)
@@ -322,10 +355,12 @@ class Mover:
                 os.unlink(item.staging_name, dir_fd=item.staged.fd)
 
     def _give_back(self, item: Item) -> None:
-        with contextlib.suppress(OSError):
+        try:
             item.withdraw_from_destination()
-        with contextlib.suppress(OSError):
-            item.put_back()
+        except OSError:
+            # Back in the spool it would be a new file, and be collected a second time beside that name.
+            return
+        item.put_back()
 
     def _hide(self, candidate: Candidate, fd: int, info: os.stat_result) -> None:
         """A claim that a late writer got hold of when its mover died: its final name must not show it growing."""

@@ -124,7 +124,8 @@ class Service:
                 self._log.warning("scan_only", detail=scan_only, interval=self._interval)
             # Events come in crowds, and a pass over a large backlog takes its time: one pass for many.
             took = time.monotonic() - began
-            self._sleep(watch, max(SHORTEST_GAP, took))
+            # What could not be moved was put back, which is an event of its own: do not chase it.
+            self._sleep(watch, max(SHORTEST_GAP, took, BACKOFF[0] if tally.failed else 0.0))
             if not self._stopping and not tally.collected:
                 due = collector.due
                 watch.wait(self._interval if due is None else min(due + 0.005, self._interval))

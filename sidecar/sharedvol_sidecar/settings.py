@@ -27,7 +27,9 @@ def _variable(field: str) -> str:
 class Settings(BaseSettings):
     """What can be set. Each is also an environment variable and a key of the TOML file, by its name."""
 
-    model_config = SettingsConfigDict(alias_generator=_variable, extra="forbid", env_ignore_empty=True, allow_inf_nan=False)
+    model_config = SettingsConfigDict(
+        alias_generator=_variable, extra="forbid", env_ignore_empty=True, allow_inf_nan=False
+    )
 
     from_: Path = Field(description="the spool: the directory that the replicas write below")
     to: Path = Field(description="the directory that files are collected into")
@@ -141,6 +143,8 @@ def job(settings: Settings) -> Job:
     """
     Template(settings.template)
     for flag, path in (("--from", settings.from_), ("--to", settings.to)):
+        if "\0" in str(path):  # TOML can hold one, and every system call would raise a ValueError
+            raise ConfigError(f"{flag} {str(path)!r} is not a path: take the NUL character out")
         try:
             is_directory = path.stat() and path.is_dir()
         except OSError as error:

@@ -40,7 +40,7 @@ def stage(items: Iterable[Item], staging: Directory, withdraw: Callable[[Item], 
     copies: list[tuple[Item, int, str]] = []
     try:
         for item in items:
-            if item.candidate.claimed and _already_staged(item, staging, withdraw):
+            if item.candidate.claimed and already_staged(item, staging, withdraw):
                 done.append(item)
                 continue
             part = f"{item.staging_name}.part"
@@ -64,8 +64,8 @@ def stage(items: Iterable[Item], staging: Directory, withdraw: Callable[[Item], 
     return done
 
 
-def _already_staged(item: Item, staging: Directory, withdraw: Callable[[Item], None]) -> bool:
-    """Whether a mover that died had made the copy, and it is still what the claim holds."""
+def already_staged(item: Item, staging: Directory, withdraw: Callable[[Item], None]) -> bool:
+    """Whether a mover that died had made the copy, and it is still what the claim holds; then it is the item's."""
     try:
         fd = os.open(item.staging_name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging.fd)
     except FileNotFoundError:

@@ -16,6 +16,8 @@ from sharedvol_sidecar.layout import Origin
 
 _SURELY_SHORT = MAX_NAME_BYTES // 4  # characters that fit in any encoding
 
+_FIRST, _LAST = -62_135_596_800, 253_402_300_799  # of the years 1 and 9999, as seconds since 1970
+
 DEFAULT = "{kind}/{date}/{container}/{name}"
 
 FIELDS = {
@@ -75,7 +77,7 @@ class Template:
 
     def target(self, origin: Origin, written: Written) -> str:
         """The destination of a file, relative to the destination's root."""
-        seconds = written.mtime_ns // 1_000_000_000
+        seconds = _seconds(written)
         date = _ymd(origin.day) if origin.day else _day_of(seconds // 86_400)
         path = self._text.format(
             kind=origin.kind,
@@ -90,6 +92,11 @@ class Template:
         if len(path) <= _SURELY_SHORT:
             return path
         return "/".join(fit(part) for part in path.split("/"))
+
+
+def _seconds(written: Written) -> int:
+    # Anybody can give a file a time that no calendar holds, and one such file must not stop all others.
+    return min(max(written.mtime_ns // 1_000_000_000, _FIRST), _LAST)
 
 
 @lru_cache(maxsize=64)
@@ -118,6 +125,6 @@ def alternatives(name: str, written: Written) -> tuple[str, str]:
 
     A function of the source alone: after a restart the file is found under the name it got.
     """
-    moment = datetime.fromtimestamp(written.mtime_ns // 1_000_000_000, UTC)
+    moment = datetime.fromtimestamp(_seconds(written), UTC)
     stamp = f"~{moment:%Y%m%dT%H%M%S}-{written.mtime_ns % 1_000_000_000:09d}"
     return fit(name, stamp), fit(name, f"{stamp}-{written.inode}")

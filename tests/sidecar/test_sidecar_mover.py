@@ -1,0 +1,308 @@
+"""What moves, what stays, and that writers, other movers and faults lose nothing."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import Child, wait_until
+from volume import Volume, fail_once
+
+import sharedvol_sidecar.lease as lease
+import sharedvol_sidecar.mover as mover
+from sharedvol_sidecar.errors import DestinationError
+from sharedvol_sidecar.mover import Mover
+
+HOUR = 3600.0
+
+
+def test_file_open_for_writing_by_another_process_stays(volume: Volume) -> None:
+    path = volume.write("c1/results/a", "x")
+
+    def hold(connection: Any) -> None:
+        with open(path, "a"):
+            connection.send("open")
+            connection.recv()
+
+    with Child(hold) as writer:
+        writer.receive()
+        assert volume.one_pass().writing == 1
+        assert volume.files() == {}
+        writer.send("close")
+    assert volume.one_pass().collected == 1
+
+
+def test_shared_writable_mapping_of_a_closed_file_stays(volume: Volume) -> None:
+    path = volume.write("c1/results/a", "x" * 100)
+    fd = os.open(path, os.O_RDWR)
+    with mmap.mmap(fd, 100) as mapping:
+        os.close(fd)
+        assert volume.one_pass().writing == 1
+        mapping[0] = ord("y")
+    assert volume.one_pass().collected == 1
+    assert volume.bag() == Counter(["y" + "x" * 99])
+
+
+def test_file_that_readers_hold_moves(volume: Volume) -> None:
+    with open(volume.write("c1/results/a", "x")) as reader:
+        assert volume.one_pass().collected == 1
+        assert reader.read() == "x"
+
+
+def test_closed_file_waits_for_the_quiet_time(volume: Volume) -> None:
+    volume.write("c1/results/a", "x")
+    collector = volume.collector(quiet=HOUR)
+    assert collector.run_pass().settling == 1
+    assert collector.due is not None and 0 < collector.due <= HOUR
+    collector.close()
+    assert volume.one_pass(quiet=0.0).collected == 1
+
+
+@pytest.mark.parametrize("into_place", [os.rename, os.link], ids=["renamed", "linked"])
+def test_file_put_into_place_moves_at_once(volume: Volume, into_place: Callable[[Path, Path], None]) -> None:
+    temporary = volume.write("c1/results/.tmp", "x")
+    os.utime(temporary)
+    wait_until(lambda: _clock_of(volume) > temporary.stat().st_mtime_ns, "the file system's clock")
+    into_place(temporary, temporary.with_name("a"))
+    assert volume.one_pass(quiet=HOUR).collected == 1
+
+
+def _clock_of(volume: Volume) -> int:
+    probe = volume.spool / ".clock"
+    probe.touch()
+    os.utime(probe)
+    return probe.stat().st_mtime_ns
+
+
+@pytest.mark.parametrize("days", [-4000, 4000])
+def test_times_of_another_clock_do_not_keep_a_file(volume: Volume, days: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock was set back since, or the file's time set forward: then it is watched instead."""
+    path = volume.write("c1/results/a", "x")
+    moment = path.stat().st_ctime + days * 86_400
+    os.utime(path, (moment, moment))
+    now = [1000.0]
+    monkeypatch.setattr("sharedvol_sidecar.quiet.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("sharedvol_sidecar.quiet.time.time", lambda: path.stat().st_ctime - 86_400)
+    collector = volume.collector(quiet=10.0)
+    if days > 0:
+        assert collector.run_pass().settling == 1
+        now[0] += 9.0
+        assert collector.run_pass().settling == 1
+        now[0] += 1.0
+    assert collector.run_pass().collected == 1
+    collector.close()
+
+
+@pytest.mark.parametrize("contents", [["same"] * 30, [str(n) for n in range(30)]], ids=["same", "different"])
+def test_files_of_one_name_are_all_kept(volume: Volume, contents: list[str]) -> None:
+    for number, content in enumerate(contents):
+        os.utime(volume.write(f"c{number}/results/a.json", content), (1, 1))
+    tally = volume.drain(template="{base}")
+    assert (tally.collected, tally.kept_both) == (30, 29)
+    assert volume.bag() == Counter(contents)
+
+
+def test_names_reused_after_collection_are_all_kept(volume: Volume) -> None:
+    for number in range(20):
+        volume.write("c1/results/a.json", str(number))
+        assert volume.one_pass().collected == 1
+    assert volume.bag() == Counter(str(number) for number in range(20))
+
+
+def test_another_pass_changes_nothing(volume: Volume) -> None:
+    for number in range(3):
+        volume.write(f"c{number}/results/a", str(number))
+    volume.drain(template="{base}")
+    before = {path: os.stat(volume.collected / path) for path in volume.files()}
+    assert volume.drain(template="{base}").collected == 0
+    assert {path: os.stat(volume.collected / path) for path in volume.files()} == before
+
+
+def test_one_file_under_two_names_keeps_both_names(volume: Volume) -> None:
+    path = volume.write("c1/results/a", "x")
+    os.link(path, path.with_name("b"))
+    assert volume.drain(template="{base}").collected == 2
+    assert volume.files() == {"a": "x", "b": "x"}
+
+
+def test_two_movers_in_turn_share_the_work(volume: Volume) -> None:
+    first, second = volume.collector(), volume.collector()
+    for number in range(20):
+        volume.write(f"c1/results/{number}", str(number))
+        assert (first, second)[number % 2].run_pass().collected == 1
+    assert first.run_pass().collected == second.run_pass().collected == 0
+    first.close()
+    second.close()
+    assert volume.bag() == Counter(map(str, range(20)))
+
+
+def test_file_taken_by_another_mover_between_open_and_claim(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume.write("c1/results/a", "x")
+    first, second = volume.collector(), volume.collector()
+    real = Mover._claim
+    taken: list[int] = []
+
+    def slow(self: Mover, *args: Any) -> bool:
+        if self is first._mover:
+            taken.append(second.run_pass().collected)
+        return real(self, *args)
+
+    monkeypatch.setattr(Mover, "_claim", slow)
+    assert first.run_pass().collected == 0
+    assert taken == [1]
+    assert volume.bag() == Counter(["x"])
+    first.close()
+    second.close()
+
+
+OF_ALL = [
+    (os, "link", errno.ENOSPC),
+    (os, "link", errno.EIO),
+    (os, "link", errno.EROFS),
+    (os, "link", errno.EACCES),
+    (os, "mkdir", errno.ENOSPC),
+    (os, "mkdir", errno.EROFS),
+    (os, "mkdir", errno.EACCES),
+    (os, "fsync", errno.EIO),
+    (os, "fsync", errno.ENOSPC),
+]
+
+
+@pytest.mark.parametrize(("module", "name", "number"), OF_ALL, ids=lambda value: str(value) if value != os else "os")
+def test_fault_of_the_destination_leaves_all_for_the_next_pass(
+    volume: Volume, module: Any, name: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = {f"c1/results/d{n}/a": str(n) for n in range(12)}
+    for path, content in contents.items():
+        volume.write(path, content)
+    collector = volume.collector()
+
+    def there(*args: Any, **options: Any) -> bool:
+        fd = options.get("dst_dir_fd", options.get("dir_fd", args[0]))
+        return isinstance(fd, int) and os.readlink(f"/proc/self/fd/{fd}").startswith(f"{volume.collected}/results")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, fail_once(getattr(module, name), OSError(number, os.strerror(number)), there))
+        with pytest.raises(DestinationError, match="nothing was lost"):
+            collector.run_pass()
+    assert volume.files() == {}
+    assert volume.waiting() == contents
+    assert collector.run_pass().collected == 12
+    collector.close()
+    assert volume.bag() == Counter(contents.values())
+
+
+def test_name_that_cannot_be_taken_back_is_found_again(across: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fails turns read-only: neither the sync nor the undoing works. Then it is mended."""
+    across.write("c1/results/a", "x")
+    collector = across.collector()
+
+    def there(name: str, *, dir_fd: int = -1) -> bool:
+        return dir_fd >= 0 and os.readlink(f"/proc/self/fd/{dir_fd}").startswith(str(across.collected))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", fail_once(os.unlink, OSError(errno.EROFS, "read-only"), there))
+        failing = fail_once(collector._destination.sync, OSError(errno.EIO, "i/o"), lambda: True)
+        patch.setattr(collector._destination, "sync", failing)
+        with pytest.raises(DestinationError):
+            collector.run_pass()
+    assert collector.run_pass().collected == 1
+    collector.close()
+    assert across.bag() == Counter(["x"])
+    assert across.waiting() == {} and across.claims() == [] and across.staged() == []
+
+
+def test_file_in_the_way_of_a_directory_fails_alone(volume: Volume) -> None:
+    (volume.collected / "c1").write_text("in the way")
+    volume.write("c1/results/a", "1")
+    volume.write("c2/results/a", "2")
+    tally = volume.one_pass(template="{container}/{name}")
+    assert (tally.collected, tally.failed) == (1, 1)
+    assert volume.waiting() == {"c1/results/a": "1"}
+    (volume.collected / "c1").unlink()
+    volume.drain(template="{container}/{name}")
+    assert volume.files() == {"c1/a": "1", "c2/a": "2"}
+
+
+def test_link_in_the_destination_is_not_followed(volume: Volume, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (volume.collected / "c1").symlink_to(tmp_path / "elsewhere")
+    volume.write("c1/results/a", "1")
+    assert volume.one_pass(template="{container}/{name}").failed == 1
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert volume.waiting() == {"c1/results/a": "1"}
+
+
+def test_claim_directory_that_somebody_removed_is_told(volume: Volume) -> None:
+    collector = volume.collector()
+    volume.write("c1/results/a", "1")
+    for slot in (volume.spool / ".sharedvol" / "claims").iterdir():
+        slot.rmdir()
+    with pytest.raises(OSError, match="restart"):
+        collector.run_pass()
+    collector.close()
+    assert volume.drain().collected == 1
+
+
+_fcntl = fcntl.fcntl
+
+
+def _no_lease(fd: int, command: int, *args: Any) -> Any:
+    if command == fcntl.F_SETLEASE:
+        raise PermissionError(errno.EACCES, "permission denied")
+    return _fcntl(fd, command, *args)
+
+
+def test_without_leases_only_quiet_files_move_and_it_is_told(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = volume.write("c1/results/.tmp", "x")
+    temporary.rename(temporary.with_name("renamed"))
+    old = volume.write("c1/results/old", "x")
+    monkeypatch.setattr(lease.fcntl, "fcntl", _no_lease)
+    monkeypatch.setattr("sharedvol_sidecar.quiet.time.time", lambda: old.stat().st_ctime + 1.0)
+    assert volume.one_pass(quiet=HOUR).settling == 2
+    monkeypatch.setattr("sharedvol_sidecar.quiet.time.time", lambda: old.stat().st_ctime + 2 * HOUR)
+    tally = volume.one_pass(quiet=HOUR)
+    assert (tally.collected, tally.unleased) == (2, 2)
+    assert {event.detail for event in volume.told("unleased")} and len(set(volume.told("unleased"))) == 1
+
+
+def test_without_leases_a_file_that_changed_meanwhile_is_put_back(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = volume.write("c1/results/a", "x")
+    monkeypatch.setattr(lease.fcntl, "fcntl", _no_lease)
+    collector = volume.collector()
+    with open(path, "a") as late, monkeypatch.context() as patch:
+        real = collector._destination.sync
+
+        def sync() -> None:
+            late.write("y")
+            late.flush()
+            real()
+
+        patch.setattr(collector._destination, "sync", sync)
+        assert collector.run_pass().put_back == 1
+    assert volume.files() == {}
+    assert collector.run_pass().collected == 1
+    collector.close()
+    assert volume.bag() == Counter(["xy"])
+
+
+def test_many_are_synced_at_once_before_any_is_named(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(mover._FEW + 1):
+        volume.write(f"c1/results/{number}", str(number))
+    seen: list[str] = []
+    real_link, real_sync = os.link, mover.sync_filesystem
+    monkeypatch.setattr(mover, "sync_filesystem", lambda root: (seen.append("sync"), real_sync(root)))
+    collector = volume.collector()
+    monkeypatch.setattr(os, "link", lambda *a, **o: (seen.append("link"), real_link(*a, **o)))
+    collector.run_pass()
+    collector.close()
+    assert seen == ["sync"] + ["link"] * (mover._FEW + 1)
