@@ -14,12 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sharedvol import AlreadyPublishedError, publish
+from sharedvol_sidecar.admission import Admission
 from sharedvol_sidecar.claims import PRIVATE, Claims, remove_empty
 from sharedvol_sidecar.destination import Destination, shares_file_system
 from sharedvol_sidecar.directories import Directory, open_root
 from sharedvol_sidecar.items import Item
 from sharedvol_sidecar.layout import Layout
 from sharedvol_sidecar.mover import Mover
+from sharedvol_sidecar.publisher import Publisher
 from sharedvol_sidecar.quiet import Quiet
 from sharedvol_sidecar.report import Listener, Tally
 from sharedvol_sidecar.scan import Scanner
@@ -93,24 +95,18 @@ class Collector:
         self._destination = Destination(root)
         self._quiet = Quiet(job.quiet)
         self._scanner = Scanner(spool, layout, tell, visit, shard)
-        self._mover = Mover(
-            spool,
-            self._destination,
-            self._claims,
-            template,
-            self._quiet,
-            lambda slot: self._destination.staging(self._spool_id, slot),
-            self.linked,
-            tell,
-            tell_collected,
+        publisher = Publisher(
+            self._destination, template, lambda slot: self._destination.staging(self._spool_id, slot), self.linked
         )
+        self._admission = Admission(spool, self._quiet, publisher.hide, tell)
+        self._mover = Mover(spool, self._destination, self._claims, publisher, self.linked, tell, tell_collected)
         self._descriptors = _descriptors()
         self._helper: subprocess.Popen[bytes] | None = None
 
     @property
     def due(self) -> float | None:
         """Seconds until the first of the files that the last pass left as settling may be finished."""
-        return self._mover.due
+        return self._admission.due
 
     def run_pass(
         self, stop: Callable[[], bool] = lambda: False, after_batch: Callable[[Tally], None] = lambda tally: None
@@ -127,13 +123,13 @@ class Collector:
         """
         tally = Tally()
         self._quiet.new_pass()
-        self._mover.due = None
+        self._admission.due = None
         self._recover(tally)
         whole = self._scanner.shard
         batch = self._new_batch()
         try:
             for candidate in self._scanner.candidates(tally):
-                item = self._mover.admit(candidate, tally)
+                item = self._admission.admit(candidate, tally)
                 if item is None:
                     continue
                 batch.add(item)
@@ -167,7 +163,7 @@ class Collector:
                 directory = root.open(name)
                 batch = self._new_batch()
                 for candidate in self._scanner.claimed(directory, tally):
-                    item = self._mover.admit(candidate, tally, f"{slot}/{name}/{candidate.path}")
+                    item = self._admission.admit(candidate, tally, f"{slot}/{name}/{candidate.path}")
                     if item is not None:
                         batch.add(item)
                     if batch.full:

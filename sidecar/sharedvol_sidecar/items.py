@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from sharedvol_sidecar.directories import Directory, move_name
 from sharedvol_sidecar.scan import Candidate
-from sharedvol_sidecar.template import Written
 
 
 @dataclass(slots=True, eq=False)
@@ -37,11 +36,6 @@ class Item:
     staged: Directory | None = None
     published: tuple[Directory, str] | None = None
     kept_both: bool = False
-
-    @property
-    def written(self) -> Written:
-        """What of the status goes into its destination."""
-        return Written(self.info.st_mtime_ns, self.info.st_ino)
 
     @property
     def slot(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import string
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from datetime import date as Date
 from functools import lru_cache
@@ -31,14 +30,6 @@ FIELDS = {
     "base": "the file's name alone",
 }
 _KNOWN = ", ".join(f"{{{name}}}" for name in FIELDS)
-
-
-@dataclass(slots=True)
-class Written:
-    """What of the file's status goes into its destination."""
-
-    mtime_ns: int
-    inode: int
 
 
 class Template:
@@ -75,10 +66,9 @@ class Template:
     def __str__(self) -> str:
         return self._text
 
-    def target(self, origin: Origin, written: Written) -> str:
-        """The destination of a file, relative to the destination's root."""
-        seconds = _seconds(written)
-        date = _ymd(origin.day) if origin.day else _day_of(seconds // 86_400)
+    def target(self, origin: Origin, mtime_ns: int) -> str:
+        """The destination of a file that was written then, relative to the destination's root."""
+        date = _ymd(origin.day) if origin.day else _day_of(_seconds(mtime_ns) // 86_400)
         path = self._text.format(
             kind=origin.kind,
             date=date,
@@ -94,9 +84,9 @@ class Template:
         return "/".join(fit(part) for part in path.split("/"))
 
 
-def _seconds(written: Written) -> int:
+def _seconds(mtime_ns: int) -> int:
     # Anybody can give a file a time that no calendar holds, and one such file must not stop all others.
-    return min(max(written.mtime_ns // 1_000_000_000, _FIRST), _LAST)
+    return min(max(mtime_ns // 1_000_000_000, _FIRST), _LAST)
 
 
 @lru_cache(maxsize=64)
@@ -120,11 +110,11 @@ def fit(name: str, tail: str = "") -> str:
     return os.fsdecode(os.fsencode(stem)[:room]) + f"~{digest}{tail}{suffix}"
 
 
-def alternatives(name: str, written: Written) -> tuple[str, str]:
+def alternatives(name: str, mtime_ns: int, inode: int) -> tuple[str, str]:
     """Names for a file whose own is taken by another: when it was written, then its inode as well.
 
     A function of the source alone: after a restart the file is found under the name it got.
     """
-    moment = datetime.fromtimestamp(_seconds(written), UTC)
-    stamp = f"~{moment:%Y%m%dT%H%M%S}-{written.mtime_ns % 1_000_000_000:09d}"
-    return fit(name, stamp), fit(name, f"{stamp}-{written.inode}")
+    moment = datetime.fromtimestamp(_seconds(mtime_ns), UTC)
+    stamp = f"~{moment:%Y%m%dT%H%M%S}-{mtime_ns % 1_000_000_000:09d}"
+    return fit(name, stamp), fit(name, f"{stamp}-{inode}")

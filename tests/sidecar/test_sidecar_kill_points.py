@@ -19,11 +19,12 @@ from killing import (
 )
 
 import sharedvol_sidecar.directories as directories
-import sharedvol_sidecar.mover as mover
+import sharedvol_sidecar.publisher as publisher
 import sharedvol_sidecar.staging as staging
 from sharedvol_sidecar.destination import Destination
 from sharedvol_sidecar.items import Item
 from sharedvol_sidecar.mover import Mover
+from sharedvol_sidecar.publisher import Publisher
 from sharedvol_sidecar.report import Tally
 
 EXHAUSTIVE = os.environ.get("SHAREDVOL_EXHAUSTIVE") == "1"
@@ -39,7 +40,7 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(os, "link", os.link)
     monkeypatch.setattr(directories, "_libc", directories._libc)
     monkeypatch.setattr(staging, "_CHUNK", staging._CHUNK)
-    for owner, name in ((Mover, "_claim"), (Mover, "_link"), (Mover, "_place"), (mover, "stage")):
+    for owner, name in ((Mover, "_claim"), (Publisher, "link"), (Mover, "_place"), (publisher, "stage")):
         monkeypatch.setattr(owner, name, getattr(owner, name))
     yield
 
@@ -118,7 +119,7 @@ def test_killed_again_in_recovery(where: str, request: pytest.FixtureRequest) ->
     assert scene.kills > 10
 
 
-def overwrite(self: Mover, item: Item, directory: Any, final: str) -> None:
+def overwrite(self: Publisher, item: Item, directory: Any, final: str) -> None:
     place, name = item.source
     os.link(name, f"{final}.new", src_dir_fd=place.fd, dst_dir_fd=directory.fd)
     os.replace(f"{final}.new", final, src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
@@ -132,7 +133,7 @@ def skip_claim(self: Mover, item: Item, batch: Any, tally: Tally) -> bool:
 
 def unlink_first(self: Mover, items: list[Item], tally: Tally) -> list[Item]:
     for item in items:
-        target = self._template.target(item.candidate.origin, item.written)
+        target = self._publisher._template.target(item.candidate.origin, item.info.st_mtime_ns)
         directory, name = self._destination.locate(target)
         content = os.pread(item.fd, 1000, 0)
         if item.claim is not None:
@@ -144,7 +145,7 @@ def unlink_first(self: Mover, items: list[Item], tally: Tally) -> list[Item]:
 
 def name_before_content(self: Mover, items: list[Item], tally: Tally) -> list[Item]:
     for item in items:
-        target = self._template.target(item.candidate.origin, item.written)
+        target = self._publisher._template.target(item.candidate.origin, item.info.st_mtime_ns)
         directory, name = self._destination.locate(target)
         _write(directory.fd, f"{name}-{item.info.st_ino}", os.pread(item.fd, 1000, 0))
     return items
@@ -159,7 +160,7 @@ def _write(directory: int, name: str, content: bytes) -> None:
 
 
 PLANTED: list[tuple[str, Callable[..., Any], str, str]] = [
-    ("_link", overwrite, "linked", "overwritten"),
+    ("link", overwrite, "linked", "overwritten"),
     ("_claim", skip_claim, "copied", "doubled"),
     ("_place", unlink_first, "linked", "lost"),
     ("_place", name_before_content, "linked", "half-written"),
@@ -172,6 +173,6 @@ def test_planted_bugs_are_caught(
     step: str, bug: Callable[..., Any], where: str, word: str, request: pytest.FixtureRequest
 ) -> None:
     scene: Scene = request.getfixturevalue(where)
-    setattr(Mover, step, bug)
+    setattr(Publisher if step == "link" else Mover, step, bug)
     with pytest.raises(Violation, match=word):
         every_kill_point(scene, after=False)

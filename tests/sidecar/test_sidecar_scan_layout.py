@@ -14,7 +14,7 @@ from volume import Volume
 
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.layout import Layout, Origin
-from sharedvol_sidecar.template import Template, Written, alternatives, fit
+from sharedvol_sidecar.template import Template, alternatives, fit
 
 KINDS = ("results", "logs")
 DAY = 1_767_225_600 * 10**9  # 2026-01-01
@@ -166,8 +166,8 @@ def test_names_that_are_cut_stay_different() -> None:
 
 @given(NAMES, st.integers(-(2**70), 2**70), st.integers(1, 2**63))
 def test_alternatives_are_a_function_of_the_file(name: str, mtime: int, inode: int) -> None:
-    first, second = alternatives(name, Written(mtime, inode))
-    assert (first, second) == alternatives(name, Written(mtime, inode))
+    first, second = alternatives(name, mtime, inode)
+    assert (first, second) == alternatives(name, mtime, inode)
     assert first != second and name not in (first, second)
     assert all(len(os.fsencode(each)) <= 255 for each in (first, second))
 
@@ -182,7 +182,7 @@ def test_no_target_escapes(parts: list[str], text: str, mtime: int) -> None:
     for path in ("/".join(["results", *parts]), "/".join(["c1", "results", *parts])):
         origin = layout.origin(path)
         if origin is not None:
-            _assert_inside(Template(text).target(origin, Written(mtime, 1)))
+            _assert_inside(Template(text).target(origin, mtime))
 
 
 @given(st.text("._x-uab1", min_size=1, max_size=12).filter(lambda name: not name.startswith(".")))
@@ -190,7 +190,7 @@ def test_no_flat_name_escapes(name: str) -> None:
     for layout in (Layout(KINDS), Layout(KINDS, re.compile(r"(?P<container>[^_]*)"))):
         origin = layout.origin(f"results/{name}")
         if origin is not None:
-            _assert_inside(Template("{container}/{name}").target(origin, Written(DAY, 1)))
+            _assert_inside(Template("{container}/{name}").target(origin, DAY))
 
 
 def _assert_inside(target: str) -> None:
