@@ -49,7 +49,7 @@ class Claims:
 
     def new_batch(self) -> Batch:
         """A claim directory for one batch; its name is never used again."""
-        return Batch(self._mine, f"{worker_token()}-{next(self._batches)}")
+        return Batch(self._mine, self.slot, f"{worker_token()}-{next(self._batches)}")
 
     def left_behind(self) -> Iterator[tuple[str, Directory]]:
         """Each slot and claim directory that no living mover works on, locked while it is yielded.
@@ -86,8 +86,9 @@ class Claims:
 class Batch:
     """The claim directory of one batch, made when it is first needed."""
 
-    def __init__(self, mine: Directory, name: str) -> None:
+    def __init__(self, mine: Directory, slot: str, name: str) -> None:
         self._mine, self.name = mine, name
+        self.prefix = f"{slot}/{name}/"
         self._directories: dict[str, Directory] = {}
 
     def directory(self, path: str) -> Directory:

@@ -18,6 +18,7 @@ import sharedvol
 from sharedvol import SharedVolError
 from sharedvol.errors import describe
 from sharedvol_sidecar import service
+from sharedvol_sidecar.collector import tune_memory
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.report import Event, Tally
 from sharedvol_sidecar.settings import job, load
@@ -123,6 +124,7 @@ def once_command(as_json: bool, **flags: Any) -> None:
       sharedvol-sidecar once --from /vol/spool --to /vol/collected
     """
     work = _job(flags)
+    tune_memory()
     with tqdm(desc="collected", unit=" files", delay=2, disable=None, leave=False) as bar:
 
         def tell(event: Event) -> None:
@@ -160,6 +162,7 @@ def run_command(verbose: bool, **flags: Any) -> None:
     """
     settings = _load(flags)
     work = job_or_fail(settings)
+    tune_memory()
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

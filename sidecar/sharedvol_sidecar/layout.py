@@ -52,16 +52,20 @@ class Layout:
 
     def origin(self, path: str) -> Origin | None:
         """What a path relative to the spool means; None where it is in no source or tells no container."""
-        first, _, rest = path.partition("/")
-        if first in self.kinds:
-            return self._flat(first, rest) if rest else None
-        kind, _, below = rest.partition("/")
-        if kind in self.kinds and below:
-            return Origin(kind, first, below, self._day(below))
-        return None
+        directory, _, name = path.rpartition("/")
+        place = self.place(directory)
+        return place.origin(name) if place is not None else None
 
-    def _flat(self, kind: str, below: str) -> Origin | None:
-        base = below.rpartition("/")[2]
+    def place(self, directory: str) -> Place | None:
+        """What a directory relative to the spool means, asked once for all its files; None where it is in no source."""
+        first, _, rest = directory.partition("/")
+        if first in self.kinds:
+            return Place(self, first, None, f"{rest}/" if rest else "")
+        kind, _, rest = rest.partition("/")
+        return Place(self, kind, first, f"{rest}/" if rest else "") if kind in self.kinds else None
+
+    def flat(self, kind: str, below: str, base: str) -> Origin | None:
+        """What the name of a file in a flat directory tells."""
         if self._pattern is None:
             try:
                 parsed = parse_name(base)
@@ -75,13 +79,35 @@ class Layout:
         groups = found.groupdict()
         return Origin(kind, container, below, _parse_day(groups.get("date") or ""))
 
-    def _day(self, below: str) -> Date | None:
-        if not below.endswith(".log"):  # the one form with a day in it
-            return None
-        try:
-            return parse_name(below.rpartition("/")[2]).date
-        except InvalidNameError:
-            return None
+
+class Place:
+    """A directory of a source.
+
+    Args:
+        layout: the rules.
+        kind: its kind.
+        container: the container whose directory it is in; None in a flat one.
+        below: its path below the kind's directory, with a slash at the end unless it is that one.
+    """
+
+    __slots__ = ("_below", "_container", "_kind", "_layout")
+
+    def __init__(self, layout: Layout, kind: str, container: str | None, below: str) -> None:
+        self._layout, self._kind, self._container, self._below = layout, kind, container, below
+
+    def origin(self, name: str) -> Origin | None:
+        """What a file in it means; None where its name tells no container."""
+        if self._container is None:
+            return self._layout.flat(self._kind, self._below + name, name)
+        return Origin(self._kind, self._container, self._below + name, _day(name) if name.endswith(".log") else None)
+
+
+def _day(name: str) -> Date | None:
+    """The day in the name of an R log."""
+    try:
+        return parse_name(name).date
+    except InvalidNameError:
+        return None
 
 
 def _plain(container: str | None) -> TypeGuard[str]:

@@ -116,7 +116,7 @@ class Mover:
             self._cannot_claim(candidate, error, tally)
             return False
         item.claim = claim
-        item.claim_path = f"{self._claims.slot}/{batch.name}/{candidate.path}"
+        item.claim_path = batch.prefix + candidate.path
         if claim.inode(name) != (item.info.st_dev, item.info.st_ino):
             # The writer reused the name since: this is a new file, about which nothing was asked.
             item.put_back()

@@ -59,14 +59,14 @@ class Publisher:
             if known is not None:
                 item.published = directory, known
                 return
-        for number, final in enumerate(_names(name, item)):
+        for final in _names(name, item):
             try:
                 self.link(item, directory, final)
             except FileExistsError:
-                continue
-            item.published = directory, final
-            item.kept_both = number > 0
-            return
+                item.kept_both = True
+            else:
+                item.published = directory, final
+                return
 
     def link(self, item: Item, directory: Directory, final: str) -> None:
         """One try: FileExistsError where the name is another file's."""

@@ -103,6 +103,7 @@ class Scanner:
         self, directory: Directory, path: str, tally: Tally, depth: int, claimed: bool = False
     ) -> Iterator[Candidate]:
         temporaries = False
+        place = self._layout.place(path)
         for entry in self._entries(directory, visit=not claimed, hidden=True):
             name = entry.name
             if name.startswith(HIDDEN):
@@ -113,7 +114,7 @@ class Scanner:
                 number, parts = self.shard
                 if parts > 1 and not claimed and zlib.crc32(os.fsencode(below)) % parts != number:
                     continue
-                origin = self._layout.origin(below)
+                origin = place.origin(name) if place is not None else None
                 if origin is None:
                     self._leave(entry, below, tally)
                 else:

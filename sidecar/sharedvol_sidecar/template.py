@@ -7,7 +7,7 @@ import os
 import string
 from datetime import UTC, datetime
 from datetime import date as Date
-from functools import lru_cache
+from enum import Enum
 
 from sharedvol.paths import MAX_NAME_BYTES, split_suffix
 from sharedvol_sidecar.errors import ConfigError
@@ -29,7 +29,19 @@ FIELDS = {
     "name": "the file's path below its kind's directory",
     "base": "the file's name alone",
 }
+_FRAMES = 256
+_EPOCH = Date(1970, 1, 1).toordinal()
 _KNOWN = ", ".join(f"{{{name}}}" for name in FIELDS)
+
+
+class _Slot(Enum):
+    """What differs from file to file."""
+
+    NAME = "name"
+    BASE = "base"
+
+    def of(self, below: str) -> str:
+        return below if self is _Slot.NAME else below.rpartition("/")[2]
 
 
 class Template:
@@ -41,6 +53,7 @@ class Template:
 
     def __init__(self, text: str) -> None:
         self._text = text
+        self._frames: dict[tuple[str, str, int], list[str | _Slot]] = {}
         try:
             parts = list(string.Formatter().parse(text))
         except ValueError as error:
@@ -68,34 +81,47 @@ class Template:
 
     def target(self, origin: Origin, mtime_ns: int) -> str:
         """The destination of a file that was written then, relative to the destination's root."""
-        date = _ymd(origin.day) if origin.day else _day_of(_seconds(mtime_ns) // 86_400)
-        path = self._text.format(
-            kind=origin.kind,
-            date=date,
-            year=date[:4],
-            month=date[5:7],
-            day=date[8:],
-            container=origin.container,
-            name=origin.below,
-            base=origin.below.rpartition("/")[2],
-        )
+        day = origin.day.toordinal() if origin.day else _day_number(mtime_ns)
+        # All but the names are the same for most files of a batch.
+        key = origin.kind, origin.container, day
+        frame = self._frames.get(key)
+        if frame is None:
+            if len(self._frames) >= _FRAMES:
+                self._frames.clear()
+            frame = self._frames[key] = self._frame(*key)
+        below = origin.below
+        path = "".join([part if isinstance(part, str) else part.of(below) for part in frame])
         if len(path) <= _SURELY_SHORT:
             return path
         return "/".join(fit(part) for part in path.split("/"))
+
+    def _frame(self, kind: str, container: str, day: int) -> list[str | _Slot]:
+        date = Date.fromordinal(day).isoformat()
+        values: dict[str, str | _Slot] = {
+            "kind": kind,
+            "container": container,
+            "date": date,
+            "year": date[:4],
+            "month": date[5:7],
+            "day": date[8:],
+            "name": _Slot.NAME,
+            "base": _Slot.BASE,
+        }
+        frame: list[str | _Slot] = []
+        for literal, field, _, _ in string.Formatter().parse(self._text):
+            frame.append(literal)
+            if field is not None:
+                frame.append(values[field])
+        return frame
+
+
+def _day_number(mtime_ns: int) -> int:
+    return _EPOCH + _seconds(mtime_ns) // 86_400
 
 
 def _seconds(mtime_ns: int) -> int:
     # Anybody can give a file a time that no calendar holds, and one such file must not stop all others.
     return min(max(mtime_ns // 1_000_000_000, _FIRST), _LAST)
-
-
-@lru_cache(maxsize=64)
-def _day_of(days: int) -> str:
-    return _ymd(datetime.fromtimestamp(days * 86_400, UTC).date())
-
-
-def _ymd(day: Date) -> str:
-    return day.isoformat()
 
 
 def fit(name: str, tail: str = "") -> str:

@@ -11,7 +11,7 @@ import signal
 import sys
 from types import FrameType
 
-from sharedvol_sidecar.collector import Collector, Job
+from sharedvol_sidecar.collector import Collector, Job, tune_memory
 from sharedvol_sidecar.report import Event
 
 
@@ -32,6 +32,7 @@ def main() -> int:
     def tell(event: Event) -> None:
         """The collector sees, and tells, the same in its next pass."""
 
+    tune_memory()
     collector = Collector(Job(**job), tell, shard=(1, 2))
     tally = collector.run_pass(lambda: stopping)
     json.dump(tally.as_dict(), sys.stdout)
