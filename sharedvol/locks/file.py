@@ -91,7 +91,8 @@ class FileLock:
 
     Keep the object: it keeps its descriptor. It is re-entrant for the thread (or asyncio task) that
     holds it, and excludes all others, also those that use the same object; a shared lock is held by
-    several at once. A forked child starts without it. The file is never deleted, and must never be
+    several at once. In a coroutine use ``async with``: a plain ``with`` belongs to the thread, which all
+    its tasks share. A forked child starts without it. The file is never deleted, and must never be
     opened for anything else: on Linux, closing any descriptor of it drops the lock of an R process.
 
     Args:

@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable
 from types import ModuleType
 
-from sharedvol.errors import LockFileError
 from sharedvol.locks.handles import close_handle
 
 Key = tuple[object, bool]
@@ -28,7 +27,7 @@ class Waiter:
     ) -> None:
         self.handle = handle
         self.key: Key = (identity, shared)
-        self.error: LockFileError | None = None
+        self.error: Exception | None = None
         self._system, self._path, self._shared = system, path, shared
         self._notify = notify
         self._mutex = threading.Lock()
@@ -47,7 +46,7 @@ class Waiter:
         """Walk away. False if the wait had already ended: then the caller has the handle and the lock."""
         with self._mutex:
             if self._finished:
-                return False
+                return self._abandoned  # ended after it was abandoned: it has closed the handle
             self._abandoned = True
             if self._has_first:
                 # It waits for flock with the fcntl lock in hand: nobody must be kept out by a waiter
@@ -57,9 +56,9 @@ class Waiter:
             return True
 
     def adopt(self, notify: Callable[[], None]) -> bool:
-        """Take over an abandoned wait. False if it ended meanwhile."""
+        """Take over an abandoned wait. False if it ended meanwhile, or another was first."""
         with self._mutex:
-            if self._finished:
+            if self._finished or not self._abandoned:
                 return False
             self._abandoned, self._notify = False, notify
             return True
@@ -68,7 +67,7 @@ class Waiter:
         try:
             while not self._attempt():
                 pass
-        except LockFileError as error:
+        except Exception as error:  # whatever it is, somebody waits for the end
             with self._mutex:
                 self.error = error
                 self._finish()
@@ -101,7 +100,8 @@ class Waiter:
 
 _waiting: set[Waiter] = set()
 _parked: dict[Key, list[Waiter]] = {}
-_parked_mutex = threading.Lock()
+# Re-entrant: a signal handler may wait for a lock while the main thread is in here.
+_parked_mutex = threading.RLock()
 
 
 def wait_for(
@@ -155,7 +155,10 @@ def walk_away(waiter: Waiter) -> bool:
     if not waiter.abandon():
         return False
     with _parked_mutex:
-        if waiter in _waiting:  # else it ended meanwhile, and has closed its descriptor
+        parked = _parked.get(waiter.key, [])
+        # Not if it ended meanwhile, and has closed its descriptor; nor twice, when a signal handler raised
+        # after the first time: two would take it over, and both believe that they have the lock.
+        if waiter in _waiting and waiter not in parked:
             _parked.setdefault(waiter.key, []).append(waiter)
     return True
 
@@ -177,7 +180,7 @@ def waiting() -> int:
 
 def _after_fork_in_child() -> None:
     global _parked_mutex
-    _parked_mutex = threading.Lock()
+    _parked_mutex = threading.RLock()
     _waiting.clear()  # their threads stayed in the parent; `handles` closes the descriptors
     _parked.clear()
 

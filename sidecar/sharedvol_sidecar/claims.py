@@ -14,18 +14,43 @@ it had claimed. The kernel frees the lock at the moment of death, so no clock is
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 from collections.abc import Iterator
 
 from sharedvol import FileLock, LockTimeout, worker_token
 from sharedvol_sidecar.directories import Directory
-from sharedvol_sidecar.errors import SidecarError
+from sharedvol_sidecar.errors import ConfigError, SidecarError
 
 PRIVATE = ".sharedvol"
 """Our own directory, in the spool and in the destination."""
 
 MAX_MOVERS = 256
+
+
+def open_private(root: Directory) -> Directory:
+    """Our own directory in the spool or the destination, made where it is missing.
+
+    What lies in it is believed, so nobody else may have made it or be able to write it.
+
+    Raises:
+        ConfigError: another user's, or writable by others.
+        OSError: it cannot be made.
+    """
+    try:
+        private = root.make(PRIVATE, 0o700)[0]
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            raise ConfigError(f"{root.shown}/{PRIVATE} is not a directory: somebody put it there; remove it") from None
+        raise
+    info = os.fstat(private.fd)
+    if info.st_uid != os.geteuid() or info.st_mode & 0o022:
+        raise ConfigError(
+            f"{root.shown}/{PRIVATE} belongs to user {info.st_uid} with mode {info.st_mode & 0o777:03o}, and the "
+            f"sidecar runs as user {os.geteuid()}: run it as that user, or look at the directory and remove it"
+        )
+    return private
 
 
 class Claims:
@@ -40,7 +65,7 @@ class Claims:
     """
 
     def __init__(self, spool: Directory) -> None:
-        private = spool.make(PRIVATE, 0o700)[0]
+        private = open_private(spool)
         self._movers = private.make("movers", 0o700)[0]
         self._root = private.make("claims", 0o700)[0]
         self._batches = itertools.count(1)
@@ -57,10 +82,12 @@ class Claims:
         One's own are included: call it between batches.
         """
         for slot in sorted(_names(self._root)):
+            if not slot.isdecimal():
+                continue  # nothing of ours
             if slot == self.slot:
                 yield slot, self._mine
                 continue
-            with contextlib.suppress(LockTimeout, FileNotFoundError):
+            with contextlib.suppress(LockTimeout, FileNotFoundError, NotADirectoryError):
                 directory = self._root.open(slot)
                 if next(iter(_names(directory)), None) is None:
                     continue
@@ -80,7 +107,8 @@ class Claims:
         raise SidecarError(f"{MAX_MOVERS} sidecars work on this spool already: stop some")
 
     def _slot_lock(self, slot: str) -> FileLock:
-        return FileLock(f"{self._movers.shown}/{slot}.lock", mode=0o600)
+        # By the descriptor: whoever may write the spool's root could put another directory in the path.
+        return FileLock(f"/proc/self/fd/{self._movers.fd}/{slot}.lock", mode=0o600)
 
 
 class Batch:
@@ -89,6 +117,8 @@ class Batch:
     def __init__(self, mine: Directory, slot: str, name: str) -> None:
         self._mine, self.name = mine, name
         self.prefix = f"{slot}/{name}/"
+        self.claimed: set[str] = set()
+        """The paths that were claimed: each once, as the second rename would replace the first claim."""
         self._directories: dict[str, Directory] = {}
 
     def directory(self, path: str) -> Directory:

@@ -136,10 +136,12 @@ def once_command(as_json: bool, **flags: Any) -> None:
 
         try:
             tally = service.once(work, tell, progress)
+        except ConfigError as error:
+            raise _Failure(str(error), EXIT_CONFIG) from None
         except SharedVolError as error:
             raise _Failure(str(error), EXIT_FAILED) from None
         except OSError as error:
-            raise _unusable(error) from None
+            raise _unusable(error, EXIT_FAILED if bar.n else EXIT_CONFIG) from None
     if as_json:
         click.echo(json.dumps(tally.as_dict()))
     else:
@@ -174,6 +176,8 @@ def run_command(verbose: bool, **flags: Any) -> None:
     )
     try:
         service.Service(work, settings.interval, tell_collected=verbose).run()
+    except ConfigError as error:
+        raise _Failure(str(error), EXIT_CONFIG) from None
     except SharedVolError as error:
         raise _Failure(str(error), EXIT_FAILED) from None
     except OSError as error:
@@ -237,11 +241,9 @@ def _job(flags: dict[str, Any]) -> Any:
     return job_or_fail(_load(flags))
 
 
-def _unusable(error: OSError) -> _Failure:
-    where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "the directories"
-    return _Failure(
-        f"cannot use {where!r}: {describe(error)}; the sidecar needs to write in --from and in --to", EXIT_CONFIG
-    )
+def _unusable(error: OSError, code: int = EXIT_CONFIG) -> _Failure:
+    where = f" {os.fsdecode(error.filename)!r}" if isinstance(error.filename, str | bytes) else ""
+    return _Failure(f"cannot go on{where}: {describe(error)}; see that --from and --to can be written", code)
 
 
 def _one_line(text: str) -> str:

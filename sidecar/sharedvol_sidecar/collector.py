@@ -16,9 +16,10 @@ from pathlib import Path
 
 from sharedvol import AlreadyPublishedError, publish
 from sharedvol_sidecar.admission import Admission
-from sharedvol_sidecar.claims import PRIVATE, Claims, remove_empty
+from sharedvol_sidecar.claims import PRIVATE, Claims, open_private, remove_empty
 from sharedvol_sidecar.destination import Destination, shares_file_system
 from sharedvol_sidecar.directories import Directory, open_root
+from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.items import Item
 from sharedvol_sidecar.layout import Layout
 from sharedvol_sidecar.mover import Mover
@@ -92,7 +93,7 @@ class Collector:
         layout = Layout(job.kinds, re.compile(job.pattern) if job.pattern else None)
         self.linked = shares_file_system(spool, root)
         self._claims = Claims(spool)
-        self._spool_id = _spool_id(Path(job.spool))
+        self._spool_id = _spool_id(spool)
         self._destination = Destination(root)
         self._quiet = Quiet(job.quiet)
         self._scanner = Scanner(spool, layout, tell, visit, shard)
@@ -163,7 +164,10 @@ class Collector:
     def _recover(self, tally: Tally) -> None:
         for slot, root in self._claims.left_behind():
             for name in os.listdir(root.fd):
-                directory = root.open(name)
+                try:
+                    directory = root.open(name)
+                except NotADirectoryError:
+                    continue  # nothing of ours
                 batch = self._new_batch()
                 for candidate in self._scanner.claimed(directory, tally):
                     item = self._admission.admit(candidate, tally, f"{slot}/{name}/{candidate.path}")
@@ -227,17 +231,21 @@ class Collector:
             tally.add_moved(Tally(**counts))
 
 
-def _spool_id(spool: Path) -> str:
+def _spool_id(spool: Directory) -> str:
     """A name of this spool, for a destination that several share."""
-    path = spool / PRIVATE / "id"
+    private = open_private(spool)
     try:
-        with publish(path) as file:
+        with publish(f"/proc/self/fd/{private.fd}/id") as file:
             file.write(os.urandom(8).hex())
     except AlreadyPublishedError:
         pass
-    text = path.read_text()
+    fd = os.open("id", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=private.fd)
+    try:
+        text = os.read(fd, 100).decode("ascii", "replace")
+    finally:
+        os.close(fd)
     if not re.fullmatch(r"[0-9a-f]{16}", text):
-        raise OSError(f"{path} does not hold a spool's id: remove it if nothing is being collected")
+        raise ConfigError(f"{private.shown}/id does not hold a spool's id: remove it if nothing is being collected")
     return text
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sharedvol_sidecar.claims import PRIVATE
+from sharedvol_sidecar.claims import open_private
 from sharedvol_sidecar.directories import Directory
 
 
@@ -44,8 +44,8 @@ class Destination:
 
     def staging(self, spool_id: str, slot: str) -> Directory:
         """Where the copies of one mover's claims wait for their names."""
-        directory = self.root
-        for name in (PRIVATE, "staging", spool_id, slot):
+        directory = open_private(self.root)
+        for name in ("staging", spool_id, slot):
             directory = directory.make(name, 0o700)[0]
         return directory
 
@@ -71,8 +71,7 @@ def shares_file_system(spool: Directory, destination: Directory) -> bool:
         OSError: one of the two cannot be written.
     """
     name = f"probe-{os.urandom(8).hex()}"
-    ours = spool.make(PRIVATE, 0o700)[0]
-    theirs = destination.make(PRIVATE, 0o700)[0]
+    ours, theirs = open_private(spool), open_private(destination)
     os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=ours.fd))
     # In the destination too, though it may be the same file system: that it can be written is asked as well.
     os.close(os.open(f"{name}-w", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=theirs.fd))

@@ -25,6 +25,7 @@ class Item:
         staged: the staging directory, once the copy is there.
         published: the directory and name it has in the destination, once it does.
         kept_both: whether it got another name because its own was taken.
+        problem: why it cannot be copied, though others can.
     """
 
     candidate: Candidate
@@ -36,6 +37,7 @@ class Item:
     staged: Directory | None = None
     published: tuple[Directory, str] | None = None
     kept_both: bool = False
+    problem: str = ""
 
     @property
     def slot(self) -> str:

@@ -100,6 +100,10 @@ class Mover:
         if candidate.claimed:
             return True
         name = candidate.name
+        if candidate.path in batch.claimed:
+            # readdir(3) may give a name again that is made anew during the scan, and a rename would replace
+            # the claim of the first file, which has no other name by now.
+            return False
         try:
             claim = batch.directory(candidate.path.rpartition("/")[0])
         except FileNotFoundError as error:
@@ -115,6 +119,7 @@ class Mover:
         except OSError as error:
             self._cannot_claim(candidate, error, tally)
             return False
+        batch.claimed.add(candidate.path)
         item.claim = claim
         item.claim_path = batch.prefix + candidate.path
         if claim.inode(name) != (item.info.st_dev, item.info.st_ino):
@@ -160,7 +165,10 @@ class Mover:
         for item in items:
             if item.published is None:
                 self._give_back(item)
-                if item not in failed:
+                if item.problem:
+                    tally.failed += 1
+                    self._tell(Event("failed", item.candidate.path, item.problem))
+                elif item not in failed:
                     self._count_put_back(item, tally)
         return placed
 

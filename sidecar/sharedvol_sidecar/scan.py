@@ -115,7 +115,11 @@ class Scanner:
                 if parts > 1 and not claimed and zlib.crc32(os.fsencode(below)) % parts != number:
                     continue
                 origin = place.origin(name) if place is not None else None
-                if origin is None:
+                if origin is None and claimed:
+                    tally.failed += 1
+                    detail = f"claimed under other --kinds or --pattern, and lies in {directory.shown}: use those again"
+                    self._tell(Event("failed", below, detail))
+                elif origin is None:
                     self._leave(entry, below, tally)
                 else:
                     yield Candidate(directory, name, below, origin, claimed)

@@ -43,6 +43,11 @@ def stage(items: Iterable[Item], staging: Directory, withdraw: Callable[[Item], 
             if item.candidate.claimed and already_staged(item, staging, withdraw):
                 done.append(item)
                 continue
+            free = os.fstatvfs(staging.fd)
+            if item.info.st_size > free.f_bavail * free.f_frsize:
+                # One file that is too large, or sparse and only looks so, must not stop the others.
+                item.problem = f"cannot be copied: it has {item.info.st_size} bytes, more than are free"
+                continue
             part = f"{item.staging_name}.part"
             fd, named = _new_file(staging, part)
             copies.append((item, fd, part if named else ""))
@@ -105,8 +110,9 @@ def _new_file(staging: Directory, part: str) -> tuple[int, bool]:
 
 def _copy(item: Item, fd: int) -> bool:
     """The file's bytes, mode, owner and times. False if a writer waits for it meanwhile."""
-    offset = 0
-    while sent := os.sendfile(fd, item.fd, offset, _CHUNK):
+    offset, size = 0, item.info.st_size
+    # No further than it was long: without a lease a writer may go on as fast as we copy.
+    while offset < size and (sent := os.sendfile(fd, item.fd, offset, min(_CHUNK, size - offset))):
         offset += sent
         if item.leased and not lease.intact(item.fd):
             return False
