@@ -314,3 +314,21 @@ def test_an_error_in_the_thread_reaches_the_waiter(path: Path, monkeypatch: pyte
     assert [str(error) for error in thread_error] == ["no locks available"]
     assert waiter.waiting() == 0
     assert lockf_is_free(path)
+
+
+def test_a_waiter_that_is_parked_twice_has_one_owner(path: Path) -> None:
+    """A signal handler that raises between the two halves of giving up makes it give up again."""
+    with Child(lambda connection: hold_flock(path, connection)) as child:
+        assert child.receive() == "held"
+        abandoned = start_wait(path)
+        assert waiter.walk_away(abandoned)
+        assert waiter.walk_away(abandoned)
+        first = wait_for(open_lock(path), path, threading.Event())
+        second = wait_for(open_lock(path), path, threading.Event())
+        assert first is abandoned
+        assert second is not first
+        assert waiter.walk_away(first)
+        assert waiter.walk_away(second)
+        child.send("let go")
+    wait_until(lambda: waiter.waiting() == 0, "the waiters to end")
+    assert waiter.walk_away(abandoned), "it ended after it was abandoned: its descriptor is not the caller's"
