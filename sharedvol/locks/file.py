@@ -162,12 +162,12 @@ class FileLock:
             limit = self._timeout if timeout is _DEFAULT else self._limit(timeout)
             hold = self._take()
             try:
-                if not _system.try_both(hold.handle, self._path, self._shared):
-                    self._wait(hold, limit)
-                while not _system.is_current(self._path, hold.identity):
-                    self._reopen(hold)
+                while True:
                     if not _system.try_both(hold.handle, self._path, self._shared):
                         self._wait(hold, limit)
+                    if _system.is_current(self._path, hold.identity):
+                        break
+                    self._reopen(hold)
             except BaseException:
                 self._put_back(hold)
                 raise
@@ -191,12 +191,12 @@ class FileLock:
             limit = self._limit(timeout)
             hold = self._take()
             try:
-                if not _system.try_both(hold.handle, self._path, self._shared):
-                    await self._wait_async(hold, limit)
-                while not _system.is_current(self._path, hold.identity):
-                    self._reopen(hold)
+                while True:
                     if not _system.try_both(hold.handle, self._path, self._shared):
                         await self._wait_async(hold, limit)
+                    if _system.is_current(self._path, hold.identity):
+                        break
+                    self._reopen(hold)
             except BaseException:
                 self._put_back(hold)
                 raise

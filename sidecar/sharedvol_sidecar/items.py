@@ -25,7 +25,7 @@ class Item:
         staged: the staging directory, once the copy is there.
         published: the directory and name it has in the destination, once it does.
         kept_both: whether it got another name because its own was taken.
-        problem: why it cannot be copied, though others can.
+        problem: why it cannot be copied or named, though others can.
     """
 
     candidate: Candidate

@@ -139,7 +139,7 @@ class Mover:
 
     def _place(self, items: list[Item], tally: Tally) -> list[Item]:
         """Give the claimed files their final names, durably. What cannot have one goes back."""
-        placed, failed = [], []
+        placed = []
         try:
             for item in self._publisher.stage(items):
                 try:
@@ -149,9 +149,7 @@ class Mover:
                 except OSError as error:
                     if error.errno not in _OF_THE_FILE:
                         raise
-                    failed.append(item)
-                    tally.failed += 1
-                    self._tell(Event("failed", item.candidate.path, f"cannot be named: {describe(error)}"))
+                    item.problem = f"cannot be named: {describe(error)}"
                 else:
                     placed.append(item)
             self._destination.sync()
@@ -168,7 +166,7 @@ class Mover:
                 if item.problem:
                     tally.failed += 1
                     self._tell(Event("failed", item.candidate.path, item.problem))
-                elif item not in failed:
+                else:
                     self._count_put_back(item, tally)
         return placed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from collections.abc import Callable
@@ -144,9 +145,9 @@ class Service:
             self._log.info("collected", **_moved(tally), writing=tally.writing, settling=tally.settling)
 
     def _tell(self, event: Event) -> None:
-        level = "info" if event.name in ("collected", "put_back") else "warning"
+        level = logging.INFO if event.name in ("collected", "put_back") else logging.WARNING
         name = "file" if event.name == "collected" else event.name
-        self._log.log({"info": 20, "warning": 30}[level], name, path=event.path, detail=event.detail)
+        self._log.log(level, name, path=event.path, detail=event.detail)
 
 
 def _moved(tally: Tally) -> dict[str, int]:
