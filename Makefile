@@ -16,6 +16,7 @@ demo: $(READY) ## replicas write, two sidecars collect, one is killed: nothing i
 	@$(BIN)/sharedvol-sidecar demo
 
 test: $(READY) ## every test
+	@sh scripts/install-servers
 	$(BIN)/pytest $(PYTEST_FLAGS)
 
 lint: $(READY) ## style and types
@@ -24,6 +25,7 @@ lint: $(READY) ## style and types
 	$(BIN)/mypy
 
 bench: $(READY) ## measure against the targets
+	@sh scripts/install-servers
 	$(BIN)/python -m bench
 
 format: $(READY) ## rewrite in the house style

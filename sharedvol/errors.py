@@ -54,21 +54,24 @@ class LockTimeout(LockError, filelock.Timeout):
     """The lock was not free in time. Also a ``filelock.Timeout`` and a ``TimeoutError``.
 
     Attributes:
-        lock_file: the path of the lock file.
+        lock_file: the path of the lock file, or the name of the lock on its server.
         waited: the time that was allowed, in seconds.
+        holder: who has it, where a server tells: a `sharedvol.locks.mysql.LockHolder`.
     """
 
-    def __init__(self, lock_file: str, waited: float = 0.0) -> None:
+    def __init__(self, lock_file: str, waited: float = 0.0, holder: object = None) -> None:
         filelock.Timeout.__init__(self, lock_file)
         self.waited = waited
+        self.holder = holder
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.lock_file, self.waited)  # filelock's own forgets ``waited``
+        return type(self), (self.lock_file, self.waited, self.holder)  # filelock's own forgets the rest
 
     def __str__(self) -> str:
         tried = f"gave up after {self.waited:g} s" if self.waited else "not waiting"
+        who = self.holder or "another process, thread or task"
         return (
-            f"lock {self.lock_file!r} is held by another process, thread or task: {tried}; "
+            f"lock {self.lock_file!r} is held by {who}: {tried}; "
             "allow a longer timeout, or look for a holder that hangs"
         )
 
@@ -87,11 +90,76 @@ class LockFileError(LockError, OSError):
 
 
 class LockDeadlockError(LockError):
-    """Waiting would never end: this thread holds the same file through another lock object."""
+    """Waiting would never end: the holder waits for the caller, or is the caller itself."""
 
 
 class NotLockedError(LockError, RuntimeError):
     """A release by a thread or task that does not hold the lock."""
+
+
+class LockLostError(LockError):
+    """A lock on a server ended before it was released: its connection is gone, or something else freed it.
+
+    Another process may have it by now. What was done under it since the last check is in doubt.
+    """
+
+
+class LockUnsafeError(LockError):
+    """The server has the lock but would not keep others out: a cluster, or a pooler in between."""
+
+
+class DatabaseError(SharedVolError):
+    """The database refused, or cannot be reached.
+
+    Attributes:
+        code: the server's or driver's error number, where it gave one.
+        lost: the connection is gone, so that what was sent last may or may not have been done.
+    """
+
+    def __init__(self, message: str, code: int | None = None, *, lost: bool = False) -> None:
+        super().__init__(message)
+        self.code = code
+        self.lost = lost
+
+
+class MigrationError(SharedVolError):
+    """The base of what the migrations can raise."""
+
+
+class ScriptError(MigrationError, ValueError):
+    """An SQL script that cannot be taken apart into statements.
+
+    Attributes:
+        what: what is wrong.
+        line: where, counted from 1.
+    """
+
+    def __init__(self, what: str, line: int) -> None:
+        super().__init__(f"line {line}: {what}")
+        self.what, self.line = what, line
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.what, self.line)
+
+
+class ManifestError(MigrationError):
+    """The migrations that came with this image are not those that it expects, or cannot be read."""
+
+
+class LedgerError(MigrationError):
+    """The table of applied migrations cannot be read or written, or contradicts the directory."""
+
+
+class HalfAppliedError(MigrationError):
+    """A migration began earlier and did not end, and cannot be gone on with by itself."""
+
+
+class DriftError(MigrationError):
+    """A migration that was applied has been changed since."""
+
+
+class AheadError(MigrationError):
+    """The database has migrations that this image does not know."""
 
 
 def describe(error: OSError) -> str:

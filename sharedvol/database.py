@@ -1,0 +1,253 @@
+"""One connection to a database server: opened once, spoken to in plain SQL, never reopened.
+
+The locks and the migrations need what a pool hides: the very session that holds a lock, and no other. So this
+goes through SQLAlchemy's dialects to the driver (PEP 249) and leaves pool and transactions alone: any driver
+that SQLAlchemy knows for the server will do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from sharedvol.errors import DatabaseError
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL, Connection, Engine
+    from sqlalchemy.engine import Dialect
+
+    Target = str | URL | Engine | Connection
+    """What a database may be named by."""
+
+_DEFAULT_DRIVERS: Final = {"mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql"}
+# Drivers that take these keywords; with them, connecting costs no further round trip.
+_AUTOCOMMIT_AT_CONNECT: Final = ("pymysql", "mysqldb", "mysqlconnector")
+_FLAGS_AT_CONNECT: Final = ("pymysql", "mysqldb")
+
+
+class Database:
+    """A connection of our own, in autocommit mode.
+
+    In autocommit mode every question sees what others have committed; within a transaction it would be
+    answered from the snapshot of the first one (MySQL manual, "Consistent Nonlocking Reads").
+
+    Attributes:
+        label: what to call the database in a message: without the password.
+        kind: ``mysql`` (MariaDB too) or ``sqlite``.
+        schema: the database that the URL names, if any.
+    """
+
+    def __init__(self, raw: Any, dialect: Dialect, label: str, schema: str | None, *, owned: bool) -> None:
+        self._raw, self._dialect, self._owned = raw, dialect, owned
+        self._pid = os.getpid()
+        self.label, self.schema = label, schema
+        self.kind = "mysql" if dialect.name in ("mysql", "mariadb") else dialect.name
+
+    @classmethod
+    def open(cls, target: Target) -> Database:
+        """Connect to what ``target`` names; an SQLAlchemy ``Connection`` is used as it is and not closed.
+
+        Raises:
+            DatabaseError: it cannot be reached, refuses us, or the packages for it are missing.
+            ValueError: ``target`` is no URL.
+        """
+        try:
+            import sqlalchemy
+        except ModuleNotFoundError as error:
+            raise DatabaseError(
+                "SQLAlchemy is not installed, which databases need: install sharedvol[mysql]"
+            ) from error
+        if isinstance(target, sqlalchemy.Connection):
+            engine, raw = target.engine, target.connection.driver_connection
+            return cls(raw, engine.dialect, _label(engine.url), engine.url.database, owned=False)
+        if isinstance(target, sqlalchemy.Engine):
+            return cls._from_engine(target)
+        try:
+            url = sqlalchemy.make_url(target)
+            url = url.set(drivername=_DEFAULT_DRIVERS.get(url.drivername, url.drivername))
+            dialect_class = url.get_dialect()
+        except sqlalchemy.exc.ArgumentError as error:
+            # Its text would repeat the URL, password and all.
+            raise ValueError("not a database URL: it should look like mysql://user@host/database") from error
+        try:
+            dialect = dialect_class(dbapi=dialect_class.import_dbapi())  # type: ignore[call-arg]
+        except ModuleNotFoundError as error:
+            raise DatabaseError(f"the driver of {url.drivername} is not installed: {error}") from error
+        return cls._connect(url, dialect)
+
+    @classmethod
+    def _connect(cls, url: URL, dialect: Dialect) -> Database:
+        arguments, options = dialect.create_connect_args(url)
+        if dialect.driver in _AUTOCOMMIT_AT_CONNECT:
+            options.setdefault("autocommit", True)
+        if dialect.driver in _FLAGS_AT_CONNECT:
+            # As the stock clients do; the marks around a statement of a migration travel with it.
+            options["client_flag"] = options.get("client_flag", 0) | (1 << 16)  # CLIENT_MULTI_STATEMENTS
+        if dialect.name == "sqlite":
+            options["isolation_level"] = None  # autocommit, whatever the version of Python
+        label = _label(url)
+        with _told(dialect, None, f"cannot connect to {label}"):
+            raw = dialect.connect(*arguments, **options)
+            if dialect.name != "sqlite":
+                dialect.set_isolation_level(raw, "AUTOCOMMIT")
+        return cls(raw, dialect, label, url.database, owned=True)
+
+    @classmethod
+    def _from_engine(cls, engine: Engine) -> Database:
+        import sqlalchemy
+
+        label = _label(engine.url)
+        try:
+            pooled = engine.raw_connection()
+            raw = pooled.driver_connection
+            pooled.detach()  # the pool must not give a session that holds a lock to somebody else
+        except sqlalchemy.exc.DBAPIError as error:
+            raise _as_ours(engine.dialect, None, f"cannot connect to {label}", error.orig) from error
+        with _told(engine.dialect, raw, f"cannot use {label}"):
+            engine.dialect.set_isolation_level(raw, "AUTOCOMMIT")  # type: ignore[arg-type]
+        return cls(raw, engine.dialect, label, engine.url.database, owned=True)
+
+    def query(self, sql: str, **values: Any) -> list[tuple[Any, ...]]:
+        """The rows that ``sql``, with ``:name`` for each of ``values``, gives."""
+        with self._cursor(sql, values) as cursor:
+            return [tuple(row) for row in cursor.fetchall()]
+
+    def change(self, sql: str, **values: Any) -> int:
+        """How many rows ``sql`` found or made, with ``:name`` for each of ``values``."""
+        with self._cursor(sql, values) as cursor:
+            return int(cursor.rowcount)
+
+    def send(self, text: str) -> Iterator[None]:
+        """Send ``text`` as it is; one step for each result of the server, until all are read.
+
+        A server goes on after the first result, and an error in a later one is told only to who reads it.
+        """
+        with _told(self._dialect, self._raw, self.label):
+            cursor = self._raw.cursor()
+        try:
+            with _told(self._dialect, self._raw, self.label):
+                cursor.execute(text)  # without arguments no driver looks for % or ? in it
+            yield
+            if not hasattr(cursor, "nextset"):
+                return
+            while True:
+                with _told(self._dialect, self._raw, self.label):
+                    more = cursor.nextset()
+                if not more:
+                    return
+                yield
+        finally:
+            with contextlib.suppress(Exception):  # a broken connection cannot close a cursor either
+                cursor.close()
+
+    def run(self, text: str) -> None:
+        """`send` to the end."""
+        for _ in self.send(text):
+            pass
+
+    @property
+    def driver_session(self) -> int | None:
+        """The session's id as the driver was told when it connected, where it keeps that."""
+        told = getattr(self._raw, "thread_id", None) or getattr(self._raw, "connection_id", None)
+        told = told() if callable(told) else told
+        if isinstance(told, tuple):
+            told = told[0]
+        return told if isinstance(told, int) else None
+
+    @property
+    def raw(self) -> Any:
+        """The driver's connection."""
+        return self._raw
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process made the connection: a forked child must not speak on its parent's."""
+        return os.getpid() == self._pid
+
+    @contextlib.contextmanager
+    def sqlalchemy(self) -> Iterator[Connection]:
+        """An SQLAlchemy ``Connection`` on this very session, in transactions as SQLAlchemy makes them."""
+        import sqlalchemy
+        from sqlalchemy.pool import StaticPool
+
+        driver = f"{self._dialect.name}+{self._dialect.driver}"
+        engine = sqlalchemy.create_engine(
+            f"{driver}://", creator=lambda: self._raw, poolclass=StaticPool, pool_reset_on_return=None
+        )
+        self._set_autocommit(False)
+        try:
+            with engine.connect() as connection:
+                yield connection
+        finally:
+            # The engine is dropped, not disposed of: that would close the session, and the lock with it.
+            with contextlib.suppress(DatabaseError):
+                self._set_autocommit(True)
+
+    def _set_autocommit(self, on: bool) -> None:
+        with _told(self._dialect, self._raw, self.label):
+            if self._dialect.name == "sqlite":
+                self._raw.isolation_level = None if on else ""
+            elif callable(self._raw.autocommit):
+                self._raw.autocommit(on)
+            else:
+                self._raw.autocommit = on
+
+    def close(self) -> None:
+        """End the session, which frees its locks; one that is not ours is left alone."""
+        if self._owned and self.is_ours:
+            with contextlib.suppress(Exception):  # it may be gone already, which is what we want
+                self._raw.close()
+
+    @contextlib.contextmanager
+    def _cursor(self, sql: str, values: dict[str, Any]) -> Iterator[Any]:
+        with _told(self._dialect, self._raw, self.label):
+            cursor = self._raw.cursor()
+            try:
+                if values:
+                    cursor.execute(*_bound(self._dialect, sql, values))
+                else:
+                    cursor.execute(sql)
+                yield cursor
+            finally:
+                with contextlib.suppress(Exception):
+                    cursor.close()
+
+
+def _bound(dialect: Dialect, sql: str, values: dict[str, Any]) -> tuple[str, Any]:
+    """``sql`` and ``values`` in the parameter style of the driver."""
+    import sqlalchemy
+
+    compiled: Any = sqlalchemy.text(sql).compile(dialect=dialect)
+    if compiled.positiontup is not None:
+        return str(compiled), tuple(values[name] for name in compiled.positiontup)
+    return str(compiled), values
+
+
+@contextlib.contextmanager
+def _told(dialect: Dialect, raw: Any, what: str) -> Iterator[None]:
+    """Raise what the driver raises as an error of ours."""
+    driver_error = dialect.loaded_dbapi.Error
+    try:
+        yield
+    except driver_error as error:
+        raise _as_ours(dialect, raw, what, error) from error
+    except (OSError, RuntimeError) as error:  # PyMySQL: the socket, or a missing package for the log-in
+        raise DatabaseError(f"{what}: {error}", lost=True) from error
+
+
+def _as_ours(dialect: Dialect, raw: Any, what: str, error: BaseException | None) -> DatabaseError:
+    code = error.args[0] if error is not None and error.args and isinstance(error.args[0], int) else None
+    words = str(error.args[1] if code is not None and len(error.args) > 1 else error)  # type: ignore[union-attr]
+    lost = raw is None or code == 0 or bool(dialect.is_disconnect(error, raw, None))  # type: ignore[arg-type]
+    words = words or "the connection is closed"
+    return DatabaseError(f"{what}: {words}" + (f" (error {code})" if code else ""), code, lost=lost)
+
+
+def _label(url: URL) -> str:
+    if url.drivername.startswith("sqlite"):
+        return f"SQLite {url.database or ':memory:'!r}"
+    user = f"{url.username}@" if url.username else ""
+    port = f":{url.port}" if url.port else ""
+    return f"{user}{url.host or 'localhost'}{port}/{url.database or ''}"

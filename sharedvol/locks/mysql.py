@@ -1,0 +1,475 @@
+"""A lock that a MySQL or MariaDB server keeps: GET_LOCK, for replicas that share no volume, or no language.
+
+What the servers do (MySQL manual, "Locking Functions"; MariaDB knowledge base, "GET_LOCK"):
+
+- The lock belongs to the session and lasts until it is released or the session ends; COMMIT leaves it.
+- Names are the server's, not a schema's. MySQL: 64 characters, case does not matter. MariaDB: 192 bytes, case
+  matters. Scoped names are in lower case, so that both servers mean the same.
+- The answers are three: 1 it is yours, 0 it is not, NULL it went wrong. MariaDB answers NULL at once to a
+  negative wait, so waiting for ever is done in slices here. MySQL rounds fractions of a second.
+- The nodes of a Galera cluster or of Group Replication do not share them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
+
+from sharedvol.database import Database
+from sharedvol.errors import (
+    DatabaseError,
+    LockDeadlockError,
+    LockError,
+    LockLostError,
+    LockTimeout,
+    LockUnsafeError,
+    NotLockedError,
+)
+
+if TYPE_CHECKING:
+    from sharedvol.database import Target
+
+_log = logging.getLogger(__name__)
+
+_MAX_CHARACTERS: Final = 64
+_MAX_BYTES: Final = {"mysql": _MAX_CHARACTERS * 4, "mariadb": 192}
+_POLL_SECONDS: Final = 0.05  # for what is left of a second, which MySQL would round
+
+
+class _Default:
+    def __repr__(self) -> str:
+        return "the lock's own"
+
+
+_DEFAULT: Final = _Default()
+_DEADLOCKS: Final = (1213, 3058)  # ER_LOCK_DEADLOCK, ER_USER_LOCK_DEADLOCK
+
+
+@dataclass(frozen=True)
+class LockHolder:
+    """Who has a lock on the server.
+
+    Attributes:
+        connection_id: the server's number of the session, as ``KILL`` takes it.
+        user: the account's name; None where this account may not see others (it lacks PROCESS).
+        host: where the session came from, with its port.
+        seconds: how long the session has been doing what it does now.
+        doing: the statement, or ``Sleep`` between two.
+    """
+
+    connection_id: int
+    user: str | None = None
+    host: str | None = None
+    seconds: int | None = None
+    doing: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; without the statement, which may hold secrets."""
+        return {key: value for key, value in asdict(self).items() if key != "doing"}
+
+    def __str__(self) -> str:
+        who = f"connection {self.connection_id}"
+        if self.user is not None:
+            who += f" ({self.user} from {self.host}"
+            who += f", {self.doing.split()[0].upper()} for {self.seconds} s)" if self.doing else ")"
+        return who
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Told while a lock is waited for.
+
+    Attributes:
+        name: the lock's name on the server.
+        holder: who has it; None if it was let go of in the meantime, or the server does not say.
+        waited: seconds since the wait began.
+        timeout: seconds that were allowed; None for ever.
+    """
+
+    name: str
+    holder: LockHolder | None
+    waited: float
+    timeout: float | None
+
+
+class _Held:
+    """What `acquire` returns: a ``with`` on it releases, and does not acquire again."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, lock: NamedLock) -> None:
+        self._lock = lock
+
+    def __enter__(self) -> NamedLock:
+        return self._lock
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.__exit__(kind, error, trace)
+
+
+class NamedLock:
+    """An exclusive lock kept by a MySQL or MariaDB server.
+
+    ::
+
+        with NamedLock("mysql://app@db/shop", "nightly-report", timeout=60):
+            ...
+
+    Holds one connection of its own from acquire to release, or uses the one that it is given. Re-entrant for
+    the thread that holds it; other threads that use the same object wait. A forked child has it no more.
+
+    Args:
+        target: a URL, an SQLAlchemy ``URL`` or ``Engine``; or an SQLAlchemy ``Connection``, whose session is
+            then the holder and which must not be closed or returned to a pool before the release.
+        name: what to lock. By default it means something within the schema of the connection only, and the
+            name on the server is ``schema.name`` in lower case, shortened where that is too long.
+        timeout: seconds to wait; None waits for ever, 0 not at all.
+        literal: use ``name`` on the server as it is: to share a lock with others, such as an R replica.
+        allow_unsafe: also lock on a node of a cluster or through a pooler, where the lock may exclude nobody.
+        on_wait: called with a `Waiting` when the lock is not free, and every few seconds from then on.
+
+    Raises:
+        ValueError: ``name`` is empty, or ``timeout`` negative or not a number.
+    """
+
+    def __init__(
+        self,
+        target: Target | Database,
+        name: str,
+        *,
+        timeout: float | None = None,
+        literal: bool = False,
+        allow_unsafe: bool = False,
+        on_wait: Callable[[Waiting], object] | None = None,
+    ) -> None:
+        if not name:
+            raise ValueError("a lock needs a name")
+        _check_timeout(timeout)
+        self._target, self._asked, self._literal = target, name, literal
+        self._timeout, self._allow_unsafe, self._on_wait = timeout, allow_unsafe, on_wait
+        self._mutex = threading.RLock()
+        self._depth = 0
+        self._owner = 0
+        self._database: Database | None = None
+        self._name: str | None = None
+        self._server: Server | None = None
+
+    @property
+    def server(self) -> Server | None:
+        """What the lock's connection leads to; None before the first acquire."""
+        return self._server
+
+    @property
+    def name(self) -> str | None:
+        """The lock's name on the server; None before the first acquire."""
+        return self._name
+
+    @property
+    def held(self) -> bool:
+        """Whether this process acquired it and has not released it. Whether it was lost, `check` tells."""
+        return self._depth > 0 and self._database is not None and self._database.is_ours
+
+    def acquire(self, timeout: float | _Default | None = _DEFAULT) -> _Held:
+        """Take the lock, waiting for it on the server. To be undone by `release`, or a ``with`` on what is returned.
+
+        Args:
+            timeout: seconds, None for ever, 0 not at all; else as the lock was made.
+
+        Raises:
+            LockTimeout: it was not free in time.
+            LockDeadlockError: the server saw that the holder waits for a lock of this session.
+            LockUnsafeError: the server's lock would not exclude everybody.
+            LockError: the name is not one that this server takes, or it answered NULL.
+            DatabaseError: the server cannot be reached or refused.
+        """
+        limit = self._timeout if isinstance(timeout, _Default) else timeout
+        _check_timeout(limit)
+        begun = time.monotonic()
+        self._forget_parents()
+        if not self._mutex.acquire(timeout=-1 if limit is None else min(limit, threading.TIMEOUT_MAX)):
+            raise LockTimeout(self._name or self._asked, limit or 0.0)
+        try:
+            if self._depth == 0:
+                self._begin(begun, limit)
+                self._owner = threading.get_ident()
+            self._depth += 1
+        except BaseException:
+            self._mutex.release()
+            raise
+        return _Held(self)
+
+    def release(self) -> None:
+        """Undo one `acquire`; the last one frees the lock.
+
+        Raises:
+            NotLockedError: this thread does not hold it.
+            LockLostError: it was lost before.
+        """
+        if not self.held:
+            raise NotLockedError(f"lock {self._asked!r} is not held by this process: release it where it was acquired")
+        if self._owner != threading.get_ident():
+            raise NotLockedError(f"lock {self._asked!r} is held by another thread: release it there")
+        self._depth -= 1
+        try:
+            if self._depth == 0:
+                self._end()
+        finally:
+            self._mutex.release()
+
+    def check(self) -> None:
+        """Ask the server whether the lock is still ours. One round trip.
+
+        Raises:
+            LockLostError: it is not: the connection is gone, or somebody freed the lock on it.
+            NotLockedError: it was never acquired, or has been released.
+        """
+        if not self.held or self._database is None:
+            raise NotLockedError(f"lock {self._asked!r} is not held by this process")
+        try:
+            ((holds,),) = self._database.query("SELECT IS_USED_LOCK(:name) = CONNECTION_ID()", name=self._name)
+        except DatabaseError as error:
+            raise LockLostError(f"lock {self._name!r} is lost with its connection: {error}") from error
+        if not holds:
+            raise LockLostError(f"lock {self._name!r} is lost: something on its own connection released it")
+
+    def holder(self) -> LockHolder | None:
+        """Who has the lock now, this one included; None if nobody has. Connects if it must."""
+        if self.held and self._database is not None and self._name is not None:
+            return find_holder(self._database, self._name)
+        database = self._target if isinstance(self._target, Database) else Database.open(self._target)
+        try:
+            return find_holder(database, self._name_on(inspect(database)))
+        finally:
+            if database is not self._target:
+                database.close()
+
+    def __enter__(self) -> NamedLock:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._database is not None and not self._database.is_ours:
+            return  # a forked child leaves the block of its parent: the lock is the parent's to release
+        try:
+            self.release()
+        except LockLostError:
+            if error is None:
+                raise
+            _log.warning("lock %r was lost before its block failed", self._name)
+
+    def __repr__(self) -> str:
+        return f"<NamedLock {self._name or self._asked!r} {'held' if self.held else 'not held'}>"
+
+    def _begin(self, begun: float, limit: float | None) -> None:
+        database = self._target if isinstance(self._target, Database) else Database.open(self._target)
+        granted = False
+        try:
+            server = self._server = inspect(database)
+            self._name = self._name_on(server)
+            if server.cluster and not self._allow_unsafe:
+                raise LockUnsafeError(
+                    f"lock {self._name!r} would not exclude others: {server.cluster}, whose nodes do not share "
+                    "locks; let all replicas use one node and say allow_unsafe=True, or use another lock"
+                )
+            self._wait(database, server, begun, limit)
+            granted = True
+            if not self._allow_unsafe:
+                self._refuse_pooler(database)
+        except BaseException:
+            if granted:
+                with contextlib.suppress(DatabaseError):
+                    database.query("SELECT RELEASE_LOCK(:name)", name=self._name)
+            if database is not self._target:
+                database.close()
+            raise
+        self._database = database
+
+    def _end(self) -> None:
+        database, self._database = self._database, None
+        assert database is not None
+        try:
+            ((released,),) = database.query("SELECT RELEASE_LOCK(:name)", name=self._name)
+        except DatabaseError as error:
+            raise LockLostError(f"lock {self._name!r} was lost with its connection: {error}") from error
+        finally:
+            if database is not self._target:
+                database.close()
+        if released != 1:
+            raise LockLostError(f"lock {self._name!r} was lost: something on its own connection released it")
+
+    def _wait(self, database: Database, server: Server, begun: float, limit: float | None) -> None:
+        name = self._name
+        assert name is not None
+        slice_ = 0.0
+        while True:
+            if self._ask(database, name, slice_):
+                return
+            waited = time.monotonic() - begun
+            left = math.inf if limit is None else limit - waited
+            holder = find_holder(database, name) if self._on_wait is not None or left <= 0 else None
+            if left <= 0:
+                raise LockTimeout(name, limit or 0.0, holder)
+            if self._on_wait is not None and (slice_ >= 1 or slice_ == 0):
+                self._on_wait(Waiting(name, holder, waited, limit))
+            # Short at first, so that the first report of a holder is soon followed by a better one; a longer
+            # slice keeps the place in the server's queue longer.
+            slice_ = min(left, 1.0 if slice_ == 0 else 5.0 if self._on_wait is not None else 60.0)
+            if server.flavour == "mysql":
+                if slice_ < 1:
+                    time.sleep(min(slice_, _POLL_SECONDS))
+                    slice_ = 0.01  # rounds to no wait
+                else:
+                    slice_ = math.floor(slice_)
+
+    def _ask(self, database: Database, name: str, seconds: float) -> bool:
+        try:
+            ((answer,),) = database.query("SELECT GET_LOCK(:name, :seconds)", name=name, seconds=seconds)
+        except DatabaseError as error:
+            if error.code in _DEADLOCKS:
+                raise LockDeadlockError(f"waiting for lock {name!r} would never end: {error}") from error
+            raise
+        if answer is None:
+            raise LockError(f"lock {name!r}: the server answered NULL: the wait was killed, or it has no memory left")
+        return bool(answer == 1)
+
+    def _refuse_pooler(self, database: Database) -> None:
+        ((holder, me),) = database.query("SELECT IS_USED_LOCK(:name), CONNECTION_ID() + 0", name=self._name)
+        told = database.driver_session
+        if holder == me and told in (None, me):
+            return
+        raise LockUnsafeError(
+            f"lock {self._name!r} would not be kept: something between us and the server shares connections "
+            f"(granted to connection {holder}, now on {me}, logged in as {told}); connect to the server itself, or "
+            "say allow_unsafe=True"
+        )
+
+    def _name_on(self, server: Server) -> str:
+        if self._literal:
+            return server.checked(self._asked)
+        if server.schema is None:
+            raise LockError(
+                f"lock {self._asked!r} is scoped to a schema and the connection has none: name a database in the URL, "
+                "or say literal=True"
+            )
+        return server.scoped(self._asked)
+
+    def _forget_parents(self) -> None:
+        """In a forked child: start without the lock, and never speak on the parent's connection."""
+        if self._database is not None and not self._database.is_ours:
+            self._mutex, self._depth, self._database = threading.RLock(), 0, None
+
+
+@dataclass(frozen=True)
+class Server:
+    """What a lock needs to know of a server.
+
+    Attributes:
+        flavour: ``mysql`` or ``mariadb``.
+        version: as the server tells it.
+        schema: the session's default database.
+        session: the connection's number.
+        cluster: what makes the lock local to one node, in words; None on a server of its own.
+        backslash_escapes: whether a backslash escapes in strings.
+    """
+
+    flavour: str
+    version: str
+    schema: str | None
+    session: int
+    cluster: str | None
+    backslash_escapes: bool
+
+    def checked(self, name: str) -> str:
+        """``name`` if this server takes it.
+
+        Raises:
+            LockError: it is too long.
+        """
+        if not self._fits(name):
+            limit = "192 bytes" if self.flavour == "mariadb" else f"{_MAX_CHARACTERS} characters"
+            raise LockError(f"lock name {name!r} is longer than the {limit} that {self.version} takes: shorten it")
+        return name
+
+    def scoped(self, name: str) -> str:
+        """``name`` within the schema: the same on both flavours, at most 64 characters and 192 bytes."""
+        full = f"{self.schema}.{name}".lower()
+        if len(full) <= _MAX_CHARACTERS and len(full.encode()) <= _MAX_BYTES["mariadb"]:
+            return full
+        digest = hashlib.sha256(full.encode()).hexdigest()[:16]
+        return f"{full[:40].encode('ascii', 'replace').decode()}~{digest}"
+
+    def _fits(self, name: str) -> bool:
+        if self.flavour == "mysql" and len(name) > _MAX_CHARACTERS:
+            return False
+        return len(name.encode()) <= _MAX_BYTES[self.flavour]
+
+
+def inspect(database: Database) -> Server:
+    """Ask a server what it is. Two round trips.
+
+    Raises:
+        LockError: it is neither MySQL nor MariaDB.
+        DatabaseError: it does not answer.
+    """
+    if database.kind != "mysql":
+        raise LockError(f"{database.label} has no named locks: use FileLock there")
+    ((version, schema, session, mode),) = database.query(
+        "SELECT VERSION(), DATABASE(), CONNECTION_ID(), @@SESSION.sql_mode"
+    )
+    rows = database.query(
+        "SHOW GLOBAL VARIABLES WHERE Variable_name IN "
+        "('wsrep_on', 'wsrep_cluster_name', 'group_replication_group_name', 'version_comment')"
+    )
+    known = {str(name).lower(): str(value) for name, value in rows}
+    cluster = None
+    if known.get("wsrep_on", "OFF").upper() in ("ON", "1"):
+        cluster = f"the server is a node of the Galera cluster {known.get('wsrep_cluster_name', '')!r}"
+    elif known.get("group_replication_group_name"):
+        cluster = f"the server is a member of the replication group {known['group_replication_group_name']!r}"
+    mariadb = "mariadb" in f"{version} {known.get('version_comment', '')}".lower()
+    return Server(
+        flavour="mariadb" if mariadb else "mysql",
+        version=str(version),
+        schema=_text(schema),
+        session=int(session),
+        cluster=cluster,
+        backslash_escapes="NO_BACKSLASH_ESCAPES" not in str(_text(mode)),
+    )
+
+
+def find_holder(database: Database, name: str) -> LockHolder | None:
+    """Who has the lock ``name`` on the server, and what the session does; None if it is free."""
+    ((holder,),) = database.query("SELECT IS_USED_LOCK(:name)", name=name)
+    if holder is None:
+        return None
+    with contextlib.suppress(DatabaseError):  # who may not look still knows the number
+        rows = database.query(
+            "SELECT USER, HOST, TIME, COALESCE(INFO, COMMAND) FROM information_schema.PROCESSLIST WHERE ID = :id",
+            id=holder,
+        )
+        for user, host, seconds, doing in rows:
+            return LockHolder(int(holder), _text(user), _text(host), int(seconds), _text(doing))
+    return LockHolder(int(holder))
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return None if value is None else str(value)
+
+
+def _check_timeout(timeout: float | None) -> None:
+    if timeout is not None and not timeout >= 0:
+        raise ValueError(f"a timeout is 0 or more seconds, or None to wait for ever, not {timeout!r}")

@@ -1,0 +1,19 @@
+"""Migrations that run once, however many replicas start."""
+
+from sharedvol.migrations.coordinator import MigrationCoordinator
+from sharedvol.migrations.manifest import Manifest
+from sharedvol.migrations.recorded import PythonMigrations
+from sharedvol.migrations.script import split_script
+from sharedvol.migrations.status import HalfApplied, MigrationFailed, MigrationStatus, Step, Survey
+
+__all__ = [
+    "HalfApplied",
+    "Manifest",
+    "MigrationCoordinator",
+    "MigrationFailed",
+    "MigrationStatus",
+    "PythonMigrations",
+    "Step",
+    "Survey",
+    "split_script",
+]

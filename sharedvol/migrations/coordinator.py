@@ -1,0 +1,315 @@
+"""Applying migrations once, however many replicas start at the same moment.
+
+The order is the one of the R start-up: check what the image brought; look, without a lock, whether anything is
+pending; only then take the lock, look again, apply, record. The lock is taken on the very connection that
+migrates: when a replica is killed, the server keeps the lock until the statement it was running has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from sharedvol.database import Database
+from sharedvol.errors import (
+    AheadError,
+    DatabaseError,
+    DriftError,
+    LockTimeout,
+    MigrationError,
+    SharedVolError,
+)
+from sharedvol.locks.file import FileLock
+from sharedvol.locks.mysql import LockHolder, NamedLock, Waiting, find_holder, inspect
+from sharedvol.migrations import manifest
+from sharedvol.migrations.recorded import Directory, HalfAppliedPolicy, Session, Source
+from sharedvol.migrations.runner import StatementFailed
+from sharedvol.migrations.status import MigrationFailed, MigrationStatus, Step, Survey
+
+if TYPE_CHECKING:
+    from sharedvol.database import Target
+
+LOCK: Final = "sharedvol_migration"
+"""What the lock is called within its schema, where no name is given."""
+
+_log = logging.getLogger(__name__)
+
+
+class MigrationCoordinator:
+    """Applies what is pending, in one replica at a time.
+
+    ::
+
+        status = MigrationCoordinator("mysql://app@db/shop", "/app/migrations").run()
+
+    Args:
+        url_or_engine: the database: a URL, an SQLAlchemy ``URL`` or ``Engine``. MySQL, MariaDB, or SQLite for
+            development (guarded by a `FileLock` beside the file). From a URL a driver that can is told to take
+            several statements in one packet, without which a kill in the middle of one leaves its end unknown.
+        migrations: a directory of ``*.sql`` files, or another kind: `sharedvol.migrations.AlembicMigrations`,
+            `sharedvol.migrations.PythonMigrations`.
+        lock_name: a literal name of the lock on the server, such as one that R replicas use. Without it the
+            name is the schema's own, so that two applications on one server do not wait for each other.
+        lock_timeout: seconds to wait for another replica; None waits for ever.
+        expected_latest: the name that the last migration of the image must have.
+        expected_min_count: how many migrations the image must have at least.
+        renames: old names and the new ones of the same files: their rows are renamed, and nothing is run again.
+        half_applied: what to do with a migration that began and did not end. ``resume`` goes on at the very
+            statement, where that is known, and refuses where it is not; ``refuse`` always refuses; ``rerun``
+            starts at its first statement again.
+        resume_at: names with the statement to go on at, for what was refused and looked at by a person.
+        drift: whether to ``tell`` of an applied migration whose text has been changed since, or to ``refuse``.
+        ahead: whether to ``allow`` a database with migrations that this image does not have, or to ``refuse``.
+        allow_empty: no migrations at all is fine.
+        allow_unsafe: go on although the server's lock may not keep other replicas out (a cluster, a pooler).
+        observer: called with each `Step`; what it raises stops the run.
+
+    Raises:
+        ValueError: an option has no such value.
+    """
+
+    def __init__(
+        self,
+        url_or_engine: Target,
+        migrations: str | os.PathLike[str] | Source,
+        *,
+        lock_name: str | None = None,
+        lock_timeout: float | None = 30,
+        expected_latest: str | None = None,
+        expected_min_count: int | None = None,
+        renames: Mapping[str, str] | None = None,
+        half_applied: HalfAppliedPolicy = "resume",
+        resume_at: Mapping[str, int] | None = None,
+        drift: Literal["tell", "refuse"] = "tell",
+        ahead: Literal["allow", "refuse"] = "allow",
+        allow_empty: bool = False,
+        allow_unsafe: bool = False,
+        observer: Callable[[Step], object] | None = None,
+    ) -> None:
+        _one_of("half_applied", half_applied, ("resume", "refuse", "rerun"))
+        _one_of("drift", drift, ("tell", "refuse"))
+        _one_of("ahead", ahead, ("allow", "refuse"))
+        if lock_timeout is not None and not lock_timeout >= 0:
+            raise ValueError(f"lock_timeout is 0 or more seconds, or None to wait for ever, not {lock_timeout!r}")
+        self._target = url_or_engine
+        self._source = Directory(migrations, renames) if isinstance(migrations, str | os.PathLike) else migrations
+        self._lock_name, self._lock_timeout = lock_name, lock_timeout
+        self._expected = {
+            "expected_latest": expected_latest,
+            "expected_min_count": expected_min_count,
+            "allow_empty": allow_empty,
+        }
+        self._half_applied, self._resume_at = half_applied, dict(resume_at or {})
+        self._drift, self._ahead, self._allow_unsafe = drift, ahead, allow_unsafe
+        self._observer = observer
+        self._current = MigrationStatus()
+
+    @property
+    def current(self) -> MigrationStatus:
+        """What this coordinator does or did, without a look at the database; safe from any thread."""
+        return self._current
+
+    def run(self) -> MigrationStatus:
+        """Apply what is pending, or wait until another replica has.
+
+        When it returns, nothing is pending. When it raises, `current` says what was applied before.
+
+        Raises:
+            ManifestError: the image does not have what was expected, or a script that cannot be read.
+            DatabaseError: the database cannot be reached.
+            LockTimeout: another replica did not end in time; its text names the holder.
+            LockUnsafeError: the server's lock would not keep other replicas out.
+            LedgerError: what has been applied cannot be read, or contradicts the directory.
+            HalfAppliedError: a migration began earlier, did not end, and is not to be gone on with.
+            DriftError, AheadError: as the options ask.
+            MigrationFailed: a migration failed; ``status`` says what was applied before.
+        """
+        self._current = MigrationStatus(state="migrating", activity="looking for pending migrations")
+        try:
+            self._run()
+        except BaseException as error:
+            self._change(state="failed", error=str(error) or type(error).__name__, activity=None)
+            applied = ", ".join(self._current.filenames) or "nothing"
+            _log.error("migrations failed: %s; applied by this run: %s", self._current.error, applied)
+            raise
+        return self._current
+
+    def plan(self) -> Survey:
+        """What `run` would find pending now. Takes no lock and changes nothing.
+
+        Raises:
+            ManifestError, DatabaseError, LedgerError: as `run`.
+        """
+        self._check(self._source.load())
+        with contextlib.closing(Database.open(self._target)) as database:
+            return self._source.survey(database)
+
+    def status(self) -> MigrationStatus:
+        """What the database says now, with the lock's holder. Takes no lock and changes nothing.
+
+        Raises:
+            ManifestError, DatabaseError, LedgerError: as `run`.
+        """
+        checked = self._check(self._source.load())
+        with contextlib.closing(Database.open(self._target)) as database:
+            survey = self._source.survey(database)
+            name, holder = self._holder(database) if survey.pending else (None, None)
+        return _surveyed(
+            MigrationStatus(manifest=checked, lock_name=name, lock_holder=holder.as_dict() if holder else None), survey
+        )
+
+    def _run(self) -> None:
+        names = self._source.load()
+        self._change(total_migrations=len(names), manifest=self._check(names))
+        with contextlib.closing(Database.open(self._target)) as database:
+            survey = self._survey(database)
+            if not survey.pending:
+                self._end(survey, fast_path=True)
+                return
+            with self._locked(database) as session:
+                self._change(lock_acquired=True, state="migrating", activity="looking again, with the lock")
+                survey = self._survey(database)  # another replica may have done it while we waited
+                if survey.pending:
+                    self._apply(session, survey)
+                    survey = self._survey(database)
+            self._end(survey)
+
+    def _apply(self, session: Session, survey: Survey) -> None:
+        try:
+            for name in self._source.apply(session, survey):
+                done = (*self._current.filenames, name)
+                left = tuple(other for other in self._current.pending if other != name)
+                self._change(filenames=done, newly_applied=len(done), pending=left, pending_migrations=len(left))
+        except (StatementFailed, DatabaseError) as error:
+            done = self._current.filenames
+            before = f"; applied by this run before: {', '.join(done)}" if done else ""
+            self._look_again(session.database)
+            self._change(state="failed", error=str(error), activity=None)
+            raise MigrationFailed(f"{error}{before}", self._current) from error
+
+    def _look_again(self, database: Database) -> None:
+        """After a failure: say truthfully what is pending, if the database still answers."""
+        with contextlib.suppress(SharedVolError):
+            self._current = _surveyed(self._current, self._source.survey(database))
+
+    def _survey(self, database: Database) -> Survey:
+        survey = self._source.survey(database)
+        self._current = replace(_surveyed(self._current, survey), state="migrating")
+        if survey.drifted:
+            text = f"changed since they were applied: {', '.join(survey.drifted)}"
+            if self._drift == "refuse":
+                raise DriftError(
+                    f"migrations were {text}; put the old text back and write a new migration, or say drift=tell"
+                )
+            _log.warning("migrations were %s", text)
+        if survey.ahead:
+            text = f"the database has migrations that this image does not know: {', '.join(survey.ahead)}"
+            if self._ahead == "refuse":
+                raise AheadError(f"{text}; use the newer image, or say ahead=allow")
+            _log.warning("%s", text)
+        return survey
+
+    @contextlib.contextmanager
+    def _locked(self, database: Database) -> Iterator[Session]:
+        begun = time.monotonic()
+        if database.kind == "sqlite":
+            with _file_lock(database, self._lock_timeout):
+                self._change(waited=time.monotonic() - begun)
+                yield self._session(database, None, None)
+            return
+        lock = NamedLock(
+            database,
+            self._lock_name or LOCK,
+            literal=self._lock_name is not None,
+            timeout=self._lock_timeout,
+            allow_unsafe=self._allow_unsafe,
+            on_wait=self._waiting,
+        )
+        try:
+            held = lock.acquire()
+        except LockTimeout as error:
+            holder = error.holder.as_dict() if isinstance(error.holder, LockHolder) else None
+            self._change(lock_holder=holder, lock_name=lock.name, waited=time.monotonic() - begun)
+            raise
+        self._change(lock_name=lock.name, lock_holder=None, waited=time.monotonic() - begun)
+        with held:
+            yield self._session(database, lock.server, lock.name)
+
+    def _session(self, database: Database, server: Any, lock_name: str | None) -> Session:
+        return Session(database, server, lock_name, self._half_applied, self._resume_at, self._tell)
+
+    def _holder(self, database: Database) -> tuple[str | None, LockHolder | None]:
+        if database.kind != "mysql":
+            return None, None
+        server = inspect(database)
+        name = server.checked(self._lock_name) if self._lock_name else server.scoped(LOCK)
+        return name, find_holder(database, name)
+
+    def _waiting(self, waiting: Waiting) -> None:
+        who = f"held by {waiting.holder}" if waiting.holder else "just let go of"
+        _log.info("waiting for lock %r, %s, for %.0f s so far", waiting.name, who, waiting.waited)
+        self._change(
+            state="waiting",
+            activity=f"waiting for lock {waiting.name!r}, {who}",
+            lock_name=waiting.name,
+            lock_holder=waiting.holder.as_dict() if waiting.holder else None,
+            waited=waiting.waited,
+        )
+        if self._observer is not None:
+            self._observer(Step("waiting", waiting.name, seconds=waiting.waited, detail=str(waiting.holder or "")))
+
+    def _tell(self, step: Step) -> None:
+        if step.kind == "statement":
+            what = f"statement {step.statement} of {step.statements} ({step.detail})"
+            self._change(activity=f"migration {step.number} of {step.of}: {step.name}, {what}")
+        elif step.kind == "started":
+            self._change(activity=f"migration {step.number} of {step.of}: {step.name}")
+        if self._observer is not None:
+            self._observer(step)
+
+    def _end(self, survey: Survey, *, fast_path: bool = False) -> None:
+        done = _surveyed(self._current, survey)
+        self._current = replace(done, fast_path=fast_path, activity=None, last_run=datetime.now(UTC))
+        if survey.pending:
+            raise MigrationError(f"still pending after the run: {', '.join(survey.pending)}")
+
+    def _check(self, names: list[str]) -> manifest.Manifest:
+        return manifest.check(names, self._source.label, **self._expected)  # type: ignore[arg-type]
+
+    def _change(self, **values: Any) -> None:
+        self._current = replace(self._current, **values)
+
+
+def _surveyed(status: MigrationStatus, survey: Survey) -> MigrationStatus:
+    return replace(
+        status,
+        pending_migrations=len(survey.pending),
+        total_migrations=len(survey.names),
+        state=survey.state,
+        pending=survey.pending,
+        ahead=survey.ahead,
+        drifted=survey.drifted,
+        half_applied=survey.half_applied,
+    )
+
+
+@contextlib.contextmanager
+def _file_lock(database: Database, timeout: float | None) -> Iterator[None]:
+    """The lock for an SQLite file: beside it, since the file itself must not be opened by anybody else."""
+    path = next((row[2] for row in database.query("PRAGMA database_list") if row[1] == "main"), None)
+    if not path:  # in memory: nobody else has it
+        yield
+        return
+    with FileLock(f"{path}.migration-lock", timeout=timeout):
+        yield
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is one of {', '.join(allowed)}, not {value!r}")

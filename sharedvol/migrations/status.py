@@ -1,0 +1,191 @@
+"""What is known of the migrations: plain data, for a start-up's log, a health check or a person."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from sharedvol.errors import MigrationError
+from sharedvol.migrations.manifest import Manifest
+
+State = Literal["unknown", "waiting", "migrating", "pending", "up_to_date", "ahead", "failed"]
+
+
+@dataclass(frozen=True)
+class HalfApplied:
+    """A migration that began and did not end.
+
+    Attributes:
+        name: the migration.
+        statements: how many it has now.
+        done: how many were run to their end.
+        next: the statement to go on with, counted from 1; the one that failed, or whose end is not known.
+        line: its line in the file; 0 where that is not known.
+        words: its first words, such as ``ALTER TABLE orders``; never its values.
+        error: what the server said, if it said anything.
+        obstacle: why it cannot be gone on with by itself; None if it can.
+    """
+
+    name: str
+    statements: int
+    done: int
+    next: int
+    line: int
+    words: str
+    error: str | None
+    obstacle: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**self.__dict__, "can_resume": self.obstacle is None}
+
+    def __str__(self) -> str:
+        where = f"statement {self.next} (line {self.line}, {self.words})" if self.words else f"statement {self.next}"
+        text = f"{self.name}: {self.done} of {self.statements} statements are done, {where} is next"
+        if self.error:
+            text += f"; it failed with: {self.error}"
+        return f"{text}; {self.obstacle}" if self.obstacle else text
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a look at the database shows, beside the migrations of the image.
+
+    Attributes:
+        names: every migration of the image, in order.
+        pending: those that are not recorded as applied, in order.
+        renames: pairs of an old name that is recorded and the new name of its file.
+        ahead: recorded names that the image does not have.
+        drifted: applied migrations whose text is another now.
+        half_applied: those that began and did not end.
+    """
+
+    names: tuple[str, ...]
+    pending: tuple[str, ...] = ()
+    renames: tuple[tuple[str, str], ...] = ()
+    ahead: tuple[str, ...] = ()
+    drifted: tuple[str, ...] = ()
+    half_applied: tuple[HalfApplied, ...] = ()
+
+    @property
+    def state(self) -> State:
+        if self.pending:
+            return "pending"
+        return "ahead" if self.ahead else "up_to_date"
+
+
+@dataclass(frozen=True)
+class MigrationStatus:
+    """What a run of the migrations did, or found. The first fields are those of the R start-up.
+
+    Attributes:
+        pending_migrations: how many are still to be applied.
+        total_migrations: how many the image has.
+        last_run: when this was found out, in UTC.
+        newly_applied: how many this run applied.
+        filenames: their names, in the order of application.
+        fast_path: nothing was pending, and no lock was taken.
+        lock_acquired: the lock was taken.
+        manifest: what the image brought.
+        error: why the run failed.
+        state: ``up_to_date``, ``ahead`` (the database has migrations that the image does not know),
+            ``pending``, ``waiting`` or ``migrating`` (now, by this process), ``failed`` or ``unknown``.
+        pending: the names of those that are still to be applied.
+        ahead, drifted, half_applied: see `Survey`.
+        lock_name: the lock's name, where it was asked for.
+        lock_holder: who has the lock now or had it when the wait ended, as JSON.
+        waited: seconds that the lock was waited for.
+        activity: what goes on now, in words.
+    """
+
+    pending_migrations: int = 0
+    total_migrations: int = 0
+    last_run: datetime = field(default_factory=lambda: datetime.now(UTC))
+    newly_applied: int = 0
+    filenames: tuple[str, ...] = ()
+    fast_path: bool = False
+    lock_acquired: bool = False
+    manifest: Manifest | None = None
+    error: str | None = None
+    state: State = "unknown"
+    pending: tuple[str, ...] = ()
+    ahead: tuple[str, ...] = ()
+    drifted: tuple[str, ...] = ()
+    half_applied: tuple[HalfApplied, ...] = ()
+    lock_name: str | None = None
+    lock_holder: dict[str, Any] | None = None
+    waited: float = 0.0
+    activity: str | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the application may start to serve: nothing is pending, nothing failed."""
+        return self.state in ("up_to_date", "ahead") and self.error is None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON. ``error`` is there only if there is one, as in R."""
+        told: dict[str, Any] = {
+            "pending_migrations": self.pending_migrations,
+            "total_migrations": self.total_migrations,
+            "last_run": self.last_run.isoformat(timespec="milliseconds"),
+            "newly_applied": self.newly_applied,
+            "filenames": list(self.filenames),
+            "fast_path": self.fast_path,
+            "lock_acquired": self.lock_acquired,
+            "manifest": self.manifest.as_dict() if self.manifest else None,
+        }
+        if self.error is not None:
+            told["error"] = self.error
+        return told | {
+            "state": self.state,
+            "pending": list(self.pending),
+            "ahead": list(self.ahead),
+            "drifted": list(self.drifted),
+            "half_applied": [one.as_dict() for one in self.half_applied],
+            "lock_name": self.lock_name,
+            "lock_holder": self.lock_holder,
+            "waited": round(self.waited, 3),
+            "activity": self.activity,
+        }
+
+
+@dataclass(frozen=True)
+class Step:
+    """Told to an observer while migrations run.
+
+    Attributes:
+        kind: ``waiting``, ``started``, ``statement`` (about to run), ``applied`` or ``renamed``.
+        name: the migration; the lock's name for ``waiting``.
+        number: which of the pending migrations it is, counted from 1; 0 for ``waiting`` and ``renamed``.
+        of: how many are pending.
+        statement: the statement, counted from 1; how many were run for ``applied``.
+        statements: how many the migration has.
+        line: the line of the statement.
+        seconds: since the wait, or the migration, began.
+        detail: who has the lock; the first words of the statement; the old name.
+    """
+
+    kind: Literal["waiting", "started", "statement", "applied", "renamed"]
+    name: str
+    number: int = 0
+    of: int = 0
+    statement: int = 0
+    statements: int = 0
+    line: int = 0
+    seconds: float = 0.0
+    detail: str = ""
+
+
+class MigrationFailed(MigrationError):
+    """A run that did not end well. What was applied before stays applied and recorded.
+
+    Attributes:
+        status: what was done until then, ``error`` included.
+    """
+
+    def __init__(self, message: str, status: MigrationStatus) -> None:
+        super().__init__(message)
+        self.status = status
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.status)

@@ -1,0 +1,65 @@
+"""Fixtures with database servers, which start when a test first asks for one and end with the test process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Generator, Iterator
+
+import pytest
+from installed import FLAVOURS, MYSQL_MISSING, NotInstalled
+from servers import Database, Server
+
+
+@pytest.fixture(scope="session")
+def _server_of() -> Iterator[Callable[[str], Server]]:
+    """The server of a flavour, the same for all tests: pytest itself would restart it where their order alternates."""
+    running: dict[str, Server] = {}
+    with contextlib.ExitStack() as stack:
+
+        def server_of(flavour: str) -> Server:
+            if flavour not in running:
+                running[flavour] = stack.enter_context(_start(flavour))
+            return running[flavour]
+
+        yield server_of
+
+
+@pytest.fixture(scope="session", params=FLAVOURS)
+def server(request: pytest.FixtureRequest, _server_of: Callable[[str], Server]) -> Server:
+    """A server that tests share: leave it running, and its settings as they were."""
+    return _server_of(request.param)
+
+
+@pytest.fixture
+def database(server: Server) -> Iterator[Database]:
+    """An empty database on `server`."""
+    made = Database(server, server.create_database())
+    yield made
+    made.drop()
+
+
+@pytest.fixture(params=FLAVOURS)
+def private_server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server of the test's own: to stop, to kill, to configure."""
+    with _start(request.param) as private:
+        yield private
+
+
+def _start(flavour: str) -> Server:
+    try:
+        return Server(flavour)
+    except NotInstalled as error:
+        if flavour == "mysql" and os.environ.get("SHAREDVOL_TEST_MYSQL") != "required":
+            pytest.skip(str(error))
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
+    """Say loudly, and last, what was left out: a green run on MariaDB alone says nothing about MySQL."""
+    yield
+    reasons = [str(report.longrepr) for report in terminalreporter.getreports("skipped")]
+    missed = sum(MYSQL_MISSING in reason for reason in reasons)
+    if missed:
+        terminalreporter.section(f"{MYSQL_MISSING}: {missed} skipped", sep="!", red=True, bold=True)
