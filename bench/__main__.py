@@ -10,7 +10,7 @@ import platform
 import tempfile
 from pathlib import Path
 
-from bench import locks, moving
+from bench import locks, migrations, moving
 from bench.figures import say, show
 
 GROUPS = {
@@ -19,6 +19,8 @@ GROUPS = {
     "beside": locks.beside_posix_waiters,
     "moving": moving.moving,
     "idle": moving.idle,
+    "splitter": migrations.splitter,
+    "replicas": migrations.replicas,
 }
 
 

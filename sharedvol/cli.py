@@ -11,7 +11,7 @@ from datetime import date
 from pathlib import Path
 
 import sharedvol
-from sharedvol import FileLock, LockError, LockTimeout, SharedVolError
+from sharedvol import FileLock, LockError, LockTimeout, SharedVolError, migrate_command
 from sharedvol.run_locked import CannotRun, run_locked
 
 EXIT_ERROR = 1
@@ -26,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         code: int = options.run(options)
+    except migrate_command.UsageError as error:
+        return _fail(str(error), EXIT_USAGE)
     except SharedVolError as error:
         return _fail(str(error), EXIT_ERROR)
     except BrokenPipeError:
@@ -41,14 +43,19 @@ def _parser() -> argparse.ArgumentParser:
         "examples:\n"
         "  sharedvol whoami\n"
         "  sharedvol path unique results job_42.json\n"
-        "  sharedvol lock /app/shared/locks/init.lock --timeout 60 -- Rscript start.R\n\n"
-        "exit codes: 0 done, 1 an error that is told in one line, 2 wrong usage; `lock` has its own",
+        "  sharedvol lock /app/shared/locks/init.lock --timeout 60 -- Rscript start.R\n"
+        "  sharedvol migrate run mysql://app@db/shop /app/migrations\n\n"
+        "exit codes: 0 done, 1 an error that is told in one line, 2 wrong usage; `lock` and `migrate` have more",
     )
     parser.add_argument("--version", action="version", version=f"sharedvol {sharedvol.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_whoami(commands)
     _add_path(commands)
     _add_lock(commands)
+    about = (
+        "Apply database migrations once, however many replicas start.\n\n" + migrate_command.ABOUT.partition("\n\n")[2]
+    )
+    migrate_command.add_arguments(_command(commands, "migrate", about, migrate_command.EXIT_CODES))
     return parser
 
 

@@ -8,6 +8,7 @@ that SQLAlchemy knows for the server will do.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
@@ -37,10 +38,11 @@ class Database:
         label: what to call the database in a message: without the password.
         kind: ``mysql`` (MariaDB too) or ``sqlite``.
         schema: the database that the URL names, if any.
+        owned: whether `close` ends the session; an SQLAlchemy ``Connection`` is its owner's to close.
     """
 
     def __init__(self, raw: Any, dialect: Dialect, label: str, schema: str | None, *, owned: bool) -> None:
-        self._raw, self._dialect, self._owned = raw, dialect, owned
+        self._raw, self._dialect, self.owned = raw, dialect, owned
         self._pid = os.getpid()
         self.label, self.schema = label, schema
         self.kind = "mysql" if dialect.name in ("mysql", "mariadb") else dialect.name
@@ -60,17 +62,21 @@ class Database:
                 "SQLAlchemy is not installed, which databases need: install sharedvol[mysql]"
             ) from error
         if isinstance(target, sqlalchemy.Connection):
-            engine, raw = target.engine, target.connection.driver_connection
-            return cls(raw, engine.dialect, _label(engine.url), engine.url.database, owned=False)
+            return cls._from_connection(target)
         if isinstance(target, sqlalchemy.Engine):
             return cls._from_engine(target)
         try:
             url = sqlalchemy.make_url(target)
-            url = url.set(drivername=_DEFAULT_DRIVERS.get(url.drivername, url.drivername))
+        except (sqlalchemy.exc.ArgumentError, ValueError):
+            # Neither their texts nor a traceback may repeat the URL, password and all.
+            raise ValueError("not a database URL: it should look like mysql://user@host/database") from None
+        url = url.set(drivername=_DEFAULT_DRIVERS.get(url.drivername, url.drivername))
+        try:
             dialect_class = url.get_dialect()
-        except sqlalchemy.exc.ArgumentError as error:
-            # Its text would repeat the URL, password and all.
-            raise ValueError("not a database URL: it should look like mysql://user@host/database") from error
+        except sqlalchemy.exc.NoSuchModuleError:
+            raise ValueError(f"SQLAlchemy knows no database {url.drivername!r}: say mysql://") from None
+        if dialect_class.is_async:
+            raise ValueError(f"{url.drivername} is an asynchronous driver: say mysql:// for one that is not")
         try:
             dialect = dialect_class(dbapi=dialect_class.import_dbapi())  # type: ignore[call-arg]
         except ModuleNotFoundError as error:
@@ -90,24 +96,49 @@ class Database:
         label = _label(url)
         with _told(dialect, None, f"cannot connect to {label}"):
             raw = dialect.connect(*arguments, **options)
-            if dialect.name != "sqlite":
-                dialect.set_isolation_level(raw, "AUTOCOMMIT")
-        return cls(raw, dialect, label, url.database, owned=True)
+        return cls(raw, dialect, label, url.database, owned=True)._in_autocommit()
 
     @classmethod
     def _from_engine(cls, engine: Engine) -> Database:
         import sqlalchemy
 
+        if engine.dialect.is_async:
+            raise ValueError(f"{engine.dialect.driver} is an asynchronous driver: use an engine of one that is not")
+        label = _label(engine.url)
+        with _told(engine.dialect, None, f"cannot connect to {label}"):
+            try:
+                # An empty pool of the same making: the engine's own may be exhausted, by those who wait for us, and
+                # has its parent's connections in a forked child.
+                pooled = engine.pool.recreate().connect()
+                raw = pooled.driver_connection
+                pooled.detach()  # the pool must not give a session that holds a lock to somebody else
+            except sqlalchemy.exc.DBAPIError as error:
+                if error.orig is None:
+                    raise
+                raise error.orig from error
+        return cls(raw, engine.dialect, label, engine.url.database, owned=True)._in_autocommit()
+
+    @classmethod
+    def _from_connection(cls, connection: Connection) -> Database:
+        import sqlalchemy
+
+        engine = connection.engine
         label = _label(engine.url)
         try:
-            pooled = engine.raw_connection()
-            raw = pooled.driver_connection
-            pooled.detach()  # the pool must not give a session that holds a lock to somebody else
-        except sqlalchemy.exc.DBAPIError as error:
-            raise _as_ours(engine.dialect, None, f"cannot connect to {label}", error.orig) from error
-        with _told(engine.dialect, raw, f"cannot use {label}"):
-            engine.dialect.set_isolation_level(raw, "AUTOCOMMIT")  # type: ignore[arg-type]
-        return cls(raw, engine.dialect, label, engine.url.database, owned=True)
+            raw = connection.connection.driver_connection
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            raise DatabaseError(f"cannot use the connection to {label}: {error}", lost=True) from error
+        return cls(raw, engine.dialect, label, engine.url.database, owned=False)
+
+    def _in_autocommit(self) -> Database:
+        try:
+            if self._dialect.name != "sqlite" or self._raw.isolation_level is not None:
+                with _told(self._dialect, self._raw, f"cannot use {self.label}"):
+                    self._dialect.set_isolation_level(self._raw, "AUTOCOMMIT")
+        except BaseException:
+            self.close()
+            raise
+        return self
 
     def query(self, sql: str, **values: Any) -> list[tuple[Any, ...]]:
         """The rows that ``sql``, with ``:name`` for each of ``values``, gives."""
@@ -157,6 +188,12 @@ class Database:
         return told if isinstance(told, int) else None
 
     @property
+    def read_timeout(self) -> float | None:
+        """Seconds after which the driver takes a server that does not answer for lost, where it says so."""
+        told = getattr(self._raw, "_read_timeout", None)  # PyMySQL
+        return float(told) if isinstance(told, int | float) else None
+
+    @property
     def raw(self) -> Any:
         """The driver's connection."""
         return self._raw
@@ -196,7 +233,7 @@ class Database:
 
     def close(self) -> None:
         """End the session, which frees its locks; one that is not ours is left alone."""
-        if self._owned and self.is_ours:
+        if self.owned and self.is_ours:
             with contextlib.suppress(Exception):  # it may be gone already, which is what we want
                 self._raw.close()
 
@@ -217,12 +254,17 @@ class Database:
 
 def _bound(dialect: Dialect, sql: str, values: dict[str, Any]) -> tuple[str, Any]:
     """``sql`` and ``values`` in the parameter style of the driver."""
+    dialect_class: Any = type(dialect)
+    text, order = _compiled(dialect_class, dialect.paramstyle, sql)
+    return text, values if order is None else tuple(values[name] for name in order)
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(dialect_class: Any, paramstyle: str, sql: str) -> tuple[str, tuple[str, ...] | None]:
     import sqlalchemy
 
-    compiled: Any = sqlalchemy.text(sql).compile(dialect=dialect)
-    if compiled.positiontup is not None:
-        return str(compiled), tuple(values[name] for name in compiled.positiontup)
-    return str(compiled), values
+    compiled: Any = sqlalchemy.text(sql).compile(dialect=dialect_class(paramstyle=paramstyle))
+    return str(compiled), None if compiled.positiontup is None else tuple(compiled.positiontup)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize(("group", "figures"), [("uncontended", 2), ("contended", 6), ("beside", 2), ("idle", 2)])
+@pytest.mark.parametrize(
+    ("group", "figures"), [("uncontended", 2), ("contended", 6), ("beside", 2), ("idle", 2), ("splitter", 2)]
+)
 def test_each_group_gives_its_figures(group: str, figures: int, tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "bench", group, "--scale", "0.02", "--json", "--directory", str(tmp_path)],
@@ -35,3 +37,18 @@ def test_the_moving_group_moves_every_file(tmp_path: Path) -> None:
     )
     assert result.returncode in (0, 1), result.stderr
     assert "moving 2,000 files" in result.stdout
+
+
+def test_the_replicas_group_starts_them_on_every_server(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "bench", "replicas", "--scale", "0.1", "--json", "--directory", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert result.returncode in (0, 1), result.stderr
+    figures = [json.loads(line) for line in result.stdout.splitlines()]
+    trips = [figure for figure in figures if "round trips" in figure["name"]]
+    assert trips
+    assert all(figure["reached"] for figure in trips)  # counted, not timed

@@ -16,9 +16,10 @@ import contextlib
 import hashlib
 import logging
 import math
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
@@ -51,6 +52,14 @@ class _Default:
 
 _DEFAULT: Final = _Default()
 _DEADLOCKS: Final = (1213, 3058)  # ER_LOCK_DEADLOCK, ER_USER_LOCK_DEADLOCK
+_INTERRUPTED: Final = 1317  # ER_QUERY_INTERRUPTED, by KILL QUERY; MariaDB answers NULL instead
+_TIMED_OUT: Final = 3024  # ER_QUERY_TIMEOUT, by MySQL's max_execution_time
+# MariaDB answers NULL when max_statement_time ends a wait, as it does after KILL QUERY.
+_GET_LOCK: Final = {
+    "mysql": "SELECT GET_LOCK(:name, :seconds)",
+    "mariadb": "SET STATEMENT max_statement_time = 0 FOR SELECT GET_LOCK(:name, :seconds)",
+}
+_RELEASE_TRIES: Final = 20  # through a pooler, until one meets the session that has the lock
 
 
 @dataclass(frozen=True)
@@ -127,10 +136,11 @@ class NamedLock:
 
     Holds one connection of its own from acquire to release, or uses the one that it is given. Re-entrant for
     the thread that holds it; other threads that use the same object wait. A forked child has it no more.
+    The server ends a session that is silent for its ``wait_timeout``, and the lock with it: `check` now and then.
 
     Args:
-        target: a URL, an SQLAlchemy ``URL`` or ``Engine``; or an SQLAlchemy ``Connection``, whose session is
-            then the holder and which must not be closed or returned to a pool before the release.
+        target: a URL, an SQLAlchemy ``URL`` or ``Engine``, whose pool is left alone; or an SQLAlchemy ``Connection``,
+            whose session is then the holder and which must not be closed or returned to a pool before the release.
         name: what to lock. By default it means something within the schema of the connection only, and the
             name on the server is ``schema.name`` in lower case, shortened where that is too long.
         timeout: seconds to wait; None waits for ever, 0 not at all.
@@ -157,12 +167,20 @@ class NamedLock:
         _check_timeout(timeout)
         self._target, self._asked, self._literal = target, name, literal
         self._timeout, self._allow_unsafe, self._on_wait = timeout, allow_unsafe, on_wait
-        self._mutex = threading.RLock()
-        self._depth = 0
-        self._owner = 0
-        self._database: Database | None = None
+        self._made_in = os.getpid()
         self._name: str | None = None
         self._server: Server | None = None
+        self._inherited = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin with nothing: a new lock, or one in a forked child."""
+        self._turn, self._talk = threading.Condition(), threading.Lock()
+        self._owner: int | None = None
+        self._depth = 0
+        self._database: Database | None = None
+        self._in_doubt = False
+        self._pid = os.getpid()
 
     @property
     def server(self) -> Server | None:
@@ -177,7 +195,7 @@ class NamedLock:
     @property
     def held(self) -> bool:
         """Whether this process acquired it and has not released it. Whether it was lost, `check` tells."""
-        return self._depth > 0 and self._database is not None and self._database.is_ours
+        return self._depth > 0 and self._pid == os.getpid()
 
     def acquire(self, timeout: float | _Default | None = _DEFAULT) -> _Held:
         """Take the lock, waiting for it on the server. To be undone by `release`, or a ``with`` on what is returned.
@@ -196,35 +214,45 @@ class NamedLock:
         _check_timeout(limit)
         begun = time.monotonic()
         self._forget_parents()
-        if not self._mutex.acquire(timeout=-1 if limit is None else min(limit, threading.TIMEOUT_MAX)):
-            raise LockTimeout(self._name or self._asked, limit or 0.0)
+        held, me = _Held(self), threading.get_ident()
+        before = self._depth if self._owner == me else 0
         try:
-            if self._depth == 0:
+            self._take_turn(me, limit)
+            if before == 0:
                 self._begin(begun, limit)
-                self._owner = threading.get_ident()
-            self._depth += 1
-        except BaseException:
-            self._mutex.release()
+            self._depth = before + 1
+        except BaseException:  # an interrupt too, wherever it strikes
+            if self._owner == me:
+                self._depth = before
+                if before == 0:
+                    self._drop()
             raise
-        return _Held(self)
+        return held
 
     def release(self) -> None:
         """Undo one `acquire`; the last one frees the lock.
+
+        In a forked child, which started without the lock, undoing its parent's acquire does nothing.
 
         Raises:
             NotLockedError: this thread does not hold it.
             LockLostError: it was lost before.
         """
+        self._forget_parents()
+        if self._depth == 0 and self._inherited:
+            self._inherited -= 1
+            return
         if not self.held:
             raise NotLockedError(f"lock {self._asked!r} is not held by this process: release it where it was acquired")
         if self._owner != threading.get_ident():
             raise NotLockedError(f"lock {self._asked!r} is held by another thread: release it there")
-        self._depth -= 1
+        if self._depth > 1:
+            self._depth -= 1
+            return
         try:
-            if self._depth == 0:
-                self._end()
+            self._end()
         finally:
-            self._mutex.release()
+            self._drop()
 
     def check(self) -> None:
         """Ask the server whether the lock is still ours. One round trip.
@@ -233,20 +261,22 @@ class NamedLock:
             LockLostError: it is not: the connection is gone, or somebody freed the lock on it.
             NotLockedError: it was never acquired, or has been released.
         """
-        if not self.held or self._database is None:
-            raise NotLockedError(f"lock {self._asked!r} is not held by this process")
-        try:
-            ((holds,),) = self._database.query("SELECT IS_USED_LOCK(:name) = CONNECTION_ID()", name=self._name)
-        except DatabaseError as error:
-            raise LockLostError(f"lock {self._name!r} is lost with its connection: {error}") from error
+        with self._speaking() as database:
+            if database is None:
+                raise NotLockedError(f"lock {self._asked!r} is not held by this process")
+            try:
+                ((holds,),) = database.query("SELECT IS_USED_LOCK(:name) = CONNECTION_ID()", name=self._name)
+            except DatabaseError as error:
+                raise LockLostError(f"lock {self._name!r} is lost with its connection: {error}") from error
         if not holds:
             raise LockLostError(f"lock {self._name!r} is lost: something on its own connection released it")
 
     def holder(self) -> LockHolder | None:
         """Who has the lock now, this one included; None if nobody has. Connects if it must."""
-        if self.held and self._database is not None and self._name is not None:
-            return find_holder(self._database, self._name)
-        database = self._target if isinstance(self._target, Database) else Database.open(self._target)
+        with self._speaking() as ours:
+            if ours is not None and self._name is not None:
+                return find_holder(ours, self._name)
+        database = self._open()
         try:
             return find_holder(database, self._name_on(inspect(database)))
         finally:
@@ -260,8 +290,6 @@ class NamedLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._database is not None and not self._database.is_ours:
-            return  # a forked child leaves the block of its parent: the lock is the parent's to release
         try:
             self.release()
         except LockLostError:
@@ -272,49 +300,89 @@ class NamedLock:
     def __repr__(self) -> str:
         return f"<NamedLock {self._name or self._asked!r} {'held' if self.held else 'not held'}>"
 
-    def _begin(self, begun: float, limit: float | None) -> None:
+    def _take_turn(self, me: int, limit: float | None) -> None:
+        """Wait for the other threads that use this object."""
+        with self._turn:
+            wait = None if limit is None else min(limit, threading.TIMEOUT_MAX)
+            if not self._turn.wait_for(lambda: self._owner in (None, me), wait):
+                raise LockTimeout(self._name or self._asked, limit or 0.0)
+            self._owner = me
+
+    def _open(self) -> Database:
         database = self._target if isinstance(self._target, Database) else Database.open(self._target)
-        granted = False
-        try:
-            server = self._server = inspect(database)
-            self._name = self._name_on(server)
-            if server.cluster and not self._allow_unsafe:
-                raise LockUnsafeError(
-                    f"lock {self._name!r} would not exclude others: {server.cluster}, whose nodes do not share "
-                    "locks; let all replicas use one node and say allow_unsafe=True, or use another lock"
-                )
-            self._wait(database, server, begun, limit)
-            granted = True
-            if not self._allow_unsafe:
-                self._refuse_pooler(database)
-        except BaseException:
-            if granted:
-                with contextlib.suppress(DatabaseError):
-                    database.query("SELECT RELEASE_LOCK(:name)", name=self._name)
-            if database is not self._target:
-                database.close()
-            raise
-        self._database = database
+        if not database.is_ours or (not database.owned and self._made_in != os.getpid()):
+            raise LockError(
+                f"lock {self._asked!r} was made on a connection of the parent process: "
+                "make one in the child, on a connection of its own"
+            )
+        return database
+
+    def _begin(self, begun: float, limit: float | None) -> None:
+        database = self._database = self._open()
+        server = self._server = inspect(database)
+        self._name = self._name_on(server)
+        if server.cluster and not self._allow_unsafe:
+            raise LockUnsafeError(
+                f"lock {self._name!r} would not exclude others: {server.cluster}, whose nodes do not share "
+                "locks; let all replicas use one node and say allow_unsafe=True, or use another lock"
+            )
+        if not self._allow_unsafe:
+            self._refuse_pooler(database, server.session, server.session)
+        self._wait(database, server, begun, limit)
+        if not self._allow_unsafe:
+            ((holder, now),) = database.query("SELECT IS_USED_LOCK(:name), CONNECTION_ID() + 0", name=self._name)
+            self._refuse_pooler(database, server.session, now, holder)
 
     def _end(self) -> None:
-        database, self._database = self._database, None
-        assert database is not None
-        try:
-            ((released,),) = database.query("SELECT RELEASE_LOCK(:name)", name=self._name)
-        except DatabaseError as error:
-            raise LockLostError(f"lock {self._name!r} was lost with its connection: {error}") from error
-        finally:
-            if database is not self._target:
-                database.close()
-        if released != 1:
+        with self._speaking() as database:
+            assert database is not None
+            try:
+                freed = self._free(database)
+            except DatabaseError as error:
+                raise LockLostError(f"lock {self._name!r} was lost with its connection: {error}") from error
+            self._in_doubt = False
+        if not freed:
             raise LockLostError(f"lock {self._name!r} was lost: something on its own connection released it")
+
+    def _free(self, database: Database) -> bool:
+        """Whether the session had the lock."""
+        ((released,),) = database.query("SELECT RELEASE_LOCK(:name)", name=self._name)
+        return bool(released == 1)
+
+    def _drop(self) -> None:
+        """Keep nothing: no lock that may have been granted, no connection of our own, not the turn."""
+        try:
+            with self._talk:
+                database, self._database = self._database, None
+                if database is not None:
+                    if self._in_doubt and (database is self._target or not database.owned):
+                        with contextlib.suppress(DatabaseError):  # gone, and the lock with it
+                            self._free(database)
+                    if database is not self._target:
+                        database.close()
+        finally:
+            with self._turn:
+                self._turn.notify()
+                self._in_doubt, self._depth, self._owner = False, 0, None
+
+    @contextlib.contextmanager
+    def _speaking(self) -> Iterator[Database | None]:
+        """The connection of a lock that is held, for one thread at a time: a driver would mix up the answers."""
+        if not self.held:
+            yield None  # and in a forked child without `_talk`, which a thread of the parent may have had
+            return
+        with self._talk:
+            yield self._database
 
     def _wait(self, database: Database, server: Server, begun: float, limit: float | None) -> None:
         name = self._name
         assert name is not None
+        longest = 60.0 if self._on_wait is None else 5.0
+        if database.read_timeout is not None:
+            longest = min(longest, database.read_timeout / 2)  # the driver would give up on the answer
         slice_ = 0.0
         while True:
-            if self._ask(database, name, slice_):
+            if self._ask(database, server, name, slice_):
                 return
             waited = time.monotonic() - begun
             left = math.inf if limit is None else limit - waited
@@ -325,7 +393,7 @@ class NamedLock:
                 self._on_wait(Waiting(name, holder, waited, limit))
             # Short at first, so that the first report of a holder is soon followed by a better one; a longer
             # slice keeps the place in the server's queue longer.
-            slice_ = min(left, 1.0 if slice_ == 0 else 5.0 if self._on_wait is not None else 60.0)
+            slice_ = min(left, longest, 1.0 if slice_ == 0 else longest)
             if server.flavour == "mysql":
                 if slice_ < 1:
                     time.sleep(min(slice_, _POLL_SECONDS))
@@ -333,26 +401,39 @@ class NamedLock:
                 else:
                     slice_ = math.floor(slice_)
 
-    def _ask(self, database: Database, name: str, seconds: float) -> bool:
+    def _ask(self, database: Database, server: Server, name: str, seconds: float) -> bool:
+        self._in_doubt = True  # until the answer has arrived: what interrupts us may come later than the grant
         try:
-            ((answer,),) = database.query("SELECT GET_LOCK(:name, :seconds)", name=name, seconds=seconds)
+            ((answer,),) = database.query(_GET_LOCK[server.flavour], name=name, seconds=seconds)
         except DatabaseError as error:
+            self._in_doubt = False
             if error.code in _DEADLOCKS:
                 raise LockDeadlockError(f"waiting for lock {name!r} would never end: {error}") from error
+            if error.code == _TIMED_OUT:
+                return False
+            if error.code == _INTERRUPTED:
+                raise LockError(f"lock {name!r}: the wait was killed: {error}") from error
             raise
+        self._in_doubt = granted = bool(answer == 1)
         if answer is None:
             raise LockError(f"lock {name!r}: the server answered NULL: the wait was killed, or it has no memory left")
-        return bool(answer == 1)
+        return granted
 
-    def _refuse_pooler(self, database: Database) -> None:
-        ((holder, me),) = database.query("SELECT IS_USED_LOCK(:name), CONNECTION_ID() + 0", name=self._name)
+    def _refuse_pooler(self, database: Database, first: int, now: int, holder: int | None = None) -> None:
+        """Unless all was said on one session: the first question, the last one, the log-in, the lock's grant."""
         told = database.driver_session
-        if holder == me and told in (None, me):
+        if first == now and told in (None, now) and (not self._in_doubt or holder == now):
             return
+        granted = f"granted to connection {holder}, " if self._in_doubt else ""
+        stays = ""
+        if self._in_doubt:
+            freed = any(self._free(database) for _ in range(_RELEASE_TRIES))
+            self._in_doubt = False
+            stays = "" if freed else f"; connection {holder} still has it: KILL {holder} on the server"
         raise LockUnsafeError(
             f"lock {self._name!r} would not be kept: something between us and the server shares connections "
-            f"(granted to connection {holder}, now on {me}, logged in as {told}); connect to the server itself, or "
-            "say allow_unsafe=True"
+            f"({granted}first on {first}, now on {now}, logged in as {told}); connect to the server itself, or "
+            f"say allow_unsafe=True{stays}"
         )
 
     def _name_on(self, server: Server) -> str:
@@ -367,8 +448,9 @@ class NamedLock:
 
     def _forget_parents(self) -> None:
         """In a forked child: start without the lock, and never speak on the parent's connection."""
-        if self._database is not None and not self._database.is_ours:
-            self._mutex, self._depth, self._database = threading.RLock(), 0, None
+        if self._pid != os.getpid():
+            self._inherited += self._depth if self._owner == threading.get_ident() else 0
+            self._forget()
 
 
 @dataclass(frozen=True)
@@ -395,17 +477,22 @@ class Server:
         """``name`` if this server takes it.
 
         Raises:
-            LockError: it is too long.
+            LockError: it is too long, or has characters that MySQL does not take.
         """
+        if self.flavour == "mysql" and any(character > "\uffff" for character in name):
+            raise LockError(f"lock name {name!r} has characters beyond U+FFFF, which {self.version} takes in no name")
         if not self._fits(name):
             limit = "192 bytes" if self.flavour == "mariadb" else f"{_MAX_CHARACTERS} characters"
             raise LockError(f"lock name {name!r} is longer than the {limit} that {self.version} takes: shorten it")
         return name
 
     def scoped(self, name: str) -> str:
-        """``name`` within the schema: the same on both flavours, at most 64 characters and 192 bytes."""
+        """``name`` within the schema: the same on both flavours, at most 64 characters, all of ASCII.
+
+        MariaDB compares the bytes of whatever character set a client speaks; MySQL takes no emoji.
+        """
         full = f"{self.schema}.{name}".lower()
-        if len(full) <= _MAX_CHARACTERS and len(full.encode()) <= _MAX_BYTES["mariadb"]:
+        if len(full) <= _MAX_CHARACTERS and full.isascii():
             return full
         digest = hashlib.sha256(full.encode()).hexdigest()[:16]
         return f"{full[:40].encode('ascii', 'replace').decode()}~{digest}"
@@ -451,17 +538,16 @@ def inspect(database: Database) -> Server:
 
 def find_holder(database: Database, name: str) -> LockHolder | None:
     """Who has the lock ``name`` on the server, and what the session does; None if it is free."""
-    ((holder,),) = database.query("SELECT IS_USED_LOCK(:name)", name=name)
-    if holder is None:
-        return None
-    with contextlib.suppress(DatabaseError):  # who may not look still knows the number
+    with contextlib.suppress(DatabaseError):  # who may not look still learns the number, below
         rows = database.query(
-            "SELECT USER, HOST, TIME, COALESCE(INFO, COMMAND) FROM information_schema.PROCESSLIST WHERE ID = :id",
-            id=holder,
+            "SELECT ID, USER, HOST, TIME, COALESCE(INFO, COMMAND) FROM information_schema.PROCESSLIST "
+            "WHERE ID = IS_USED_LOCK(:name)",
+            name=name,
         )
-        for user, host, seconds, doing in rows:
-            return LockHolder(int(holder), _text(user), _text(host), int(seconds), _text(doing))
-    return LockHolder(int(holder))
+        for holder, user, host, seconds, doing in rows:
+            return LockHolder(int(holder), _text(user), _text(host), int(seconds or 0), _text(doing))
+    ((holder,),) = database.query("SELECT IS_USED_LOCK(:name)", name=name)
+    return None if holder is None else LockHolder(int(holder))
 
 
 def _text(value: object) -> str | None:

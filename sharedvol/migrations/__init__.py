@@ -1,5 +1,6 @@
 """Migrations that run once, however many replicas start."""
 
+from sharedvol.migrations.alembic import AlembicMigrations
 from sharedvol.migrations.coordinator import MigrationCoordinator
 from sharedvol.migrations.manifest import Manifest
 from sharedvol.migrations.recorded import PythonMigrations
@@ -7,6 +8,7 @@ from sharedvol.migrations.script import split_script
 from sharedvol.migrations.status import HalfApplied, MigrationFailed, MigrationStatus, Step, Survey
 
 __all__ = [
+    "AlembicMigrations",
     "HalfApplied",
     "Manifest",
     "MigrationCoordinator",

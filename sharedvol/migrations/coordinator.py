@@ -19,9 +19,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from sharedvol.database import Database
 from sharedvol.errors import (
     AheadError,
-    DatabaseError,
     DriftError,
+    HalfAppliedError,
+    LedgerError,
+    LockError,
     LockTimeout,
+    ManifestError,
     MigrationError,
     SharedVolError,
 )
@@ -29,7 +32,6 @@ from sharedvol.locks.file import FileLock
 from sharedvol.locks.mysql import LockHolder, NamedLock, Waiting, find_holder, inspect
 from sharedvol.migrations import manifest
 from sharedvol.migrations.recorded import Directory, HalfAppliedPolicy, Session, Source
-from sharedvol.migrations.runner import StatementFailed
 from sharedvol.migrations.status import MigrationFailed, MigrationStatus, Step, Survey
 
 if TYPE_CHECKING:
@@ -109,6 +111,7 @@ class MigrationCoordinator:
         self._drift, self._ahead, self._allow_unsafe = drift, ahead, allow_unsafe
         self._observer = observer
         self._current = MigrationStatus()
+        self._waits = 0
 
     @property
     def current(self) -> MigrationStatus:
@@ -131,12 +134,14 @@ class MigrationCoordinator:
             MigrationFailed: a migration failed; ``status`` says what was applied before.
         """
         self._current = MigrationStatus(state="migrating", activity="looking for pending migrations")
+        self._waits = 0
         try:
             self._run()
         except BaseException as error:
             self._change(state="failed", error=str(error) or type(error).__name__, activity=None)
-            applied = ", ".join(self._current.filenames) or "nothing"
-            _log.error("migrations failed: %s; applied by this run: %s", self._current.error, applied)
+            applied = ", ".join(self._current.filenames)
+            told = f"; applied by this run before: {applied}" if applied and applied not in str(error) else ""
+            _log.error("migrations failed: %s%s", self._current.error, told)
             raise
         return self._current
 
@@ -174,11 +179,23 @@ class MigrationCoordinator:
                 return
             with self._locked(database) as session:
                 self._change(lock_acquired=True, state="migrating", activity="looking again, with the lock")
-                survey = self._survey(database)  # another replica may have done it while we waited
+                others_had_it = self._waits > 0
+                if not others_had_it:
+                    survey = self._apply_pending(session)
+            if others_had_it:
+                # Most likely they did it all. Looking without the lock, a crowd of waiters does not look one by one.
+                survey = self._survey(database)
                 if survey.pending:
-                    self._apply(session, survey)
-                    survey = self._survey(database)
+                    with self._locked(database) as session:
+                        survey = self._apply_pending(session)
             self._end(survey)
+
+    def _apply_pending(self, session: Session) -> Survey:
+        survey = self._survey(session.database)  # what was seen before the lock may have changed since
+        if survey.pending:
+            self._apply(session, survey)
+            survey = self._survey(session.database)
+        return survey
 
     def _apply(self, session: Session, survey: Survey) -> None:
         try:
@@ -186,7 +203,10 @@ class MigrationCoordinator:
                 done = (*self._current.filenames, name)
                 left = tuple(other for other in self._current.pending if other != name)
                 self._change(filenames=done, newly_applied=len(done), pending=left, pending_migrations=len(left))
-        except (StatementFailed, DatabaseError) as error:
+        except (HalfAppliedError, LedgerError, LockError, ManifestError):
+            self._look_again(session.database)
+            raise
+        except Exception as error:
             done = self._current.filenames
             before = f"; applied by this run before: {', '.join(done)}" if done else ""
             self._look_again(session.database)
@@ -252,6 +272,7 @@ class MigrationCoordinator:
         return name, find_holder(database, name)
 
     def _waiting(self, waiting: Waiting) -> None:
+        self._waits += 1
         who = f"held by {waiting.holder}" if waiting.holder else "just let go of"
         _log.info("waiting for lock %r, %s, for %.0f s so far", waiting.name, who, waiting.waited)
         self._change(

@@ -110,11 +110,11 @@ def check(
 
 
 def _read(place: Path, name: str) -> MigrationFile:
-    path = place / name
+    path = os.path.join(place, name)
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise ManifestError(f"the name of {str(path)!r} is not UTF-8, and the ledger is: rename the file") from None
+        raise ManifestError(f"the name of {path!r} is not UTF-8, and the ledger is: rename the file") from None
     if len(name) > MAX_NAME or not name.isprintable():
         raise ManifestError(
             f"the ledger cannot hold the name {name!r}: {MAX_NAME} printable characters at most; rename the file"
@@ -122,14 +122,15 @@ def _read(place: Path, name: str) -> MigrationFile:
     try:
         # Looked at before it is opened: opening a FIFO would wait for ever.
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise ManifestError(f"{str(path)!r} is not a regular file: move it elsewhere or give it another suffix")
-        data = path.read_bytes()
+            raise ManifestError(f"{path!r} is not a regular file: move it elsewhere or give it another suffix")
+        with open(path, "rb") as file:
+            data = file.read()
     except OSError as error:
-        raise ManifestError(f"cannot read the migration {str(path)!r}: {describe(error)}") from error
+        raise ManifestError(f"cannot read the migration {path!r}: {describe(error)}") from error
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ManifestError(f"{str(path)!r}, line {line}: not UTF-8: save it as UTF-8") from None
+        raise ManifestError(f"{path!r}, line {line}: not UTF-8: save it as UTF-8") from None
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
-    return MigrationFile(name, path, text, hashlib.sha256(text.encode()).hexdigest())
+    return MigrationFile(name, Path(path), text, hashlib.sha256(text.encode()).hexdigest())

@@ -1,0 +1,159 @@
+"""Whether a replica lives, and whether it may be sent requests: for ``HEALTHCHECK`` and the load balancer.
+
+Two questions with two answers. A replica that waits for another one's migrations, or runs them, is alive: who
+restarts it then only makes it begin anew. It is not ready, and says whom it waits for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from sharedvol.errors import DatabaseError, SharedVolError
+from sharedvol.migrations.coordinator import MigrationCoordinator
+from sharedvol.migrations.status import MigrationStatus
+
+LIVE_PATH: Final = "/health/live"
+READY_PATH: Final = "/health/ready"
+
+_Scope = MutableMapping[str, Any]
+_Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+_Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """An answer to a health check.
+
+    Attributes:
+        code: the HTTP status: 200, or 503.
+        body: what to send as JSON.
+    """
+
+    code: int
+    body: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the answer is yes."""
+        return self.code == 200
+
+
+class Health:
+    """Liveness and readiness of a replica whose start-up runs migrations.
+
+    ::
+
+        coordinator = MigrationCoordinator("mysql://app@db/shop", "/app/migrations")
+        health = Health(coordinator)
+        threading.Thread(target=coordinator.run).start()
+        health.ready()      # Report(code=503, body={'status': 'not_ready', 'reason': 'migrations_pending', ...})
+
+    Args:
+        coordinator: whose run, and whose database, it is about. It need not run in this process.
+        max_age: seconds for which an answer of the database is used again, so that checks cannot load it.
+    """
+
+    def __init__(self, coordinator: MigrationCoordinator, *, max_age: float = 1.0) -> None:
+        self._coordinator = coordinator
+        self._max_age = max_age
+        self._lock = threading.Lock()
+        self._asked: tuple[float, Report] | None = None
+
+    def live(self) -> Report:
+        """Whether the process answers at all. Asks no database: a restart would not mend that."""
+        return Report(200, {"status": "alive", "timestamp": _now()})
+
+    def ready(self) -> Report:
+        """Whether the replica may serve, as the R API's ``/health/ready`` says it.
+
+        200 when the database answers, nothing is pending and the manifest is as expected. Else 503, with the
+        ``reason`` ``database_unavailable``, ``migration_error`` or ``migrations_pending``. The other fields are
+        those of `MigrationStatus.as_dict`.
+        """
+        current = self._coordinator.current
+        if current.state in ("waiting", "migrating"):
+            return _report(current, "migrations_pending", "unknown")
+        with self._lock:
+            if self._asked is None or time.monotonic() - self._asked[0] > self._max_age:
+                self._asked = (time.monotonic(), self._ask(current))
+            return self._asked[1]
+
+    def _ask(self, current: MigrationStatus) -> Report:
+        try:
+            found = self._coordinator.status()
+        except DatabaseError as error:
+            return _report(current, "database_unavailable", "unavailable", str(error))
+        except SharedVolError as error:
+            return _report(current, "migration_error", "connected", str(error))
+        if current.state == "failed":
+            return _report(current, "migration_error", "connected")
+        if found.pending:
+            return _report(found, "migrations_pending", "connected")
+        return _report(current if current.state == found.state else found, None, "connected")
+
+
+def health_app(health: Health, *, live_path: str = LIVE_PATH, ready_path: str = READY_PATH) -> Any:
+    """An ASGI application with the two answers, to mount or to serve on a port of its own.
+
+    Args:
+        health: what answers.
+        live_path, ready_path: where.
+    """
+    answers = {live_path: health.live, ready_path: health.ready}
+
+    async def app(scope: _Scope, receive: _Receive, send: _Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            raise RuntimeError(f"the health checks speak HTTP, not {scope['type']}")
+        # Mounted below a prefix, the path comes with it.
+        path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+        answer = answers.get(path)
+        if answer is None:
+            report = Report(404, {"error": f"no such check: {live_path} or {ready_path}"})
+        elif scope["method"] not in ("GET", "HEAD"):
+            report = Report(405, {"error": "use GET"})
+        else:
+            report = await asyncio.to_thread(answer)  # the database is asked without stopping the event loop
+        body = json.dumps(report.body).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"cache-control", b"no-store"),
+        ]
+        if report.code == 405:
+            headers.append((b"allow", b"GET, HEAD"))
+        await send({"type": "http.response.start", "status": report.code, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    return app
+
+
+async def _lifespan(receive: _Receive, send: _Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+
+
+def _report(status: MigrationStatus, reason: str | None, database: str, error: str | None = None) -> Report:
+    body: dict[str, Any] = {"status": "ready" if reason is None else "not_ready"}
+    if reason is not None:
+        body["reason"] = reason
+    body |= {"database": database, "timestamp": _now()} | status.as_dict()
+    if error is not None:
+        body["error"] = error
+    return Report(200 if reason is None else 503, body)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
