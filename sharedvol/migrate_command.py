@@ -44,7 +44,7 @@ _CODES: Final = (
     (DatabaseError, EXIT_DATABASE),
 )
 
-ABOUT = """Apply database migrations once, however many replicas start at the same moment.
+ABOUT: Final = """Apply database migrations once, however many replicas start at the same moment.
 
 URL        the database, such as mysql://app@db/shop, or env:NAME for what the environment variable
            NAME holds. MySQL, MariaDB; sqlite:///path for development.
@@ -53,7 +53,7 @@ DIRECTORY  the *.sql files, applied in the order of their names; or an alembic.i
 The password is read from --password-file, or from the file that SHAREDVOL_DATABASE_PASSWORD_FILE
 names, or from SHAREDVOL_DATABASE_PASSWORD; in the URL, others on the machine can read it."""
 
-EXIT_CODES = """exit codes:
+EXIT_CODES: Final = """exit codes:
   0    nothing is pending (plan: always, if it could be made)
   1    a migration failed; those before it stay applied
   2    wrong usage
@@ -245,7 +245,7 @@ def _url(options: argparse.Namespace) -> URL:
             raise UsageError(f"the environment variable {name} is not set: it should hold the database's URL")
     try:
         url = sqlalchemy.make_url(text)
-    except sqlalchemy.exc.ArgumentError:
+    except (sqlalchemy.exc.ArgumentError, ValueError):  # the latter from a port that is no number
         # Not repeated here: it may hold a password.
         raise UsageError("URL is not a database URL: it should look like mysql://user@host/database") from None
     path = options.password_file or os.environ.get(PASSWORD_FILE)
