@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST_FLAGS ?= -n auto
 
-.PHONY: demo test lint bench format clean help
+.PHONY: demo test torture lint bench format clean help
 
 help: ## show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## replicas write, two sidecars collect, one is killed: nothing is lost
 	@$(BIN)/sharedvol-sidecar demo
@@ -18,6 +18,10 @@ demo: $(READY) ## replicas write, two sidecars collect, one is killed: nothing i
 test: $(READY) ## every test
 	@sh scripts/install-servers
 	$(BIN)/pytest $(PYTEST_FLAGS)
+
+torture: $(READY) ## kill the migrating process at every step of the network (half an hour)
+	@sh scripts/install-servers
+	SHAREDVOL_TEST_KILLS=all $(BIN)/pytest $(PYTEST_FLAGS) tests/migrations/test_migrations_kill.py
 
 lint: $(READY) ## style and types
 	$(BIN)/ruff check .

@@ -73,14 +73,15 @@ class Database:
         url = url.set(drivername=_DEFAULT_DRIVERS.get(url.drivername, url.drivername))
         try:
             dialect_class = url.get_dialect()
-        except sqlalchemy.exc.NoSuchModuleError:
+        except (sqlalchemy.exc.NoSuchModuleError, ValueError):  # the latter of mysql+one+another
             raise ValueError(f"SQLAlchemy knows no database {url.drivername!r}: say mysql://") from None
         if dialect_class.is_async:
             raise ValueError(f"{url.drivername} is an asynchronous driver: say mysql:// for one that is not")
         try:
             dialect = dialect_class(dbapi=dialect_class.import_dbapi())  # type: ignore[call-arg]
         except ModuleNotFoundError as error:
-            raise DatabaseError(f"the driver of {url.drivername} is not installed: {error}") from error
+            remedy = "; install sharedvol[mysql]" if url.drivername.endswith("+pymysql") else ""
+            raise DatabaseError(f"the driver of {url.drivername} is not installed: {error}{remedy}") from error
         return cls._connect(url, dialect)
 
     @classmethod
@@ -91,11 +92,16 @@ class Database:
         if dialect.driver in _FLAGS_AT_CONNECT:
             # As the stock clients do; the marks around a statement of a migration travel with it.
             options["client_flag"] = options.get("client_flag", 0) | (1 << 16)  # CLIENT_MULTI_STATEMENTS
+        if dialect.driver == "pymysql" and isinstance(options.get("password"), str):
+            options["password"] = options["password"].encode()  # PyMySQL would say it in Latin-1
         if dialect.name == "sqlite":
             options["isolation_level"] = None  # autocommit, whatever the version of Python
         label = _label(url)
         with _told(dialect, None, f"cannot connect to {label}"):
-            raw = dialect.connect(*arguments, **options)
+            try:
+                raw = dialect.connect(*arguments, **options)
+            except TypeError as error:
+                raise ValueError(f"an option in the URL of {label} is none of {dialect.driver}: {error}") from error
         return cls(raw, dialect, label, url.database, owned=True)._in_autocommit()
 
     @classmethod
@@ -155,23 +161,23 @@ class Database:
 
         A server goes on after the first result, and an error in a later one is told only to who reads it.
         """
-        with _told(self._dialect, self._raw, self.label):
+        with self._asking():
             cursor = self._raw.cursor()
         try:
-            with _told(self._dialect, self._raw, self.label):
+            with self._asking():
                 cursor.execute(text)  # without arguments no driver looks for % or ? in it
             yield
             if not hasattr(cursor, "nextset"):
                 return
             while True:
-                with _told(self._dialect, self._raw, self.label):
+                with self._asking():
                     more = cursor.nextset()
                 if not more:
                     return
                 yield
         finally:
-            with contextlib.suppress(Exception):  # a broken connection cannot close a cursor either
-                cursor.close()
+            with contextlib.suppress(Exception), self._asking():  # a broken connection cannot close a cursor either
+                cursor.close()  # which reads what is left
 
     def run(self, text: str) -> None:
         """`send` to the end."""
@@ -223,7 +229,7 @@ class Database:
                 self._set_autocommit(True)
 
     def _set_autocommit(self, on: bool) -> None:
-        with _told(self._dialect, self._raw, self.label):
+        with self._asking():
             if self._dialect.name == "sqlite":
                 self._raw.isolation_level = None if on else ""
             elif callable(self._raw.autocommit):
@@ -238,8 +244,26 @@ class Database:
                 self._raw.close()
 
     @contextlib.contextmanager
-    def _cursor(self, sql: str, values: dict[str, Any]) -> Iterator[Any]:
+    def _asking(self) -> Iterator[None]:
+        """Errors as ours; and an interrupt ends the session, also one that is not ours.
+
+        The answer would still come, and be taken for that to the next question: SQLAlchemy, too, gives such a
+        connection up.
+        """
         with _told(self._dialect, self._raw, self.label):
+            try:
+                yield
+            except self._dialect.loaded_dbapi.Error:
+                raise
+            except BaseException:
+                if self._dialect.name != "sqlite":
+                    with contextlib.suppress(Exception):
+                        self._raw.close()
+                raise
+
+    @contextlib.contextmanager
+    def _cursor(self, sql: str, values: dict[str, Any]) -> Iterator[Any]:
+        with self._asking():
             cursor = self._raw.cursor()
             try:
                 if values:

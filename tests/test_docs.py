@@ -128,7 +128,9 @@ def test_every_exit_code_of_migrate_is_documented() -> None:
     from sharedvol import migrate_command
 
     page = (ROOT / "docs" / "migrations.md").read_text()
-    names = [name for name, value in vars(migrate_command).items() if name.startswith("EXIT_") and value.__class__ is int]
+    names = [
+        name for name, value in vars(migrate_command).items() if name.startswith("EXIT_") and value.__class__ is int
+    ]
     codes = {getattr(migrate_command, name) for name in names}
     assert len(codes) == 7
     assert all(f"| {code} |" in page for code in codes)

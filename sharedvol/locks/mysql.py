@@ -19,7 +19,8 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
@@ -56,8 +57,8 @@ _INTERRUPTED: Final = 1317  # ER_QUERY_INTERRUPTED, by KILL QUERY; MariaDB answe
 _TIMED_OUT: Final = 3024  # ER_QUERY_TIMEOUT, by MySQL's max_execution_time
 # MariaDB answers NULL when max_statement_time ends a wait, as it does after KILL QUERY.
 _GET_LOCK: Final = {
-    "mysql": "SELECT GET_LOCK(:name, :seconds)",
-    "mariadb": "SET STATEMENT max_statement_time = 0 FOR SELECT GET_LOCK(:name, :seconds)",
+    "mysql": "SELECT GET_LOCK(:name, :seconds), CONNECTION_ID()",
+    "mariadb": "SET STATEMENT max_statement_time = 0 FOR SELECT GET_LOCK(:name, :seconds), CONNECTION_ID()",
 }
 _RELEASE_TRIES: Final = 20  # through a pooler, until one meets the session that has the lock
 
@@ -172,15 +173,18 @@ class NamedLock:
         self._server: Server | None = None
         self._inherited = 0
         self._forget()
+        _locks[id(self)] = self
 
     def _forget(self) -> None:
-        """Begin with nothing: a new lock, or one in a forked child."""
-        self._turn, self._talk = threading.Condition(), threading.Lock()
+        """Begin with nothing: a new lock, or one in a forked child, which never speaks on its parent's connection."""
+        # `with` on these, not on a Condition or a generator, whose Python code an interrupt could leave half-way.
+        self._gate, self._talk = threading.RLock(), threading.Lock()
+        self._turn = threading.Condition(self._gate)
         self._owner: int | None = None
         self._depth = 0
         self._database: Database | None = None
+        self._granted_to: int | None = None
         self._in_doubt = False
-        self._pid = os.getpid()
 
     @property
     def server(self) -> Server | None:
@@ -195,7 +199,7 @@ class NamedLock:
     @property
     def held(self) -> bool:
         """Whether this process acquired it and has not released it. Whether it was lost, `check` tells."""
-        return self._depth > 0 and self._pid == os.getpid()
+        return self._depth > 0
 
     def acquire(self, timeout: float | _Default | None = _DEFAULT) -> _Held:
         """Take the lock, waiting for it on the server. To be undone by `release`, or a ``with`` on what is returned.
@@ -213,7 +217,6 @@ class NamedLock:
         limit = self._timeout if isinstance(timeout, _Default) else timeout
         _check_timeout(limit)
         begun = time.monotonic()
-        self._forget_parents()
         held, me = _Held(self), threading.get_ident()
         before = self._depth if self._owner == me else 0
         try:
@@ -221,13 +224,13 @@ class NamedLock:
             if before == 0:
                 self._begin(begun, limit)
             self._depth = before + 1
+            return held
         except BaseException:  # an interrupt too, wherever it strikes
             if self._owner == me:
                 self._depth = before
                 if before == 0:
                     self._drop()
             raise
-        return held
 
     def release(self) -> None:
         """Undo one `acquire`; the last one frees the lock.
@@ -238,7 +241,6 @@ class NamedLock:
             NotLockedError: this thread does not hold it.
             LockLostError: it was lost before.
         """
-        self._forget_parents()
         if self._depth == 0 and self._inherited:
             self._inherited -= 1
             return
@@ -251,8 +253,11 @@ class NamedLock:
             return
         try:
             self._end()
-        finally:
             self._drop()
+        except BaseException:  # an interrupt too, also one of the first `_drop`
+            if self._owner == threading.get_ident():
+                self._drop()
+            raise
 
     def check(self) -> None:
         """Ask the server whether the lock is still ours. One round trip.
@@ -261,7 +266,8 @@ class NamedLock:
             LockLostError: it is not: the connection is gone, or somebody freed the lock on it.
             NotLockedError: it was never acquired, or has been released.
         """
-        with self._speaking() as database:
+        with self._talk:
+            database = self._speaking()
             if database is None:
                 raise NotLockedError(f"lock {self._asked!r} is not held by this process")
             try:
@@ -273,7 +279,8 @@ class NamedLock:
 
     def holder(self) -> LockHolder | None:
         """Who has the lock now, this one included; None if nobody has. Connects if it must."""
-        with self._speaking() as ours:
+        with self._talk:
+            ours = self._speaking()
             if ours is not None and self._name is not None:
                 return find_holder(ours, self._name)
         database = self._open()
@@ -302,7 +309,7 @@ class NamedLock:
 
     def _take_turn(self, me: int, limit: float | None) -> None:
         """Wait for the other threads that use this object."""
-        with self._turn:
+        with self._gate:
             wait = None if limit is None else min(limit, threading.TIMEOUT_MAX)
             if not self._turn.wait_for(lambda: self._owner in (None, me), wait):
                 raise LockTimeout(self._name or self._asked, limit or 0.0)
@@ -334,13 +341,14 @@ class NamedLock:
             self._refuse_pooler(database, server.session, now, holder)
 
     def _end(self) -> None:
-        with self._speaking() as database:
+        with self._talk:
+            database = self._speaking()
             assert database is not None
             try:
                 freed = self._free(database)
             except DatabaseError as error:
                 raise LockLostError(f"lock {self._name!r} was lost with its connection: {error}") from error
-            self._in_doubt = False
+            self._in_doubt, self._depth = False, 0  # before another thread can ask: it would take it for lost
         if not freed:
             raise LockLostError(f"lock {self._name!r} was lost: something on its own connection released it")
 
@@ -361,18 +369,13 @@ class NamedLock:
                     if database is not self._target:
                         database.close()
         finally:
-            with self._turn:
+            with self._gate:
                 self._turn.notify()
                 self._in_doubt, self._depth, self._owner = False, 0, None
 
-    @contextlib.contextmanager
-    def _speaking(self) -> Iterator[Database | None]:
-        """The connection of a lock that is held, for one thread at a time: a driver would mix up the answers."""
-        if not self.held:
-            yield None  # and in a forked child without `_talk`, which a thread of the parent may have had
-            return
-        with self._talk:
-            yield self._database
+    def _speaking(self) -> Database | None:
+        """The connection of a lock that is held. Under `_talk`: a driver would mix up the answers for two threads."""
+        return self._database if self.held else None
 
     def _wait(self, database: Database, server: Server, begun: float, limit: float | None) -> None:
         name = self._name
@@ -404,7 +407,7 @@ class NamedLock:
     def _ask(self, database: Database, server: Server, name: str, seconds: float) -> bool:
         self._in_doubt = True  # until the answer has arrived: what interrupts us may come later than the grant
         try:
-            ((answer,),) = database.query(_GET_LOCK[server.flavour], name=name, seconds=seconds)
+            ((answer, self._granted_to),) = database.query(_GET_LOCK[server.flavour], name=name, seconds=seconds)
         except DatabaseError as error:
             self._in_doubt = False
             if error.code in _DEADLOCKS:
@@ -419,22 +422,40 @@ class NamedLock:
             raise LockError(f"lock {name!r}: the server answered NULL: the wait was killed, or it has no memory left")
         return granted
 
-    def _refuse_pooler(self, database: Database, first: int, now: int, holder: int | None = None) -> None:
+    def _refuse_pooler(self, database: Database, *seen: int | None) -> None:
         """Unless all was said on one session: the first question, the last one, the log-in, the lock's grant."""
         told = database.driver_session
-        if first == now and told in (None, now) and (not self._in_doubt or holder == now):
-            return
-        granted = f"granted to connection {holder}, " if self._in_doubt else ""
-        stays = ""
+        granted, left = "", ""
         if self._in_doubt:
-            freed = any(self._free(database) for _ in range(_RELEASE_TRIES))
+            seen = (*seen, self._granted_to)
+            granted = f"granted to connection {self._granted_to}, "
+        if len(set(seen)) == 1 and told in (None, *seen):
+            return
+        if self._in_doubt:
+            left = self._take_back(database)
             self._in_doubt = False
-            stays = "" if freed else f"; connection {holder} still has it: KILL {holder} on the server"
         raise LockUnsafeError(
             f"lock {self._name!r} would not be kept: something between us and the server shares connections "
-            f"({granted}first on {first}, now on {now}, logged in as {told}); connect to the server itself, or "
-            f"say allow_unsafe=True{stays}"
+            f"({granted}first on {seen[0]}, now on {seen[1]}, logged in as {told}); connect to the server itself, or "
+            f"say allow_unsafe=True{left}"
         )
+
+    def _take_back(self, database: Database) -> str:
+        """Free a lock that was granted through a pooler; what to add to the message.
+
+        A pooler keeps its sessions, so a lock that stays on one would keep everybody out until it is restarted.
+        """
+        session = self._granted_to
+        try:
+            if any(self._free(database) for _ in range(_RELEASE_TRIES)):
+                return ""
+            ((holder,),) = database.query("SELECT IS_USED_LOCK(:name)", name=self._name)
+            if holder is not None and holder == session:  # not somebody else, on a server that did not grant it to us
+                database.run(f"KILL {int(holder)}")
+                return f"; connection {holder} was killed, because nothing else would free the lock"
+        except DatabaseError as error:
+            return f"; connection {session} may still have it, so KILL {session} on the server: {error}"
+        return f"; connection {session} of a server that does not answer now may still have it"
 
     def _name_on(self, server: Server) -> str:
         if self._literal:
@@ -445,12 +466,6 @@ class NamedLock:
                 "or say literal=True"
             )
         return server.scoped(self._asked)
-
-    def _forget_parents(self) -> None:
-        """In a forked child: start without the lock, and never speak on the parent's connection."""
-        if self._pid != os.getpid():
-            self._inherited += self._depth if self._owner == threading.get_ident() else 0
-            self._forget()
 
 
 @dataclass(frozen=True)
@@ -559,3 +574,17 @@ def _text(value: object) -> str | None:
 def _check_timeout(timeout: float | None) -> None:
     if timeout is not None and not timeout >= 0:
         raise ValueError(f"a timeout is 0 or more seconds, or None to wait for ever, not {timeout!r}")
+
+
+_locks: weakref.WeakValueDictionary[int, NamedLock] = weakref.WeakValueDictionary()
+
+
+def _after_fork_in_child() -> None:
+    # `valuerefs` copies in one step: another thread of the parent may have been making a lock.
+    for lock in [lock for ref in _locks.valuerefs() if (lock := ref()) is not None]:
+        lock._inherited += lock._depth if lock._owner == threading.get_ident() else 0
+        lock._forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

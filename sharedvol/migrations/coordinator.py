@@ -74,6 +74,7 @@ class MigrationCoordinator:
 
     Raises:
         ValueError: an option has no such value.
+        TypeError: ``url_or_engine`` is an SQLAlchemy ``Connection``.
     """
 
     def __init__(
@@ -99,6 +100,9 @@ class MigrationCoordinator:
         _one_of("ahead", ahead, ("allow", "refuse"))
         if lock_timeout is not None and not lock_timeout >= 0:
             raise ValueError(f"lock_timeout is 0 or more seconds, or None to wait for ever, not {lock_timeout!r}")
+        if hasattr(url_or_engine, "in_transaction"):
+            # In its transaction the look with the lock would show what was there before the lock.
+            raise TypeError("a migration needs a session of its own: give the URL or the Engine, not a Connection")
         self._target = url_or_engine
         self._source = Directory(migrations, renames) if isinstance(migrations, str | os.PathLike) else migrations
         self._lock_name, self._lock_timeout = lock_name, lock_timeout

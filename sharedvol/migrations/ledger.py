@@ -6,8 +6,9 @@ row for each that ever began here: how far it got, statement by statement, and w
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -112,7 +113,7 @@ class Ledger:
         try:
             rows = self._database.query(f"SELECT filename, success FROM {self._ledger}")
         except DatabaseError as error:
-            if not _is_missing(error):
+            if not _is_missing(error, self._ledger):
                 raise _unreadable(self._ledger, error) from error
             exists, rows = False, []
         else:
@@ -127,7 +128,7 @@ class Ledger:
                 f"FROM {self._progress}"
             )
         except DatabaseError as error:
-            if _is_missing(error):
+            if _is_missing(error, self._progress):
                 return {}
             if error.code in _DENIED:
                 return None  # an account that was made before our table was: it matters only if there is work
@@ -161,6 +162,8 @@ class Ledger:
             try:
                 self._database.run(statement)
             except DatabaseError as error:
+                if error.lost:
+                    raise
                 raise LedgerError(
                     f"cannot make the table that records migrations: {error}; grant CREATE to the account, or let "
                     f"another one run: {statement}"
@@ -238,7 +241,7 @@ class Ledger:
     def mark_failed(self, row: int, number: int, message: str, *, whole: bool) -> None:
         """Write down that ``number`` failed; ``whole``: and that nothing of it remains."""
         self._database.change(
-            f"UPDATE {self._progress} SET started = CASE WHEN :whole THEN :number ELSE started END, "
+            f"UPDATE {self._progress} SET started = :number, "
             "error_at = CASE WHEN :whole THEN :number ELSE 0 END, error = :message WHERE id = :row",
             row=row,
             number=number,
@@ -260,9 +263,10 @@ class Ledger:
         else:
             dual = " FROM DUAL" if self._database.kind == "mysql" else ""
             sql = f"INSERT INTO {self._ledger} (filename, success) SELECT :name, TRUE{dual} WHERE {fence}"
-        self._fenced(sql, name, **values)
-        if row is not None:
-            self._write(f"UPDATE {self._progress} SET applied = TRUE WHERE id = :row", row=row)
+        with self._both():
+            self._fenced(sql, name, **values)
+            if row is not None:
+                self._write(f"UPDATE {self._progress} SET applied = TRUE WHERE id = :row", row=row)
 
     def rename(self, old: str, new: str, records: Records) -> None:
         """The row of ``old`` becomes that of ``new``; if ``new`` has one too, ``old`` goes.
@@ -276,11 +280,13 @@ class Ledger:
         else:
             sql = f"UPDATE {self._ledger} SET filename = :new WHERE filename = :old AND {fence}"
             values["new"] = new
-        self._fenced(sql, old, old=old, **values)
-        if new in records.applied or new in (records.progress or ()):
-            self._write(f"DELETE FROM {self._progress} WHERE filename = :old", old=old)
-        else:
-            self._write(f"UPDATE {self._progress} SET filename = :new WHERE filename = :old", old=old, new=new)
+        with self._both():
+            if old in records.applied:  # else it only began
+                self._fenced(sql, old, old=old, **values)
+            if new in records.applied or new in (records.progress or ()):
+                self._write(f"DELETE FROM {self._progress} WHERE filename = :old", old=old)
+            else:
+                self._write(f"UPDATE {self._progress} SET filename = :new WHERE filename = :old", old=old, new=new)
 
     def adopt(self, name: str, checksum: str) -> None:
         """Remember the text of a migration that somebody else applied, so that a later change is seen."""
@@ -304,6 +310,18 @@ class Ledger:
                 f"the lock {self._lock_name!r} was lost before {name!r} could be recorded: another replica may have it"
             )
 
+    @contextlib.contextmanager
+    def _both(self) -> Iterator[None]:
+        """One transaction: a kill must not leave the two tables telling different things."""
+        self._database.run("BEGIN")
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(DatabaseError):
+                self._database.run("ROLLBACK")
+            raise
+        self._database.run("COMMIT")
+
     def _write(self, sql: str, **values: Any) -> int:
         try:
             return self._database.change(sql, **values)
@@ -323,8 +341,9 @@ def lock_was_lost(error: DatabaseError) -> bool:
     return error.code == _FENCE_FAILED
 
 
-def _is_missing(error: DatabaseError) -> bool:
-    return error.code == _NO_SUCH_TABLE or "no such table" in str(error)
+def _is_missing(error: DatabaseError, table: str) -> bool:
+    """Whether it is ``table`` that is not there: SQLite says the same of a view whose own table is gone."""
+    return error.code == _NO_SUCH_TABLE or str(error).endswith(f"no such table: {table}")
 
 
 def _unreadable(table: str, error: DatabaseError) -> LedgerError | DatabaseError:

@@ -6,18 +6,20 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from sharedvol.database import Database
-from sharedvol.errors import DatabaseError, HalfAppliedError, LedgerError, LockLostError, ManifestError
+from sharedvol.errors import DatabaseError, HalfAppliedError, LedgerError, LockLostError, ManifestError, ScriptError
 from sharedvol.identity import whoami
 from sharedvol.locks.mysql import Server
+from sharedvol.migrations import resuming
 from sharedvol.migrations import statements as kinds
 from sharedvol.migrations.ledger import Ledger, Progress, Records, digest
 from sharedvol.migrations.manifest import MigrationFile, read_directory
 from sharedvol.migrations.runner import MySQLRunner, SQLiteRunner, StatementFailed
-from sharedvol.migrations.script import Statement, split_sqlite
+from sharedvol.migrations.script import Statement
+from sharedvol.migrations.sqlite_script import split_sqlite
 from sharedvol.migrations.status import HalfApplied, Step, Survey
 
 if TYPE_CHECKING:
@@ -105,6 +107,10 @@ class Directory:
             _log.info("migration %s is now %s", old, new)
         records = ledger.read()
         survey = self._survey(ledger, records, split)
+        for name in survey.pending if session.half_applied != "rerun" else ():
+            if name in session.resume_at:
+                continue
+            _refuse_other_name(ledger, records, name, scripts[name], self._files)
         runner = _runner_for(session, ledger)
         for number, name in enumerate(survey.pending, 1):
             done = max(0, session.resume_at.get(name, begins.get(name, 0) + 1) - 1)
@@ -151,7 +157,10 @@ class Directory:
                 "this account may not read the table sharedvol_migration, which tells how far the pending migrations "
                 "got: grant SELECT on it"
             )
-        progress = records.progress or {}
+        progress = dict(records.progress or {})
+        for old, new in self._due(records):
+            if old in progress and new not in progress:
+                progress[new] = replace(progress.pop(old), name=new)
         drifted = tuple(
             name
             for name in self._files
@@ -177,14 +186,23 @@ class Directory:
         return [
             (old, new)
             for old, new in self._renames.items()
-            if old in records.applied and new in self._files and old not in self._files
+            if (old in records.applied or old in (records.progress or ()))
+            and new in self._files
+            and old not in self._files
         ]
 
     def _split(self, database: Database, server: Server | None) -> Callable[[MigrationFile], list[Statement]]:
         if database.kind == "sqlite":
-            return lambda file: split_sqlite(file.text)
-        escapes = server is None or server.backslash_escapes
-        return lambda file: file.statements(backslash_escapes=escapes)
+            return _split_for_sqlite
+        if server is not None:
+            return lambda file: file.statements(backslash_escapes=server.backslash_escapes)
+
+        def ask_and_split(file: MigrationFile) -> list[Statement]:
+            # Only where a file is to be taken apart: the fast path is to stay one.
+            ((mode,),) = database.query("SELECT @@SESSION.sql_mode")
+            return file.statements(backslash_escapes="NO_BACKSLASH_ESCAPES" not in str(mode))
+
+        return ask_and_split
 
 
 class PythonMigrations:
@@ -287,7 +305,9 @@ def _half_applied(ledger: Ledger, row: Progress, statements: Sequence[Statement]
         same = row.started <= len(now) and before[row.started - 1] == now[row.started - 1]
         if not (same and row.started == following and kinds.is_repeatable(statements[row.started - 1].text)):
             obstacle = f"statement {row.started} was begun and it is not known whether it was done"
-    obstacle = obstacle or kinds.obstacle(statements, row.done)
+        if row.started > row.statements:
+            obstacle = "what was begun behind them may have written to a table whose engine cannot undo it"
+    obstacle = obstacle or resuming.obstacle(statements, row.done)
     upcoming = statements[following - 1] if following <= len(statements) else None
     return HalfApplied(
         name=row.name,
@@ -329,12 +349,39 @@ def _named(statement: Statement) -> str:
     return kinds.heading(statement.text) or "statement"
 
 
+def _split_for_sqlite(file: MigrationFile) -> list[Statement]:
+    try:
+        return split_sqlite(file.text)
+    except ScriptError as error:
+        raise ManifestError(f"{str(file.path)!r}, {error}") from error
+
+
 def _refuse_clashes(ledger: Ledger, names: Collection[str]) -> None:
     for one, other in ledger.clashes(names):
         raise LedgerError(
             f"the ledger cannot tell {one!r} from {other!r}: its column compares without case or accents, so the "
             "second would be run and not be recorded; rename one of them, or say so in renames"
         )
+
+
+def _refuse_other_name(
+    ledger: Ledger, records: Records, name: str, statements: Sequence[Statement], names: Collection[str]
+) -> None:
+    """Refuse to begin a file whose beginning has been run already, under a name that is no more."""
+    progress = records.progress or {}
+    if name in progress:
+        return
+    now = [digest(statement) for statement in statements]
+    for row in progress.values():
+        begun = row.done if row.error_at else max(row.done, row.started)
+        if row.applied or row.name in records.applied or row.name in names or not 0 < begun <= len(now):
+            continue
+        harmless = all(kinds.is_repeatable(statement.text) for statement in statements[:begun])
+        if not harmless and ledger.digests(row)[:begun] == now[:begun]:
+            raise HalfAppliedError(
+                f"{name!r} begins as {row.name!r} does, which stopped behind {row.done} statements: if it is the same "
+                "file, say so in renames; if what it did was undone, delete its row from sharedvol_migration"
+            )
 
 
 def _ledger_for(session: Session) -> Ledger:

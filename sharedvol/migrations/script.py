@@ -6,7 +6,9 @@ is what authors of migration files have in mind:
 - a statement ends at the delimiter, wherever that stands outside strings, quoted identifiers and comments;
 - ``DELIMITER x`` at the start of a line, between statements, sets another one, in any case of letters;
 - ``#`` and ``--`` with white space behind it start a comment to the end of the line, and between statements
-  ``--`` alone does, too; ``/* */`` is a comment; ``/*! */``, ``/*M! */`` and the hint ``/*+ */`` are not;
+  ``--`` alone does, too; ``/* */`` is a comment; ``/*! */``, ``/*M! */`` and, within a statement, the hint
+  ``/*+ */`` are not;
+- ``$$ $$`` and ``$tag$ $tag$`` quote, as MySQL 9 has it;
 - ``\\g`` and ``\\G`` end a statement as the delimiter does; ``\\N`` is a value; no other backslash stands
   outside a string;
 - a line ends at LF or CR LF, inside strings too, and is sent with LF.
@@ -17,7 +19,6 @@ Comments inside a statement stay where they are, since a routine's belong to it;
 from __future__ import annotations
 
 import re
-import sqlite3
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -25,7 +26,6 @@ from sharedvol.errors import ScriptError
 
 _MAX_DELIMITER: Final = 15  # the client cuts a longer one silently; here it is an error
 _SPACE: Final = re.compile(r"[ \t\n\v\f\r]+")
-_SQLITE_LEAD: Final = re.compile(r"\A(?:\s+|--[^\n]*|/\*.*?\*/)+", re.DOTALL)
 _DELIMITER_WORD: Final = re.compile(r"delimiter(?![^ \t\n\v\f\r])", re.IGNORECASE)
 # Possessive: a quote that nothing closes is found in one pass, without trying anew from each escape.
 _STRINGS: Final = {
@@ -36,34 +36,26 @@ _STRINGS: Final = {
     for quote in "'\"`"
     for escapes in (True, False)
 }
+# The client's rules for what is in a comment: a ``*/`` that has a ``/*!`` before it on its line belongs to that, so
+# that part of a dump can be commented out, and so does one to a ``/*!`` before the comment; a ``/*`` is no half of
+# ``/*/``.
+_TO_STAR: Final = r"(?:(?!\*/)[^\n])*+(?:\*(?=/))?+"
+_COMMENT: Final = rf"(?:/\*!{_TO_STAR}|/\*(?!M?!)|[^*/]++|\*(?!/)|/(?!\*)|/(?=\*M!))*+\*/"
+_COMMENTS: Final = {
+    False: re.compile(_COMMENT, re.DOTALL),
+    True: re.compile(_TO_STAR + _COMMENT, re.DOTALL),
+}
 _NAMES: Final = {"'": "string", '"': "string", "`": "quoted identifier"}
 
-# The client's own commands: those that mean nothing to a server. True where arguments may follow.
-_CLIENT_COMMANDS: Final = {
-    "charset": True,
-    "clear": False,
-    "connect": True,
-    "edit": False,
-    "ego": False,
-    "exit": False,
-    "go": False,
-    "help": True,
-    "nopager": False,
-    "notee": False,
-    "nowarning": False,
-    "pager": True,
-    "print": False,
-    "prompt": True,
-    "query_attributes": True,
-    "quit": False,
-    "rehash": False,
-    "resetconnection": False,
-    "source": True,
-    "status": False,
-    "system": True,
-    "tee": True,
-    "warnings": False,
-}
+# The client's own commands: those that mean nothing to a server. The second set takes arguments.
+_COMMANDS: Final = frozenset(
+    "clear edit ego exit go nopager notee nowarning print quit rehash resetconnection sandbox "
+    "ssl_session_data_print status warnings".split()
+)
+_COMMANDS_WITH_ARGUMENTS: Final = frozenset(
+    "? charset connect help pager prompt query_attributes source system tee".split()
+)
+_COMMAND: Final = re.compile(r"(\?|[a-z_]+)(?:[ \t]+|\Z)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +101,8 @@ class _Splitter:
         self._escapes = backslash_escapes
         self._found: list[Statement] = []
         self._fresh = True  # nothing but white space so far on this line
-        self._counted = (0, 1)  # a position, and its line: lines are counted once, from one statement to the next
+        self._looked_up = (0, -1)  # from where to where there is no end of a line: looked for once, too
+        self._counted = (0, 1)  # a position, and its line: lines are counted once
         if (nul := self._text.find("\0")) >= 0:
             self._fail(nul, "a NUL character cannot be part of a statement")
         self._set_delimiter(";")
@@ -122,10 +115,10 @@ class _Splitter:
 
     def _set_delimiter(self, delimiter: str) -> None:
         self._delimiter = delimiter
-        # What may end, or hide the end of, a statement; the delimiter goes before all but a backslash.
         # What may end a statement or hide its end. A backslash goes before the delimiter, the rest after it.
-        special = (r"\\", re.escape(delimiter), "['\"`]", r"#|--(?=[ \t\n\v\f\r]|\Z)", r"/\*", r"\*/")
-        first = re.escape(delimiter[0]) + r"\\'\"`#\-/*"
+        line_comment = r"#|--(?=[ \t\n\v\f\r]|\Z)"
+        special = (r"\\", re.escape(delimiter), "['\"`]", line_comment, r"/\*", r"\*/", r"(?<![\w$])\$\w*\$")
+        first = re.escape(delimiter[0]) + r"\\'\"`#\-/*$"
         ordinary = f"(?:[^{first}]++|(?!{'|'.join(special)}).)*+"  # many at once: twice as fast as a search
         self._to_special = re.compile(ordinary + "(?:" + "|".join(f"({one})" for one in special) + ")", re.DOTALL)
 
@@ -144,8 +137,8 @@ class _Splitter:
             return at + len(self._delimiter)
         if text.startswith(("#", "--"), at):
             return self._end_of_line(at)
-        if text.startswith("/*", at) and not self._is_kept(at):
-            return self._end_of_comment(at)
+        if text.startswith("/*", at) and not self._is_conditional(at):
+            return self._end_of_comment(at)  # a hint, too: here it has nothing to be about
         return self._statement(at)
 
     def _statement(self, begin: int) -> int:
@@ -153,37 +146,45 @@ class _Splitter:
         text, at = self._text, begin
         end = begin  # behind the last thing that is not a comment: comments at the end are not sent
         conditional: int | None = None  # where the ``/*!`` that is open began
+        nesting = 0  # where its first line ends
         while match := self._to_special.match(text, at):
             special = match.start(match.lastindex or 0)
             if not _blank(text, at, special):
                 end = special
-            backslash, delimiter, quote, line_comment, comment, comment_end = match.groups()
+            backslash, delimiter, quote, line_comment, comment, _, dollar = match.groups()
             if delimiter:
                 if conditional is not None:
                     self._fail(conditional, f"the comment '/*!' is not closed before the delimiter {delimiter!r}")
                 return self._take(begin, end, match.end())
-            if backslash and conditional is None:
-                if text.startswith(("g", "G"), match.end()):
+            if backslash:
+                if conditional is None and text.startswith(("g", "G"), match.end()):
                     return self._take(begin, end, match.end() + 1)
-                if not text.startswith("N", match.end()):
+                # mariadb-dump begins with /*M!999999\- enable the sandbox mode */
+                if not text.startswith("N" if conditional is None else ("N", "-"), match.end()):
                     self._fail(special, f"the client command {text[special : special + 2]!r} is not SQL: leave it out")
                 at = end = match.end() + 1
             elif quote:
                 at = end = self._end_of_string(special, quote)
+            elif dollar:
+                at = end = self._end_of_dollars(special, dollar)
             elif line_comment:
                 at = self._end_of_line(special)
-            elif comment and not self._is_kept(special):
-                at = self._end_of_comment(special)
-                if conditional is not None:
-                    # The client's rule for a comment in a conditional one: both end together.
-                    at = end = self._end_of_comment(special, at)
-                    conditional = None
             elif comment and text.startswith("+", match.end()):
                 at = end = self._end_of_comment(special)
+            elif comment and not self._is_conditional(special):
+                if special < nesting and conditional is not None:
+                    at = end = self._end_of_comment(special, in_conditional=True)
+                    conditional = None
+                else:
+                    at = self._end_of_comment(special)
             else:
                 if comment:
                     conditional = special
-                elif comment_end:
+                    nesting = 0 if text.startswith("M", match.end()) else self._end_of_line(special)
+                elif conditional is None:
+                    at = end = special + 1  # a star: the slash may open a comment, as in ``2*/* two */2``
+                    continue
+                else:
                     conditional = None
                 at = end = match.end()
         if not _blank(text, at, len(text)):
@@ -197,6 +198,11 @@ class _Splitter:
     def _take(self, begin: int, end: int, behind: int) -> int:
         statement = self._text[begin:end].rstrip(" \t\n\v\f\r")
         if statement:
+            command = _command(statement)
+            if command and command not in ("help", "use"):
+                self._refuse_command(begin, command)
+            if statement.lower() == "delimiter":
+                self._obey_delimiter(begin, statement)
             self._found.append(Statement(statement, self._line(begin)))
         return behind
 
@@ -211,20 +217,24 @@ class _Splitter:
             return behind
         if self._delimiter in line or "\\g" in line:
             return None  # the client, too, takes such a line for SQL
-        name, *arguments = line.lower().split(maxsplit=1)
-        if name == "use" and arguments:
+        command = _command(line)
+        if command == "use":
             self._found.append(Statement(line.rstrip(), self._line(at)))
             return behind
-        if name in _CLIENT_COMMANDS and (_CLIENT_COMMANDS[name] or not arguments):
-            self._fail(at, f"the client command {name!r} is not SQL: leave it out")
+        if command:
+            self._refuse_command(at, command)
         return None
+
+    def _refuse_command(self, at: int, command: str) -> NoReturn:
+        self._fail(at, f"the client command {command!r} is not SQL: leave it out")
 
     def _late_delimiter(self, at: int) -> int:
         """``DELIMITER`` behind something else on its line: the client obeys it if the old delimiter is there."""
-        behind = self._end_of_line(at)
-        line = self._text[at:behind]
-        if self._delimiter not in line:
+        end = self._text.find(self._delimiter, at)
+        line = self._text[at:end]
+        if end < 0 or "\n" in line:
             self._fail(at, "DELIMITER must stand at the start of its line")
+        behind = end + len(self._delimiter)
         self._obey_delimiter(at, line)
         return behind
 
@@ -238,22 +248,27 @@ class _Splitter:
             self._fail(at, "DELIMITER must be followed by the delimiter, as in 'DELIMITER //'")
         if "\\" in delimiter:
             self._fail(at, "a delimiter cannot contain a backslash")
-        if len(delimiter.encode()) > _MAX_DELIMITER:
-            self._fail(at, f"a delimiter has at most {_MAX_DELIMITER} bytes")
+        if not delimiter.isascii():
+            self._fail(at, "the client never finds a delimiter that is not ASCII")
+        if len(delimiter) > _MAX_DELIMITER:
+            self._fail(at, f"a delimiter has at most {_MAX_DELIMITER} characters")
         self._set_delimiter(delimiter)
 
     # Where things end.
 
     def _end_of_line(self, at: int) -> int:
-        end = self._text.find("\n", at)
-        return len(self._text) if end < 0 else end
+        begin, end = self._looked_up
+        if not begin <= at <= end:
+            end = self._text.find("\n", at)
+            end = len(self._text) if end < 0 else end
+            self._looked_up = (at, end)
+        return end
 
-    def _end_of_comment(self, opened: int, at: int | None = None) -> int:
-        """Behind the next ``*/``; for a comment that was ``opened`` before ``at``, the one after that."""
-        end = self._text.find("*/", opened + 2 if at is None else at)
-        if end < 0:
+    def _end_of_comment(self, opened: int, *, in_conditional: bool = False) -> int:
+        match = _COMMENTS[in_conditional].match(self._text, opened + 2)
+        if match is None:
             self._fail(opened, "the comment '/*' is not closed")
-        return end + 2
+        return match.end()
 
     def _end_of_string(self, opened: int, quote: str) -> int:
         match = _STRINGS[quote, self._escapes].match(self._text, opened)
@@ -261,9 +276,15 @@ class _Splitter:
             self._fail(opened, f"the {_NAMES[quote]} that opens with {quote} is not closed")
         return match.end()
 
-    def _is_kept(self, at: int) -> bool:
-        """Whether the ``/*`` here means something to a server: a condition or a hint."""
-        return self._text.startswith(("!", "+", "M!"), at + 2)
+    def _end_of_dollars(self, opened: int, tag: str) -> int:
+        end = self._text.find(tag, opened + len(tag))
+        if end < 0:
+            self._fail(opened, f"the text that opens with {tag} is not closed")
+        return end + len(tag)
+
+    def _is_conditional(self, at: int) -> bool:
+        """Whether what is in the comment here means something to some server."""
+        return self._text.startswith(("!", "M!"), at + 2)
 
     def _line(self, at: int) -> int:
         position, line = self._counted
@@ -281,27 +302,15 @@ def _blank(text: str, begin: int, end: int) -> bool:
     return begin >= end or (space is not None and space.end() == end)
 
 
-def split_sqlite(text: str) -> list[Statement]:
-    """The statements of an SQLite script: SQLite itself knows where one ends, triggers included.
-
-    Raises:
-        ScriptError: the last one does not end.
-    """
-    found: list[Statement] = []
-    begin = at = 0
-    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
-    while (semicolon := text.find(";", at)) >= 0:
-        at = semicolon + 1
-        piece = text[begin:at]
-        if sqlite3.complete_statement(piece):
-            bare = _SQLITE_LEAD.sub("", piece)
-            if bare != ";":
-                found.append(Statement(bare[:-1].rstrip(), text.count("\n", 0, at - len(bare)) + 1))
-            begin = at
-    rest = _SQLITE_LEAD.sub("", text[begin:])
-    if rest:
-        line = text.count("\n", 0, len(text) - len(rest)) + 1
-        if not sqlite3.complete_statement(rest + "\n;"):
-            raise ScriptError("a string, comment or trigger is not closed", line)
-        found.append(Statement(rest.rstrip(), line))
-    return found
+def _command(text: str) -> str | None:
+    """The client command that ``text`` is, as the client reads it; None if it is SQL."""
+    match = _COMMAND.match(text)
+    if match is None:
+        return None
+    name = match.group(1).lower()
+    if name in _COMMANDS_WITH_ARGUMENTS:
+        return name
+    if name == "use" or name in _COMMANDS:
+        arguments = text[match.end() :].strip()
+        return name if bool(arguments) == (name == "use") else None
+    return None

@@ -6,32 +6,64 @@ Everything here errs on the side of "not known": then a half-applied file is ref
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Final
 
 from sharedvol.errors import ScriptError
-from sharedvol.migrations.script import Statement, split_script
+from sharedvol.migrations.script import split_script
 
-_CONDITIONAL: Final = re.compile(r"/\*M?!\d*\s*")
-_WORDS: Final = re.compile(r"[\s(]*([A-Za-z_]+)(?:\s+([A-Za-z_]+))?(?:\s+([A-Za-z_]+))?")
-_STORED_PROGRAM: Final = re.compile(r"\b(?:PROCEDURE|FUNCTION|TRIGGER|EVENT|PACKAGE)\b", re.IGNORECASE)
-_ENDS_WITH_END: Final = re.compile(r"\bEND(?:\s+`?\w+`?)?\s*\Z", re.IGNORECASE)
+
+def pattern(text: str) -> re.Pattern[str]:
+    return re.compile(text, re.IGNORECASE | re.DOTALL)
+
+
+# What may stand between words; of a conditional comment only its marks, but for what no server ever obeys.
+# Possessive wherever it is used: its parts could match the same text in many ways.
+GAP: Final = r"(?:\s|/\*M?!999999.*?\*/|/\*M?!\d*|\*/|/\*(?!M?!).*?\*/|\#[^\n]*\n|--\s[^\n]*\n)"
+_REPLACE: Final = rf"(?:OR{GAP}++REPLACE{GAP}++)?"
+QUOTED: Final = r"(?:`[^`]*`|'[^']*'|\"[^\"]*\")"
+ACCOUNT: Final = rf"(?:{QUOTED}|[\w$]+)(?:\s*\(\s*\)|\s*@\s*(?:{QUOTED}|[\w$.%-]+))?"
+_NAME: Final = r"`?([A-Za-z_][\w$]*)`?"
+_WORDS: Final = pattern(rf"(?:\(|{GAP})*+([A-Za-z_]+)(?:{GAP}++{_NAME})?(?:{GAP}++{_NAME})?")
+TEMPORARY: Final = pattern(rf"{GAP}*+(?:CREATE|DROP){GAP}++{_REPLACE}TEMPORARY\b")
+STORED_PROGRAM: Final = pattern(
+    rf"{GAP}*+(?:CREATE|ALTER){GAP}++{_REPLACE}(?:DEFINER\s*=\s*{ACCOUNT}{GAP}++)?(?:AGGREGATE{GAP}++)?"
+    r"(PROCEDURE|FUNCTION|TRIGGER|PACKAGE|EVENT)\b"
+)
+OF_ACCOUNTS: Final = pattern(rf"{GAP}*+(?:GRANT|REVOKE|(?:CREATE|ALTER|DROP|RENAME){GAP}++{_REPLACE}(?:USER|ROLE))\b")
+_NAMES_A_PROGRAM: Final = pattern(r"\b(?:PROCEDURE|FUNCTION|TRIGGER|EVENT|PACKAGE)\b")
+NOT_CODE: Final = r"'(?:[^'\\]|\\.)*+'|\"(?:[^\"\\]|\\.)*+\"|`[^`]*+`|/\*(?!M?!|\+).*?\*/|\#[^\n]*+|--(?=\s)[^\n]*+"
+_BLOCKS: Final = pattern(rf"{NOT_CODE}|(;)|\b(BEGIN|CASE|END)\b(?:\s+(IF|LOOP|WHILE|REPEAT|FOR|CASE)\b)?")
+_LABEL: Final = re.compile(r"(?:\s+`?\w+`?)?[\s*/]*")
 # MySQL manual, "Statements That Cause an Implicit Commit".
 _IMPLICIT_COMMIT: Final = frozenset(
     "ALTER ANALYZE CACHE CHANGE CHECK CREATE DROP FLUSH GRANT INSTALL OPTIMIZE RENAME REPAIR RESET REVOKE STOP "
     "TRUNCATE UNINSTALL UNLOCK".split()
 )
+_ANALYZE_TABLE: Final = frozenset("TABLE TABLES LOCAL NO_WRITE_TO_BINLOG".split())
 _TRANSACTION: Final = frozenset("START COMMIT ROLLBACK SAVEPOINT RELEASE".split())
 _READING: Final = frozenset("SELECT SHOW DESC DESCRIBE EXPLAIN HELP VALUES WITH".split())
-_WRITING: Final = frozenset("INSERT UPDATE DELETE REPLACE LOAD WITH".split())
-_COMPOSED: Final = frozenset("CALL EXECUTE BEGIN DO IF LOOP WHILE REPEAT CASE FOR IMPORT LOAD".split())
-_IDEMPOTENT: Final = re.compile(
-    r"\s*(?:CREATE\s+OR\s+REPLACE\b|DROP\s+\w+\s+IF\s+EXISTS\b[^,]*\Z|TRUNCATE\b)", re.IGNORECASE
+WRITING: Final = frozenset("INSERT UPDATE DELETE REPLACE LOAD WITH".split())
+COMPOSED: Final = frozenset("CALL EXECUTE BEGIN DO IF LOOP WHILE REPEAT CASE FOR IMPORT LOAD".split())
+_IDEMPOTENT: Final = pattern(
+    r"\s*(?:CREATE\s+OR\s+REPLACE\b(?!.*\bEVENT\b)|DROP\s+\w+\s+IF\s+EXISTS\b[^,]*\Z|TRUNCATE\b)"
 )
-_USER_VARIABLE: Final = re.compile(r"(?<![@\w])@(?!@)[\w$.]+|(?<![@\w])@(?!@)[`'\"][^`'\"]+[`'\"]")
-_FROM_THE_PAST: Final = re.compile(
-    r"\b(?:LAST_INSERT_ID|ROW_COUNT|FOUND_ROWS)\s*\(|@@(?:session\.|local\.)?(?:identity|last_insert_id|insert_id)",
-    re.IGNORECASE,
+# A conditional comment may make it another statement on another server.
+_DOUBTFUL_READING: Final = pattern(r"[(]|/\*|\bINTO\b|\bFOR\s+UPDATE\b|\bVALUE\s+FOR\b")
+
+# SET STATEMENT ... FOR runs a statement, the others are kept by the server.
+_NOT_OF_THE_SESSION: Final = frozenset("GLOBAL PERSIST PERSIST_ONLY PASSWORD DEFAULT STATEMENT".split())
+_SERVER: Final = "(?:GLOBAL|PERSIST|PERSIST_ONLY)"
+SETS_SERVER: Final = pattern(rf"(?<!@)\b{_SERVER}\b|@@{_SERVER}\s*\.[\s\w.`]+:?=")
+_CALL: Final = re.compile(r"(\.\s*)?([\w$`]*)\s*\(")
+SAME_TODAY: Final = frozenset(
+    "ABS CAST CEIL CEILING CHAR_LENGTH CONCAT CONCAT_WS CONVERT COALESCE FLOOR GREATEST IF IFNULL INSTR LCASE LEAST "
+    "LEFT LENGTH LOCATE LOWER LPAD LTRIM MOD NULLIF QUOTE REPEAT REPLACE RIGHT ROUND RPAD RTRIM SUBSTR SUBSTRING TRIM "
+    "UCASE UPPER".split()
+) | {""}
+_WITHOUT_EFFECT: Final = SAME_TODAY | frozenset(
+    "AND AS AVG COUNT CURDATE CURRENT_TIMESTAMP DATABASE EXISTS GROUP_CONCAT IN MAX MIN NOW ON OR SCHEMA SUM "
+    "UNIX_TIMESTAMP USER UUID VERSION WHERE".split()
 )
 
 
@@ -47,7 +79,7 @@ def heading(text: str) -> str:
 
 
 def _first_words(text: str) -> tuple[str, str, str]:
-    match = _WORDS.match(_CONDITIONAL.sub(" ", text, count=1) if text.startswith("/*") else text)
+    match = _WORDS.match(text)
     first, second, third = match.groups("") if match else ("", "", "")
     return first, second, third
 
@@ -55,7 +87,9 @@ def _first_words(text: str) -> tuple[str, str, str]:
 def commits_implicitly(text: str) -> bool:
     """Whether the server commits when it runs the statement, so that it is done for good."""
     first, second, _ = words(text)
-    return first in _IMPLICIT_COMMIT and not (first in ("CREATE", "DROP") and second == "TEMPORARY")
+    if first == "ANALYZE" and second not in _ANALYZE_TABLE:
+        return False  # MariaDB's for a statement
+    return first in _IMPLICIT_COMMIT and not TEMPORARY.match(text)
 
 
 def locks_tables(text: str) -> bool:
@@ -71,16 +105,18 @@ def unlocks_tables(text: str) -> bool:
 def sets_session(text: str) -> bool:
     """Whether the statement only prepares the session for those behind it."""
     first, second, _ = words(text)
-    return first == "USE" or (first == "SET" and second not in ("GLOBAL", "PERSIST", "PERSIST_ONLY", "PASSWORD"))
+    return first == "USE" or (first == "SET" and second not in _NOT_OF_THE_SESSION and not SETS_SERVER.search(text))
 
 
 def is_repeatable(text: str) -> bool:
     """Whether running it once more, when it may have run already, comes to the same."""
     first, second, _ = words(text)
-    if sets_session(text) or first in _TRANSACTION or (first == "BEGIN" and second in ("", "WORK")):
+    if sets_session(text):
+        return calls_only(text, _WITHOUT_EFFECT)
+    if first in _TRANSACTION or (first == "BEGIN" and second in ("", "WORK")):
         return True
     if first in _READING:
-        return "(" not in text and not re.search(r"\bINTO\b|\bFOR\s+UPDATE\b", text, re.IGNORECASE)
+        return not _DOUBTFUL_READING.search(text)
     return _IDEMPOTENT.match(text) is not None
 
 
@@ -88,13 +124,15 @@ def is_whole(text: str) -> bool:
     """Whether an error leaves nothing of the statement, in tables of a transactional engine.
 
     MySQL manual, "Atomic Data Definition Statement Support". A CALL is not, nor is a text of several
-    statements that one delimiter ends, nor a DROP of several tables on MariaDB.
+    statements that one delimiter ends, nor, on MariaDB, a DROP of several tables or anything with several users.
     """
-    first, _, _ = words(text)
-    if first in _COMPOSED or (first == "DROP" and "," in text):
+    first, second, _ = words(text)
+    if first in COMPOSED or (first, second) == ("SET", "STATEMENT") or (first == "DROP" and "," in text):
         return False
-    if first in ("CREATE", "ALTER"):
-        return True  # semicolons in the body of a routine are its own
+    if OF_ACCOUNTS.match(text) and first not in ("GRANT", "REVOKE"):
+        return "," not in text
+    if STORED_PROGRAM.match(text) and _is_block(text):
+        return True  # its semicolons are its own
     try:
         return len(split_script(text)) <= 1
     except ScriptError:
@@ -103,7 +141,7 @@ def is_whole(text: str) -> bool:
 
 def writes_rows(text: str) -> bool:
     """Whether its wholeness depends on the engines of the tables."""
-    return words(text)[0] in _WRITING
+    return words(text)[0] in WRITING
 
 
 def can_be_followed(text: str) -> bool:
@@ -114,51 +152,30 @@ def can_be_followed(text: str) -> bool:
     """
     if text.startswith("/*"):
         return False
-    if words(text)[0] in ("CREATE", "ALTER") and _STORED_PROGRAM.search(text):
-        return _ENDS_WITH_END.search(text) is not None
+    if words(text)[0] in ("CREATE", "ALTER") and _NAMES_A_PROGRAM.search(text):
+        return _is_block(text)
     return True
 
 
-def obstacle(statements: Sequence[Statement], done: int) -> str | None:
-    """Why another session cannot go on behind statement number ``done``; None if it can.
-
-    What a session has and another has not: temporary tables, table locks, prepared statements, the values
-    of ``@variables`` and of LAST_INSERT_ID() and its like.
-    """
-    variables: set[str] = set()
-    prepared: dict[str, int] = {}
-    for number, statement in enumerate(statements[:done], 1):
-        first, second, third = words(statement.text)
-        if first == "CREATE" and second == "TEMPORARY":
-            return f"statement {number} made a temporary table, which is gone"
-        if first == "PREPARE":
-            prepared[second] = number
-        elif first in ("DEALLOCATE", "DROP") and second == "PREPARE":
-            prepared.pop(third, None)
-        if not is_replayed(statement.text):
-            variables |= _variables(statement.text)
-    if prepared:
-        return f"statement {min(prepared.values())} is a PREPARE whose prepared statement is gone"
-    past = True
-    for number, statement in enumerate(statements[done:], done + 1):
-        text = statement.text
-        target = re.match(r"\s*SET\s+(@[\w$.]+)\s*:?=", text, re.IGNORECASE)
-        used = _variables(text[target.end() :] if target else text) & variables
-        if used:
-            return f"statement {number} needs the value that {min(used)} had in the earlier session"
-        if past and _FROM_THE_PAST.search(text):
-            return f"statement {number} needs what the statement before it left in the earlier session"
-        if target:
-            variables.discard(target.group(1).lower())
-        if words(text)[0] in ("INSERT", "REPLACE"):
-            past = False
-    return None
+def _is_block(text: str) -> bool:
+    """Whether it ends with the END of the first BEGIN in it, which is that of a routine's body."""
+    opened = semicolons = 0
+    for match in _BLOCKS.finditer(text):
+        semicolon, word, of = match.groups()
+        word = (word or "").upper()
+        semicolons += semicolon is not None
+        if word == "BEGIN" or (word == "CASE" and opened):
+            opened += 1
+        elif word == "CASE" or (word == "END" and not opened) or (semicolon and not opened):
+            return False
+        elif word == "END" and (of is None or of.upper() == "CASE"):
+            opened -= 1
+            if not opened:
+                return semicolons > 0 and _LABEL.fullmatch(text, match.end()) is not None
+    return False
 
 
-def is_replayed(text: str) -> bool:
-    """Whether a later session runs it again before it goes on: settings whose value cannot be another."""
-    return sets_session(text) and "(" not in text and not _FROM_THE_PAST.search(text)
-
-
-def _variables(text: str) -> set[str]:
-    return {name.lower().translate({ord(quote): None for quote in "`'\""}) for name in _USER_VARIABLE.findall(text)}
+def calls_only(text: str, functions: Iterable[str]) -> bool:
+    return all(not of and name.upper() in functions for of, name in _CALL.findall(text)) and "VALUE FOR" not in (
+        " ".join(text.upper().split())
+    )
