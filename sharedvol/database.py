@@ -37,14 +37,15 @@ class Database:
     Attributes:
         label: what to call the database in a message: without the password.
         kind: ``mysql`` (MariaDB too) or ``sqlite``.
-        schema: the database that the URL names, if any.
+        home: the schema that the session began with, once it was asked for.
         owned: whether `close` ends the session; an SQLAlchemy ``Connection`` is its owner's to close.
     """
 
-    def __init__(self, raw: Any, dialect: Dialect, label: str, schema: str | None, *, owned: bool) -> None:
+    def __init__(self, raw: Any, dialect: Dialect, label: str, *, owned: bool) -> None:
         self._raw, self._dialect, self.owned = raw, dialect, owned
         self._pid = os.getpid()
-        self.label, self.schema = label, schema
+        self.label = label
+        self.home: str | None = None
         self.kind = "mysql" if dialect.name in ("mysql", "mariadb") else dialect.name
 
     @classmethod
@@ -102,7 +103,7 @@ class Database:
                 raw = dialect.connect(*arguments, **options)
             except TypeError as error:
                 raise ValueError(f"an option in the URL of {label} is none of {dialect.driver}: {error}") from error
-        return cls(raw, dialect, label, url.database, owned=True)._in_autocommit()
+        return cls(raw, dialect, label, owned=True)._in_autocommit()
 
     @classmethod
     def _from_engine(cls, engine: Engine) -> Database:
@@ -122,7 +123,7 @@ class Database:
                 if error.orig is None:
                     raise
                 raise error.orig from error
-        return cls(raw, engine.dialect, label, engine.url.database, owned=True)._in_autocommit()
+        return cls(raw, engine.dialect, label, owned=True)._in_autocommit()
 
     @classmethod
     def _from_connection(cls, connection: Connection) -> Database:
@@ -134,7 +135,7 @@ class Database:
             raw = connection.connection.driver_connection
         except sqlalchemy.exc.SQLAlchemyError as error:
             raise DatabaseError(f"cannot use the connection to {label}: {error}", lost=True) from error
-        return cls(raw, engine.dialect, label, engine.url.database, owned=False)
+        return cls(raw, engine.dialect, label, owned=False)
 
     def _in_autocommit(self) -> Database:
         try:

@@ -174,10 +174,11 @@ def _plan(options: argparse.Namespace) -> int:
     if options.json:
         _print_json(
             {
-                "pending": list(survey.pending),
+                "pending": survey.pending,
+                "statements": survey.statements,
                 "renames": dict(survey.renames),
-                "ahead": list(survey.ahead),
-                "drifted": list(survey.drifted),
+                "ahead": survey.ahead,
+                "drifted": survey.drifted,
                 "half_applied": [one.as_dict() for one in survey.half_applied],
                 "total_migrations": len(survey.names),
             }
@@ -186,7 +187,12 @@ def _plan(options: argparse.Namespace) -> int:
     print(f"{len(survey.pending)} of {len(survey.names)} migrations would be applied")
     renamed = {new: old for old, new in survey.renames}
     for name in survey.pending:
-        print(f"  {name}" + (f"  (recorded as {renamed[name]}: only its row is renamed)" if name in renamed else ""))
+        count = survey.statements.get(name)
+        print(
+            f"  {name}"
+            + (f"  {count} statements" if count is not None else "")
+            + (f"  (recorded as {renamed[name]}: only its row is renamed)" if name in renamed else "")
+        )
     _print_findings(survey)
     return 0
 

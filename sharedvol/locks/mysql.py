@@ -540,6 +540,7 @@ def inspect(database: Database) -> Server:
         cluster = f"the server is a node of the Galera cluster {known.get('wsrep_cluster_name', '')!r}"
     elif known.get("group_replication_group_name"):
         cluster = f"the server is a member of the replication group {known['group_replication_group_name']!r}"
+    database.home = database.home or _text(schema)  # the first answer: later a migration may have said USE
     mariadb = "mariadb" in f"{version} {known.get('version_comment', '')}".lower()
     return Server(
         flavour="mariadb" if mariadb else "mysql",

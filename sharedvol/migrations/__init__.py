@@ -2,8 +2,8 @@
 
 from sharedvol.migrations.alembic import AlembicMigrations
 from sharedvol.migrations.coordinator import MigrationCoordinator
+from sharedvol.migrations.functions import PythonMigrations
 from sharedvol.migrations.manifest import Manifest
-from sharedvol.migrations.recorded import PythonMigrations
 from sharedvol.migrations.script import split_script
 from sharedvol.migrations.status import HalfApplied, MigrationFailed, MigrationStatus, Step, Survey
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharedvol.database import Database
 from sharedvol.errors import DatabaseError, ManifestError, MigrationError
-from sharedvol.migrations.recorded import Session
+from sharedvol.migrations.source import Session
 from sharedvol.migrations.status import Step, Survey
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class AlembicMigrations:
         """Upgrade to all heads; gives the revisions that were applied, also those before one that failed."""
         from alembic import command
 
-        names = tuple(survey.pending)
+        names = list(survey.pending)
         for number, name in enumerate(names, 1):
             session.tell(Step("started", name, number, len(names), 0, 1))
             try:
@@ -89,12 +89,12 @@ class AlembicMigrations:
 
     def _surveyed(self, heads: tuple[str, ...]) -> Survey:
         known = [head for head in heads if head in self._revisions]
-        ahead = tuple(head for head in heads if head not in self._revisions)
+        ahead = [head for head in heads if head not in self._revisions]
         scripts = self._scripts(self._config())
         done = {script.revision for script in scripts.iterate_revisions(tuple(known), "base")} if known else set()
         # A database that is ahead of the image has what the image has, and more.
-        pending = () if ahead else tuple(name for name in self._revisions if name not in done)
-        return Survey(names=tuple(self._revisions), pending=pending, ahead=ahead)
+        pending = [] if ahead else [name for name in self._revisions if name not in done]
+        return Survey(names=list(self._revisions), pending=pending, ahead=ahead)
 
     def _heads(self, connection: Connection) -> tuple[str, ...]:
         """The revisions that the database is at; and the proof that ``env.py`` uses our connection."""

@@ -31,7 +31,8 @@ from sharedvol.errors import (
 from sharedvol.locks.file import FileLock
 from sharedvol.locks.mysql import LockHolder, NamedLock, Waiting, find_holder, inspect
 from sharedvol.migrations import manifest
-from sharedvol.migrations.recorded import Directory, HalfAppliedPolicy, Session, Source
+from sharedvol.migrations.directory import Directory
+from sharedvol.migrations.source import HalfAppliedPolicy, Session, Source
 from sharedvol.migrations.status import MigrationFailed, MigrationStatus, Step, Survey
 
 if TYPE_CHECKING:
@@ -176,6 +177,8 @@ class MigrationCoordinator:
     def _run(self) -> None:
         names = self._source.load()
         self._change(total_migrations=len(names), manifest=self._check(names))
+        if unknown := sorted(set(self._resume_at) - set(names)):
+            raise ManifestError(f"resume_at names {unknown[0]!r}, which is not among the migrations")
         with contextlib.closing(Database.open(self._target)) as database:
             survey = self._survey(database)
             if not survey.pending:
@@ -204,8 +207,8 @@ class MigrationCoordinator:
     def _apply(self, session: Session, survey: Survey) -> None:
         try:
             for name in self._source.apply(session, survey):
-                done = (*self._current.filenames, name)
-                left = tuple(other for other in self._current.pending if other != name)
+                done = [*self._current.filenames, name]
+                left = [other for other in self._current.pending if other != name]
                 self._change(filenames=done, newly_applied=len(done), pending=left, pending_migrations=len(left))
         except (HalfAppliedError, LedgerError, LockError, ManifestError):
             self._look_again(session.database)

@@ -98,11 +98,10 @@ class Ledger:
         self._database = database
         self._lock_name = lock_name
         self._ledger, self._progress = "schema_version", "sharedvol_migration"
-
-    def qualify(self, schema: str) -> None:
-        """Name the tables in full from here on: a migration may ``USE`` another schema."""
-        quoted = "`" + schema.replace("`", "``") + "`"
-        self._ledger, self._progress = f"{quoted}.schema_version", f"{quoted}.sharedvol_migration"
+        if database.home is not None:
+            # In full: a migration may have said USE.
+            quoted = "`" + database.home.replace("`", "``") + "`"
+            self._ledger, self._progress = f"{quoted}.schema_version", f"{quoted}.sharedvol_migration"
 
     def read(self) -> Records:
         """Both tables. Two round trips.
@@ -176,9 +175,7 @@ class Ledger:
         """
         if self._database.kind != "mysql" or not names:
             return []
-        rows = self._database.query(f"SHOW FULL COLUMNS FROM {self._ledger} WHERE Field = 'filename'")
-        collation = _text(rows[0][2]) if rows and rows[0][2] else "binary"
-        charset = "binary" if collation == "binary" else collation.split("_")[0]
+        charset, collation = self._collation()
         if charset == "binary":
             return []
         values = {f"n{number}": name for number, name in enumerate(sorted(names))}
@@ -191,6 +188,28 @@ class Ledger:
             f"SELECT MIN(number), MAX(number) FROM ({table}) AS names GROUP BY name HAVING COUNT(*) > 1", **values
         )
         return [(ordered[int(first)], ordered[int(last)]) for first, last in rows]
+
+    def unfit(self, names: Collection[str]) -> list[str]:
+        """Names that the ledger's character set cannot hold: they would be run, and not be recorded."""
+        if self._database.kind != "mysql" or not names:
+            return []
+        charset, _ = self._collation()
+        if charset in ("binary", "utf8mb4"):
+            return []
+        values = {f"n{number}": name for number, name in enumerate(sorted(names))}
+        table = " UNION ALL ".join(f"SELECT :{key} AS name" for key in values)
+        rows = self._database.query(
+            f"SELECT name FROM ({table}) AS names WHERE HEX(CONVERT(CONVERT(name USING {charset}) USING utf8mb4)) "
+            "<> HEX(CONVERT(name USING utf8mb4))",
+            **values,
+        )
+        return [_text(name) for (name,) in rows]
+
+    def _collation(self) -> tuple[str, str]:
+        """The character set and the collation of the ledger's names."""
+        rows = self._database.query(f"SHOW FULL COLUMNS FROM {self._ledger} WHERE Field = 'filename'")
+        collation = _text(rows[0][2]) if rows and rows[0][2] else "binary"
+        return collation.split("_")[0], collation
 
     def begin(self, name: str, checksum: str, statements: Sequence[Statement], replica: str, done: int) -> int:
         """Write down that a migration is about to be run behind statement ``done``; the row's number."""

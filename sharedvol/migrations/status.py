@@ -58,14 +58,16 @@ class Survey:
         ahead: recorded names that the image does not have.
         drifted: applied migrations whose text is another now.
         half_applied: those that began and did not end.
+        statements: how many each of the pending ones has, where that is known.
     """
 
-    names: tuple[str, ...]
-    pending: tuple[str, ...] = ()
-    renames: tuple[tuple[str, str], ...] = ()
-    ahead: tuple[str, ...] = ()
-    drifted: tuple[str, ...] = ()
-    half_applied: tuple[HalfApplied, ...] = ()
+    names: list[str]
+    pending: list[str] = field(default_factory=list)
+    renames: list[tuple[str, str]] = field(default_factory=list)
+    ahead: list[str] = field(default_factory=list)
+    drifted: list[str] = field(default_factory=list)
+    half_applied: list[HalfApplied] = field(default_factory=list)
+    statements: dict[str, int] = field(default_factory=dict)
 
     @property
     def state(self) -> State:
@@ -102,16 +104,16 @@ class MigrationStatus:
     total_migrations: int = 0
     last_run: datetime = field(default_factory=lambda: datetime.now(UTC))
     newly_applied: int = 0
-    filenames: tuple[str, ...] = ()
+    filenames: list[str] = field(default_factory=list)
     fast_path: bool = False
     lock_acquired: bool = False
     manifest: Manifest | None = None
     error: str | None = None
     state: State = "unknown"
-    pending: tuple[str, ...] = ()
-    ahead: tuple[str, ...] = ()
-    drifted: tuple[str, ...] = ()
-    half_applied: tuple[HalfApplied, ...] = ()
+    pending: list[str] = field(default_factory=list)
+    ahead: list[str] = field(default_factory=list)
+    drifted: list[str] = field(default_factory=list)
+    half_applied: list[HalfApplied] = field(default_factory=list)
     lock_name: str | None = None
     lock_holder: dict[str, Any] | None = None
     waited: float = 0.0
@@ -129,7 +131,7 @@ class MigrationStatus:
             "total_migrations": self.total_migrations,
             "last_run": self.last_run.isoformat(timespec="milliseconds"),
             "newly_applied": self.newly_applied,
-            "filenames": list(self.filenames),
+            "filenames": self.filenames,
             "fast_path": self.fast_path,
             "lock_acquired": self.lock_acquired,
             "manifest": self.manifest.as_dict() if self.manifest else None,
@@ -138,9 +140,9 @@ class MigrationStatus:
             told["error"] = self.error
         return told | {
             "state": self.state,
-            "pending": list(self.pending),
-            "ahead": list(self.ahead),
-            "drifted": list(self.drifted),
+            "pending": self.pending,
+            "ahead": self.ahead,
+            "drifted": self.drifted,
             "half_applied": [one.as_dict() for one in self.half_applied],
             "lock_name": self.lock_name,
             "lock_holder": self.lock_holder,

@@ -77,8 +77,8 @@ def test_connection_killed_between_statements_loses_nothing(database: Database, 
         child.send("go on")
         status = child.receive()
     assert_truthful(status, database)
-    assert status.filenames == ("1.sql",) and "2.sql" in str(status.error)
-    assert go_on(database, directory).filenames == ("2.sql", "3.sql")
+    assert status.filenames == ["1.sql"] and "2.sql" in str(status.error)
+    assert go_on(database, directory).filenames == ["2.sql", "3.sql"]
 
 
 @pytest.mark.parametrize("how", ["KILL", "KILL QUERY"])
@@ -121,7 +121,7 @@ def test_insert_that_the_server_kills_is_undone_and_run_again_or_refused(
         database.server.query(f"{how} {session}")
         status = child.receive()
     wait_ended(database)
-    assert status.filenames == ("1.sql",) and "statement 2" in str(status.error)
+    assert status.filenames == ["1.sql"] and "statement 2" in str(status.error)
     written = len(database.query("SELECT * FROM many"))
     assert written == 0 or engine == "MyISAM"
     write(directory, {**files, "2.sql": files["2.sql"].replace("300", "0")})
@@ -161,7 +161,7 @@ def test_mark_that_cannot_be_written_is_no_failure_of_its_statement(database: Da
     database.query("DROP TRIGGER full")
     with pytest.raises(HalfAppliedError, match="statement 2 was begun"):
         coordinator(database, directory).run()
-    assert migrate(database, directory, resume_at={"2.sql": 3}).filenames == ("2.sql",)
+    assert migrate(database, directory, resume_at={"2.sql": 3}).filenames == ["2.sql"]
 
 
 @pytest.mark.parametrize("end", [Server.kill, Server.stop])
@@ -174,7 +174,7 @@ def test_server_that_ends_and_comes_back_is_gone_on_with(
         end(private_server)
         child.send("go on")
         status = child.receive()
-        assert status.state == "failed" and status.filenames == ("1.sql",) and status.error
+        assert status.state == "failed" and status.filenames == ["1.sql"] and status.error
         with pytest.raises(DatabaseError, match="cannot connect"):
             coordinator(database, directory).run()
         private_server.start()

@@ -30,10 +30,10 @@ def stop(database: Database, directory: Path, files: Mapping[str, str]) -> HalfA
     error, current = failing(database, write(directory, files))
     assert isinstance(error, MigrationFailed) and error.status == replace(current, error=error.status.error)
     ((half),) = current.half_applied
-    assert coordinator(database, directory).status().half_applied == (half,)
+    assert coordinator(database, directory).status().half_applied == [half]
     assert half.name == "002.sql" and "002.sql" not in recorded(database)
-    assert current.filenames == ("001.sql",) and current.newly_applied == 1
-    assert current.pending == ("002.sql", "003.sql") and current.pending_migrations == 2
+    assert current.filenames == ["001.sql"] and current.newly_applied == 1
+    assert current.pending == ["002.sql", "003.sql"] and current.pending_migrations == 2
     return half
 
 
@@ -43,7 +43,7 @@ def refused(database: Database, directory: Path, files: Mapping[str, str], **opt
     error, current = failing(database, write(directory, files), **options)
     assert isinstance(error, HalfAppliedError), error
     assert (steps(database), recorded(database)) == before
-    assert current.newly_applied == 0 and current.pending == ("002.sql", "003.sql")
+    assert current.newly_applied == 0 and current.pending == ["002.sql", "003.sql"]
     return str(error)
 
 
@@ -71,9 +71,9 @@ def test_mended_file_goes_on_at_the_very_statement(database: Database, tmp_path:
     stop(database, tmp_path / "sql", broken(before, behind=note(4)))
     files = broken(before, note(3), note(4) + note(5))
     status = migrate(database, write(tmp_path / "sql", files))
-    assert status.filenames == ("002.sql", "003.sql") and steps(database) == [1, 2, 3, 4, 5, 9]
-    assert status.half_applied == ()
-    assert migrate(database, tmp_path / "sql").drifted == ()  # it is the mended text that was applied
+    assert status.filenames == ["002.sql", "003.sql"] and steps(database) == [1, 2, 3, 4, 5, 9]
+    assert status.half_applied == []
+    assert migrate(database, tmp_path / "sql").drifted == []  # it is the mended text that was applied
 
 
 def test_file_that_fails_again_and_again_does_nothing_twice(database: Database, tmp_path: Path) -> None:

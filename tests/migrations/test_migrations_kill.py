@@ -28,9 +28,9 @@ from scenes import (
 )
 from servers import Database, Server
 
-from sharedvol.migrations import recorded as source
+from sharedvol.migrations import directory as source
+from sharedvol.migrations.directory import Directory
 from sharedvol.migrations.ledger import Ledger
-from sharedvol.migrations.recorded import Directory
 from sharedvol.migrations.status import Step
 
 EVERY = os.environ.get("SHAREDVOL_TEST_KILLS") == "all"
@@ -179,11 +179,11 @@ def record_first() -> None:
 
 
 def rerun_the_whole_file() -> None:
-    source._begin_at = lambda one, session: 0
+    source.begin_at = lambda one, session: 0
 
 
 def leave_out_the_next() -> None:
-    source._begin_at = lambda one, session: one.next
+    source.begin_at = lambda one, session: one.next
 
 
 def mark_nothing() -> None:
@@ -230,7 +230,7 @@ def test_alter_goes_on_when_its_client_is_gone_and_the_next_waits_for_it(
             second.send("go on")
             cursor.execute("COMMIT")
             status = second.receive()
-    assert status.ready and status.filenames == ("002.sql", "003.sql") and status.lock_acquired
+    assert status.ready and status.filenames == ["002.sql", "003.sql"] and status.lock_acquired
     assert steps(database) == [1, 3, 4]
     assert [name for name, *_ in database.query("SHOW COLUMNS FROM big")] == ["id", "n"]
 

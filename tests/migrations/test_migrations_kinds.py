@@ -62,10 +62,10 @@ def run_alembic(database: Database, config: Path, **options: Any) -> MigrationCo
 
 def test_alembic_upgrades_on_the_connection_that_holds_the_lock(database: Database, tmp_path: Path) -> None:
     coordinator = run_alembic(database, alembic(tmp_path, "", ""))
-    assert coordinator.plan().pending == ("r1", "r2")
+    assert coordinator.plan().pending == ["r1", "r2"]
     assert database.query("SHOW TABLES") == []  # a look makes no table
     status = coordinator.run()
-    assert (status.filenames, status.state, status.pending_migrations) == (("r1", "r2"), "up_to_date", 0)
+    assert (status.filenames, status.state, status.pending_migrations) == (["r1", "r2"], "up_to_date", 0)
     for table in ("r1", "r2"):
         ((connection, holder),) = database.query(f"SELECT connection, holder FROM {table}")
         assert connection == holder
@@ -96,8 +96,8 @@ def test_alembic_tells_what_was_applied_before_a_failure(database: Database, tmp
     coordinator = run_alembic(database, alembic(tmp_path, "", "raise RuntimeError('no more')", ""))
     with pytest.raises(MigrationFailed, match="r2: RuntimeError: no more") as failed:
         coordinator.run()
-    assert failed.value.status.filenames == ("r1",)
-    assert failed.value.status.pending == ("r2", "r3")
+    assert failed.value.status.filenames == ["r1"]
+    assert failed.value.status.pending == ["r2", "r3"]
     assert database.query("SELECT version_num FROM alembic_version") == [("r1",)]
 
 
@@ -115,7 +115,7 @@ def test_a_revision_that_the_image_does_not_know_is_ahead(database: Database, tm
     run_alembic(database, config).run()
     database.query("UPDATE alembic_version SET version_num = 'newer'")
     status = run_alembic(database, config).run()
-    assert (status.state, status.ahead, status.pending) == ("ahead", ("newer",), ())
+    assert (status.state, status.ahead, status.pending) == ("ahead", ["newer"], [])
 
 
 def test_alembic_without_its_files_is_a_clear_error(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_alembic_on_sqlite_leaves_the_logging_of_the_application(tmp_path: Path)
     config = alembic(tmp_path, "", env=env, insert="VALUES (1, 1)")
     handlers = list(logging.getLogger().handlers)
     status = MigrationCoordinator(f"sqlite:///{tmp_path}/dev.db", AlembicMigrations(config)).run()
-    assert status.filenames == ("r1",)
+    assert status.filenames == ["r1"]
     assert logging.getLogger().handlers == handlers
 
 
@@ -148,7 +148,7 @@ def test_python_functions_run_once_on_the_lock_s_connection_and_are_recorded(dat
 
     migrations = PythonMigrations({"first": first, "second": second})
     status = MigrationCoordinator(database.url, migrations, lock_name="python_lock").run()
-    assert status.filenames == ("first", "second")
+    assert status.filenames == ["first", "second"]
     assert seen[0][0] == seen[0][1]
     assert database.query("SELECT id FROM a") == [(1,)]
     assert sorted(database.query("SELECT filename, success FROM schema_version")) == [("first", 1), ("second", 1)]
@@ -168,7 +168,7 @@ def test_a_python_function_that_failed_is_not_called_again_unless_it_may_be(data
 
     with pytest.raises(MigrationFailed, match="half-way") as failed:
         MigrationCoordinator(database.url, PythonMigrations({"fails": fails})).run()
-    assert failed.value.status.pending == ("fails",)
+    assert failed.value.status.pending == ["fails"]
     assert database.query("SELECT * FROM half") == []  # rows are undone, the table is not
     with pytest.raises(HalfAppliedError, match="fails"):
         MigrationCoordinator(database.url, PythonMigrations({"fails": fails})).run()

@@ -62,8 +62,8 @@ def test_row_without_success_is_pending_and_ends_as_one_row_with_it(database: Da
     database.query(LOG)
     database.query("INSERT INTO schema_version (filename, success) VALUES ('000_log.sql', 1), ('001_table.sql', 0)")
     made = coordinator(database, write(tmp_path / "sql", FILES))
-    assert made.plan().pending == ("001_table.sql", "002_table.sql")
-    assert migrate(database, tmp_path / "sql").filenames == ("001_table.sql", "002_table.sql")
+    assert made.plan().pending == ["001_table.sql", "002_table.sql"]
+    assert migrate(database, tmp_path / "sql").filenames == ["001_table.sql", "002_table.sql"]
     assert database.query("SELECT filename, success FROM schema_version ORDER BY 1") == [(name, 1) for name in FILES]
 
 
@@ -89,7 +89,7 @@ def test_file_and_row_that_the_ledger_takes_for_one_are_refused(database: Databa
     migrate(database, directory)
     error, current = failing(database, write(directory, {**FILES, "001_TABLE.sql": note(9)}))
     assert isinstance(error, LedgerError) and "'001_TABLE.sql'" in str(error) and "'001_table.sql'" in str(error)
-    assert current.newly_applied == 0 and current.pending == ("001_TABLE.sql",) and 9 not in steps(database)
+    assert current.newly_applied == 0 and current.pending == ["001_TABLE.sql"] and 9 not in steps(database)
 
 
 def test_ledger_that_tells_names_apart_takes_them(database: Database, tmp_path: Path) -> None:
@@ -196,16 +196,16 @@ def test_script_that_releases_the_lock_is_stopped_before_its_next_statement(data
     error, current = failing(database, write(tmp_path / "sql", files))
     assert isinstance(error, LockLostError) and "2.sql" in str(error)
     assert steps(database) == [1] and recorded(database) == {"1.sql": 1}
-    assert current.filenames == ("1.sql",) and current.pending == ("2.sql",)
+    assert current.filenames == ["1.sql"] and current.pending == ["2.sql"]
 
 
 def test_lock_released_by_the_last_statement_records_nothing(database: Database, tmp_path: Path) -> None:
     files = {"1.sql": f"{LOG};\n", "2.sql": f"{note(1)}DO RELEASE_ALL_LOCKS();\n", "3.sql": note(3)}
     error, current = failing(database, write(tmp_path / "sql", files))
     assert isinstance(error, LockLostError)
-    assert recorded(database) == {"1.sql": 1} and current.filenames == ("1.sql",)
+    assert recorded(database) == {"1.sql": 1} and current.filenames == ["1.sql"]
     write(tmp_path / "sql", {**files, "2.sql": f"{note(1)}DO RELEASE_ALL_LOCKS();\n"})
-    assert migrate(database, tmp_path / "sql").filenames == ("2.sql", "3.sql")
+    assert migrate(database, tmp_path / "sql").filenames == ["2.sql", "3.sql"]
     assert steps(database) == [1, 3]
 
 
@@ -263,4 +263,4 @@ def test_last_file_that_cannot_be_taken_apart_stops_before_the_first(database: D
     files = {**FILES, "003.sql": "INSERT INTO log\nVALUES ('never closed);\n"}
     error, current = failing(database, write(tmp_path / "sql", files))
     assert isinstance(error, ManifestError) and "003.sql', line 2" in str(error)
-    assert not database.query("SHOW TABLES") and current.pending == tuple(files)
+    assert not database.query("SHOW TABLES") and current.pending == list(files)

@@ -8,7 +8,7 @@ import pytest
 from scenes import LOG, coordinator, failing, migrate, numbered, recorded, steps, write
 from servers import Database
 
-from sharedvol.errors import AheadError, DriftError, HalfAppliedError
+from sharedvol.errors import AheadError, DriftError, HalfAppliedError, LedgerError, ManifestError
 
 FILES = numbered(2)
 R_LEDGER = (
@@ -32,9 +32,9 @@ def test_renamed_file_keeps_its_row_and_is_not_run_again(database: Database, tmp
     before = database.query("SELECT applied_at FROM schema_version ORDER BY filename")
     files = renamed(FILES, "001_table.sql", new)
     made = coordinator(database, write(directory, {**files, "9.sql": note(9)}), renames={"001_table.sql": new})
-    assert made.plan().renames == (("001_table.sql", new),)
+    assert made.plan().renames == [("001_table.sql", new)]
     status = made.run()
-    assert status.filenames == ("9.sql",) and status.ready and status.drifted == ()
+    assert status.filenames == ["9.sql"] and status.ready and status.drifted == []
     assert recorded(database) == dict.fromkeys([*files, "9.sql"], 1)
     assert database.query("SELECT applied_at FROM schema_version WHERE filename <> '9.sql' ORDER BY filename") == before
     assert dict(database.query("SELECT filename, applied FROM sharedvol_migration")) == recorded(database)
@@ -45,7 +45,7 @@ def test_rename_alone_is_done_and_nothing_counts_as_applied(database: Database, 
     migrate(database, directory)
     files = renamed(FILES, "001_table.sql", "001_better.sql")
     status = migrate(database, write(directory, files), renames={"001_table.sql": "001_better.sql"})
-    assert status.newly_applied == 0 and status.filenames == () and recorded(database) == dict.fromkeys(files, 1)
+    assert status.newly_applied == 0 and status.filenames == [] and recorded(database) == dict.fromkeys(files, 1)
     assert migrate(database, directory, renames={"001_table.sql": "001_better.sql"}).fast_path
 
 
@@ -54,7 +54,7 @@ def test_old_row_goes_where_the_new_one_is_there_too(database: Database, tmp_pat
     migrate(database, directory)
     database.query("INSERT INTO schema_version (filename) VALUES ('001_old.sql')")
     status = migrate(database, write(directory, {**FILES, "9.sql": note(9)}), renames={"001_old.sql": "001_table.sql"})
-    assert status.filenames == ("9.sql",) and recorded(database) == dict.fromkeys([*FILES, "9.sql"], 1)
+    assert status.filenames == ["9.sql"] and recorded(database) == dict.fromkeys([*FILES, "9.sql"], 1)
 
 
 def test_row_of_a_rename_whose_new_file_is_not_here_stays(database: Database, tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_renamed_file_that_stopped_half_way_goes_on_there(database: Database, tm
     made = coordinator(database, write(directory, files), renames={"1.sql": "2.sql"})
     ((half),) = made.status().half_applied
     assert (half.name, half.done) == ("2.sql", 1)
-    assert made.run().filenames == ("2.sql",)
+    assert made.run().filenames == ["2.sql"]
     assert steps(database) == [1, 2] and recorded(database) == dict.fromkeys(files, 1)
     assert database.query("SELECT filename FROM sharedvol_migration ORDER BY 1") == [("0.sql",), ("2.sql",)]
 
@@ -84,8 +84,8 @@ def test_file_that_stopped_half_way_under_another_name_is_not_begun_again(databa
     assert isinstance(error, HalfAppliedError) and "'2.sql' begins as '1.sql' does" in str(error)
     assert steps(database) == [1] and current.newly_applied == 0
     other = {"0.sql": f"{LOG};\n", "3.sql": f"SET @n = 1;\n{note(3)}"}
-    assert migrate(database, write(directory, other)).filenames == ("3.sql",)
-    assert migrate(database, write(directory, files), renames={"1.sql": "2.sql"}).filenames == ("2.sql",)
+    assert migrate(database, write(directory, other)).filenames == ["3.sql"]
+    assert migrate(database, write(directory, files), renames={"1.sql": "2.sql"}).filenames == ["2.sql"]
     assert steps(database) == [1, 2, 3]
 
 
@@ -94,11 +94,11 @@ def test_drift_is_told_or_refused(database: Database, tmp_path: Path) -> None:
     migrate(database, directory)
     write(directory, {**FILES, "001_table.sql": FILES["001_table.sql"] + note(7)})
     status = migrate(database, directory)
-    assert status.drifted == ("001_table.sql",) and status.fast_path and status.state == "up_to_date"
+    assert status.drifted == ["001_table.sql"] and status.fast_path and status.state == "up_to_date"
     error, current = failing(database, directory, drift="refuse")
-    assert isinstance(error, DriftError) and "001_table.sql" in str(error) and current.drifted == ("001_table.sql",)
+    assert isinstance(error, DriftError) and "001_table.sql" in str(error) and current.drifted == ["001_table.sql"]
     write(directory, {name: text.replace("\n", "\r\n") for name, text in FILES.items()})
-    assert migrate(database, directory, drift="refuse").drifted == ()
+    assert migrate(database, directory, drift="refuse").drifted == []
     assert 7 not in steps(database)
 
 
@@ -107,10 +107,10 @@ def test_drift_of_what_r_applied_is_seen_from_the_next_run_on(database: Database
     database.query(R_LEDGER)
     database.query(LOG)
     database.query("INSERT INTO schema_version (filename) VALUES ('000_log.sql'), ('001_table.sql')")
-    assert migrate(database, directory).filenames == ("002_table.sql",)
+    assert migrate(database, directory).filenames == ["002_table.sql"]
     assert database.query("SELECT COUNT(*) FROM sharedvol_migration WHERE applied") == [(3,)]
     write(directory, {**FILES, "001_table.sql": note(7)})
-    assert migrate(database, directory).drifted == ("001_table.sql",)
+    assert migrate(database, directory).drifted == ["001_table.sql"]
 
 
 def test_database_that_is_ahead_is_told_apart_or_refused(database: Database, tmp_path: Path) -> None:
@@ -118,21 +118,21 @@ def test_database_that_is_ahead_is_told_apart_or_refused(database: Database, tmp
     migrate(database, directory)
     write(directory, FILES)
     status = migrate(database, directory)
-    assert status.state == "ahead" and status.ahead == ("003.sql",) and status.ready and status.fast_path
+    assert status.state == "ahead" and status.ahead == ["003.sql"] and status.ready and status.fast_path
     error, current = failing(database, directory, ahead="refuse")
-    assert isinstance(error, AheadError) and "003.sql" in str(error) and current.ahead == ("003.sql",)
+    assert isinstance(error, AheadError) and "003.sql" in str(error) and current.ahead == ["003.sql"]
     write(directory, {**FILES, "002_x.sql": note(2)})  # an image of another branch: not simply older
     error, _ = failing(database, directory, ahead="refuse")
     assert isinstance(error, AheadError) and 2 not in steps(database)
     status = migrate(database, directory)
-    assert status.filenames == ("002_x.sql",) and status.state == "ahead"
+    assert status.filenames == ["002_x.sql"] and status.state == "ahead"
 
 
 def test_row_that_was_taken_out_makes_its_file_run_again(database: Database, tmp_path: Path) -> None:
     directory = write(tmp_path / "sql", {"0.sql": f"{LOG};\n", "1.sql": note(1)})
     migrate(database, directory)
     database.query("DELETE FROM schema_version WHERE filename = '1.sql'")
-    assert migrate(database, directory).filenames == ("1.sql",) and steps(database) == [1, 1]
+    assert migrate(database, directory).filenames == ["1.sql"] and steps(database) == [1, 1]
 
 
 def test_thousands_of_names_can_be_compared(database: Database, tmp_path: Path) -> None:
@@ -157,3 +157,18 @@ def test_backslashes_mean_what_the_server_says(database: Database, tmp_path: Pat
     finally:
         server.query(f"SET GLOBAL sql_mode = '{mode}'")
     assert steps(database) == [1, 2, 3, 4]
+
+
+def test_name_that_the_ledger_cannot_hold_is_refused_before_it_is_run(database: Database, tmp_path: Path) -> None:
+    database.query("CREATE TABLE schema_version (filename VARCHAR(255) CHARACTER SET latin1 PRIMARY KEY, success BOOL)")
+    directory = write(tmp_path / "sql", {"1_\u0436.sql": f"{LOG};"})
+    error, current = failing(database, directory)
+    assert isinstance(error, LedgerError) and "1_\u0436.sql" in str(error) and current.newly_applied == 0
+    assert not database.query("SHOW TABLES LIKE 'log'")
+    assert migrate(database, write(directory, {"1_\u00e9.sql": f"{LOG};"})).newly_applied == 1  # Latin-1 has that one
+
+
+def test_statement_to_go_on_at_must_be_of_a_file_that_is_there(database: Database, tmp_path: Path) -> None:
+    directory = write(tmp_path / "sql", {"1.sql": f"{LOG};"})
+    error, _ = failing(database, directory, resume_at={"11.sql": 1})
+    assert isinstance(error, ManifestError) and "11.sql" in str(error) and not database.query("SHOW TABLES")

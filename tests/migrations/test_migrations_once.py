@@ -121,7 +121,7 @@ def test_coordinator_finds_done_what_an_r_replica_did_on_another_connection(data
             assert not database.query("SHOW TABLES LIKE 'sharedvol%'")  # nothing was touched while we waited
             cursor.execute("SELECT RELEASE_LOCK(%s)", (R_LOCK,))
             status = ours.receive()
-    assert status.ready and status.newly_applied == 0 and status.filenames == () and status.lock_acquired
+    assert status.ready and status.newly_applied == 0 and status.filenames == [] and status.lock_acquired
     assert_all_once(database)
 
 
@@ -169,9 +169,9 @@ def test_lock_timeout_names_the_holder_and_runs_nothing(database: Database, tmp_
         seen = coordinator(database, directory).status()
         for status in (current, seen):
             assert status.lock_holder is not None and status.lock_holder["connection_id"] == holder.connection_id
-            assert status.pending == tuple(FILES) and status.pending_migrations == len(FILES)
+            assert status.pending == list(FILES) and status.pending_migrations == len(FILES)
             assert status.lock_name == lock.name and not status.lock_acquired and not status.ready
-        assert (current.newly_applied, current.filenames) == (0, ())
+        assert (current.newly_applied, current.filenames) == (0, [])
         assert seen.state == "pending" and seen.error is None
     assert not database.query("SHOW TABLES")
     assert migrate(database, directory).newly_applied == len(FILES)

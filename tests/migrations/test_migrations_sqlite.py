@@ -68,7 +68,7 @@ def picture(place: Path) -> list[str]:
 
 def test_status_and_ledger_are_those_of_a_server(place: Path, tmp_path: Path) -> None:
     made = coordinator(place, write(tmp_path / "sql", FILES))
-    assert made.plan().pending == tuple(FILES) and made.status().state == "pending"
+    assert made.plan().pending == list(FILES) and made.status().state == "pending"
     status = made.run()
     assert status.ready and status.newly_applied == len(FILES) and status.lock_acquired and not status.fast_path
     assert query(place, "SELECT filename, success FROM schema_version ORDER BY 1") == [(name, 1) for name in FILES]
@@ -105,11 +105,11 @@ def test_failing_statement_leaves_nothing_of_it_and_is_gone_on_with(place: Path,
     made = coordinator(place, write(tmp_path / "sql", {"0.sql": f"{LOG};\n", "1.sql": text, "2.sql": note(9)}))
     with pytest.raises(MigrationFailed, match=r"1\.sql: statement 2 of 2 \(line 2, INSERT INTO log\)"):
         made.run()
-    assert made.current.filenames == ("0.sql",) and made.current.pending == ("1.sql", "2.sql")
+    assert made.current.filenames == ["0.sql"] and made.current.pending == ["1.sql", "2.sql"]
     ((half,),) = (made.current.half_applied,)
     assert (half.done, half.next, half.obstacle) == (1, 2, None) and steps(place) == [1]
     write(tmp_path / "sql", {"0.sql": f"{LOG};\n", "1.sql": note(1) + note(2), "2.sql": note(9)})
-    assert coordinator(place, tmp_path / "sql").run().filenames == ("1.sql", "2.sql")
+    assert coordinator(place, tmp_path / "sql").run().filenames == ["1.sql", "2.sql"]
     assert steps(place) == [1, 2, 9]
 
 
