@@ -29,7 +29,8 @@ from sharedvol.errors import (
     SharedVolError,
 )
 from sharedvol.locks.file import FileLock
-from sharedvol.locks.mysql import LockHolder, NamedLock, Waiting, find_holder, inspect
+from sharedvol.locks.mysql import NamedLock, Waiting
+from sharedvol.locks.server import LockHolder, find_holder, inspect
 from sharedvol.migrations import manifest
 from sharedvol.migrations.directory import Directory
 from sharedvol.migrations.source import HalfAppliedPolicy, Session, Source

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from sharedvol.database import Database
 from sharedvol.errors import DatabaseError, HalfAppliedError, LedgerError, LockLostError, ManifestError, ScriptError
-from sharedvol.locks.mysql import Server
+from sharedvol.locks.server import Server
 from sharedvol.migrations import statements as kinds
 from sharedvol.migrations.half import look_at_half, named
 from sharedvol.migrations.ledger import Ledger, Records, digest

@@ -20,7 +20,7 @@ from typing import Final
 
 from sharedvol.database import Database
 from sharedvol.errors import DatabaseError, LedgerError, LockLostError, MigrationError
-from sharedvol.locks.mysql import Server
+from sharedvol.locks.server import Server
 from sharedvol.migrations import resuming
 from sharedvol.migrations import statements as kinds
 from sharedvol.migrations.ledger import Ledger, lock_was_lost

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from sharedvol.database import Database
 from sharedvol.errors import HalfAppliedError, LedgerError
 from sharedvol.identity import whoami
-from sharedvol.locks.mysql import Server
+from sharedvol.locks.server import Server
 from sharedvol.migrations.ledger import Ledger
 from sharedvol.migrations.status import HalfApplied, Step, Survey
 
