@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Target = str | URL | Engine | Connection
     """What a database may be named by."""
 
+_LOGIN_SECONDS: Final = 10
 _DEFAULT_DRIVERS: Final = {"mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql"}
 # Drivers that take these keywords; with them, connecting costs no further round trip.
 _AUTOCOMMIT_AT_CONNECT: Final = ("pymysql", "mysqldb", "mysqlconnector")
@@ -49,8 +50,13 @@ class Database:
         self.kind = "mysql" if dialect.name in ("mysql", "mariadb") else dialect.name
 
     @classmethod
-    def open(cls, target: Target) -> Database:
+    def open(cls, target: Target, *, patience: float | None = None) -> Database:
         """Connect to what ``target`` names; an SQLAlchemy ``Connection`` is used as it is and not closed.
+
+        Args:
+            target: what to connect to.
+            patience: seconds to wait for each answer; None for ever, as a migration may take that long. From a
+                URL and by PyMySQL only; there the log-in has a limit in any case.
 
         Raises:
             DatabaseError: it cannot be reached, refuses us, or the packages for it are missing.
@@ -83,11 +89,17 @@ class Database:
         except ModuleNotFoundError as error:
             remedy = "; install sharedvol[mysql]" if url.drivername.endswith("+pymysql") else ""
             raise DatabaseError(f"the driver of {url.drivername} is not installed: {error}{remedy}") from error
-        return cls._connect(url, dialect)
+        return cls._connect(url, dialect, patience)
 
     @classmethod
-    def _connect(cls, url: URL, dialect: Dialect) -> Database:
-        arguments, options = dialect.create_connect_args(url)
+    def _connect(cls, url: URL, dialect: Dialect, patience: float | None) -> Database:
+        import sqlalchemy
+
+        label = _label(url)
+        try:
+            arguments, options = dialect.create_connect_args(url)
+        except (sqlalchemy.exc.ArgumentError, ValueError) as error:
+            raise ValueError(f"the URL of {label} has an option that cannot be used: {error}") from None
         if dialect.driver in _AUTOCOMMIT_AT_CONNECT:
             options.setdefault("autocommit", True)
         if dialect.driver in _FLAGS_AT_CONNECT:
@@ -95,14 +107,19 @@ class Database:
             options["client_flag"] = options.get("client_flag", 0) | (1 << 16)  # CLIENT_MULTI_STATEMENTS
         if dialect.driver == "pymysql" and isinstance(options.get("password"), str):
             options["password"] = options["password"].encode()  # PyMySQL would say it in Latin-1
+        impatient = dialect.driver == "pymysql" and "read_timeout" not in options
+        if impatient:
+            # Something may take the connection and say nothing; PyMySQL limits the wait for its greeting by this.
+            options["read_timeout"] = patience or _LOGIN_SECONDS
         if dialect.name == "sqlite":
             options["isolation_level"] = None  # autocommit, whatever the version of Python
-        label = _label(url)
         with _told(dialect, None, f"cannot connect to {label}"):
             try:
                 raw = dialect.connect(*arguments, **options)
             except TypeError as error:
                 raise ValueError(f"an option in the URL of {label} is none of {dialect.driver}: {error}") from error
+        if impatient and patience is None:
+            raw._read_timeout = None  # the log-in is over
         return cls(raw, dialect, label, owned=True)._in_autocommit()
 
     @classmethod

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sharedvol.errors import DatabaseError, SharedVolError
+from sharedvol.errors import DatabaseError, ManifestError, SharedVolError
 from sharedvol.migrations.coordinator import MigrationCoordinator
 from sharedvol.migrations.status import MigrationStatus
 
 LIVE_PATH: Final = "/health/live"
 READY_PATH: Final = "/health/ready"
+_PATIENCE_SECONDS: Final = 5
 
 _Scope = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -80,16 +81,28 @@ class Health:
         current = self._coordinator.current
         if current.state in ("waiting", "migrating"):
             return _report(current, "migrations_pending", "unknown")
-        with self._lock:
-            if self._asked is None or time.monotonic() - self._asked[0] > self._max_age:
-                self._asked = (time.monotonic(), self._ask(current))
-            return self._asked[1]
+        asked = self._asked
+        if asked is not None and time.monotonic() - asked[0] <= self._max_age:
+            return asked[1]
+        if not self._lock.acquire(blocking=False):
+            # Somebody asks already: a crowd of checks must not pile up behind a database that does not answer.
+            if asked is not None:
+                return asked[1]
+            return _report(current, "database_unavailable", "unknown", "the database is being asked")
+        try:
+            report = self._ask(current)
+            self._asked = (time.monotonic(), report)
+            return report
+        finally:
+            self._lock.release()
 
     def _ask(self, current: MigrationStatus) -> Report:
         try:
-            found = self._coordinator.status()
+            found = self._coordinator.status(patience=_PATIENCE_SECONDS)
         except DatabaseError as error:
             return _report(current, "database_unavailable", "unavailable", str(error))
+        except (ManifestError, ValueError) as error:
+            return _report(self._coordinator.current, "migration_error", "unknown", str(error))
         except SharedVolError as error:
             return _report(current, "migration_error", "connected", str(error))
         if current.state == "failed":
@@ -121,6 +134,8 @@ def health_app(health: Health, *, live_path: str = LIVE_PATH, ready_path: str = 
             report = Report(404, {"error": f"no such check: {live_path} or {ready_path}"})
         elif scope["method"] not in ("GET", "HEAD"):
             report = Report(405, {"error": "use GET"})
+        elif answer == health.live:
+            report = health.live()  # here and now, however busy the threads are
         else:
             report = await asyncio.to_thread(answer)  # the database is asked without stopping the event loop
         body = json.dumps(report.body).encode()

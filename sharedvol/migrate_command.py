@@ -151,6 +151,8 @@ def _run(options: argparse.Namespace) -> int:
     )
     try:
         status = coordinator.run()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     except SharedVolError as error:
         show.end()
         if options.json:
@@ -169,6 +171,8 @@ def _run(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     try:
         survey = _coordinator(options).plan()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     except SharedVolError as error:
         return _fail(error)
     if options.json:
@@ -200,6 +204,8 @@ def _plan(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     try:
         status = _coordinator(options).status()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     except SharedVolError as error:
         return _fail(error)
     if options.json:
@@ -211,7 +217,9 @@ def _status(options: argparse.Namespace) -> int:
             print(f"  pending: {name}")
         _print_findings(status)
         if status.lock_holder:
-            print(f"  the lock {status.lock_name!r} is held by connection {status.lock_holder['connection_id']}")
+            holder = status.lock_holder
+            who = f" ({holder['user']} from {holder['host']})" if holder["user"] else ""
+            print(f"  the lock {status.lock_name!r} is held by connection {holder['connection_id']}{who}")
     return EXIT_PENDING if status.pending else 0
 
 
@@ -254,6 +262,10 @@ def _url(options: argparse.Namespace) -> URL:
     except (sqlalchemy.exc.ArgumentError, ValueError):  # the latter from a port that is no number
         # Not repeated here: it may hold a password.
         raise UsageError("URL is not a database URL: it should look like mysql://user@host/database") from None
+    if url.drivername.startswith("sqlite"):
+        if options.password_file:
+            raise UsageError("an SQLite file has no password: leave --password-file out")
+        return url
     path = options.password_file or os.environ.get(PASSWORD_FILE)
     if path:
         try:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +142,7 @@ def test_a_crowd_of_checks_asks_the_database_once(files: Path, sqlite: str, monk
     coordinator.run()
     asked = []
     status = coordinator.status
-    monkeypatch.setattr(coordinator, "status", lambda: asked.append(1) or status())
+    monkeypatch.setattr(coordinator, "status", lambda **options: asked.append(1) or status(**options))
     health = Health(coordinator, max_age=3600)
     threads = [threading.Thread(target=health.ready) for _ in range(8)]
     for thread in threads:
@@ -179,3 +181,31 @@ def test_the_app_takes_part_in_the_lifespan() -> None:
 
     asyncio.run(app({"type": "lifespan"}, receive, send))
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+def test_a_database_that_says_nothing_stops_neither_check(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sharedvol.health._PATIENCE_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # the kernel takes the connection, and nobody reads
+        port = mute.getsockname()[1]
+        health = Health(MigrationCoordinator(f"mysql://u@127.0.0.1:{port}/x", files))
+        app = health_app(health)
+        with ThreadPoolExecutor(50) as pool:
+            answers = [pool.submit(health.ready) for _ in range(50)]
+            assert get(app, "/health/live")[0] == 200
+            reports = [answer.result(LIMIT) for answer in answers]
+    assert {(report.code, report.body["reason"]) for report in reports} == {(503, "database_unavailable")}
+
+
+def test_files_that_are_gone_say_nothing_of_the_database(tmp_path: Path) -> None:
+    ready = Health(MigrationCoordinator("mysql://u@127.0.0.1:1/x", tmp_path / "none")).ready()
+    assert (ready.body["reason"], ready.body["database"]) == ("migration_error", "unknown")
+
+
+def test_files_that_were_not_expected_are_told_in_the_manifest(files: Path, sqlite: str) -> None:
+    ready = Health(MigrationCoordinator(sqlite, files, expected_min_count=5)).ready()
+    assert (ready.body["manifest"]["ok"], ready.body["manifest"]["count"]) == (False, 1)
+
+
+def test_a_url_that_cannot_be_used_is_a_reason_and_no_crash(files: Path) -> None:
+    ready = Health(MigrationCoordinator("mysql://u@127.0.0.1/x?connect_timeout=soon", files)).ready()
+    assert (ready.code, ready.body["reason"]) == (503, "migration_error")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import re
 import threading
@@ -117,29 +118,30 @@ def test_only_a_held_lock_is_released_or_checked(database: Database) -> None:
         lock.release()
 
 
-def test_threads_may_check_while_the_owner_releases(database: Database) -> None:
-    lock, stop = named(database), threading.Event()
+def test_threads_may_check_together_and_while_the_owner_releases(database: Database) -> None:
+    lock, stop, checked = named(database), threading.Event(), itertools.count()
+    done = [0]
 
-    def check() -> int:
-        checks = 0
+    def check() -> None:
         while not stop.is_set():
             try:
                 lock.check()
                 lock.holder()
             except NotLockedError:
-                pass
-            checks += 1
-        return checks
+                continue
+            done[0] = next(checked)
 
     with ThreadPoolExecutor(2) as pool:
         watching = [pool.submit(check) for _ in range(2)]
         try:
-            for _ in range(20):
-                lock.acquire()
-                lock.release()
+            for _ in range(10):
+                with lock:
+                    enough = done[0] + 5
+                    wait_until(lambda enough=enough: done[0] > enough or any(w.done() for w in watching), "checks")
         finally:
             stop.set()
-        assert all(future.result(LIMIT) for future in watching)
+        for each in watching:
+            each.result(LIMIT)
 
 
 @pytest.mark.parametrize("timeout", [0, 0.3, 1.4])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -40,7 +41,10 @@ class LockHolder:
         who = f"connection {self.connection_id}"
         if self.user is not None:
             who += f" ({self.user} from {self.host}"
-            who += f", {self.doing.split()[0].upper()} for {self.seconds} s)" if self.doing else ")"
+            word = re.match(
+                "[A-Za-z]+", self.doing or ""
+            )  # no more: what follows may be a value, or control characters
+            who += f", {word.group().upper()} for {self.seconds} s)" if word else ")"
         return who
 
 

@@ -23,6 +23,7 @@ from sharedvol.errors import (
     HalfAppliedError,
     LedgerError,
     LockError,
+    LockLostError,
     LockTimeout,
     ManifestError,
     MigrationError,
@@ -30,7 +31,7 @@ from sharedvol.errors import (
 )
 from sharedvol.locks.file import FileLock
 from sharedvol.locks.mysql import NamedLock, Waiting
-from sharedvol.locks.server import LockHolder, find_holder, inspect
+from sharedvol.locks.server import LockHolder, Server, find_holder, inspect
 from sharedvol.migrations import manifest
 from sharedvol.migrations.directory import Directory
 from sharedvol.migrations.source import HalfAppliedPolicy, Session, Source
@@ -100,6 +101,8 @@ class MigrationCoordinator:
         _one_of("half_applied", half_applied, ("resume", "refuse", "rerun"))
         _one_of("drift", drift, ("tell", "refuse"))
         _one_of("ahead", ahead, ("allow", "refuse"))
+        if lock_name == "":
+            raise ValueError("lock_name is empty: leave it out for the schema's own lock")
         if lock_timeout is not None and not lock_timeout >= 0:
             raise ValueError(f"lock_timeout is 0 or more seconds, or None to wait for ever, not {lock_timeout!r}")
         if hasattr(url_or_engine, "in_transaction"):
@@ -161,16 +164,19 @@ class MigrationCoordinator:
         with contextlib.closing(Database.open(self._target)) as database:
             return self._source.survey(database)
 
-    def status(self) -> MigrationStatus:
+    def status(self, *, patience: float | None = None) -> MigrationStatus:
         """What the database says now, with the lock's holder. Takes no lock and changes nothing.
+
+        Args:
+            patience: seconds to wait for each answer of the server; None for ever. PyMySQL only.
 
         Raises:
             ManifestError, DatabaseError, LedgerError: as `run`.
         """
         checked = self._check(self._source.load())
-        with contextlib.closing(Database.open(self._target)) as database:
+        with contextlib.closing(Database.open(self._target, patience=patience)) as database:
             survey = self._source.survey(database)
-            name, holder = self._holder(database) if survey.pending else (None, None)
+            name, holder = self._holder(database)
         return _surveyed(
             MigrationStatus(manifest=checked, lock_name=name, lock_holder=holder.as_dict() if holder else None), survey
         )
@@ -185,7 +191,8 @@ class MigrationCoordinator:
             if not survey.pending:
                 self._end(survey, fast_path=True)
                 return
-            with self._locked(database) as session:
+            begun = time.monotonic()
+            with self._locked(database, begun) as session:
                 self._change(lock_acquired=True, state="migrating", activity="looking again, with the lock")
                 others_had_it = self._waits > 0
                 if not others_had_it:
@@ -194,7 +201,7 @@ class MigrationCoordinator:
                 # Most likely they did it all. Looking without the lock, a crowd of waiters does not look one by one.
                 survey = self._survey(database)
                 if survey.pending:
-                    with self._locked(database) as session:
+                    with self._locked(database, begun) as session:
                         survey = self._apply_pending(session)
             self._end(survey)
 
@@ -244,10 +251,11 @@ class MigrationCoordinator:
         return survey
 
     @contextlib.contextmanager
-    def _locked(self, database: Database) -> Iterator[Session]:
-        begun = time.monotonic()
+    def _locked(self, database: Database, begun: float) -> Iterator[Session]:
+        """The lock, waited for until ``lock_timeout`` has passed since ``begun``."""
+        left = None if self._lock_timeout is None else max(0.0, self._lock_timeout - (time.monotonic() - begun))
         if database.kind == "sqlite":
-            with _file_lock(database, self._lock_timeout):
+            with self._file_lock(database, left):
                 self._change(waited=time.monotonic() - begun)
                 yield self._session(database, None, None)
             return
@@ -255,21 +263,42 @@ class MigrationCoordinator:
             database,
             self._lock_name or LOCK,
             literal=self._lock_name is not None,
-            timeout=self._lock_timeout,
+            timeout=left,
             allow_unsafe=self._allow_unsafe,
             on_wait=self._waiting,
         )
         try:
-            held = lock.acquire()
+            lock.acquire()
         except LockTimeout as error:
             holder = error.holder.as_dict() if isinstance(error.holder, LockHolder) else None
             self._change(lock_holder=holder, lock_name=lock.name, waited=time.monotonic() - begun)
             raise
         self._change(lock_name=lock.name, lock_holder=None, waited=time.monotonic() - begun)
-        with held:
+        try:
             yield self._session(database, lock.server, lock.name)
+        finally:
+            try:
+                lock.release()
+            except LockLostError as error:
+                # What was done under it is not in doubt: each write of the ledger asked for the lock itself.
+                _log.warning("%s", error)
 
-    def _session(self, database: Database, server: Any, lock_name: str | None) -> Session:
+    @contextlib.contextmanager
+    def _file_lock(self, database: Database, timeout: float | None) -> Iterator[None]:
+        """The lock for an SQLite file: beside it, since the file itself must not be opened by anybody else."""
+        path = next((row[2] for row in database.query("PRAGMA database_list") if row[1] == "main"), None)
+        if not path:
+            raise MigrationError("an SQLite database in memory is gone when its connection ends: name a file")
+        lock = FileLock(f"{path}.migration-lock", timeout=timeout)
+        try:
+            held = lock.acquire(timeout=0)
+        except LockTimeout:
+            self._waiting(Waiting(str(lock.path), None, 0.0, timeout))
+            held = lock.acquire()
+        with held:
+            yield
+
+    def _session(self, database: Database, server: Server | None, lock_name: str | None) -> Session:
         return Session(database, server, lock_name, self._half_applied, self._resume_at, self._tell)
 
     def _holder(self, database: Database) -> tuple[str | None, LockHolder | None]:
@@ -281,7 +310,7 @@ class MigrationCoordinator:
 
     def _waiting(self, waiting: Waiting) -> None:
         self._waits += 1
-        who = f"held by {waiting.holder}" if waiting.holder else "just let go of"
+        who = f"held by {waiting.holder}" if waiting.holder else "held by another process"
         _log.info("waiting for lock %r, %s, for %.0f s so far", waiting.name, who, waiting.waited)
         self._change(
             state="waiting",
@@ -309,7 +338,13 @@ class MigrationCoordinator:
             raise MigrationError(f"still pending after the run: {', '.join(survey.pending)}")
 
     def _check(self, names: list[str]) -> manifest.Manifest:
-        return manifest.check(names, self._source.label, **self._expected)  # type: ignore[arg-type]
+        try:
+            return manifest.check(names, self._source.label, **self._expected)  # type: ignore[arg-type]
+        except ManifestError:
+            expected, empty = self._expected["expected_latest"], bool(self._expected["allow_empty"])
+            found = manifest.Manifest(False, empty, len(names), expected, names[-1] if names else None)  # type: ignore[arg-type]
+            self._change(manifest=found)
+            raise
 
     def _change(self, **values: Any) -> None:
         self._current = replace(self._current, **values)
@@ -326,17 +361,6 @@ def _surveyed(status: MigrationStatus, survey: Survey) -> MigrationStatus:
         drifted=survey.drifted,
         half_applied=survey.half_applied,
     )
-
-
-@contextlib.contextmanager
-def _file_lock(database: Database, timeout: float | None) -> Iterator[None]:
-    """The lock for an SQLite file: beside it, since the file itself must not be opened by anybody else."""
-    path = next((row[2] for row in database.query("PRAGMA database_list") if row[1] == "main"), None)
-    if not path:  # in memory: nobody else has it
-        yield
-        return
-    with FileLock(f"{path}.migration-lock", timeout=timeout):
-        yield
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -18,7 +18,7 @@ from sharedvol.migrations.ledger import Ledger, Records, digest
 from sharedvol.migrations.manifest import MigrationFile, read_directory
 from sharedvol.migrations.runner import MySQLRunner, SQLiteRunner, StatementFailed
 from sharedvol.migrations.script import Statement
-from sharedvol.migrations.source import Session, begin_at, ledger_for, refuse_clashes, replica
+from sharedvol.migrations.source import Session, begin_at, ledger_for, refuse_clashes, refuse_resumes, replica
 from sharedvol.migrations.sqlite_script import split_sqlite
 from sharedvol.migrations.status import Step, Survey
 
@@ -35,7 +35,7 @@ class Directory:
 
     def __init__(self, directory: str | os.PathLike[str], renames: Mapping[str, str] | None = None) -> None:
         self.label = os.fspath(directory)
-        self._renames = dict(renames or {})
+        self._renames = {old: _last_name(old, renames or {}) for old in renames or {}}
         self._files: dict[str, MigrationFile] = {}
 
     def load(self) -> list[str]:
@@ -54,14 +54,13 @@ class Directory:
         # All of them, before anything is changed: a mistake in the last one must not leave half a release.
         scripts = {name: split(self._files[name]) for name in survey.pending}
         begins = {one.name: begin_at(one, session) for one in survey.half_applied}
-        for name, number in session.resume_at.items():
-            if name in scripts and not 1 <= number <= len(scripts[name]) + 1:
-                raise HalfAppliedError(f"{name!r} has {len(scripts[name])} statements: it cannot go on at {number}")
+        refuse_resumes(session, survey, {name: len(script) for name, script in scripts.items()})
         ledger.create(records.exists)
         due = self._due(records)
         refuse_clashes(ledger, {*self._files, *records.applied} - {old for old, _ in due})
         for old, new in due:
             ledger.rename(old, new, records)
+            records = ledger.read()  # two old names may have come to one new one
             session.tell(Step("renamed", new, detail=old))
             _log.info("migration %s is now %s", old, new)
         records = ledger.read()
@@ -72,7 +71,7 @@ class Directory:
             _refuse_other_name(ledger, records, name, scripts[name], self._files)
         runner = _runner_for(session, ledger)
         for number, name in enumerate(survey.pending, 1):
-            done = max(0, session.resume_at.get(name, begins.get(name, 0) + 1) - 1)
+            done = begins.get(name, 0)
             self._apply_one(session, ledger, runner, records, scripts[name], name, done, number, len(survey.pending))
             yield name
         for name in sorted(set(records.applied) & set(self._files) - set(records.progress or ())):
@@ -136,11 +135,13 @@ class Directory:
             for name in pending
             if name in progress and not progress[name].applied and progress[name].started > 0
         ]
+        renamed = {old for old, new in self._renames.items() if new in self._files}
+        functions = {name for name, row in progress.items() if not row.checksum}
         return Survey(
             names=list(self._files),
             pending=pending,
             renames=self._due(records),
-            ahead=sorted(applied - set(self._files) - set(self._renames)),
+            ahead=sorted(applied - set(self._files) - renamed - functions),
             drifted=drifted,
             half_applied=half,
             statements={name: len(script) for name, script in scripts.items()},
@@ -171,6 +172,17 @@ class Directory:
             return file.statements(backslash_escapes=escapes)
 
         return ask_and_split
+
+
+def _last_name(old: str, renames: Mapping[str, str]) -> str:
+    """What ``old`` is called after all renames: a database may have missed the release of one."""
+    name, seen = renames[old], {old}
+    while name in renames:
+        if name in seen:
+            raise ValueError(f"renames lead from {old!r} back to {name!r}")
+        seen.add(name)
+        name = renames[name]
+    return name
 
 
 def _failure(

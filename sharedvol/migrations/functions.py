@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sharedvol.database import Database
 from sharedvol.errors import ManifestError
 from sharedvol.migrations.ledger import Ledger, Records
-from sharedvol.migrations.source import Session, begin_at, ledger_for, refuse_clashes, replica
+from sharedvol.migrations.source import Session, begin_at, ledger_for, refuse_clashes, refuse_resumes, replica
 from sharedvol.migrations.status import HalfApplied, Step, Survey
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ class PythonMigrations:
     def apply(self, session: Session, survey: Survey) -> Iterator[str]:
         ledger = ledger_for(session)
         records = ledger.read()
-        for one in survey.half_applied:
-            begin_at(one, session)
+        done = {one.name: begin_at(one, session) for one in survey.half_applied}
+        refuse_resumes(session, survey, dict.fromkeys(survey.pending, 1))
         ledger.create(records.exists)
         refuse_clashes(ledger, {*self._functions, *records.applied})
         for number, name in enumerate(survey.pending, 1):
@@ -71,14 +71,18 @@ class PythonMigrations:
             session.tell(Step("started", name, number, len(survey.pending), 0, 1))
             row = ledger.begin(name, "", (), replica(), 0)
             session.database.run(ledger.mark_started(row, 1))
-            try:
-                with session.database.sqlalchemy() as connection:
-                    self._functions[name](connection)
-                    connection.commit()
-            except Exception as error:
-                ledger.mark_failed(row, 1, f"{type(error).__name__}: {error}", whole=False)
-                raise
+            if not done.get(name):  # else a person looked, and it did all it does
+                self._call(session, ledger, row, name)
             ledger.record(name, row, records)
             seconds = time.monotonic() - begun
             session.tell(Step("applied", name, number, len(survey.pending), 1, 1, seconds=seconds))
             yield name
+
+    def _call(self, session: Session, ledger: Ledger, row: int, name: str) -> None:
+        try:
+            with session.database.sqlalchemy() as connection:
+                self._functions[name](connection)
+                connection.commit()
+        except Exception as error:
+            ledger.mark_failed(row, 1, f"{type(error).__name__}: {error}", whole=False)
+            raise

@@ -75,6 +75,27 @@ def begin_at(one: HalfApplied, session: Session) -> int:
     )
 
 
+def refuse_resumes(session: Session, survey: Survey, statements: Mapping[str, int]) -> None:
+    """Refuse to leave out statements of a migration that never began, or more of them than there are.
+
+    An option that stayed in a start-up script would otherwise leave them out of the next new database, too.
+
+    Raises:
+        HalfAppliedError: naming the migration.
+    """
+    half = {one.name for one in survey.half_applied}
+    for name, number in session.resume_at.items():
+        if name not in survey.pending:
+            continue  # it is applied by now
+        if name not in half:
+            raise HalfAppliedError(
+                f"{name!r} has not begun here, so none of its statements may be left out: say --resume-at (resume_at) "
+                "only for what was refused, and leave it out afterwards"
+            )
+        if not 1 <= number <= statements[name] + 1:
+            raise HalfAppliedError(f"{name!r} has {statements[name]} statements: it cannot go on at {number}")
+
+
 def refuse_clashes(ledger: Ledger, names: Collection[str]) -> None:
     for name in ledger.unfit(names):
         raise LedgerError(

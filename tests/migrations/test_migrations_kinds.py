@@ -175,3 +175,29 @@ def test_a_python_function_that_failed_is_not_called_again_unless_it_may_be(data
     assert len(calls) == 1
     MigrationCoordinator(database.url, PythonMigrations({"fails": fails}, repeatable=True)).run()
     assert database.query("SELECT * FROM half") == [(1,)]
+
+
+def test_a_python_function_that_a_person_says_is_done_is_recorded_and_not_called(database: Database) -> None:
+    calls = []
+
+    def fails(connection: Any) -> None:
+        calls.append(connection)
+        raise RuntimeError("half-way")
+
+    migrations = PythonMigrations({"fails": fails})
+    with pytest.raises(HalfAppliedError, match="has not begun here"):
+        MigrationCoordinator(database.url, migrations, resume_at={"fails": 2}).run()
+    with pytest.raises(MigrationFailed):
+        MigrationCoordinator(database.url, migrations).run()
+    with pytest.raises(HalfAppliedError, match="has 1 statements"):
+        MigrationCoordinator(database.url, migrations, resume_at={"fails": 3}).run()
+    assert MigrationCoordinator(database.url, migrations, resume_at={"fails": 2}).run().filenames == ["fails"]
+    assert len(calls) == 1
+    assert database.query("SELECT filename, success FROM schema_version") == [("fails", 1)]
+
+
+def test_files_and_functions_share_a_schema(database: Database, tmp_path: Path) -> None:
+    MigrationCoordinator(database.url, PythonMigrations({"function": lambda connection: None})).run()
+    (tmp_path / "1.sql").write_text("CREATE TABLE a (id INT);\n")
+    status = MigrationCoordinator(database.url, tmp_path, ahead="refuse").run()
+    assert (status.filenames, status.ahead, status.state) == (["1.sql"], [], "up_to_date")

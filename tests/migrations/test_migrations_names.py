@@ -172,3 +172,40 @@ def test_statement_to_go_on_at_must_be_of_a_file_that_is_there(database: Databas
     directory = write(tmp_path / "sql", {"1.sql": f"{LOG};"})
     error, _ = failing(database, directory, resume_at={"11.sql": 1})
     assert isinstance(error, ManifestError) and "11.sql" in str(error) and not database.query("SHOW TABLES")
+
+
+def test_renames_are_followed_to_their_end(database: Database, tmp_path: Path) -> None:
+    files = {"1.sql": f"{LOG};\n{note(1)}"}
+    migrate(database, write(tmp_path / "sql", files))
+    renames = {"1.sql": "2.sql", "2.sql": "3.sql"}  # the database missed the release between
+    status = migrate(database, write(tmp_path / "sql", renamed(files, "1.sql", "3.sql")), renames=renames)
+    assert status.newly_applied == 0 and recorded(database) == {"3.sql": 1} and steps(database) == [1]
+    with pytest.raises(ValueError, match="back to"):
+        coordinator(database, tmp_path / "sql", renames={"1.sql": "2.sql", "2.sql": "1.sql"})
+
+
+def test_two_old_names_of_one_file_become_one_row(database: Database, tmp_path: Path) -> None:
+    files = {"0.sql": f"{LOG};\n", "1.sql": note(1), "2.sql": note(2)}
+    migrate(database, write(tmp_path / "sql", files))
+    directory = write(tmp_path / "sql", {"0.sql": files["0.sql"], "3.sql": files["1.sql"] + files["2.sql"]})
+    status = migrate(database, directory, renames={"1.sql": "3.sql", "2.sql": "3.sql"})
+    assert status.newly_applied == 0 and recorded(database) == {"0.sql": 1, "3.sql": 1} and steps(database) == [1, 2]
+
+
+def test_statement_to_go_on_at_of_a_file_that_never_began_is_refused(database: Database, tmp_path: Path) -> None:
+    directory = write(tmp_path / "sql", {"1.sql": f"{LOG};\n{note(1)}"})
+    error, current = failing(database, directory, resume_at={"1.sql": 2})
+    assert isinstance(error, HalfAppliedError) and "has not begun" in str(error) and current.newly_applied == 0
+    migrate(database, directory)
+    assert migrate(database, directory, resume_at={"1.sql": 2}).fast_path  # it stayed in a start-up script
+
+
+def test_holder_is_told_though_nothing_is_pending(database: Database, tmp_path: Path) -> None:
+    directory = write(tmp_path / "sql", FILES)
+    migrate(database, directory)
+    holder = database.connect()
+    with holder.cursor() as cursor:
+        cursor.execute("SELECT GET_LOCK('theirs', 0)")
+        status = coordinator(database, directory, lock_name="theirs").status()
+    assert status.lock_holder is not None and status.lock_holder["connection_id"] == holder.thread_id()
+    holder.close()
