@@ -192,7 +192,6 @@ PLACES = {
     "INSERT in a transaction": b"VALUES ('f', 6,",
     "COMMIT": b"\n;COMMIT\n;",
     "ledger's row": b"INSERT INTO `{}`.schema_version",
-    "release": b"RELEASE_LOCK",
 }
 
 
@@ -211,9 +210,22 @@ def test_link_that_drops_is_an_error_and_the_next_run_goes_on(
     status = made.current
     assert re.search("lost|gone|reset", str(caught.value), re.IGNORECASE)
     assert status.state == "failed" and set(status.filenames) <= set(recorded(database))
-    if place != "release":
-        assert_truthful(status, database)
+    assert_truthful(status, database)
     go_on(database, directory)
+
+
+@pytest.mark.parametrize("delivered", [True, False])
+def test_link_that_drops_when_all_is_recorded_does_no_harm(
+    database: Database, tmp_path: Path, delivered: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = write(tmp_path / "sql", FILES)
+    with Link(database.server) as link:
+        made = MigrationCoordinator(f"{link.url(database.name)}&ssl_disabled=1", directory)
+        link.drop_on(b"RELEASE_LOCK", delivered=delivered)
+        status = made.run()
+    assert status.ready and status.filenames == list(FILES)
+    assert "was lost with its connection" in caplog.text
+    assert_truthful(status, database)
 
 
 def test_no_connection_is_made_under_the_lock(database: Database, tmp_path: Path) -> None:
