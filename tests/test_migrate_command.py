@@ -43,7 +43,7 @@ def sqlite(tmp_path: Path) -> str:
 def test_plan_status_run_and_again(files: Path, database: Database) -> None:
     plan = migrate("plan", database.url, str(files))
     assert (plan.returncode, plan.stderr) == (0, "")
-    assert plan.stdout.splitlines()[0] == "2 of 2 migrations would be applied"
+    assert plan.stdout.splitlines()[:2] == ["2 of 2 migrations would be applied", "  001_a.sql  2 statements"]
     before = migrate("status", database.url, str(files))
     assert before.returncode == 3
     assert "pending: 001_a.sql" in before.stdout

@@ -162,7 +162,8 @@ class MigrationCoordinator:
         """
         self._check(self._source.load())
         with contextlib.closing(Database.open(self._target)) as database:
-            return self._source.survey(database)
+            survey = self._source.survey(database)
+            return self._source.count(database, survey) if isinstance(self._source, Directory) else survey
 
     def status(self, *, patience: float | None = None) -> MigrationStatus:
         """What the database says now, with the lock's holder. Takes no lock and changes nothing.

@@ -47,6 +47,11 @@ class Directory:
         records = ledger.read()
         return self._survey(ledger, records, self._split(database, None))
 
+    def count(self, database: Database, survey: Survey) -> Survey:
+        """``survey`` with the number of statements of each pending file."""
+        scripts = self._scripts(survey.pending, self._split(database, None))
+        return replace(survey, statements={name: len(script) for name, script in scripts.items()})
+
     def apply(self, session: Session, survey: Survey) -> Iterator[str]:
         ledger = ledger_for(session)
         records = ledger.read()
@@ -126,15 +131,11 @@ class Directory:
             # Empty where it was applied by a function of that name.
             if progress[name].checksum != self._files[name].checksum
         ]
-        scripts: dict[str, list[Statement]] = {}
-        for name in pending:
-            with contextlib.suppress(ManifestError):  # `apply` raises it; what is pending is to be told all the same
-                scripts[name] = split(self._files[name])
-        half = [
-            look_at_half(ledger, progress[name], scripts.get(name))
-            for name in pending
-            if name in progress and not progress[name].applied and progress[name].started > 0
+        begun = [
+            name for name in pending if name in progress and not progress[name].applied and progress[name].started > 0
         ]
+        scripts = self._scripts(begun, split)
+        half = [look_at_half(ledger, progress[name], scripts.get(name)) for name in begun]
         renamed = {old for old, new in self._renames.items() if new in self._files}
         functions = {name for name, row in progress.items() if not row.checksum}
         return Survey(
@@ -144,8 +145,17 @@ class Directory:
             ahead=sorted(applied - set(self._files) - renamed - functions),
             drifted=drifted,
             half_applied=half,
-            statements={name: len(script) for name, script in scripts.items()},
         )
+
+    def _scripts(
+        self, names: Collection[str], split: Callable[[MigrationFile], list[Statement]]
+    ) -> dict[str, list[Statement]]:
+        """The statements of those that can be taken apart; `apply` raises the error of one that cannot."""
+        scripts = {}
+        for name in names:
+            with contextlib.suppress(ManifestError):
+                scripts[name] = split(self._files[name])
+        return scripts
 
     def _due(self, records: Records) -> list[tuple[str, str]]:
         return [
