@@ -294,6 +294,11 @@ class Database:
                     cursor.close()
 
 
+def quoted(name: str) -> str:
+    """``name`` as an identifier of MySQL (manual, "Schema Object Names")."""
+    return "`" + name.replace("`", "``") + "`"
+
+
 def _bound(dialect: Dialect, sql: str, values: dict[str, Any]) -> tuple[str, Any]:
     """``sql`` and ``values`` in the parameter style of the driver."""
     dialect_class: Any = type(dialect)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sharedvol.database import Database
+from sharedvol.database import Database, quoted
 from sharedvol.errors import DatabaseError, LedgerError, LockLostError
 from sharedvol.migrations.script import Statement
 
@@ -100,8 +100,8 @@ class Ledger:
         self._ledger, self._progress = "schema_version", "sharedvol_migration"
         if database.home is not None:
             # In full: a migration may have said USE.
-            quoted = "`" + database.home.replace("`", "``") + "`"
-            self._ledger, self._progress = f"{quoted}.schema_version", f"{quoted}.sharedvol_migration"
+            home = quoted(database.home)
+            self._ledger, self._progress = f"{home}.schema_version", f"{home}.sharedvol_migration"
 
     def read(self) -> Records:
         """Both tables. Two round trips.

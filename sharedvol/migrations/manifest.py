@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sharedvol.errors import ManifestError, ScriptError, describe
-from sharedvol.migrations.script import Statement, parse_script
+from sharedvol.migrations.script import Statement, parse_script, plain
 
 MAX_NAME: Final = 255  # characters of the ledger's column
 
@@ -132,5 +132,5 @@ def _read(place: Path, name: str) -> MigrationFile:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ManifestError(f"{path!r}, line {line}: not UTF-8: save it as UTF-8") from None
-    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    text = plain(text)
     return MigrationFile(name, Path(path), text, hashlib.sha256(text.encode()).hexdigest())

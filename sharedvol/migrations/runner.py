@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from sharedvol.database import Database
+from sharedvol.database import Database, quoted
 from sharedvol.errors import DatabaseError, LedgerError, LockLostError, MigrationError
 from sharedvol.locks.server import Server
 from sharedvol.migrations import resuming
@@ -204,8 +204,7 @@ class MySQLRunner:
         self._other_engines = None
         self._database.run("UNLOCK TABLES")
         self._database.run("COMMIT")
-        quoted = "`" + str(self._server.schema).replace("`", "``") + "`"
-        self._database.run(f"USE {quoted}")
+        self._database.run(f"USE {quoted(str(self._server.schema))}")
         used = {name for statement in statements for name in _USER_VARIABLE.findall(statement.text)}
         if used:
             self._tidy("SET " + ", ".join(f"@`{name}` = NULL" for name in sorted(used)))

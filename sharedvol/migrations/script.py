@@ -95,9 +95,14 @@ def parse_script(text: str, *, backslash_escapes: bool = True) -> list[Statement
     return _Splitter(text, backslash_escapes).split()
 
 
+def plain(text: str) -> str:
+    """``text`` without a byte order mark, its lines ending in LF."""
+    return text.removeprefix("\ufeff").replace("\r\n", "\n")
+
+
 class _Splitter:
     def __init__(self, text: str, backslash_escapes: bool) -> None:
-        self._text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+        self._text = plain(text)
         self._escapes = backslash_escapes
         self._found: list[Statement] = []
         self._fresh = True  # nothing but white space so far on this line

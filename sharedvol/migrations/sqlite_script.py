@@ -7,7 +7,7 @@ import sqlite3
 from typing import Final
 
 from sharedvol.errors import ScriptError
-from sharedvol.migrations.script import Statement
+from sharedvol.migrations.script import Statement, plain
 
 _SQLITE_LEAD: Final = re.compile(r"(?:\s++|--[^\n]*+|/\*.*?\*/)*+", re.DOTALL)
 _TO_SEMICOLON: Final = re.compile(
@@ -21,7 +21,7 @@ def split_sqlite(text: str) -> list[Statement]:
     Raises:
         ScriptError: the last one does not end.
     """
-    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    text = plain(text)
     if (nul := text.find("\0")) >= 0:
         raise ScriptError("a NUL character cannot be part of a statement", text.count("\n", 0, nul) + 1)
     found: list[Statement] = []

@@ -25,6 +25,13 @@ LOG = "CREATE TABLE log (file VARCHAR(20), step INT, note VARCHAR(100))"
 """A table without a key: what is run twice shows as a double row."""
 
 
+R_LEDGER = (
+    "CREATE TABLE schema_version (filename VARCHAR(255) PRIMARY KEY, "
+    "applied_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP, success BOOLEAN DEFAULT TRUE)"
+)
+"""The ledger as an R replica makes it."""
+
+
 class Violation(AssertionError):
     """Something happened that must never happen."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from link import Link
-from scenes import LOG, coordinator, failing, logged, migrate, numbered, recorded, steps, url, write
+from scenes import LOG, R_LEDGER, coordinator, failing, logged, migrate, numbered, recorded, steps, url, write
 from servers import Database
 
 from sharedvol.errors import (
@@ -21,10 +21,6 @@ from sharedvol.errors import (
 from sharedvol.migrations import MigrationCoordinator
 
 FILES = numbered(2)
-R_LEDGER = (
-    "CREATE TABLE schema_version (filename VARCHAR(255) PRIMARY KEY, "
-    "applied_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP, success BOOLEAN DEFAULT TRUE)"
-)
 
 
 def note(step: int) -> str:

@@ -5,16 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from scenes import LOG, coordinator, failing, migrate, numbered, recorded, steps, write
+from scenes import LOG, R_LEDGER, coordinator, failing, migrate, numbered, recorded, steps, write
 from servers import Database
 
 from sharedvol.errors import AheadError, DriftError, HalfAppliedError, LedgerError, ManifestError
 
 FILES = numbered(2)
-R_LEDGER = (
-    "CREATE TABLE schema_version (filename VARCHAR(255) PRIMARY KEY, "
-    "applied_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP, success BOOLEAN DEFAULT TRUE)"
-)
 
 
 def note(step: int) -> str:
