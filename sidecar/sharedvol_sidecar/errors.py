@@ -15,3 +15,7 @@ class ConfigError(SidecarError):
 
 class DestinationError(SidecarError):
     """The destination does not take files now: full, gone, or forbidden. Every file stays a source."""
+
+
+class SpoolError(SidecarError):
+    """Nothing can be claimed in the spool now: it is read-only, full, or gone. Every file stays where it is."""
