@@ -39,6 +39,8 @@ GATE = ".replicas/join.lock"
 @pytest.fixture
 def public() -> Iterator[Path]:
     """A volume that every user can write."""
+    if os.geteuid():
+        pytest.skip("needs root to become other users")
     made = tempfile.mkdtemp()
     os.chmod(made, 0o777)
     yield Path(made)
@@ -391,31 +393,6 @@ def test_a_child_forked_while_a_dead_one_is_held_does_not_hold_it(tmp_path: Path
     with volume.hold_dead("c1"):
         assert run_forked(forget) == "waits"
     assert run_forked(forget) == "forgot"
-
-
-def test_a_joining_one_is_alive_once_it_joined_though_it_was_dead_when_asked_to_be_held(tmp_path: Path) -> None:
-    volume = Volume(tmp_path)
-    volume.join("c1").leave()
-    with ExitStack() as stack:
-        gate = FileLock(tmp_path / GATE)
-        gate.acquire()
-        child = stack.enter_context(Child(joined(tmp_path, "c1")))
-        wait_blocked(tmp_path / GATE)
-        answers: list[bool] = []
-
-        def hold() -> None:
-            with volume.hold_dead("c1") as dead:
-                answers.append(dead)
-
-        thread = threading.Thread(target=hold)
-        thread.start()
-        wait_blocked(tmp_path / GATE, 2)
-        gate.release()
-        assert child.receive() == 0
-        thread.join()
-        assert answers in ([True], [False])  # whoever was first
-        assert volume.is_alive("c1") is True
-        child.send(None)
 
 
 # Users
