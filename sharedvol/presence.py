@@ -22,72 +22,19 @@ import contextlib
 import errno
 import json
 import os
-import re
 import stat
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from datetime import datetime
 from typing import Any, Final
 
 from sharedvol.errors import LockFileError, PresenceError, describe
-from sharedvol.identity import MAX_CONTAINER_BYTES, worker_token
+from sharedvol.identity import worker_token
+from sharedvol.information import MAX_SLOTS, Information, is_name, read_file
 from sharedvol.locks import kernel
 from sharedvol.locks.handles import close_handle, open_handle
 from sharedvol.publish import publish, remove_stale_temporaries
 
 DIRECTORY: Final = ".replicas"
-MAX_SLOTS: Final = 10_000
-MAX_PURPOSE: Final = 200
-"""The longest purpose, in characters."""
-
-_MAX_INFORMATION: Final = 8192  # bytes; what we write has less than 2000
-_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*", re.ASCII)
 _UNUSABLE: Final = (errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.EACCES)
-
-
-@dataclass(frozen=True, slots=True)
-class Information:
-    """What lies beside the lock of a name. Every field but the name may be unknown.
-
-    Attributes:
-        name: the replica's name.
-        slot: its slot.
-        joined_at: when its first process joined, in UTC, by that machine's clock: for people.
-        purpose: what it said that it is for. Anything may stand here.
-        pid: the process that joined first, in its own PID namespace.
-        worker: that process's token.
-        boot_id: the boot of the kernel that it ran on.
-        mount_namespace: what tells containers of one boot from each other.
-    """
-
-    name: str
-    slot: int | None = None
-    joined_at: datetime | None = None
-    purpose: str = ""
-    pid: int | None = None
-    worker: str | None = None
-    boot_id: str | None = None
-    mount_namespace: int | None = None
-
-    def in_this_container(self) -> bool:
-        """Whether it is of the caller's container, if it is alive: a mount namespace ends with its last process."""
-        boot_id, mount_namespace = here()
-        known = None not in (boot_id, mount_namespace)
-        return known and (self.boot_id, self.mount_namespace) == (boot_id, mount_namespace)
-
-
-def here() -> tuple[str | None, int | None]:
-    """Boot id and mount namespace of the caller, see mount_namespaces(7); None where /proc does not tell."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return file.read().strip(), os.stat("/proc/self/ns/mnt").st_ino
-    except OSError:
-        return None, None
-
-
-def is_name(name: str) -> bool:
-    """Whether a replica can have this name."""
-    return bool(_NAME.fullmatch(name)) and len(name) <= MAX_CONTAINER_BYTES
 
 
 class Claim:
@@ -242,8 +189,8 @@ class Register:
             PresenceError: the directory cannot be read.
         """
         with self._open("names") as names:
-            text = None if names is None else _read(names, f"{name}.json")
-        return _parse(name, text)
+            text = None if names is None else read_file(names, f"{name}.json")
+        return Information.parse(name, text)
 
     def write(self, information: Information) -> None:
         """Put information beside the lock, whole, in the place of what is there.
@@ -251,14 +198,12 @@ class Register:
         Raises:
             PresenceError: it cannot be written.
         """
-        at = information.joined_at
-        fields = {**asdict(information), "joined_at": at.isoformat() if at else None}
         directory = os.path.join(self._top, "names")
         path = os.path.join(directory, f"{information.name}.json")
         try:
             remove_stale_temporaries(directory)
             with publish(path, replace=True, permissions=0o644) as file:
-                json.dump(fields, file)
+                json.dump(information.as_dict(), file)
         except OSError as error:
             if error.errno in (errno.EPERM, errno.EACCES, errno.EISDIR):
                 raise PresenceError(
@@ -365,57 +310,6 @@ def _exists(directory: int, name: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _read(directory: int, name: str) -> bytes | None:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    try:
-        fd = os.open(name, flags, dir_fd=directory)
-    except OSError:
-        return None
-    try:
-        return os.read(fd, _MAX_INFORMATION) if stat.S_ISREG(os.fstat(fd).st_mode) else None
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
-
-
-def _parse(name: str, text: bytes | None) -> Information:
-    """Each field for itself: one that is damaged leaves the others."""
-    try:
-        fields = json.loads(text or b"")
-    except (ValueError, RecursionError):
-        return Information(name)
-    if not isinstance(fields, dict) or fields.get("name") != name:
-        return Information(name)
-
-    def text_of(key: str, longest: int) -> str | None:
-        value = fields.get(key)
-        return value if isinstance(value, str) and len(value) <= longest else None
-
-    def number_of(key: str, limit: int) -> int | None:
-        value = fields.get(key)
-        return value if type(value) is int and 0 <= value < limit else None
-
-    return Information(
-        name=name,
-        slot=number_of("slot", MAX_SLOTS),
-        joined_at=_time(text_of("joined_at", 64)),
-        purpose=text_of("purpose", MAX_PURPOSE) or "",
-        pid=number_of("pid", 1 << 31),
-        worker=text_of("worker", 64),
-        boot_id=text_of("boot_id", 64),
-        mount_namespace=number_of("mount_namespace", 1 << 64),
-    )
-
-
-def _time(text: str | None) -> datetime | None:
-    try:
-        at = datetime.fromisoformat(text or "")
-    except ValueError:
-        return None
-    return at if at.tzinfo is not None else None
 
 
 def _remove(made: str) -> None:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any
 
+from sharedvol.duplicates import describe_duplicate
 from sharedvol.errors import (
     DuplicateReplicaError,
     InvalidNameError,
@@ -24,10 +24,9 @@ from sharedvol.errors import (
     ReplicaAliveError,
 )
 from sharedvol.identity import container_id, worker_token
+from sharedvol.information import MAX_PURPOSE, Information, here, is_name
 from sharedvol.locks import FileLock, kernel
-from sharedvol.presence import MAX_PURPOSE, Claim, Information, Register, claim_slot, here, is_name
-
-_ID_LENGTH: Final = 12  # of the short container id, which engines give as host name
+from sharedvol.presence import Claim, Register, claim_slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +41,6 @@ class Replica(Information):
     """
 
     alive: bool = False
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON: the time as text."""
-        return {**asdict(self), "joined_at": self.joined_at.isoformat() if self.joined_at else None}
 
 
 class Membership:
@@ -184,7 +179,7 @@ class Volume:
         """The slot of another process of this container, held together with it."""
         known = self._register.read(name)
         if not known.in_this_container() or known.slot is None:
-            raise self._duplicate(known, given)
+            raise DuplicateReplicaError(describe_duplicate(known, self._path, given=given), name, _replica(known, True))
         place = Claim(self._register.slot_lock(known.slot))
         if not place.take():
             place.drop()
@@ -292,25 +287,6 @@ class Volume:
             return False  # a process that is no replica holds it: be careful
         return True
 
-    def _duplicate(self, known: Information, given: bool) -> DuplicateReplicaError:
-        if known.slot is None or known.mount_namespace is None:
-            return DuplicateReplicaError(
-                f"replica name {known.name!r} is taken on {self._path!r} by a live replica whose information cannot be "
-                f"read, so that it counts as another container: end its processes, and join again; or, {_cause(given)}",
-                known.name,
-                _replica(known, True),
-            )
-        about = [f"slot {known.slot}"]
-        about += [f"since {known.joined_at:%Y-%m-%d %H:%M:%S %Z}"] if known.joined_at else []
-        about += [f"process {known.pid} in its container"] if known.pid is not None else []
-        about += [f"purpose {known.purpose!r}"] if known.purpose else []
-        return DuplicateReplicaError(
-            f"replica name {known.name!r} is taken on {self._path!r} by a live replica of another container "
-            f"({', '.join(about)}): {_cause(given)}",
-            known.name,
-            _replica(known, True),
-        )
-
     def _foreign(self, path: str) -> PresenceError:
         return PresenceError(
             f"lock {path!r} is held by a process that is no replica: find it with `sharedvol status {self._path}`"
@@ -329,25 +305,3 @@ def _rebuild(path: str, timeout: float) -> Volume:
 
 def _replica(known: Information, alive: bool) -> Replica:
     return Replica(**asdict(known), alive=alive)
-
-
-def _cause(given: bool) -> str:
-    """Why two containers have one name, the likeliest first, and what to change."""
-    if given:
-        return "the name was passed to join(): pass another in each replica, or none"
-    host = socket.gethostname()
-    environment = os.environ.get("HOSTNAME", "")
-    if environment and environment != host:
-        return (
-            f"HOSTNAME={environment} is set in the environment of several replicas (`environment:` or `env_file:` in "
-            "the compose file): leave it out"
-        )
-    if len(host) == _ID_LENGTH and all(letter in "0123456789abcdef" for letter in host):
-        return (
-            "this container shares another's host name (`network_mode: service:...` or `container:...` in the compose "
-            "file): leave that out, or set HOSTNAME to a name of its own in each"
-        )
-    return (
-        "the replicas share a host name (`hostname:`, `network_mode: host` or `uts: host` in the compose file): leave "
-        "that out, so that each is named by its container id"
-    )

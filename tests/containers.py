@@ -1,4 +1,4 @@
-"""Stand-ins for containers: processes with PID, UTS, IPC and mount namespaces of their own, that do as they are told."""
+"""Stand-ins for containers: processes with PID, UTS, IPC and mount namespaces of their own."""
 
 from __future__ import annotations
 
