@@ -15,3 +15,7 @@ class ConfigError(SidecarError):
 
 class DestinationError(SidecarError):
     """The destination does not take files now: full, gone, or forbidden. Every file stays a source."""
+
+
+class CatalogError(SidecarError):
+    """The catalog cannot be read or written now. Nothing was changed in it; the next call tries again."""
