@@ -11,6 +11,7 @@ SQLite beside the files by default: ``<destination>/.sharedvol/catalog.db``, or 
 from __future__ import annotations
 
 import fnmatch
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ FILE = "catalog.db"
 
 _PAGE = 1000
 _LARGEST = 2**63 - 1
+_escape_again = functools.lru_cache(maxsize=256)(escape)
 
 
 @dataclass(slots=True)
@@ -65,7 +67,8 @@ class Row:
 
     def __post_init__(self) -> None:
         # Anybody can give a file a time that 64 bits of nanoseconds do not hold, and it must not stop the others.
-        self.mtime_ns = min(max(self.mtime_ns, -_LARGEST), _LARGEST)
+        if not -_LARGEST <= self.mtime_ns <= _LARGEST:
+            self.mtime_ns = clamped(self.mtime_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +153,7 @@ class Catalog:
         new = [_values(after) for _, after in changes]
         self._batch([(self._session.statements.delete_exact, old), (self._session.statements.insert_new, new)])
 
-    def rows(self, filters: Filters = Filters()) -> Iterator[Row]:  # noqa: B008 - immutable
+    def rows(self, filters: Filters = Filters()) -> Iterator[Row]:
         """The rows that pass, oldest first, page by page: other calls may come in between."""
         return islice(self._all(filters), filters.limit)
 
@@ -173,9 +176,9 @@ class Catalog:
 
     def total(self, filters: Filters) -> tuple[int, int]:
         """How many rows pass, and their bytes; by all but ``name`` and ``limit``."""
-        query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(collected.c.size), 0)).where(*_where(filters))
-        rows, size = self._fetch(query)[0]
-        return int(rows), int(size)
+        columns = sa.func.count(), sa.func.coalesce(sa.func.sum(collected.c.size), 0)
+        counted = self._fetch(sa.select(*columns).where(*_where(filters)))[0]
+        return int(counted[0]), int(counted[1])
 
     def close(self) -> None:
         """End the connection; a later call would make another."""
@@ -198,7 +201,7 @@ class Catalog:
             # Written out: MySQL uses no index for (a, b) > (x, y).
             after = [order[0] >= when, sa.or_(order[0] > when, order[1] > last)]
 
-    def _fetch(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+    def _fetch(self, query: Any) -> Sequence[Any]:
         return self._session.run(lambda connection: connection.execute(query).fetchall(), "read")
 
     def _batch(self, statements: list[tuple[str, list[tuple[Any, ...]]]]) -> None:
@@ -214,13 +217,18 @@ class Catalog:
         self._session.run(work, "write")
 
 
+def clamped(time_ns: int) -> int:
+    """A file's time as a `Row` holds it."""
+    return min(max(time_ns, -_LARGEST), _LARGEST)
+
+
 def _values(row: Row) -> tuple[Any, ...]:
     path = row.path
     return (
         key(path),
         escape(path),
-        escape(row.kind),
-        escape(row.container),
+        _escape_again(row.kind),
+        _escape_again(row.container),
         escape(row.original),
         row.size,
         row.sha256,
@@ -235,7 +243,7 @@ def _exactly(row: Row) -> tuple[Any, ...]:
     return key(row.path), row.collected_at, row.size, row.mtime_ns
 
 
-def _row(found: sa.Row[Any]) -> Row:
+def _row(found: Sequence[Any]) -> Row:
     _, path, kind, container, original, *rest = found
     return Row(unescape(path), unescape(kind), unescape(container), unescape(original), *rest)
 

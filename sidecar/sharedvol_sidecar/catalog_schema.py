@@ -29,7 +29,7 @@ def _ascii(length: int) -> Any:
 
 
 # Bytewise everywhere: two names that differ in case alone are two files.
-_OPTIONS = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
+_OPTIONS: Any = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
 
 collected = sa.Table(
     "sharedvol_collected",

@@ -32,16 +32,19 @@ _AGAIN: Final = frozenset({1213, 1020})
 """A deadlock, which InnoDB resolves by undoing one transaction, and MariaDB's conflict of snapshots: not errors of
 ours, and nothing was done (MySQL manual, "Deadlocks in InnoDB")."""
 
+_HELD: Final = "another process holds it: look for one that hangs"
+_DAMAGED: Final = "the file is damaged: stop the sidecars, move {path}* away, and run `rebuild`"
+_FORBIDDEN: Final = "make it and its directory writable for the sidecar's user"
 _REMEDIES: Final = {
     sqlite3.SQLITE_FULL: "free some space; what was to be recorded is tried again",
-    sqlite3.SQLITE_BUSY: "another process holds it: look for one that hangs",
-    sqlite3.SQLITE_LOCKED: "another process holds it: look for one that hangs",
-    sqlite3.SQLITE_CORRUPT: "the file is damaged: stop the sidecars, move {path}* away, and run `rebuild`",
-    sqlite3.SQLITE_NOTADB: "the file is damaged: stop the sidecars, move {path}* away, and run `rebuild`",
-    sqlite3.SQLITE_READONLY: "make it and its directory writable for the sidecar's user",
+    sqlite3.SQLITE_BUSY: _HELD,
+    sqlite3.SQLITE_LOCKED: _HELD,
+    sqlite3.SQLITE_CORRUPT: _DAMAGED,
+    sqlite3.SQLITE_NOTADB: _DAMAGED,
+    sqlite3.SQLITE_READONLY: _FORBIDDEN,
+    sqlite3.SQLITE_PERM: _FORBIDDEN,
     sqlite3.SQLITE_CANTOPEN: "see that its directory exists and can be written by the sidecar's user",
-    sqlite3.SQLITE_PERM: "make it and its directory writable for the sidecar's user",
-    sqlite3.SQLITE_IOERR: "see that its disk works and has space; if it does not help, move {path}* away and run `rebuild`",
+    sqlite3.SQLITE_IOERR: "see that its disk works and has space",
 }
 
 
@@ -192,7 +195,9 @@ class Session:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         except FileExistsError:
             if not stat.S_ISREG(os.lstat(path).st_mode):
-                raise CatalogError(f"catalog {self.label} is not a regular file: somebody put it there; remove it") from None
+                raise CatalogError(
+                    f"catalog {self.label} is not a regular file: somebody put it there; remove it"
+                ) from None
 
     def _missing(self) -> CatalogError:
         return CatalogError(f"there is no catalog {self.label}: name another with --catalog, or run `rebuild`")
