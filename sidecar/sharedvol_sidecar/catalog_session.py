@@ -166,6 +166,8 @@ class Session:
             if self.path is None:
                 self._connect()
             else:
+                if not self._create and _inode(self.path) is None:
+                    raise self._missing()
                 # Two that make the file and its tables at once would find it locked, whatever the time-out.
                 with FileLock(f"{self.path}.lock", timeout=_PATIENCE, mode=0o600):
                     self._make_file(self.path)
@@ -188,15 +190,13 @@ class Session:
             catalog_schema.create(connection)
 
     def _make_file(self, path: Path) -> None:
-        if not self._create and _inode(path) is None:
-            raise self._missing()
         try:
             # Never opened if it is there: closing any descriptor of a file drops SQLite's locks on it (fcntl(2)).
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         except FileExistsError:
             if not stat.S_ISREG(os.lstat(path).st_mode):
                 raise CatalogError(
-                    f"catalog {self.label} is not a regular file: somebody put it there; remove it"
+                    f"catalog {self.label} is no regular file: somebody put it there; remove it"
                 ) from None
 
     def _missing(self) -> CatalogError:

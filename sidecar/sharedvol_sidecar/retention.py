@@ -248,12 +248,12 @@ def _settle(root: Directory, touched: Iterable[str]) -> str:
         paths.remove(path)
         above, _, name = path.rpartition("/")
         try:
-            directory = Tree(root).directory(path)
-            directory.sync()
+            Tree(root).directory(path).sync()
             if not path:
                 continue
+            parent = Tree(root).directory(above)
             # rmdir(2) refuses what is not empty; where a sidecar is about to use it, that tries again.
-            os.rmdir(name, dir_fd=Tree(root).directory(above).fd)
+            os.rmdir(name, dir_fd=parent.fd)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 pass  # removed already, perhaps by a run that was killed before it came to those above
