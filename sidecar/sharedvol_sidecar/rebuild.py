@@ -126,7 +126,8 @@ class Rebuild:
             return True  # no file of ours can be there
         try:
             return self._tree.look(row.path) is None
-        except OSError:
+        except OSError as error:
+            self._unreadable(row.path, error)
             return False
 
     def _row(self, found: Found, before: Row | None) -> Row | None:

@@ -235,7 +235,7 @@ def _delete(tree: Tree, doomed: Doomed, emptied: dict[str, None]) -> Pruned:
     except FileNotFoundError:
         found = None
     except OSError as error:
-        return Pruned(FAILED, doomed, describe(error))
+        return Pruned(LEFT if error.errno == errno.ELOOP else FAILED, doomed, describe(error))
     emptied[row.path.rpartition("/")[0]] = None
     return Pruned(DELETED, doomed) if found else Pruned(GONE, doomed, "the file was not there any more")
 

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 from sharedvol_sidecar.directories import Directory
@@ -16,7 +16,6 @@ LIVE = ".live"
 """Names that end so are still written to, and are no collected files yet."""
 
 _CHUNK = 1024 * 1024
-_NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
 def is_plain(path: str) -> bool:
@@ -52,12 +51,13 @@ class Tree:
         """The directory at a path that `is_plain`; the last one is kept, as files come in groups.
 
         Raises:
-            OSError: it is not there; ENOTDIR or ELOOP where something else is in the way.
+            FileNotFoundError: it is not there, or a file is in its place.
+            OSError: it cannot be told; ELOOP where a symbolic link is in its place.
         """
         if self._last[0] != path:
             directory = self.root
             for part in path.split("/") if path else ():
-                directory = directory.open(part)
+                directory = _inner(directory, part)
             self._last = path, directory
         return self._last[1]
 
@@ -66,25 +66,21 @@ class Tree:
         self._last = "", self.root
 
     def look(self, path: str) -> Found | None:
-        """The file at a path that `is_plain`; None where there is none, or where a link leads.
+        """What is at a path that `is_plain`; None where there is nothing.
 
         Raises:
-            OSError: it cannot be told.
+            OSError: it cannot be told; ELOOP where a symbolic link is in the place of a directory.
         """
         above, _, name = path.rpartition("/")
-        for fresh in (False, True):
-            try:
-                directory = self.directory(above)
-                info = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
-            except OSError as error:
-                if error.errno not in _NO_FILE:
-                    raise
-                if fresh or self._last[0] != above:
-                    return None
-                self.forget()  # the directory that was kept may be one that was removed since
-            else:
-                return Found(path, directory, name, info)
-        return None
+        kept = self._last[0] == above
+        try:
+            directory = self.directory(above)
+            return Found(path, directory, name, os.stat(name, dir_fd=directory.fd, follow_symlinks=False))
+        except FileNotFoundError:
+            if not kept or not above:
+                return None
+        self.forget()  # the directory that was kept may be one that was removed, and made again
+        return self.look(path)
 
     def walk(self, unreadable: Callable[[str, OSError], None]) -> Iterator[Found]:
         """Every regular file, but hidden and unfinished ones.
@@ -92,35 +88,51 @@ class Tree:
         Args:
             unreadable: told of each directory that cannot be read.
         """
-        yield from _walk(self.root, "", unreadable)
+        # No recursion: a path of 4,096 bytes has up to 2,048 directories. Nor is each of those kept open: only the
+        # ones in which others wait for their turn.
+        left = [(self.root, "", "")]
+        while left:
+            above, name, path = left.pop()
+            try:
+                directory = _inner(above, name) if name else above
+                for inner in (yield from _files(directory, path)):
+                    left.append((directory, inner, f"{path}{inner}/"))
+            except FileNotFoundError:
+                continue  # removed meanwhile
+            except OSError as error:
+                unreadable(path, error)
 
 
-def _walk(directory: Directory, prefix: str, unreadable: Callable[[str, OSError], None]) -> Iterator[Found]:
-    below: list[str] = []
+def _inner(directory: Directory, name: str) -> Directory:
     try:
-        with os.scandir(directory.fd) as entries:
-            for entry in entries:
-                name = entry.name
-                if name.startswith(HIDDEN):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    below.append(name)
-                elif entry.is_file(follow_symlinks=False) and not name.endswith(LIVE):
-                    try:
-                        info = entry.stat(follow_symlinks=False)
-                    except FileNotFoundError:
-                        continue
-                    yield Found(prefix + name, directory, name, info)
+        return directory.open(name)
     except OSError as error:
-        unreadable(prefix, error)
-    for name in below:
-        try:
-            inner = directory.open(name)
-        except OSError as error:
-            if error.errno not in _NO_FILE:
-                unreadable(prefix + name, error)
-            continue
-        yield from _walk(inner, f"{prefix}{name}/", unreadable)
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise
+        # open(2) gives ENOTDIR for a link, too. Whoever put a link there may have moved the files behind it.
+        if stat.S_ISLNK(os.stat(name, dir_fd=directory.fd, follow_symlinks=False).st_mode):
+            words = f"{directory.shown}/{name} is a symbolic link, and none is followed"
+            raise OSError(errno.ELOOP, words) from None
+        raise FileNotFoundError(errno.ENOENT, f"{directory.shown}/{name} is no directory") from None
+
+
+def _files(directory: Directory, prefix: str) -> Generator[Found, None, list[str]]:
+    """The files in one directory; returns the names of the directories in it."""
+    below: list[str] = []
+    with os.scandir(directory.fd) as entries:
+        for entry in entries:
+            name = entry.name
+            if name.startswith(HIDDEN):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                below.append(name)
+            elif entry.is_file(follow_symlinks=False) and not name.endswith(LIVE):
+                try:
+                    info = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                yield Found(prefix + name, directory, name, info)
+    return below
 
 
 def open_file(found: Found) -> int:

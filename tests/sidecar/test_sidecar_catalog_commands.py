@@ -334,6 +334,37 @@ def test_rebuild_leaves_the_rows_of_what_cannot_be_read(collected: Collected, mo
     assert collected.catalog.get("results/a") == made
 
 
+def test_a_link_in_the_place_of_a_directory_is_told_and_its_rows_stay(collected: Collected, tmp_path: Path) -> None:
+    collected.add("results/day/a")
+    collected.add("results/file/a")
+    (collected.root / "results/day").rename(tmp_path / "day")
+    (collected.root / "results/day").symlink_to(tmp_path / "day")
+    shutil.rmtree(collected.root / "results/file")
+    (collected.root / "results/file").write_text("")
+    assert problems(collected) == {
+        "results/day/a": "unreadable",
+        "results/file/a": "missing",
+        "results/file": "uncatalogued",
+    }
+    assert run(rebuild_command, collected)[0] == 1
+    assert collected.paths() == {"results/day/a", "results/file"}
+
+
+def test_a_tree_deeper_than_python_recurses_is_walked(collected: Collected) -> None:
+    depth, here = 1500, os.getcwd()
+    try:
+        os.chdir(collected.root)
+        for _ in range(depth):
+            os.mkdir("d")
+            os.chdir("d")
+        Path("file").write_text("content")
+    finally:
+        os.chdir(here)
+    assert run(rebuild_command, collected)[0] == 0
+    assert collected.paths() == {"d/" * depth + "file"}
+    assert problems(collected) == {}
+
+
 def test_a_file_that_is_swapped_for_a_fifo_is_not_waited_for(
     collected: Collected, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -179,7 +179,8 @@ def test_a_link_in_the_place_of_a_directory_is_not_followed(collected: Collected
     made = collected.add("results/day/old", age=91 * DAY)
     (collected.root / "results" / "day").rename(tmp_path / "outside")
     (collected.root / "results" / "day").symlink_to(tmp_path / "outside")
-    assert run(collected, "results=90d") == {made.path: "gone"}
+    assert run(collected, "results=90d") == {made.path: "left"}
+    assert collected.paths() == {made.path}
     assert (tmp_path / "outside" / "old").read_text() == "content"
     assert (collected.root / "results" / "day").is_symlink()
 
