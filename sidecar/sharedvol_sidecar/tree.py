@@ -95,12 +95,13 @@ class Tree:
             above, name, path = left.pop()
             try:
                 directory = _inner(above, name) if name else above
-                for inner in (yield from _files(directory, path)):
-                    left.append((directory, inner, f"{path}{inner}/"))
+                below = yield from _files(directory, path)
             except FileNotFoundError:
                 continue  # removed meanwhile
             except OSError as error:
                 unreadable(path, error)
+            else:
+                left += [(directory, inner, f"{path}{inner}/") for inner in below]
 
 
 def _inner(directory: Directory, name: str) -> Directory:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import click
 import pytest
 from catalogued import HOSTILE, Collected, row
 from click.testing import CliRunner
+from processes import LIMIT
 
 from sharedvol_sidecar import rebuild as rebuilding
 from sharedvol_sidecar import verify as verifying
@@ -24,6 +27,7 @@ from sharedvol_sidecar.inverse import Inverse
 from sharedvol_sidecar.template import DEFAULT, Template
 from sharedvol_sidecar.tree import digest
 
+DEPTH = 1500
 PATH = "results/2026-01-31/c1/job.json"
 
 
@@ -350,19 +354,29 @@ def test_a_link_in_the_place_of_a_directory_is_told_and_its_rows_stay(collected:
     assert collected.paths() == {"results/day/a", "results/file"}
 
 
-def test_a_tree_deeper_than_python_recurses_is_walked(collected: Collected) -> None:
-    depth, here = 1500, os.getcwd()
+@pytest.fixture
+def deep() -> Iterator[Collected]:
+    """A destination deeper than Python recurses; made and removed without pytest, whose cleaning recurses."""
+    top = Path(tempfile.mkdtemp(prefix="sharedvol-test-"))
     try:
-        os.chdir(collected.root)
-        for _ in range(depth):
-            os.mkdir("d")
-            os.chdir("d")
-        Path("file").write_text("content")
+        collected = Collected(top / "collected")
+        here = os.open(collected.root, os.O_RDONLY)
+        for _ in range(DEPTH):
+            os.mkdir("d", dir_fd=here)
+            inner = os.open("d", os.O_RDONLY, dir_fd=here)
+            os.close(here)
+            here = inner
+        os.close(os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=here))
+        os.close(here)
+        yield collected
     finally:
-        os.chdir(here)
-    assert run(rebuild_command, collected)[0] == 0
-    assert collected.paths() == {"d/" * depth + "file"}
-    assert problems(collected) == {}
+        subprocess.run(["rm", "-rf", top], check=True, timeout=LIMIT)
+
+
+def test_a_tree_deeper_than_python_recurses_is_walked(deep: Collected) -> None:
+    assert run(rebuild_command, deep)[0] == 0
+    assert deep.paths() == {"d/" * DEPTH + "file"}
+    assert problems(deep) == {}
 
 
 def test_a_file_that_is_swapped_for_a_fifo_is_not_waited_for(
