@@ -70,11 +70,15 @@ class Event:
             ``unfinished``, ``unleased`` or ``scan_only``.
         path: the file, relative to the spool where it is in it.
         detail: in words; of a collected file, where it is now.
+        container: whose file it is, where that is known.
+        size: of the file, in bytes, where that is known.
     """
 
     name: str
     path: str
     detail: str
+    container: str = ""
+    size: int | None = None
 
 
 Listener = Callable[[Event], None]
