@@ -82,7 +82,7 @@ class Board:
         self._replicas: tuple[ReplicaView, ...] = ()
         self._replica_states: Counter[bool | None] = Counter()
         self._throughput = Throughput()
-        self._lists: dict[str, deque[Entry]] = {
+        self._lists: dict[str, deque[tuple[float, Event]]] = {
             name: deque(maxlen=LISTED) for name in ("recent", "errors", "dropped", "notes")
         }
 
@@ -206,10 +206,10 @@ class Board:
                 replicas_dead=self._replica_states[False],
                 replicas_unknown=self._replica_states[None],
                 minutes=self._throughput.minutes(now),
-                recent=tuple(self._lists["recent"]),
-                recent_errors=tuple(self._lists["errors"]),
-                recent_dropped=tuple(self._lists["dropped"]),
-                notes=tuple(self._lists["notes"]),
+                recent=self._entries("recent"),
+                recent_errors=self._entries("errors"),
+                recent_dropped=self._entries("dropped"),
+                notes=self._entries("notes"),
             )
 
     def _reasons(self, heard: float) -> tuple[Fault, ...]:
@@ -232,8 +232,14 @@ class Board:
         self._throughput.add(self._clock(), news.collected, news.bytes)
 
     def _list(self, name: str, event: Event) -> None:
-        path, detail, container = _cut(event.path), _cut(event.detail), _cut(event.container)
-        self._lists[name].appendleft(Entry(self._wall(), event.name, path, detail, container, event.size))
+        self._lists[name].appendleft((self._wall(), event))
+
+    def _entries(self, name: str) -> tuple[Entry, ...]:
+        # Not before somebody looks: thousands of events come for each that is ever shown.
+        return tuple(
+            Entry(at, event.name, _cut(event.path), _cut(event.detail), _cut(event.container), event.size)
+            for at, event in self._lists[name]
+        )
 
 
 def _cut(text: str) -> str:
