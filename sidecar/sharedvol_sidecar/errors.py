@@ -19,5 +19,7 @@ class DestinationError(SidecarError):
 
 class SpoolError(SidecarError):
     """Nothing can be claimed in the spool now: it is read-only, full, or gone. Every file stays where it is."""
+
+
 class CatalogError(SidecarError):
     """The catalog cannot be read or written now. Nothing was changed in it; the next call tries again."""

@@ -95,15 +95,15 @@ class Event:
             ``pruned``.
         path: the file, relative to the spool where it is in it.
         detail: in words; of a collected file, where it is now.
-        container: of a collected file, whose it is.
-        size: of a collected file, in bytes.
+        container: whose file it is, where that is known.
+        size: of the file, in bytes, where that is known.
     """
 
     name: str
     path: str
     detail: str
     container: str = ""
-    size: int = 0
+    size: int | None = None
 
 
 Listener = Callable[[Event], None]
