@@ -118,6 +118,13 @@ def test_what_is_wrong_is_said_in_one_line(collected: Collected, arguments: list
         assert err.startswith("sharedvol-sidecar: ") and words in err and err.count("\n") == 1
 
 
+def test_a_private_directory_that_others_may_write_is_not_believed(collected: Collected) -> None:
+    (collected.root / ".sharedvol").chmod(0o777)
+    for command in (ls_command, verify_command, rebuild_command):
+        code, _, err = run(command, collected)
+        assert code == 2 and "mode 777" in err
+
+
 def test_an_empty_mount_point_is_not_taken_for_the_destination(collected: Collected, tmp_path: Path) -> None:
     elsewhere = f"sqlite:///{tmp_path}/elsewhere.db"
     Catalog.open(elsewhere, collected.root).add([row()])
