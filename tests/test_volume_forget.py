@@ -17,8 +17,6 @@ from sharedvol import (
     Volume,
 )
 
-# Forgetting
-
 
 def test_the_dead_can_be_forgotten_and_the_living_not(tmp_path: Path) -> None:
     volume = Volume(tmp_path)
