@@ -105,6 +105,8 @@ def test_a_volume_can_be_sent_to_another_process_which_has_not_joined(tmp_path: 
         _ = again.slot
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(Volume.is_alive, (volume, "c1")) is True
+        pool.close()
+        pool.join()
 
 
 # Races
