@@ -20,7 +20,7 @@ from sharedvol_sidecar.template import DEFAULT, Template
 from sharedvol_sidecar.web.address import DEFAULT_LISTEN, parse_listen
 
 PREFIX = "SHAREDVOL_"
-SECRET = "_FILE"  # noqa: S105 - what a variable's name ends with
+SECRET = "_FILE"
 """``SHAREDVOL_CATALOG_FILE`` names a file that holds the value: how container engines hand over secrets."""
 
 _LONGEST_SECRET = 65_536
@@ -84,8 +84,12 @@ class Settings(BaseModel):
         "mysql://user@host/database, sqlite:///file, or none. By default COLLECTED/.sharedvol/catalog.db.",
     )
     digests: bool = setting(True, "BOOL", "Take the SHA-256 of every file.")
-    owner: str | None = setting(None, "UID:GID", "Whose collected files are, by number; else as their writers made them.")
-    file_mode: str | None = setting(None, "OCTAL", "Their permission bits, such as 0640; else as their writers made them.")
+    owner: str | None = setting(
+        None, "UID:GID", "Whose collected files are, by number; else as their writers made them."
+    )
+    file_mode: str | None = setting(
+        None, "OCTAL", "Their permission bits, such as 0640; else as their writers made them."
+    )
     directory_mode: str | None = setting(None, "OCTAL", "Those of the directories that are made for them.")
     min_free: str = setting("16M", "SIZE", "Free space in the destination that copies and followed logs leave.")
     rate: str = setting("0", "SIZE", "Move at most so many bytes a second; 0 is no limit.")
@@ -96,7 +100,9 @@ class Settings(BaseModel):
         (), "RULES", "What to keep of collected files: results=90d logs=14d,20G, with spaces between.", run=True
     )
     prune: Literal["off", "dry-run", "apply"] = setting(
-        "dry-run", "MODE", "What is done about files beyond --keep, once an hour: off, dry-run (log them) or apply.",
+        "dry-run",
+        "MODE",
+        "What is done about files beyond --keep, once an hour: off, dry-run (log them) or apply.",
         run=True,
     )
     listen: str = setting(DEFAULT_LISTEN, "ADDRESS", "Where HTTP is served: host:port, or off.", run=True)
@@ -274,7 +280,9 @@ def _secret(path: Path, name: str) -> str:
         with path.open("rb") as file:
             text = file.read(_LONGEST_SECRET).decode("utf-8")
     except OSError as error:
-        raise ConfigError(f"{name}: cannot read {str(path)!r}: {describe(error)}; see that the secret is mounted") from None
+        raise ConfigError(
+            f"{name}: cannot read {str(path)!r}: {describe(error)}; see that the secret is mounted"
+        ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"{name}: {str(path)!r} does not hold text") from None
     return text.strip("\r\n")
