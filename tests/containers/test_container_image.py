@@ -10,18 +10,17 @@ from container_engine import Engine, wait_until
 from sharedvol import __version__
 
 LOOK_AROUND = """
-import importlib.util, json, os, pathlib, subprocess
-tools = [name for name in ("pip", "hatchling", "setuptools") if importlib.util.find_spec(name)]
-places = ["/build", "/context", "/locks", "/source", "/root/.cache", "/root/.config/pip", "/etc/pip.conf"]
-def writable(top):
-    return [path for path, _, _ in os.walk(top) if os.access(path, os.W_OK)]
+import importlib.util, json, os
 print(json.dumps({
-    "tools": tools,
-    "left": [place for place in places if os.path.exists(place)],
-    "environment": [name for name in os.environ if "PIP" in name or "INDEX" in name],
-    "writable": writable("/opt"),
-    "ids": [os.getuid(), os.getgid()],
+    "tools": [name for name in ("pip", "hatchling", "setuptools") if importlib.util.find_spec(name)],
+    "places": [place for place in ("/build", "/context", "/locks", "/source", "/root/.cache", "/root/.config/pip")
+               if os.path.exists(place)],
+    "settings": [name for name in os.environ if name.startswith("PIP_") or "INDEX" in name],
 }))
+"""
+WRITABLE = """
+import json, os
+print(json.dumps([os.getuid(), os.getgid(), [top for top, _, _ in os.walk("/opt") if os.access(top, os.W_OK)]]))
 """
 
 
@@ -44,8 +43,13 @@ def test_the_program_is_the_version_that_the_label_says(engine: Engine, image: s
 
 
 def test_nothing_of_the_build_is_left_in_the_image(engine: Engine, image: str) -> None:
-    seen = json.loads(engine.run("--entrypoint=python", image, "-c", LOOK_AROUND))
-    assert seen == {"tools": [], "left": [], "environment": [], "writable": [], "ids": [65532, 65532]}
+    seen = json.loads(engine.run("--user=0", "--entrypoint=python", image, "-c", LOOK_AROUND))
+    assert seen == {"tools": [], "places": [], "settings": []}
+
+
+def test_the_program_cannot_be_changed_by_its_user(engine: Engine, image: str) -> None:
+    seen = engine.run("--entrypoint=python", image, "-c", WRITABLE)
+    assert json.loads(seen) == [65532, 65532, []]
 
 
 @pytest.mark.parametrize("user", ["", "1234:1234"])

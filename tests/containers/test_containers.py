@@ -70,8 +70,9 @@ class Fleet:
         self.replicas.append(self.start_replica())
 
     def finish(self) -> Outcome:
-        """Stop the replicas, then the sidecars; what they left is collected by ``once``."""
-        for container in (*self.replicas, *self.sidecars):
+        """Stop a sidecar amid its work, the replicas, the other sidecar; what they left is collected by ``once``."""
+        first, *others = self.sidecars
+        for container in (first, *self.replicas, *others):
             assert self._engine.stop(container) == 0
         events = [event for sidecar in self.sidecars for event in self.events(sidecar)]
         summary = json.loads(self._engine.run(self._mount, self._image, "once", "--json", "--quiet=0.5"))
