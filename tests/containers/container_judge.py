@@ -65,7 +65,9 @@ def faults(replicas: list[Written], files: Files, killed: int) -> list[str]:
 
 def _left_behind(files: Files, killed: int) -> list[str]:
     half_way = [
-        path for path in files if path.startswith(("spool/.sharedvol/claims/", "collected/.sharedvol/staging/"))
+        path
+        for path in files
+        if path.startswith(("spool/.sharedvol/claims/", "collected/.sharedvol/staging/")) or path.endswith(".live")
     ]
     spool = [path for path in files if path.startswith("spool/") and not path.startswith("spool/.sharedvol/")]
     hidden = [path for path in spool if path.split("/")[-1].startswith(".")]
