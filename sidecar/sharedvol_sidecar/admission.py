@@ -125,7 +125,7 @@ class Admission:
                 self._grows(candidate, fd, info)
             return None
         shared = info.st_nlink > 1 and not candidate.claimed
-        if shared and (self._wait_for_one_name(info, tally) or self._is_foreign(candidate, info, tally)):
+        if shared and self._is_foreign(candidate, info, tally):
             return None
         answer = lease.take(fd)
         item = Item(candidate, fd, info, answer is lease.Lease.HELD)
@@ -165,10 +165,6 @@ class Admission:
         """
         return self._quiet.watched(info) > self._quiet.seconds
 
-    def _wait_for_one_name(self, info: os.stat_result, tally: Tally) -> bool:
-        """Whether a file with other names got one a moment ago: `publish` gives it two until it is done."""
-        return self._settles(self._quiet.unchanged(info, info.st_ctime_ns), tally)
-
     def _is_foreign(self, candidate: Candidate, info: os.stat_result, tally: Tally) -> bool:
         """Whether a file with other names may be somebody else's secret: link(2) asks for no permission to read.
 
@@ -177,6 +173,8 @@ class Admission:
         """
         if info.st_mode & stat.S_IROTH or info.st_uid == candidate.directory.owner:
             return False
+        if self._settles(self._quiet.unchanged(info, info.st_ctime_ns), tally):
+            return True  # `publish` gives a file two names for a moment
         tally.refused += 1
         detail = f"a hard link to a file of user {info.st_uid} that not everybody may read: put a copy there"
         self._tell(Event("refused", candidate.path, detail))

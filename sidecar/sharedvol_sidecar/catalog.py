@@ -113,8 +113,9 @@ class Catalog:
             target = read_url(url)
         else:
             place = str(Path(root.shown).resolve() / PRIVATE / FILE)
-            if create:
+            if create or root.inode(PRIVATE) is not None:
                 open_private(root)
+            if create:
                 root.sync()  # or a power cut could take the directory with all rows in it
             target = sa.URL.create("sqlite", database=place)
         self._session = Session(target, create=create)

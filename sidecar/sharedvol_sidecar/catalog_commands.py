@@ -265,6 +265,6 @@ def _teller(bar: Any, as_json: bool) -> Callable[[Finding], None]:
             if as_json:
                 print_json({"problem": finding.problem, "path": escape(finding.path), "detail": finding.detail})
             else:
-                click.echo(f"{finding.problem}: {one_line(escape(finding.path))}: {finding.detail}")
+                click.echo(f"{finding.problem}: {escape(finding.path)}: {one_line(finding.detail)}")
 
     return tell

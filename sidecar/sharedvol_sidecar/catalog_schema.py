@@ -25,7 +25,7 @@ _metadata = sa.MetaData()
 
 
 def _ascii(length: int) -> Any:
-    return sa.CHAR(length).with_variant(mysql.CHAR(length, charset="ascii", collation="ascii_bin"), "mysql", "mariadb")
+    return sa.CHAR(length).with_variant(mysql.CHAR(length, charset="ascii", collation="ascii_bin"), "mysql")
 
 
 # Bytewise everywhere: two names that differ in case alone are two files.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
@@ -27,7 +28,6 @@ _PATIENCE: Final = 30
 _LOGIN: Final = 10
 _ANSWER: Final = 60
 _ATTEMPTS: Final = 5
-_DRIVERS: Final = {"mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql"}
 _AGAIN: Final = frozenset({1213, 1020})
 """A deadlock, which InnoDB resolves by undoing one transaction, and MariaDB's conflict of snapshots: not errors of
 ours, and nothing was done (MySQL manual, "Deadlocks in InnoDB")."""
@@ -59,12 +59,14 @@ def read_url(text: str) -> sa.URL:
         url = sa.make_url(text)
     except (sa.exc.ArgumentError, ValueError):
         raise ConfigError("the catalog's URL is none: it should look like mysql://user@host/database") from None
-    url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
+    # SQLAlchemy's mysql asks which of the two the server is.
+    driver = re.sub("^mariadb(?=[+]|$)", "mysql", url.drivername)
+    url = url.set(drivername="mysql+pymysql" if driver == "mysql" else driver)
     try:
         dialect: Any = url.get_dialect()
     except (sa.exc.NoSuchModuleError, ValueError):
         raise ConfigError(f"SQLAlchemy knows no database {url.drivername!r}: say mysql:// or sqlite:///") from None
-    if dialect.is_async or dialect.name not in ("sqlite", "mysql", "mariadb"):
+    if dialect.is_async or dialect.name not in ("sqlite", "mysql"):
         raise ConfigError(f"a catalog cannot be in {url.drivername}: say mysql:// or sqlite:///")
     if dialect.name == "sqlite":
         if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
@@ -93,7 +95,6 @@ class Session:
         self._inherited: list[sa.Connection] = []
         self._pid = os.getpid()
         self._inode: tuple[int, int] | None = None
-        self._retry = False
         try:
             self._engine = sa.create_engine(
                 url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=self._arguments()

@@ -275,9 +275,7 @@ class Collector:
         if self._found >= HELP_AFTER and self._helper is None and self._job.workers > 1:
             self._call_help()  # before the batch is moved: it takes a moment to start
 
-    def _move(
-        self, batch: _Batch, tally: Tally, after_batch: Callable[[Tally], None], keep: str | None
-    ) -> None:
+    def _move(self, batch: _Batch, tally: Tally, after_batch: Callable[[Tally], None], keep: str | None) -> None:
         """Move a batch, and let go of the units that it was of but the one that is being scanned."""
         before = tally.bytes
         if batch.items:
@@ -412,7 +410,8 @@ class Collector:
 
     def _purge(self, slot: str) -> None:
         """A slot without claims needs none of its copies."""
-        purge(self._destination.staging(self._spool_id, slot))
+        staging = self._destination.staging(self._spool_id, slot)
+        purge(staging)
 
     def _call_help(self) -> None:
         """A second process takes half of what is left: one is bound by the file system's journal and its own core."""

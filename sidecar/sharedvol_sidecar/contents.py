@@ -113,14 +113,14 @@ def _decoded(fd: int, encoding: str) -> Iterator[bytes]:
     with open(os.dup(fd), "rb") as file:
         file.seek(0)
         # Read in bounded pieces: a chunk of zeros unpacks to a thousand times its size.
-        reader: Any
-        if encoding == "gzip":
-            reader = gzip.GzipFile(fileobj=file)
-        else:
-            reader = zstandard.ZstdDecompressor().stream_reader(file)
-        with reader:
+        unpack: Any = gzip.GzipFile(fileobj=file) if encoding == "gzip" else _zstd_reader(file)
+        with unpack as reader:
             while chunk := reader.read(CHUNK):
                 yield chunk
+
+
+def _zstd_reader(file: Any) -> Any:
+    return zstandard.ZstdDecompressor().stream_reader(file)
 
 
 def _chunks(fd: int, size: int) -> Iterator[bytes]:

@@ -132,7 +132,7 @@ class Followed:
     ) -> None:
         self._destination, self._template = destination, template
         self._dress, self._room, self._tell = dress, room, tell
-        self._staging = lambda: destination.staging(spool_id, "follow")
+        self._spool_id = spool_id
         directory = open_private(destination.root)
         for name in ("follow", spool_id):
             directory = directory.make(name, 0o700)[0]
@@ -396,8 +396,9 @@ class Followed:
         self._destination.begin()
         directory, name = self._destination.locate(path)
         # A copy of an earlier generation of that number, left by a kill: it must not be taken for ours.
+        staging = self._destination.staging(self._spool_id, "follow")
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(staging_name(claim_path(log)), dir_fd=self._staging().fd)
+            os.unlink(staging_name(claim_path(log)), dir_fd=staging.fd)
         log.live = os.open(
             name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory.fd
         )

@@ -259,7 +259,9 @@ class Mover:
             tally.unleased += 1
         if self._tell_collected:
             detail = f"{self._destination.root.shown}/{item.target}"
-            self._tell(Event("collected", item.candidate.path, detail, item.candidate.origin.container, item.info.st_size))
+            self._tell(
+                Event("collected", item.candidate.path, detail, item.candidate.origin.container, item.info.st_size)
+            )
         return True
 
     def _is_left_alone(self, item: Item, tally: Tally) -> bool:

@@ -21,8 +21,8 @@ class Quiet:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        # What was seen unchanged since when, and seen at all since when, by the monotonic clock. Only of files that look recent, so
-        # it does not grow with the backlog; the older half is of the pass before.
+        # What was seen unchanged since when, and seen at all since when, by the monotonic clock. Only of files
+        # that look recent, so it does not grow with the backlog; the older half is of the pass before.
         self._seen: dict[tuple[int, int], tuple[tuple[int, int, int], float, float]] = {}
         self._before: dict[tuple[int, int], tuple[tuple[int, int, int], float, float]] = {}
 

@@ -51,8 +51,8 @@ def prune_command(to: Path, catalog: str | None, rules: tuple[str, ...], really:
                 if as_json:
                     print_json({**_described(pruned.doomed), "outcome": pruned.outcome, "detail": pruned.detail})
                 elif pruned.outcome not in ("deleted", "gone"):
-                    path = one_line(escape(pruned.doomed.row.path))
-                    click.echo(f"{pruned.outcome}: {path}: {pruned.detail}", err=True)
+                    path = escape(pruned.doomed.row.path)
+                    click.echo(f"{pruned.outcome}: {path}: {one_line(pruned.detail)}", err=True)
 
             counts = apply(rows, root, doomed, tell)
     if as_json:
@@ -73,7 +73,7 @@ def _dry_run(doomed: Iterator[Doomed], as_json: bool) -> None:
         if as_json:
             print_json({**_described(one), "outcome": "would_delete", "detail": ""})
         else:
-            click.echo(f"{one_line(escape(one.row.path))}  {size_words(one.row.size)}  {one.why}")
+            click.echo(f"{escape(one.row.path)}  {size_words(one.row.size)}  {one_line(one.why)}")
     if as_json:
         print_json({"summary": {"would_delete": files, "bytes": size, "applied": False}})
     else:

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
+from sharedvol_sidecar.catalog_names import escape
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.layout import HIDDEN
 
@@ -112,9 +113,8 @@ def _inner(directory: Directory, name: str) -> Directory:
             raise
         # open(2) gives ENOTDIR for a link, too. Whoever put a link there may have moved the files behind it.
         if stat.S_ISLNK(os.stat(name, dir_fd=directory.fd, follow_symlinks=False).st_mode):
-            words = f"{directory.shown}/{name} is a symbolic link, and none is followed"
-            raise OSError(errno.ELOOP, words) from None
-        raise FileNotFoundError(errno.ENOENT, f"{directory.shown}/{name} is no directory") from None
+            raise OSError(errno.ELOOP, f"{escape(name)!r} is a symbolic link, and none is followed") from None
+        raise FileNotFoundError(errno.ENOENT, f"{escape(name)!r} is no directory") from None
 
 
 def _files(directory: Directory, prefix: str) -> Generator[Found, None, list[str]]:

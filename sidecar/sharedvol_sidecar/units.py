@@ -9,13 +9,16 @@ a log has one follower at a time.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
+import zlib
 from collections.abc import Iterator
 
 from sharedvol import FileLock, LockTimeout
 from sharedvol_sidecar.claims import open_private
 from sharedvol_sidecar.directories import Directory
+
+LOCKS = 256
+"""Lock files, which units share by a hash: so there is never one to make for a container that comes."""
 
 
 class Units:
@@ -33,33 +36,35 @@ class Units:
 
     def take(self, name: str) -> bool:
         """Whether the unit is ours now; until `release`."""
-        if name in self._held:
+        key = _key(name)
+        if key in self._held:
             return True
-        lock = self._lock(name)
+        # By the descriptor: whoever may write the spool's root could put another directory in the path.
+        lock = FileLock(f"/proc/self/fd/{self._locks.fd}/{key}.lock", mode=0o600)
         try:
             lock.acquire(timeout=self._wait)
         except LockTimeout:
             return False
-        self._held[name] = lock
+        self._held[key] = lock
         return True
 
     def release(self, keep: str | None = None) -> None:
         """Let all go but ``keep``. Call it when what was found in them has been moved."""
-        for name in [name for name in self._held if name != keep]:
-            self._held.pop(name).release()
+        kept = _key(keep) if keep is not None else None
+        for key in [key for key in self._held if key != kept]:
+            self._held.pop(key).release()
 
     @contextlib.contextmanager
     def held(self, name: str) -> Iterator[bool]:
         """The unit for a moment: yields whether it is ours."""
-        had = name in self._held
+        had = _key(name) in self._held
         mine = self.take(name)
         try:
             yield mine
         finally:
             if mine and not had:
-                self._held.pop(name).release()
+                self._held.pop(_key(name)).release()
 
-    def _lock(self, name: str) -> FileLock:
-        # A directory's name may fill its 255 bytes, and be no text.
-        digest = hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
-        return FileLock(f"/proc/self/fd/{self._locks.fd}/{digest}.lock", mode=0o600)
+
+def _key(name: str) -> str:
+    return f"{zlib.crc32(os.fsencode(name)) % LOCKS:02x}"

@@ -289,6 +289,26 @@ def test_a_file_that_is_moved_away_while_it_is_open_gets_no_further_rows(catalog
     assert [found.path for found in catalog.rows()] == ["new"]
 
 
+def test_a_batch_that_went_to_a_file_moved_away_meanwhile_is_written_again(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog.add([row("old")])
+    (tmp_path / "away").mkdir()
+    real = Session.transaction
+
+    @contextlib.contextmanager
+    def moving(self: Session, connection: Any) -> Iterator[Any]:
+        with real(self, connection) as cursor:
+            yield cursor
+            for old in file_of(tmp_path).parent.glob("catalog.db*"):
+                old.rename(tmp_path / "away" / old.name)
+            monkeypatch.undo()
+
+    monkeypatch.setattr(Session, "transaction", moving)
+    catalog.add([row("new")])
+    assert [found.path for found in catalog.rows()] == ["new"]
+
+
 def test_a_lock_that_is_held_too_long_is_an_error_and_the_next_try_succeeds(
     catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import shutil
+import struct
 import subprocess
+import sys
 import tempfile
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +21,7 @@ import click
 import pytest
 from catalogued import HOSTILE, Collected, row
 from click.testing import CliRunner
-from processes import LIMIT
+from processes import LIMIT, reaped
 
 from sharedvol_sidecar import rebuild as rebuilding
 from sharedvol_sidecar import verify as verifying
@@ -111,6 +116,13 @@ def test_what_is_wrong_is_said_in_one_line(collected: Collected, arguments: list
         found, out, err = run(command, collected, *arguments)
         assert (found, out) == (code, "")
         assert err.startswith("sharedvol-sidecar: ") and words in err and err.count("\n") == 1
+
+
+def test_a_private_directory_that_others_may_write_is_not_believed(collected: Collected) -> None:
+    (collected.root / ".sharedvol").chmod(0o777)
+    for command in (ls_command, verify_command, rebuild_command):
+        code, _, err = run(command, collected)
+        assert code == 2 and "mode 777" in err
 
 
 def test_an_empty_mount_point_is_not_taken_for_the_destination(collected: Collected, tmp_path: Path) -> None:
@@ -421,6 +433,23 @@ def test_a_template_that_is_none_is_refused(collected: Collected) -> None:
     assert code == 2 and "unknown field" in err
     with pytest.raises(ConfigError):
         Template("{nothing}")
+
+
+@pytest.mark.parametrize("command", ["verify_command", "rebuild_command"])
+def test_a_terminal_sees_how_far_it_is(collected: Collected, command: str) -> None:
+    collected.add(PATH, "x" * 3_000_000)
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    code = f"from sharedvol_sidecar.catalog_commands import {command}; {command}()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "--to", collected.root], stdout=subprocess.PIPE, stderr=theirs, text=True
+    )
+    os.close(theirs)
+    with reaped(process):
+        out, _ = process.communicate(timeout=LIMIT)
+        assert process.returncode == 0 and "B/s" not in out
+        assert b"B/s" in os.read(ours, 65_536)
+    os.close(ours)
 
 
 def test_bytes_are_counted_as_they_are_read(tmp_path: Path) -> None:

@@ -238,6 +238,27 @@ def test_idle_clients_do_not_keep_it_from_stopping(board: Board) -> None:
                 assert client.recv(1) == b""
 
 
+def test_a_client_that_takes_no_answer_does_not_keep_it_from_stopping(board: Board) -> None:
+    with serving(board) as server, socket.socket() as client:
+        assert server.address is not None
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(server.address)
+        client.setblocking(False)
+        assert server._uvicorn is not None
+        connections = server._uvicorn.server_state.connections
+
+        def stuck() -> bool:
+            with suppress(BlockingIOError):
+                client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000)
+            return any(one.flow is not None and one.flow.write_paused for one in list(connections))
+
+        wait_until(stuck, "the server to have an answer that is not taken")
+        thread = server._thread
+        assert thread is not None
+        server.stop()
+        assert not thread.is_alive()
+
+
 @pytest.mark.parametrize(
     "request_bytes",
     [
