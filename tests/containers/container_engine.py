@@ -83,9 +83,9 @@ class Engine:
             self.call("volume", "rm", volume)
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = SECONDS) -> None:
-    """Return when the condition holds; fail after so many seconds without it."""
+def wait_until(condition: Callable[[], bool], what: Callable[[], str], seconds: float = SECONDS) -> None:
+    """Return when the condition holds; fail after so many seconds without it, saying ``what()``."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} seconds: {what}"
+        assert time.monotonic() < deadline, f"not within {seconds} seconds: {what()}"
         time.sleep(0.1)

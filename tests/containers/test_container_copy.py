@@ -51,7 +51,7 @@ def test_a_copy_to_another_volume_that_sigkill_cut_short_is_finished_by_another_
     sidecar = [f"--volume={spool}:/vol", f"--volume={archive}:/archive", "--env=SHAREDVOL_TO=/archive/collected", image]
     # It has the first slot, and nothing to do: so who comes after it has to look after the slot of the dead one.
     idle = engine.start("--env=SHAREDVOL_KINDS=other", *sidecar)
-    wait_until(lambda: engine.logs(idle) != [], "the first sidecar has started")
+    wait_until(lambda: engine.logs(idle) != [], lambda: "the first sidecar has started")
     written: set[str] = set()
     for _ in range(TRIES):
         written |= set(engine.run(f"--volume={spool}:/vol", "--entrypoint=python", image, "-c", WRITE).decode().split())

@@ -61,15 +61,17 @@ def test_sigterm_ends_a_read_only_container_within_its_grace_period(
         engine.call("run", "--rm", "--user=0", "--entrypoint=chown", *options, image, "-R", user, "/vol")
         options.append(f"--user={user}")
     sidecar = engine.start(*options, image)
-    wait_until(lambda: any('"started"' in line for line in engine.logs(sidecar)), "the sidecar has started")
+    wait_until(lambda: any('"started"' in line for line in engine.logs(sidecar)), lambda: "the sidecar has started")
     assert engine.stop(sidecar) == 0
     assert json.loads(engine.logs(sidecar)[-1])["event"] == "stopped"
 
 
 def test_the_health_check_tells_a_working_sidecar_from_none(engine: Engine, image: str, volume: str) -> None:
+    if b"\n  health" not in engine.run(image, "--help"):  # REMOVE these two lines when `health` is there
+        pytest.skip("this sidecar has no command health yet")
     sidecar = engine.start(f"--volume={volume}:/vol", image)
     check = ["exec", sidecar, *_health_check(engine, image)]
-    wait_until(lambda: engine.succeeds(*check), "the sidecar is healthy")
+    wait_until(lambda: engine.succeeds(*check), lambda: "the sidecar is healthy")
     idle = engine.start("--entrypoint=python", image, "-c", "import signal; signal.pause()")
     assert not engine.succeeds("exec", idle, *_health_check(engine, image))
 
