@@ -102,3 +102,28 @@ def test_a_name_that_lives_in_another_container_is_refused_with_the_cause(
         assert "slot 0" in refused["text"] and "purpose 'web'" in refused["text"]
         first.kill()
         assert second.join(arguments) == 0
+
+
+def test_a_read_only_volume_can_be_looked_at_and_not_joined(tmp_path: Path) -> None:
+    with container(tmp_path, "c1") as first, container(tmp_path, "c2") as second:
+        first.join()
+        mount = f"mount --bind {tmp_path} {tmp_path} && mount -o remount,bind,ro {tmp_path}"
+        assert second.ask(f"os.system({mount!r})") == 0
+        assert second.ask("[(r.name, r.alive, r.slot) for r in volume.replicas()]") == [["c1", True, 0]]
+        assert second.ask("volume.is_alive('c1')") is True
+        assert "mount the volume read-write" in second.ask("volume.join()")["text"]
+
+
+def test_status_in_a_container_knows_its_own_processes_and_that_there_are_others(tmp_path: Path) -> None:
+    with container(tmp_path, "c1") as first, container(tmp_path, "c2") as second:
+        first.join()
+        second.join()
+        for name, one in (("c1", first), ("c2", second)):
+            lock = tmp_path / f"{name}.lock"
+            one.ask(f"globals().update(lock=FileLock({str(lock)!r})) or lock.acquire() is None")
+        look = "__import__('sharedvol.status').status.look(str(volume.path)).as_dict()['locks']"
+        assert {lock["path"]: (lock["state"], lock["holders"]) for lock in first.ask(look)} == {
+            ".replicas/join.lock": ("free", []),
+            "c1.lock": ("exclusive", [{"pid": 1, "replica": "c1"}]),
+            "c2.lock": ("exclusive", []),
+        }

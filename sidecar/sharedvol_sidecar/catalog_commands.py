@@ -23,6 +23,7 @@ from sharedvol.errors import describe
 from sharedvol_sidecar.catalog import Catalog, Filters, Row
 from sharedvol_sidecar.catalog_names import escape
 from sharedvol_sidecar.claims import PRIVATE
+from sharedvol_sidecar.config_option import config_option
 from sharedvol_sidecar.console import (
     EXIT_CONFIG,
     EXIT_FAILED,
@@ -56,8 +57,13 @@ def catalog_options(command: Callable[..., None]) -> Callable[..., None]:
         "--catalog",
         metavar="URL",
         envvar="SHAREDVOL_CATALOG",
+        callback=_not_none,
         help="mysql://user@host/database, or sqlite:///file. [default: COLLECTED/.sharedvol/catalog.db]",
     )(command)
+    return config_option(_to_option(command))
+
+
+def _to_option(command: Callable[..., None]) -> Callable[..., None]:
     return click.option(
         "--to",
         metavar="COLLECTED",
@@ -66,6 +72,12 @@ def catalog_options(command: Callable[..., None]) -> Callable[..., None]:
         type=click.Path(path_type=Path),
         help="The directory that files were collected into.",
     )(command)
+
+
+def _not_none(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value == "none":
+        raise Failure("there is no catalog: the setting 'catalog' is none", EXIT_CONFIG)
+    return value
 
 
 def filter_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -35,7 +35,8 @@ def key(name: str) -> str:
     row is another page of the index to write, and of the table where that is ordered by it (InnoDB).
     """
     directory, _, _ = name.rpartition("/")
-    return _directory(directory) + hashlib.blake2b(os.fsencode(name), digest_size=12).hexdigest()
+    raw = name.encode() if name.isascii() else os.fsencode(name)
+    return _directory(directory) + hashlib.blake2b(raw, digest_size=12).hexdigest()
 
 
 @functools.lru_cache(maxsize=1024)

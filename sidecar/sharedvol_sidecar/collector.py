@@ -180,6 +180,15 @@ class Collector:
         return self.admission.due
 
     @property
+    def root(self) -> Directory:
+        """The destination's root."""
+        return self._destination.root
+
+    def prepare_catalog(self) -> None:
+        """Make the catalog where it is missing: of a destination without files `ls` then shows none."""
+        self.register.prepare()
+
+    @property
     def short_of_space(self) -> bool:
         """Whether less is free in the destination than is to stay free."""
         return self._job.min_free > 0 and self._destination.free() < self._job.min_free

@@ -61,6 +61,15 @@ class Register:
         except CatalogError as error:
             self._failed(error)
 
+    def prepare(self) -> None:
+        """Connect, and make the catalog where it is missing."""
+        if self._open is None or self._catalog is not None:
+            return
+        try:
+            self._connected()
+        except CatalogError as error:
+            self._failed(error)
+
     @property
     def catalog(self) -> Catalog | None:
         """The catalog itself, None where there is none.
