@@ -13,7 +13,7 @@ LOOK_AROUND = """
 import importlib.util, json, os
 print(json.dumps({
     "tools": [name for name in ("pip", "hatchling", "setuptools") if importlib.util.find_spec(name)],
-    "places": [place for place in ("/build", "/context", "/locks", "/source", "/root/.cache", "/root/.config/pip")
+    "places": [place for place in ("/build", "/pinned", "/source", "/root/.cache", "/root/.config/pip")
                if os.path.exists(place)],
     "settings": [name for name in os.environ if name.startswith("PIP_") or "INDEX" in name],
 }))
