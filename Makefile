@@ -17,6 +17,7 @@ demo: $(READY) ## replicas write, two sidecars collect, one is killed: nothing i
 
 test: $(READY) ## every test
 	@sh scripts/install-servers
+	@sh scripts/install-chromium
 	$(BIN)/pytest $(PYTEST_FLAGS)
 
 test-containers: $(READY) ## the sidecar's image, built and run: containers are killed, nothing is lost
