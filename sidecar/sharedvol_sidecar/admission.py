@@ -78,13 +78,14 @@ class Admission:
         self.due = None
         self.backlog = {}
 
-    def admit(self, candidate: Candidate, tally: Tally, claim_path: str = "") -> Item | None:
+    def admit(self, candidate: Candidate, tally: Tally, claim_path: str = "", day: int | None = None) -> Item | None:
         """Open a candidate and take its lease, if it is finished; else count why not.
 
         Args:
             candidate: a file in the spool, or a claim that was left behind.
             tally: counts it.
             claim_path: of a claim, its path below the claim directories.
+            day: of a claim, the one that is kept with it: the file's own time may have changed since.
 
         Raises:
             OSError: too many open files.
@@ -97,7 +98,7 @@ class Admission:
         item = None
         try:
             info = os.fstat(fd)
-            item = self._admit(candidate, fd, info, tally)
+            item = self._admit(candidate, fd, info, tally, day)
             if item is None:
                 self._leave(candidate, info)
             if item is not None and candidate.claimed:
@@ -114,7 +115,7 @@ class Admission:
         left[0] += 1
         left[1] += info.st_size
 
-    def _admit(self, candidate: Candidate, fd: int, info: os.stat_result, tally: Tally) -> Item | None:
+    def _admit(self, candidate: Candidate, fd: int, info: os.stat_result, tally: Tally, day: int | None) -> Item | None:
         if info.st_mode & _TYPE != _REGULAR:
             tally.refused += 1
             self._tell(Event("refused", candidate.path, "no regular file"))
@@ -130,7 +131,7 @@ class Admission:
         answer = lease.take(fd)
         item = Item(candidate, fd, info, answer is lease.Lease.HELD)
         item.followed, item.shared = followed, shared
-        item.day = day_of(candidate.origin, info.st_mtime_ns)
+        item.day = day_of(candidate.origin, info.st_mtime_ns) if day is None else day
         item.encoding = self._logs.encoding_of(candidate)
         if candidate.claimed:
             item.claim = candidate.directory

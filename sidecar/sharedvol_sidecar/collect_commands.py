@@ -16,9 +16,10 @@ from tqdm import tqdm
 from sharedvol import SharedVolError
 from sharedvol.errors import describe
 from sharedvol_sidecar import service
-from sharedvol_sidecar.collector import Job, tune_memory
+from sharedvol_sidecar.collector import tune_memory
 from sharedvol_sidecar.console import EXIT_CONFIG, EXIT_FAILED, Failure, one_line, size_words
 from sharedvol_sidecar.errors import ConfigError
+from sharedvol_sidecar.job import Job
 from sharedvol_sidecar.jobs import job
 from sharedvol_sidecar.report import Event, Tally
 from sharedvol_sidecar.settings import PREFIX, Settings, load

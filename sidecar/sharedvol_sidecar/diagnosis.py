@@ -6,8 +6,9 @@ import errno
 import os
 
 from sharedvol_sidecar.board import Board
-from sharedvol_sidecar.collector import Collector, Job
+from sharedvol_sidecar.collector import Collector
 from sharedvol_sidecar.errors import ConfigError, DestinationError, SpoolError
+from sharedvol_sidecar.job import Job
 from sharedvol_sidecar.report import Tally
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})

@@ -20,21 +20,19 @@ A live file that is missing means that its generation has its final name: it is 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
-from datetime import date as Date
+from dataclasses import replace
 
-from sharedvol import publish
 from sharedvol.paths import MAX_NAME_BYTES
 from sharedvol_sidecar import lease
 from sharedvol_sidecar.claims import open_private
 from sharedvol_sidecar.destination import Destination
 from sharedvol_sidecar.directories import Directory
+from sharedvol_sidecar.follow_records import Log, Records, State
 from sharedvol_sidecar.inodes import identity
 from sharedvol_sidecar.items import Item, staging_name
-from sharedvol_sidecar.layout import Origin
 from sharedvol_sidecar.report import Event, Listener, Tally
 from sharedvol_sidecar.scan import Candidate
 from sharedvol_sidecar.template import Template, day_of
@@ -44,64 +42,6 @@ LIVE = ".live"
 
 _CHECKED = 4096  # bytes before the checkpoint that are compared: a log's last lines, which hold times
 _AT_A_TIME = 8 * 1024 * 1024
-_MAX_STATE = 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What is kept of a followed log.
-
-    Attributes:
-        source: its path in the spool when it was first seen.
-        kind, container, below: what that path means.
-        log_day: the day in an R log's name, as `datetime.date.toordinal` counts.
-        day: the day in its final name.
-        live: the live file, relative to the destination.
-        generation: how often it was cut.
-    """
-
-    source: str
-    kind: str
-    container: str
-    below: str
-    log_day: int | None
-    day: int
-    live: str
-    generation: int = 0
-
-    @property
-    def unit(self) -> str:
-        return self.source.partition("/")[0]
-
-    @property
-    def origin(self) -> Origin:
-        return Origin(self.kind, self.container, self.below, Date.fromordinal(self.log_day) if self.log_day else None)
-
-
-class Log:
-    """One followed log. ``fd`` is -1 until it was seen by this process, which may have started later."""
-
-    __slots__ = ("directory", "fd", "id", "live", "missed", "seen", "size", "state", "stored")
-
-    def __init__(self, id: str, state: State, stored: tuple[int, int]) -> None:
-        self.id, self.state, self.stored = id, state, stored
-        self.fd = self.live = -1
-        self.directory: Directory | None = None
-        self.seen = False
-        self.missed = 0
-        self.size = 0
-
-    def close(self) -> None:
-        self.close_live()
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def close_live(self) -> None:
-        if self.live >= 0:
-            os.close(self.live)
-            self.live = -1
-        self.directory = None
 
 
 def claim_path(log: Log) -> str:
@@ -118,6 +58,7 @@ class Followed:
         template: the final names.
         dress: gives a new file in the destination its mode and owner, those of the source or configured ones.
         room: whether there is room for more; asked before a log is copied further.
+        seal_after: where no lease can be had, seconds without a change after which a deleted log is over.
         tell: told of what happens.
     """
 
@@ -128,30 +69,16 @@ class Followed:
         template: Template,
         dress: Callable[[int, os.stat_result], None],
         room: Callable[[], bool],
+        seal_after: float,
         tell: Listener,
     ) -> None:
         self._destination, self._template = destination, template
-        self._dress, self._room, self._tell = dress, room, tell
+        self._dress, self._room, self._seal_after, self._tell = dress, room, seal_after, tell
         self._spool_id = spool_id
         directory = open_private(destination.root)
         for name in ("follow", spool_id):
             directory = directory.make(name, 0o700)[0]
-        self._states = directory
-        self.logs: dict[str, Log] = {}
-        self.inodes: set[int] = set()
-        """The inodes of the followed logs: who has none of these is not followed."""
-        self.refresh()
-
-    def refresh(self) -> None:
-        """A pass begins: learn what other sidecars follow, and forget what they have finished."""
-        with os.scandir(self._states.fd) as entries:
-            ids = {entry.name.removesuffix(".json") for entry in entries if entry.name.endswith(".json")}
-        for id in ids - self.logs.keys():
-            self._load(id)
-        for id in self.logs.keys() - ids:
-            self._forget(id)
-        for log in self.logs.values():
-            log.seen = False
+        self.records = Records(directory, tell)
 
     def follow(self, candidate: Candidate, fd: int, info: os.stat_result) -> Log:
         """A log that is not finished was found: `advance` it from now on.
@@ -165,7 +92,7 @@ class Followed:
             OSError: the destination fails, or is full.
         """
         id = identity(fd, info.st_ino)
-        log = self.logs.get(id)
+        log = self.records.logs.get(id)
         if log is None:
             log = self._begin(id, candidate, info)
         if log.fd < 0:
@@ -178,7 +105,7 @@ class Followed:
     def see(self, fd: int, inode: int) -> str:
         """A file with a followed log's inode was found: its id if it is that log, else empty."""
         id = identity(fd, inode)
-        log = self.logs.get(id)
+        log = self.records.logs.get(id)
         if log is None:
             return ""
         log.seen = True
@@ -191,7 +118,7 @@ class Followed:
         Raises:
             OSError: the destination fails, or is full.
         """
-        if not self._current(log) or log.fd < 0:
+        if not self.records.is_current(log) or log.fd < 0:
             return True
         if not self._open_live(log):
             return True
@@ -207,6 +134,7 @@ class Followed:
             os.ftruncate(log.live, have)
             return False
         log.size = have + sent
+        log.grew_at = time.monotonic()
         tally.followed += sent
         return True
 
@@ -217,8 +145,8 @@ class Followed:
             id: the log's.
             fd: the log, open for reading.
         """
-        log = self.logs.get(id)
-        if log is None or not self._current(log) or not self._open_live(log, create=False):
+        log = self.records.logs.get(id)
+        if log is None or not self.records.is_current(log) or not self._open_live(log, create=False):
             return None
         have = os.fstat(log.live).st_size
         return log if os.fstat(fd).st_size < have or not self._agrees(log, have, fd) else None
@@ -229,7 +157,7 @@ class Followed:
         Raises:
             OSError: the destination fails.
         """
-        if not self._current(log) or not self._open_live(log, create=False):
+        if not self.records.is_current(log) or not self._open_live(log, create=False):
             return None
         assert log.directory is not None
         name = log.state.live.rpartition("/")[2]
@@ -247,11 +175,10 @@ class Followed:
         log.close_live()
         generation = log.state.generation + 1
         state = replace(log.state, generation=generation, live=self._live_path(log.id, log.state, generation))
-        self._store(log.id, state)
+        self.records.store(log.id, state)
         detail = "it was cut or changed: what it had held is kept, and it is followed anew"
         self._tell(Event("truncated", state.source, detail))
-        self._reload(log)
-        return self.logs.get(log.id)
+        return self.records.reload(log)
 
     def ended(self, log: Log) -> bool:
         """Whether a log that the scan did not see is gone for good, so that its live file is all there is.
@@ -261,13 +188,12 @@ class Followed:
         if log.fd < 0:
             log.missed += 1
             return log.missed >= 2
-        if lease.refused(log.fd):
-            return False  # its writer goes on, though the file has no name that we know
-        info = os.fstat(log.fd)
-        if info.st_nlink == 0:
-            return True
-        log.missed += 1
-        return log.missed >= 3
+        if os.fstat(log.fd).st_nlink:
+            return False  # moved to where we do not look, or what cannot be read now: it may come back
+        answer = lease.ask(log.fd)
+        if answer is lease.Lease.UNAVAILABLE:
+            return time.monotonic() - log.grew_at >= self._seal_after
+        return answer is lease.Lease.HELD
 
     def drop(self, id: str) -> None:
         """The log is where it belongs: its live file and what is kept of it go, in this order.
@@ -275,27 +201,20 @@ class Followed:
         Raises:
             OSError: the destination fails; the claim is to stay then.
         """
-        log = self.logs.get(id)
+        log = self.records.logs.get(id)
         if log is None:
             return
         place, name = self._locate(log.state.live)
         if place is not None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=place.fd)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{id}.json", dir_fd=self._states.fd)
-        self._forget(id)
+        self.records.remove(id)
 
     def growing(self) -> Iterator[Log]:
         """The logs that have changed since they were copied, told by their size alone."""
-        for log in list(self.logs.values()):
+        for log in list(self.records.logs.values()):
             if log.fd >= 0 and os.fstat(log.fd).st_size != log.size:
                 yield log
-
-    def close(self) -> None:
-        for log in self.logs.values():
-            log.close()
-        self.logs.clear()
 
     def _begin(self, id: str, candidate: Candidate, info: os.stat_result) -> Log:
         origin = candidate.origin
@@ -303,9 +222,9 @@ class Followed:
         log_day = origin.day.toordinal() if origin.day else None
         state = State(candidate.path, origin.kind, origin.container, origin.below, log_day, day, "")
         state = replace(state, live=self._live_path(id, state, 0))
-        self._store(id, state)
+        self.records.store(id, state)
         self._tell(Event("followed", candidate.path, state.live))
-        log = self._load(id)
+        log = self.records.load(id)
         assert log is not None
         return log
 
@@ -314,59 +233,6 @@ class Followed:
         tail = os.fsencode(f"~{id}{f'.{generation}' if generation else ''}{LIVE}")
         base = os.fsdecode(os.fsencode(name)[: MAX_NAME_BYTES - len(tail)] + tail)
         return f"{above}/{base}" if above else base
-
-    def _store(self, id: str, state: State) -> None:
-        # Durable before the live file is: a live file that nobody knows of would stay for ever.
-        with publish(f"/proc/self/fd/{self._states.fd}/{id}.json", replace=True) as file:
-            file.write(json.dumps(asdict(state)))
-
-    def _load(self, id: str) -> Log | None:
-        try:
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            fd = os.open(f"{id}.json", flags, dir_fd=self._states.fd)
-        except FileNotFoundError:
-            return None
-        try:
-            info = os.fstat(fd)
-            state = State(**json.loads(os.read(fd, _MAX_STATE)))
-        except (ValueError, TypeError):
-            self._tell(Event("failed", f"{self._states.shown}/{id}.json", "it is damaged: look at it, and remove it"))
-            return None
-        finally:
-            os.close(fd)
-        log = Log(id, state, (info.st_ino, info.st_mtime_ns))
-        self.logs[id] = log
-        self.inodes.add(int(id.partition("-")[0], 16))
-        return log
-
-    def _reload(self, log: Log) -> None:
-        fd, log.fd = log.fd, -1
-        seen = log.seen
-        self._forget(log.id)
-        again = self._load(log.id)
-        if again is None:
-            if fd >= 0:
-                os.close(fd)
-            return
-        again.fd, again.seen = fd, seen
-
-    def _forget(self, id: str) -> None:
-        log = self.logs.pop(id, None)
-        if log is not None:
-            log.close()
-            self.inodes = {int(other.partition("-")[0], 16) for other in self.logs}
-
-    def _current(self, log: Log) -> bool:
-        """Whether the log is followed still, as we know it; another sidecar may have gone on with it."""
-        try:
-            info = os.stat(f"{log.id}.json", dir_fd=self._states.fd, follow_symlinks=False)
-        except FileNotFoundError:
-            self._forget(log.id)
-            return False
-        if (info.st_ino, info.st_mtime_ns) != log.stored:
-            self._reload(log)
-            return False  # the next step has it
-        return self.logs.get(log.id) is log
 
     def _locate(self, path: str) -> tuple[Directory | None, str]:
         *parents, name = path.split("/")

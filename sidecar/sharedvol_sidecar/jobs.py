@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 from sharedvol.errors import describe
-from sharedvol_sidecar.collector import Job
 from sharedvol_sidecar.console import parse_size
 from sharedvol_sidecar.destination import overlap
 from sharedvol_sidecar.errors import ConfigError
+from sharedvol_sidecar.job import Job
 from sharedvol_sidecar.settings import Settings
 
 

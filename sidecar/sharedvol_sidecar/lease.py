@@ -50,9 +50,9 @@ def intact(fd: int) -> bool:
     return fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_RDLCK
 
 
-def refused(fd: int) -> bool:
-    """Whether a process has the file open for writing now; False where no lease can be had, so nobody knows."""
+def ask(fd: int) -> Lease:
+    """As `take`, and gives the lease back at once."""
     answer = take(fd)
     if answer is Lease.HELD:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    return answer is Lease.REFUSED
+    return answer

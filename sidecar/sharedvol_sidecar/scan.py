@@ -63,6 +63,8 @@ class Scanner:
         self.shard, self._whole_kinds = shard, whole_kinds
         self.units: set[str] = set()
         """The directories at the top that the last scan found."""
+        self.unread: set[str] = set()
+        """Those in which it could not read everything."""
 
     def candidates(self, tally: Tally, enter: Callable[[str], bool] = lambda unit: True) -> Iterator[Candidate]:
         """Every file of every source. What is no file of a source is counted and told.
@@ -75,6 +77,7 @@ class Scanner:
             OSError: the spool itself cannot be read.
         """
         self.units.clear()
+        self.unread.clear()
         for entry in self._entries(self._spool, visit=True):
             if entry.is_dir(follow_symlinks=False):
                 self.units.add(entry.name)
@@ -161,6 +164,7 @@ class Scanner:
         except FileNotFoundError:
             return None  # removed since
         except OSError as error:
+            self.unread.add(path.partition("/")[0])
             tally.failed += 1
             self._tell(Event("failed", path, f"cannot open the directory: {error.strerror}; give read permission"))
             return None

@@ -14,8 +14,9 @@ import structlog
 
 from sharedvol import SharedVolError
 from sharedvol_sidecar.board import Board
-from sharedvol_sidecar.collector import Collector, Job
+from sharedvol_sidecar.collector import Collector
 from sharedvol_sidecar.diagnosis import clear_up, reason_of
+from sharedvol_sidecar.job import Job
 from sharedvol_sidecar.peers import Peers
 from sharedvol_sidecar.pruning import Pruning
 from sharedvol_sidecar.report import Event, Once, Tally
@@ -209,13 +210,13 @@ class Service:
             began = time.monotonic()
             self._peers.look()
             self.board.pass_began()
-            tally = collector.run_pass(lambda: self._stopping, self.board.progress)
+            tally = collector.run_pass(self._asked, self.board.progress)
             took = time.monotonic() - began
             self._backoff = BACKOFF[0]
             self._account(tally)
             clear_up(self.board, collector, tally)
             self.board.passed(tally, took)
-            show_backlog(self.board, collector)
+            show_backlog(self.board, collector, tally.followed)
             show_replicas(self.board, collector.orphans.volume)
             self._pruning.look(collector)
             if watch.unwatched != scan_only:
@@ -228,21 +229,26 @@ class Service:
                 due = collector.due
                 self._wait(collector, watch, self._timing.interval if due is None else due + 0.005)
 
+    def _asked(self) -> bool:
+        """Whether to stop: asked often, also while a helper is waited for."""
+        self.board.beat()
+        return self._stopping
+
     def _wait(self, collector: Collector, watch: Watch, seconds: float) -> None:
         """Wait for an event, at most so long or for the interval, and follow logs meanwhile."""
         end = time.monotonic() + min(seconds, self._timing.interval)
         tick = time.monotonic() + self._timing.follow_interval
         while not self._stopping and (left := end - time.monotonic()) > 0:
             pause = min(left, _BEAT)
-            if collector.followed.logs:
+            if collector.logs:
                 pause = min(pause, tick - time.monotonic())
             if watch.wait(pause):
                 return
             self.board.beat()
-            if collector.followed.logs and time.monotonic() >= tick:
+            if collector.logs and time.monotonic() >= tick:
                 tally = collector.tick()
                 self.total.add_moved(tally)
-                self.board.followed(len(collector.followed.logs), tally.followed)
+                self.board.followed(len(collector.logs), tally.followed)
                 tick = time.monotonic() + self._timing.follow_interval
 
     def _sleep(self, watch: Watch, seconds: float) -> None:

@@ -8,10 +8,10 @@ from sharedvol_sidecar.collector import Collector
 from sharedvol_sidecar.picture import ReplicaView
 
 
-def show_backlog(board: Board, collector: Collector) -> None:
-    """What the last pass left in the spool, by container; and the logs that are followed."""
+def show_backlog(board: Board, collector: Collector, followed: int) -> None:
+    """What the last pass left in the spool, by container; and the logs, ``followed`` by so many bytes."""
     board.backlog({name: (files, size) for name, (files, size) in collector.admission.backlog.items()})
-    board.followed(len(collector.followed.logs))
+    board.followed(len(collector.logs), followed)
 
 
 def show_replicas(board: Board, volume: Volume) -> None:

@@ -11,7 +11,8 @@ import signal
 import sys
 from types import FrameType
 
-from sharedvol_sidecar.collector import Collector, Job, tune_memory
+from sharedvol_sidecar.collector import Collector, tune_memory
+from sharedvol_sidecar.job import Job
 from sharedvol_sidecar.report import Event
 
 

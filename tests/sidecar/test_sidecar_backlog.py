@@ -22,9 +22,9 @@ SMALL = """
 import json, os, resource, sys
 if sys.argv[3] != "-":
     resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[3]),) * 2)
-from sharedvol_sidecar import collector, service
+from sharedvol_sidecar import job, service
 told = []
-tally = service.once(collector.Job(sys.argv[1], sys.argv[2], quiet=0.0, workers=1), told.append)
+tally = service.once(job.Job(sys.argv[1], sys.argv[2], quiet=0.0, workers=1), told.append)
 print(json.dumps([tally.as_dict(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, [e.detail for e in told]]))
 """
 
@@ -46,7 +46,7 @@ def once_in_child(volume: Volume, descriptors: str = "-") -> tuple[dict[str, int
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collecting, "HELP_AFTER", 20)
-    monkeypatch.setattr(collecting, "MAX_BATCH", 10)
+    monkeypatch.setattr("sharedvol_sidecar.batches.MAX_BATCH", 10)
 
 
 def backlog(volume: Volume, count: int) -> Counter[str]:
@@ -62,8 +62,8 @@ def test_a_helper_takes_part_and_all_is_moved_once(volume: Volume, monkeypatch: 
     helpers: list[subprocess.Popen[bytes]] = []
 
     def after_batch(tally: Tally) -> None:
-        if collector._helper is not None and collector._helper not in helpers:
-            helpers.append(collector._helper)
+        if collector._helper is not None and collector._helper.process not in helpers:
+            helpers.append(collector._helper.process)
 
     tally = collector.run_pass(after_batch=after_batch)
     assert len(helpers) == 1 and helpers[0].returncode == 0
@@ -82,7 +82,7 @@ def test_helper_that_is_killed_loses_nothing(volume: Volume) -> None:
     def after_batch(tally: Tally) -> None:
         if collector._helper is not None and not killed:
             claims = volume.spool / ".sharedvol" / "claims" / "1"
-            helper = collector._helper
+            helper = collector._helper.process
             wait_until(lambda: claims.is_dir() or helper.poll() is not None, "the helper's slot")
             helper.send_signal(signal.SIGKILL)
             killed.append(helper.pid)

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sharedvol_sidecar.collector import Collector, Job
+from sharedvol_sidecar.collector import Collector
 from sharedvol_sidecar.follow import LIVE
+from sharedvol_sidecar.job import Job
 from sharedvol_sidecar.report import Event, Tally
 
 CLI = (sys.executable, "-c", "import sys; from sharedvol_sidecar.cli import main; sys.exit(main())")

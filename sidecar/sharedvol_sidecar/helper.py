@@ -1,0 +1,61 @@
+"""A second process for a backlog: one is bound by the file system's journal and its own core."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+
+from sharedvol_sidecar.job import Job
+from sharedvol_sidecar.report import Tally
+
+_LOOK = 0.2  # seconds between two looks at whether to stop while the helper works
+
+
+class Helper:
+    """One such process, from its start to `end`. It moves the second half of what is left of a pass (`worker`).
+
+    Args:
+        job: what it does.
+
+    Attributes:
+        process: the process.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "sharedvol_sidecar.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # killed already: the next pass takes its half
+            self.process.stdin.write(json.dumps(asdict(job)).encode())
+            self.process.stdin.close()
+        self.process.stdin = None
+
+    def end(self, stop: Callable[[], bool]) -> Tally | None:
+        """Wait for its end. What it moved; None where it was killed.
+
+        Args:
+            stop: asked again and again whether it is to end early.
+        """
+        answer = None
+        try:
+            while answer is None:
+                if stop():
+                    self.process.terminate()  # it finishes its batch
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    answer = self.process.communicate(timeout=_LOOK)[0]
+        finally:
+            if answer is None:  # a second signal ends us at once, and it is as safe to kill as we are
+                self.process.kill()
+                self.process.wait()
+        # One that was killed reports nothing; the files it moved are moved, its claims are found by the
+        # next pass. Of what it left only the next pass, which is whole, can tell.
+        if self.process.returncode != 0 or not answer:
+            return None
+        return Tally(**json.loads(answer))
