@@ -16,6 +16,7 @@ from processes import has_permission_to_mount
 from volume import Volume, fail_once
 
 from sharedvol_sidecar import staging
+from sharedvol_sidecar.catalog import Catalog, Filters
 from sharedvol_sidecar.errors import DestinationError
 
 
@@ -128,6 +129,8 @@ TWO_MOUNTS = """
 import os, subprocess, sys
 from pathlib import Path
 from volume import Volume
+
+from sharedvol_sidecar.catalog import Catalog, Filters
 top = Path(sys.argv[1])
 for name in ("one", "two"):
     (top / name).mkdir()
@@ -167,3 +170,53 @@ def test_two_mounts_of_one_file_system(tmp_path: Path) -> None:
         check=False,
     )
     assert done.stdout.strip().endswith("passed"), done.stderr
+
+
+@pytest.mark.parametrize("where", ["volume", "across"])
+def test_a_claim_that_is_changed_on_another_day_keeps_its_one_name(where: str, request: pytest.FixtureRequest) -> None:
+    """Its mover died after the name was given, and a late writer came past midnight."""
+    from processes import Child
+
+    from sharedvol_sidecar.mover import Mover
+
+    volume: Volume = request.getfixturevalue(where)
+    os.utime(volume.write("c1/results/a", "x"), (1_000_000_000, 1_000_000_000))
+
+    def die(_: Any) -> None:
+        Mover._let_go = lambda self, done: os.kill(os.getpid(), 9)  # type: ignore
+        volume.one_pass()
+
+    child = Child(die)
+    assert child.wait() == -9
+    child.kill()
+    with child:
+        assert volume.files() == {"results/2001-09-09/c1/a": "x"}
+    (claim,) = (volume.spool / ".sharedvol" / "claims").rglob("a")
+    with open(claim, "a") as late:
+        late.write("y")
+    os.utime(claim, (1_100_000_000, 1_100_000_000))
+    volume.drain()
+    assert volume.files() == {"results/2001-09-09/c1/a": "xy"}
+    assert [row.path for row in Catalog.open("", volume.collected).rows(Filters())] == ["results/2001-09-09/c1/a"]
+    assert volume.claims() == [] and volume.staged() == []
+
+
+def test_a_link_whose_answer_was_lost_is_not_made_again(across: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    across.write("c1/results/a", "x")
+    collector = across.collector(template="{name}")
+    real = os.link
+    lost: list[str] = []
+
+    def link(source: str, target: str, **options: Any) -> None:
+        real(source, target, **options)
+        if target == "a":
+            lost.append(target)
+            raise OSError(errno.EIO, "input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", link)
+        assert collector.run_pass().collected == 1
+    collector.run_pass()
+    collector.close()
+    assert lost == ["a"]
+    assert across.files() == {"a": "x"} and across.waiting() == {}
