@@ -54,6 +54,7 @@ class Admission:
         logs: how logs are treated.
         grows: called with a log that is not finished, and its descriptor, which is not to be kept.
         followed: the id of a log by its descriptor and inode, empty if it was not followed.
+        placed: whether an event told that a file was renamed into place after its last write.
     """
 
     def __init__(
@@ -65,9 +66,11 @@ class Admission:
         logs: Logs | None = None,
         grows: Callable[[Candidate, int, os.stat_result], None] = lambda candidate, fd, info: None,
         followed: Callable[[int, int], str] = lambda fd, inode: "",
+        placed: Callable[[Directory, str, os.stat_result], bool] = lambda directory, name, info: False,
     ) -> None:
         self._spool, self._quiet, self._hide, self._tell = spool, quiet, hide, tell
         self._logs, self._grows, self._followed = logs or Logs(), grows, followed
+        self._placed = placed
         self.due: float | None = None
         """Seconds until the first of the files that were left as `settling` may be finished."""
         self.backlog: dict[str, list[int]] = {}
@@ -197,6 +200,8 @@ class Admission:
             left = self._quiet.unchanged(info, info.st_mtime_ns, seconds)
         else:
             left = self._quiet.remaining(info, trust_rename=leases, seconds=seconds)
+            if left > 0 and leases and self._placed(candidate.directory, candidate.name, info):
+                left = 0.0
         return self._settles(left, tally)
 
     def _settles(self, left: float, tally: Tally) -> bool:

@@ -26,6 +26,7 @@ from sharedvol_sidecar.limits import Rate
 from sharedvol_sidecar.logs import LogKeeper, skips
 from sharedvol_sidecar.mover import Mover
 from sharedvol_sidecar.orphans import Orphans
+from sharedvol_sidecar.placed import Placed
 from sharedvol_sidecar.publisher import Publisher
 from sharedvol_sidecar.quiet import Quiet
 from sharedvol_sidecar.register import Register
@@ -50,6 +51,7 @@ class Collector:
         tell_collected: tell of every collected file too.
         wait: seconds to wait for a container that another sidecar is working on.
         pause: waits so many seconds, or less if it is time to stop.
+        placed: whether an event told that a file was renamed into place.
 
     Raises:
         ConfigError: the template is wrong.
@@ -65,8 +67,9 @@ class Collector:
         tell_collected: bool = False,
         wait: float = 0.0,
         pause: Callable[[float], None] = time.sleep,
+        placed: Placed | None = None,
     ) -> None:
-        self._job, self._pause = job, pause
+        self._job, self._pause, self._placed = job, pause, placed or Placed()
         self._helping = shard[0] > 0
         spool, root = open_root(Path(job.spool)), open_root(Path(job.collected))
         self._destination = Destination(root, Ownership(job.uid, job.gid, job.file_mode, job.directory_mode))
@@ -113,7 +116,9 @@ class Collector:
         )
         logs = Logs(() if self._helping else job.follow, job.seal_after, job.compress)
         self.logs = LogKeeper(followed, self._units, logs, self._move_items, self.claims.inodes, job.collected, tell)
-        self.admission = Admission(spool, self._quiet, publisher.hide, tell, logs, self.logs.grows, self.logs.which)
+        self.admission = Admission(
+            spool, self._quiet, publisher.hide, tell, logs, self.logs.grows, self.logs.which, self._placed
+        )
         self._mover = Mover(
             spool,
             self._destination,

@@ -22,11 +22,12 @@ class Directory:
         shown: its path, to name it to people; never used to reach it.
     """
 
-    __slots__ = ("_owner", "fd", "shown")
+    __slots__ = ("_key", "_owner", "fd", "shown")
 
     def __init__(self, fd: int, shown: str) -> None:
         self.fd, self.shown = fd, shown
         self._owner: int | None = None
+        self._key: tuple[int, int] | None = None
 
     def __del__(self) -> None:
         os.close(self.fd)
@@ -62,6 +63,14 @@ class Directory:
         except FileNotFoundError:
             return None
         return info.st_dev, info.st_ino
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Its device and inode."""
+        if self._key is None:
+            info = os.fstat(self.fd)
+            self._key = info.st_dev, info.st_ino
+        return self._key
 
     @property
     def owner(self) -> int:

@@ -190,7 +190,12 @@ class Service:
 
     def _collector(self, watch: Watch) -> Collector:
         collector = Collector(
-            self._job, self._once, watch.add, tell_collected=True, pause=lambda seconds: self._sleep(watch, seconds)
+            self._job,
+            self._once,
+            watch.add,
+            tell_collected=True,
+            pause=lambda seconds: self._sleep(watch, seconds),
+            placed=watch.placed,
         )
         self._peers = Peers(collector.claims, watch.poke)
         collector.prepare_catalog()

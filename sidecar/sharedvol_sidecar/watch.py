@@ -15,6 +15,7 @@ from types import TracebackType
 from inotify_simple import INotify, flags
 
 from sharedvol_sidecar.directories import Directory
+from sharedvol_sidecar.placed import Placed
 
 # A file was closed by a writer, renamed into place, or linked or made there (a directory is made, too).
 _MASK = flags.CLOSE_WRITE | flags.MOVED_TO | flags.CREATE | flags.ONLYDIR | flags.EXCL_UNLINK
@@ -29,6 +30,9 @@ class Watch:
     def __init__(self) -> None:
         self._wake, self._woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poked = False
+        self._watched: dict[int, tuple[int, int]] = {}
+        self.placed = Placed()
+        """What was renamed into the directories."""
         self.unwatched: str | None = None
         """Why some directories are not watched: then only the interval finds what appears in them."""
         try:
@@ -58,7 +62,8 @@ class Watch:
         if self._inotify is None:
             return
         try:
-            self._inotify.add_watch(f"/proc/self/fd/{directory.fd}", _MASK)
+            watch = self._inotify.add_watch(f"/proc/self/fd/{directory.fd}", _MASK)
+            self._watched[watch] = directory.key
         except OSError as error:
             self.unwatched = f"cannot watch every directory: {error.strerror}; raise fs.inotify.max_user_watches"
 
@@ -82,7 +87,11 @@ class Watch:
             return True
         if self._inotify is None or self._inotify.fileno() not in ready:
             return False
-        self._inotify.read(timeout=0)
+        for event in self._inotify.read(timeout=0):
+            if event.mask & flags.MOVED_TO and event.wd in self._watched:
+                self.placed.add(self._watched[event.wd], event.name)
+            elif event.mask & flags.IGNORED:
+                self._watched.pop(event.wd, None)  # the directory is gone
         return True
 
     def wait_for_signal(self, seconds: float) -> None:

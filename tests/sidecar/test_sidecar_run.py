@@ -131,6 +131,12 @@ def test_second_signal_ends_at_once_and_loses_nothing(volume: Volume) -> None:
     assert volume.bag() == Counter(map(str, range(20)))
 
 
+def watched(pid: int) -> int:
+    """The directories that a process has inotify watches on."""
+    found = [path.read_text() for path in Path(f"/proc/{pid}/fdinfo").iterdir()]
+    return sum(text.count("inotify wd:") for text in found)
+
+
 def _status(pid: int) -> str:
     return Path(f"/proc/{pid}/status").read_text()
 
@@ -248,3 +254,21 @@ def test_read_only_destination_is_a_fault_until_it_is_mended(volume: Volume) -> 
         assert sidecar.until("collected")["files"] == 1
         assert sidecar.end() == 0
     assert volume.bag() == Counter(["x"])
+
+
+def test_a_file_that_is_renamed_in_the_tick_of_its_last_write_is_told_by_the_event(volume: Volume) -> None:
+    """Its times are equal then: only the event tells that its writer is done."""
+    directory = volume.spool / "c1" / "results"
+    directory.mkdir(parents=True)
+    with running(volume, "--quiet", "3600") as sidecar:
+        wait_until(lambda: watched(sidecar.process.pid) >= 3, "the directory to be watched")
+        for number in range(20):
+            (directory / ".new").write_text(str(number))
+            (directory / ".new").rename(directory / f"{number}.json")
+        moved = 0
+        while moved < 20:
+            moved += sidecar.until("collected")["files"]
+        (directory / "written.json").write_text("in place")
+        assert sidecar.end() == 0
+    assert volume.bag() == Counter(map(str, range(20)))
+    assert list(volume.waiting()) == ["c1/results/written.json"]
