@@ -28,9 +28,7 @@ from sharedvol_sidecar.console import (
     EXIT_CONFIG,
     EXIT_FAILED,
     Failure,
-    one_line,
     parse_moment,
-    size_words,
     time_words,
 )
 from sharedvol_sidecar.directories import Directory, open_root
@@ -38,6 +36,7 @@ from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.inverse import Inverse
 from sharedvol_sidecar.rebuild import Rebuild
 from sharedvol_sidecar.template import DEFAULT, Template
+from sharedvol_sidecar.text import plain, size
 from sharedvol_sidecar.tree import Tree
 from sharedvol_sidecar.verify import Finding, Verification
 
@@ -108,7 +107,7 @@ def ls_command(to: Path, catalog: str | None, as_json: bool, **filters: Any) -> 
                 else:
                     container = escape(row.container) or "-"
                     click.echo(
-                        f"{time_words(row.collected_at):20}  {size_words(row.size):>10}  {escape(row.kind) or '-':8}  "
+                        f"{time_words(row.collected_at):20}  {size(row.size):>10}  {escape(row.kind) or '-':8}  "
                         f"{container:12}  {escape(row.path)}"
                     )
 
@@ -139,7 +138,7 @@ def verify_command(to: Path, catalog: str | None, as_json: bool, **filters: Any)
     if as_json:
         print_json({"summary": counts.as_dict()})
     else:
-        compared = f"compared {counts.files} files, read {size_words(counts.bytes)}"
+        compared = f"compared {counts.files} files, read {size(counts.bytes)}"
         click.echo(compared + f"; {counts.without_digest} by size alone" * bool(counts.without_digest))
         problems = ("changed", "missing", "uncatalogued", "unreadable")
         said = [f"{getattr(counts, name)} {name}" for name in problems if getattr(counts, name)]
@@ -178,7 +177,7 @@ def rebuild_command(to: Path, catalog: str | None, template: str, as_json: bool)
     if as_json:
         print_json({"summary": counts.as_dict()})
     else:
-        click.echo(f"read {counts.files} files, {size_words(counts.bytes)}")
+        click.echo(f"read {counts.files} files, {size(counts.bytes)}")
         changes = ("kept", "added", "replaced", "completed", "dropped", "unreadable")
         click.echo("rows: " + ", ".join(f"{getattr(counts, name)} {name}" for name in changes))
     if counts.unreadable:
@@ -277,6 +276,6 @@ def _teller(bar: Any, as_json: bool) -> Callable[[Finding], None]:
             if as_json:
                 print_json({"problem": finding.problem, "path": escape(finding.path), "detail": finding.detail})
             else:
-                click.echo(f"{finding.problem}: {escape(finding.path)}: {one_line(finding.detail)}")
+                click.echo(f"{finding.problem}: {escape(finding.path)}: {plain(finding.detail)}")
 
     return tell

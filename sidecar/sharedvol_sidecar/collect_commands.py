@@ -17,13 +17,14 @@ from sharedvol import SharedVolError
 from sharedvol.errors import describe
 from sharedvol_sidecar import service
 from sharedvol_sidecar.collector import tune_memory
-from sharedvol_sidecar.console import EXIT_CONFIG, EXIT_FAILED, Failure, one_line, size_words
+from sharedvol_sidecar.console import EXIT_CONFIG, EXIT_FAILED, Failure
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.job import Job
 from sharedvol_sidecar.jobs import job
 from sharedvol_sidecar.report import Event, Tally
 from sharedvol_sidecar.settings import PREFIX, Settings, load
 from sharedvol_sidecar.template import FIELDS
+from sharedvol_sidecar.text import plain, size
 
 _FIELD_HELP = "\n".join(f"  {{{name}}}{' ' * (12 - len(name))}{text}" for name, text in FIELDS.items())
 
@@ -88,7 +89,7 @@ def once_command(as_json: bool, **flags: Any) -> None:
             if event.name == "followed":
                 return
             with bar.external_write_mode(file=sys.stderr):
-                click.echo(f"{event.name}: {one_line(event.path)}{': ' * bool(event.path)}{event.detail}", err=True)
+                click.echo(f"{event.name}: {plain(event.path)}{': ' * bool(event.path)}{event.detail}", err=True)
 
         def progress(tally: Tally) -> None:
             bar.update(tally.collected - bar.n)
@@ -145,7 +146,7 @@ def run_command(verbose: bool, **flags: Any) -> None:
 
 def summary(tally: Tally) -> str:
     """The counts for people: what was done, and what was left and why."""
-    lines = [f"collected {tally.collected} files, {size_words(tally.bytes)}"]
+    lines = [f"collected {tally.collected} files, {size(tally.bytes)}"]
     details = [
         (tally.kept_both, "kept beside another file of the same name"),
         (tally.copied, "copied from another file system"),
@@ -155,7 +156,7 @@ def summary(tally: Tally) -> str:
     ]
     lines += [f"  {count} {text}" for count, text in details if count]
     if tally.followed:
-        lines.append(f"followed {size_words(tally.followed)} of logs that are open")
+        lines.append(f"followed {size(tally.followed)} of logs that are open")
     left = [
         (tally.writing, "open for writing"),
         (tally.settling, "changed a moment ago"),

@@ -128,7 +128,7 @@ class Collector:
             self.linked,
             tell,
             tell_collected,
-            job.digests,
+            job.digests and job.catalog is not None,
             followed.drop,
         )
 

@@ -10,11 +10,12 @@ import click
 from sharedvol import SharedVolError
 from sharedvol_sidecar.catalog import Catalog
 from sharedvol_sidecar.collect_commands import settings_options
-from sharedvol_sidecar.console import EXIT_CONFIG, EXIT_FAILED, Failure, one_line
+from sharedvol_sidecar.console import EXIT_CONFIG, EXIT_FAILED, Failure
 from sharedvol_sidecar.directories import open_root
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.jobs import job
 from sharedvol_sidecar.settings import FIELDS, Settings, collect, load
+from sharedvol_sidecar.text import plain
 
 
 @click.group(name="config")
@@ -40,7 +41,7 @@ def show_command(as_json: bool, **flags: Any) -> None:
         return
     width = max(map(len, FIELDS))
     for name in FIELDS:
-        click.echo(f"{name:{width}}  {one_line(_in_words(shown[name])):40}  {one_line(sources[name])}".rstrip())
+        click.echo(f"{name:{width}}  {plain(_in_words(shown[name])):40}  {plain(sources[name])}".rstrip())
 
 
 @config_command.command(name="check")

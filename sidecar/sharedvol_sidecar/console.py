@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from sharedvol_sidecar.text import plain
+
 EXIT_FAILED = 1
 EXIT_CONFIG = 2
 
@@ -29,21 +31,7 @@ class Failure(click.ClickException):
         return self._code
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"sharedvol-sidecar: {one_line(self.message)}", err=True)
-
-
-def one_line(text: str) -> str:
-    """``text`` without what would break the line or drive the terminal: file names are not to be trusted."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
-
-
-def size_words(count: float) -> str:
-    """Bytes for people: ``1.5 GiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
+        click.echo(f"sharedvol-sidecar: {plain(self.message)}", err=True)
 
 
 def time_words(time_ns: int) -> str:

@@ -104,8 +104,7 @@ class Mover:
         """
         batch = self._claims.new_batch()
         try:
-            if self._linked:
-                self._sync_contents(items)
+            self._sync_contents([item for item in items if self._linked or item.in_destination])
             read = [item for item in items if self._read(item, tally)]
             claimed = [item for item in read if self._claim(item, batch, tally)]
             self._destination.begin()
@@ -137,9 +136,10 @@ class Mover:
             tally.failed += 1
             self._tell(Event("failed", item.candidate.path, f"cannot read it: {describe(error)}; it stays"))
             return False
-        if item.sha256 is None:
-            self._count_put_back(item, tally)
-        return item.sha256 is not None
+        if item.sha256 is not None or item.candidate.claimed:
+            return True  # one that may have its final name already has to be hidden from its writer first
+        self._count_put_back(item, tally)
+        return False
 
     def _claim(self, item: Item, batch: Batch, tally: Tally) -> bool:
         candidate = item.candidate

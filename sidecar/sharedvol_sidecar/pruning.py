@@ -8,7 +8,6 @@ from typing import Literal
 
 from sharedvol_sidecar.catalog import CatalogError
 from sharedvol_sidecar.collector import Collector
-from sharedvol_sidecar.console import size_words
 from sharedvol_sidecar.report import Event, Listener
 from sharedvol_sidecar.retention import Pruned, parse_rules, plan, prune
 
@@ -52,12 +51,12 @@ class Pruning:
             return
         now = time.time_ns()
         if not self._apply:
-            files = size = 0
+            files = total = 0
             for doomed in plan(catalog, self._rules, now):
                 files += 1
-                size += doomed.row.size
+                total += doomed.row.size
             if files:
-                detail = f"{files} files, {size_words(size)}, would be deleted: set prune to apply"
+                detail = f"{files} files, {size(total)}, would be deleted: set prune to apply"
                 self._tell(Event("pruned", "", detail))
             return
 

@@ -21,9 +21,10 @@ from dataclasses import asdict, dataclass
 
 from sharedvol.errors import describe
 from sharedvol_sidecar.catalog import Catalog, Filters, Row, clamped
-from sharedvol_sidecar.console import parse_duration, parse_size, size_words
+from sharedvol_sidecar.console import parse_duration, parse_size
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.errors import ConfigError
+from sharedvol_sidecar.text import size
 from sharedvol_sidecar.tree import Tree, is_plain
 
 _BATCH = 100
@@ -153,7 +154,7 @@ def _of_kind(catalog: Catalog, rule: Rule, now_ns: int) -> Iterator[Doomed]:
         if rule.age_ns is not None and age > rule.age_ns:
             yield Doomed(row, f"collected {_days(age)} ago, more than {_days(rule.age_ns)}")
         elif rule.size is not None and over > 0:
-            yield Doomed(row, f"the oldest of more than {size_words(rule.size)} of {rule.kind}")
+            yield Doomed(row, f"the oldest of more than {size(rule.size)} of {rule.kind}")
         else:
             return  # the rest is newer
         over -= row.size

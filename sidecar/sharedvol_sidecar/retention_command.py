@@ -11,8 +11,9 @@ import click
 
 from sharedvol_sidecar.catalog_commands import catalog_options, finish, opened, print_json
 from sharedvol_sidecar.catalog_names import escape
-from sharedvol_sidecar.console import EXIT_FAILED, one_line, size_words, time_words
+from sharedvol_sidecar.console import EXIT_FAILED, time_words
 from sharedvol_sidecar.retention import Doomed, Pruned, apply, parse_rules, plan
+from sharedvol_sidecar.text import plain, size
 
 
 @click.command(name="prune")
@@ -52,13 +53,13 @@ def prune_command(to: Path, catalog: str | None, rules: tuple[str, ...], really:
                     print_json({**_described(pruned.doomed), "outcome": pruned.outcome, "detail": pruned.detail})
                 elif pruned.outcome not in ("deleted", "gone"):
                     path = escape(pruned.doomed.row.path)
-                    click.echo(f"{pruned.outcome}: {path}: {one_line(pruned.detail)}", err=True)
+                    click.echo(f"{pruned.outcome}: {path}: {plain(pruned.detail)}", err=True)
 
             counts = apply(rows, root, doomed, tell)
     if as_json:
         print_json({"summary": {**counts.as_dict(), "applied": True}})
     else:
-        click.echo(f"deleted {counts.deleted} files, {size_words(counts.bytes)}")
+        click.echo(f"deleted {counts.deleted} files, {size(counts.bytes)}")
         for count, text in ((counts.gone, "rows of files that were gone: dropped"), (counts.left, "changed: left")):
             if count:
                 click.echo(f"  {count} {text}")
@@ -67,17 +68,17 @@ def prune_command(to: Path, catalog: str | None, rules: tuple[str, ...], really:
 
 
 def _dry_run(doomed: Iterator[Doomed], as_json: bool) -> None:
-    files = size = 0
+    files = total = 0
     for one in doomed:
         files, size = files + 1, size + one.row.size
         if as_json:
             print_json({**_described(one), "outcome": "would_delete", "detail": ""})
         else:
-            click.echo(f"{escape(one.row.path)}  {size_words(one.row.size)}  {one_line(one.why)}")
+            click.echo(f"{escape(one.row.path)}  {size(one.row.size)}  {plain(one.why)}")
     if as_json:
-        print_json({"summary": {"would_delete": files, "bytes": size, "applied": False}})
+        print_json({"summary": {"would_delete": files, "bytes": total, "applied": False}})
     else:
-        click.echo(f"would delete {files} files, {size_words(size)}; --apply does it")
+        click.echo(f"would delete {files} files, {size(total)}; --apply does it")
 
 
 def _described(doomed: Doomed) -> dict[str, object]:
