@@ -10,6 +10,7 @@ from sharedvol_sidecar.catalog import CatalogError
 from sharedvol_sidecar.collector import Collector
 from sharedvol_sidecar.report import Event, Listener
 from sharedvol_sidecar.retention import Pruned, parse_rules, plan, prune
+from sharedvol_sidecar.text import size
 
 EVERY = 3600.0
 

@@ -70,7 +70,7 @@ def prune_command(to: Path, catalog: str | None, rules: tuple[str, ...], really:
 def _dry_run(doomed: Iterator[Doomed], as_json: bool) -> None:
     files = total = 0
     for one in doomed:
-        files, size = files + 1, size + one.row.size
+        files, total = files + 1, total + one.row.size
         if as_json:
             print_json({**_described(one), "outcome": "would_delete", "detail": ""})
         else:
