@@ -44,7 +44,7 @@ LIVE = ".live"
 
 _CHECKED = 4096  # bytes before the checkpoint that are compared: a log's last lines, which hold times
 _AT_A_TIME = 8 * 1024 * 1024
-_MAX_STATE = 100_000
+_MAX_STATE = 1_000_000  # three paths of 64 names, each byte of which may be written as six
 
 
 @dataclass(frozen=True, slots=True)
