@@ -124,12 +124,12 @@ class Admission:
             self._tell(Event("refused", candidate.path, "no regular file"))
             return None
         followed = self._followed(fd, info.st_ino)
+        shared = info.st_nlink > 1 and not candidate.claimed
+        if shared and self._is_foreign(candidate, info, tally):
+            return None  # before it is followed: that copies it, too
         if self._wait_for(candidate, info, tally, True):
             if not candidate.claimed and candidate.origin.kind in self._logs.kinds and (followed or self._is_old(info)):
                 self._grows(candidate, fd, info)
-            return None
-        shared = info.st_nlink > 1 and not candidate.claimed
-        if shared and self._is_foreign(candidate, info, tally):
             return None
         answer = lease.take(fd)
         item = Item(candidate, fd, info, answer is lease.Lease.HELD)

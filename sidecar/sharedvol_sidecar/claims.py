@@ -21,6 +21,7 @@ import errno
 import itertools
 import os
 from collections.abc import Iterator
+from datetime import date as Date
 
 from sharedvol import FileLock, LockTimeout, worker_token
 from sharedvol_sidecar.directories import Directory
@@ -30,6 +31,8 @@ PRIVATE = ".sharedvol"
 """Our own directory, in the spool and in the destination."""
 
 MAX_MOVERS = 256
+
+_LAST_DAY = Date.max.toordinal()
 
 
 def open_private(root: Directory) -> Directory:
@@ -167,7 +170,7 @@ class Batch:
 def day_of_batch(name: str) -> int | None:
     """The day in the name of a claim directory, as `datetime.date.toordinal` counts; None where there is none."""
     digits = name.rpartition(".")[2]
-    return int(digits) if digits.isdecimal() and len(digits) < 8 else None
+    return int(digits) if digits.isdecimal() and len(digits) < 8 and 0 < int(digits) <= _LAST_DAY else None
 
 
 def _collect_inodes(directory: Directory, found: set[int]) -> None:

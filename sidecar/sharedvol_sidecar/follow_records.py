@@ -18,7 +18,7 @@ from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.layout import Origin
 from sharedvol_sidecar.report import Event, Listener
 
-_MAX_STATE = 100_000
+_MAX_STATE = 1_000_000  # three paths of 64 names, each byte of which may be written as six
 
 
 @dataclass(frozen=True, slots=True)

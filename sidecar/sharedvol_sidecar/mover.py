@@ -313,6 +313,9 @@ class Mover:
         if not ownership.changes_files and not item.info.st_mode & 0o7000:
             return
         try:
+            if ownership.changes_files:
+                with contextlib.suppress(OSError):  # it has none, or the file system knows none
+                    os.removexattr(item.fd, "system.posix_acl_access")  # by which its writer could still change it
             ownership.dress(item.fd, item.info)
         except PermissionError as error:
             if ownership.changes_files:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from sharedvol import SharedVolError, Volume, remove_stale_temporaries
+from sharedvol import LockTimeout, SharedVolError, Volume, remove_stale_temporaries
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.report import Event, Listener
 from sharedvol_sidecar.scan import MAX_DEPTH
@@ -28,7 +28,7 @@ class Orphans:
 
     def __init__(self, spool: Directory, path: str, kinds: tuple[str, ...], tell: Listener) -> None:
         self._spool, self._kinds, self._tell = spool, kinds, tell
-        self.volume = Volume(path)
+        self.volume = Volume(path, timeout=0.0)  # whoever may write the volume can hold the gate for ever
 
     def look(self, container: str) -> bool:
         """Remove a container's directory if the container is dead and the directory is drained.
@@ -40,6 +40,8 @@ class Orphans:
                 return False
             with self.volume.hold_dead(container) as dead:
                 return dead and self._remove(container)
+        except LockTimeout:
+            return False  # somebody joins: the next pass has it
         except SharedVolError as error:
             self._tell(Event("orphan_kept", container, f"cannot tell whether it is dead: {error}"))
             return False

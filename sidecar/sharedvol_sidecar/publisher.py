@@ -84,6 +84,8 @@ class Publisher:
             if known is not None:
                 item.published, item.target = (directory, known), above + known
                 return
+        if item.staged is None and not item.in_destination and self._needs_a_copy(item):
+            self._copy_instead(item)
         for final in _names(name, item):
             try:
                 self.link(item, directory, final)
@@ -120,11 +122,20 @@ class Publisher:
                 raise
             # A mount below the spool's root, a file of another user (fs.protected_hardlinks,
             # proc_sys_fs(5)), or one with too many links: copy this one.
-            if not self._stage([item], self._staging(item.slot)):
-                if item.problem:
-                    raise OSError(errno.EFBIG, item.problem) from error
-                raise OSError(errno.EAGAIN, "its writer came back") from error
+            self._copy_instead(item)
             self.link(item, directory, final)
+
+    def _needs_a_copy(self, item: Item) -> bool:
+        if item.candidate.claimed and item.info.st_nlink > 1:
+            return True  # its mover was to copy it, as it has other names (`Item.shared`)
+        # Another user's file cannot be given the mode that is set; a copy can.
+        return self._destination.ownership.changes_files and os.geteuid() not in (0, item.info.st_uid)
+
+    def _copy_instead(self, item: Item) -> None:
+        if not self._stage([item], self._staging(item.slot)):
+            if item.problem:
+                raise OSError(errno.EFBIG, item.problem)
+            raise OSError(errno.EAGAIN, "its writer came back")
 
     def withdraw(self, item: Item) -> None:
         """Take back what a mover that died had published of a claim that has changed since."""
