@@ -30,6 +30,7 @@ lint: $(READY) ## style and types
 
 bench: $(READY) ## measure against the targets
 	@sh scripts/install-servers
+	@sh scripts/install-bench-tools
 	$(BIN)/python -m bench
 
 format: $(READY) ## rewrite in the house style

@@ -10,7 +10,7 @@ import platform
 import tempfile
 from pathlib import Path
 
-from bench import locks, migrations, moving
+from bench import backlog, following, latency, locks, migrations, moving
 from bench.figures import say, show
 
 GROUPS = {
@@ -19,6 +19,10 @@ GROUPS = {
     "beside": locks.beside_posix_waiters,
     "moving": moving.moving,
     "idle": moving.idle,
+    "backlog": backlog.backlog,
+    "latency": latency.latency,
+    "following": following.following,
+    "http": following.http_cost,
     "splitter": migrations.splitter,
     "replicas": migrations.replicas,
 }
