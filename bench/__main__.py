@@ -6,6 +6,7 @@ Exit code 1 if a target was missed.
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import tempfile
 from pathlib import Path
@@ -35,6 +36,8 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, help="where to work: the file system that is measured")
     parser.add_argument("--json", action="store_true", help="a JSON object a line")
     options = parser.parse_args()
+    # As an installed package is: else every process that is measured compiles all of its modules when it starts.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     say(f"{platform.platform()}, Python {platform.python_version()}")
     missed = 0
     with tempfile.TemporaryDirectory(prefix="sharedvol-bench-", dir=options.directory) as directory:

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from bench.figures import Figure, at_least, at_most, note
-from bench.spool import LIMIT, cpu, logged, make, running, until, volume
+from bench.spool import LIMIT, cpu, make, running, until, until_logged, volume
 
 LOGS = 100
 RATE = 10_000_000
@@ -71,7 +71,7 @@ def http_cost(directory: Path, scale: float) -> Iterator[Figure]:
     for number in range(containers):
         make(spool / f"c{number}" / "results", 3)
     with running(spool, collected, "--quiet", "0", listen="127.0.0.1:0") as (_, log):
-        until(lambda: logged(log) == 3 * containers, "the files")
+        until_logged(log, 3 * containers)
         started = (json.loads(line) for line in log.read_text().splitlines())
         address = urlsplit(next(line["url"] for line in started if line["event"] == "listening"))
         connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=LIMIT)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench.figures import Figure, at_most, say
 from bench.spool import LIMIT, SIDECAR, running, volume
+from sharedvol import publish
 
 PACE = 0.04
 """Seconds between two files: no multiple of an interval or of a gap between two passes."""
@@ -39,6 +40,7 @@ def latency(directory: Path, scale: float) -> Iterator[Figure]:
     scan_only = (sys.executable, "-c", _WITHOUT_EVENTS)
     flags = ("--interval", str(INTERVAL))
     for name, write, program, extra, limit in (
+        ("published", _publish, SIDECAR, ("--interval", "60"), 0.3),
         ("renamed into place", _rename, SIDECAR, ("--interval", "60"), 0.3),
         ("closed, quiet 0", _close, SIDECAR, ("--interval", "60", "--quiet", "0"), 0.3),
         (f"no events, a scan every {INTERVAL:g} s", _rename, scan_only, flags, INTERVAL + 0.3),
@@ -92,6 +94,11 @@ def _rename(directory: Path, name: str) -> None:
     temporary = directory / f".tmp-{name}"
     _close(directory, temporary.name)
     os.rename(temporary, directory / name)
+
+
+def _publish(directory: Path, name: str) -> None:
+    with publish(directory / name, "wb") as file:
+        file.write(b"x" * 1024)
 
 
 def _close(directory: Path, name: str) -> None:

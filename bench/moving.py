@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.figures import Figure, at_least, at_most, note, say
-from bench.spool import SIDECAR, cpu, logged, make, running, until, volume
+from bench.spool import SIDECAR, cpu, make, running, until_logged, volume
 
 ROUNDS = 3
 
@@ -23,6 +23,7 @@ def moving(directory: Path, scale: float) -> Iterator[Figure]:
     Ours is the whole command, from its start to its end. Each round measures all of them one after the other.
     """
     count = int(100_000 * scale)
+    _once(directory / "start", 0)  # compiles its modules
     start = statistics.median(_once(directory / "start", 0) for _ in range(ROUNDS))
     shares, times, wholes, details = [], [], [], []
     for number in range(1, ROUNDS + 1):
@@ -64,7 +65,7 @@ def idle(directory: Path, scale: float) -> Iterator[Figure]:
         if files:
             make(spool / "c1" / "results", files)
         with running(spool, collected, "--quiet", "0") as (process, log):
-            until(lambda log=log, files=files: logged(log) == files, "the files")
+            until_logged(log, files)
             time.sleep(1)
             before = cpu(process.pid)
             time.sleep(seconds)

@@ -71,6 +71,11 @@ def logged(log: Path) -> int:
     return sum(line.get("files", 0) for line in map(json.loads, lines) if line["event"] == "collected")
 
 
+def until_logged(log: Path, files: int) -> None:
+    """Until a `run` says it has collected so many."""
+    until(lambda: logged(log) == files, f"{files} files")
+
+
 def until(condition: Callable[[], bool], what: str, limit: float = LIMIT) -> None:
     """Look again until it is true.
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
         ("beside", 2),
         ("idle", 2),
         ("backlog", 3),
-        ("latency", 3),
+        ("latency", 4),
         ("following", 3),
         ("http", 2),
         ("splitter", 2),
