@@ -43,7 +43,7 @@ def latency(directory: Path, scale: float) -> Iterator[Figure]:
         ("published", _publish, SIDECAR, ("--interval", "60"), 0.3),
         ("renamed into place", _rename, SIDECAR, ("--interval", "60"), 0.3),
         ("closed, quiet 0", _close, SIDECAR, ("--interval", "60", "--quiet", "0"), 0.3),
-        (f"no events, a scan every {INTERVAL:g} s", _rename, scan_only, flags, INTERVAL + 0.3),
+        (f"no events, a scan every {INTERVAL:g} s", _publish, scan_only, flags, INTERVAL + 0.3),
     ):
         waits = sorted(_waits(directory / name.replace(" ", "-"), count, write, program, extra))
         p99 = waits[int(len(waits) * 0.99)]
