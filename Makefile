@@ -34,6 +34,7 @@ lint: $(READY) ## style and types
 
 bench: $(READY) ## measure against the targets
 	@sh scripts/install-servers
+	@sh scripts/install-bench-tools
 	$(BIN)/python -m bench
 
 lock: $(READY) ## pin anew what the sidecar's image installs (LOCK_FLAGS=--upgrade: the newest)

@@ -6,11 +6,12 @@ Exit code 1 if a target was missed.
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import tempfile
 from pathlib import Path
 
-from bench import locks, migrations, moving
+from bench import backlog, following, latency, locks, migrations, moving
 from bench.figures import say, show
 
 GROUPS = {
@@ -19,6 +20,10 @@ GROUPS = {
     "beside": locks.beside_posix_waiters,
     "moving": moving.moving,
     "idle": moving.idle,
+    "backlog": backlog.backlog,
+    "latency": latency.latency,
+    "following": following.following,
+    "http": following.http_cost,
     "splitter": migrations.splitter,
     "replicas": migrations.replicas,
 }
@@ -31,6 +36,8 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, help="where to work: the file system that is measured")
     parser.add_argument("--json", action="store_true", help="a JSON object a line")
     options = parser.parse_args()
+    # As an installed package is: else every process that is measured compiles all of its modules when it starts.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     say(f"{platform.platform()}, Python {platform.python_version()}")
     missed = 0
     with tempfile.TemporaryDirectory(prefix="sharedvol-bench-", dir=options.directory) as directory:

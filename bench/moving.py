@@ -1,49 +1,58 @@
-"""The sidecar beside a bare loop of link and unlink."""
+"""The sidecar beside a bare loop of link and unlink, and beside rsync."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import signal
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from bench.figures import Figure, at_least, at_most, note, say
+from bench.spool import SIDECAR, cpu, make, running, until_logged, volume
 
-_SIDECAR = (sys.executable, "-m", "sharedvol_sidecar")
+ROUNDS = 3
 
 
 def moving(directory: Path, scale: float) -> Iterator[Figure]:
-    """Files of 1 KiB on one file system, made durable."""
+    """Files of 1 KiB on one file system, made durable, with catalog and digests as by default.
+
+    Ours is the whole command, from its start to its end. Each round measures all of them one after the other.
+    """
     count = int(100_000 * scale)
-    ratios, details, peaks = [], [], []
-    rsync: list[float] = []
-    for number in range(3):
-        bare = _bare(directory / f"bare{number}", count)
-        ours, peak = _once(directory / f"ours{number}", count)
-        ratios.append(bare / ours)
-        peaks.append(peak)
+    _once(directory / "start", 0)  # compiles its modules
+    start = statistics.median(_once(directory / "start", 0) for _ in range(ROUNDS))
+    shares, times, wholes, details = [], [], [], []
+    for number in range(1, ROUNDS + 1):
+        bare = _bare(directory / "bare", count)
+        ours = _once(directory / "ours", count)
+        peer = _rsync(directory / "rsync", count) if shutil.which("rsync") else None
+        shares.append(bare / ours)
+        wholes.append(ours)
         details.append(f"{count / ours:,.0f}/s; bare {count / bare:,.0f}/s")
-        say(f"moving, round {number + 1} of 3: {details[-1]}")
-        if number == 0 and shutil.which("rsync"):
-            rsync.append(_rsync(directory / "rsync", count) / ours)
-    middle = sorted(range(3), key=lambda index: ratios[index])[1]
-    yield at_least(f"moving {count:,} files: share of bare link + unlink's rate", ratios[middle], 0.5, details[middle])
-    for ratio in rsync:
-        yield note("moving: times rsync --remove-source-files' rate", ratio, "")
-    small = _once(directory / "small", max(2_000, count // 10))[1]
-    peak = statistics.median(peaks)
-    yield at_most(
-        "memory: peak with the backlog over peak with a tenth of it",
-        peak / small,
-        1.1,
-        f"{peak:.0f} MB; {small:.0f} MB",
+        if peer is not None:
+            times.append(peer / ours)
+            details[-1] += f"; rsync {count / peer:,.0f}/s"
+        say(f"moving, round {number} of {ROUNDS}: {details[-1]}")
+    detail = _middle(shares, details)
+    yield at_least(
+        f"moving {count:,} files: share of bare link + unlink's rate", statistics.median(shares), 0.4, detail
     )
+    if times:
+        value = statistics.median(times)
+        yield at_least("moving: times rsync --remove-source-files' rate", value, 2, _middle(times, details))
+    else:
+        say("rsync is missing: scripts/install-bench-tools installs it")
+    whole = statistics.median(wholes)
+    yield note(
+        "moving: share of the time that is the process's start", start / whole, f"{start:.2f} s of {whole:.2f} s"
+    )
+    for what, flags in (("catalog", ("--catalog", "none")), ("digests", ("--digests", "false"))):
+        with_it, without = _once(directory / "ours", count), _once(directory / "ours", count, *flags)
+        yield note(f"moving: times its own rate without {what}", with_it / without, f"{count / without:,.0f}/s")
 
 
 def idle(directory: Path, scale: float) -> Iterator[Figure]:
@@ -52,55 +61,28 @@ def idle(directory: Path, scale: float) -> Iterator[Figure]:
     shares = []
     for files in (0, int(20_000 * scale)):
         home = directory / f"idle{files}"
-        spool, collected = _volume(home)
+        spool, collected = volume(home)
         if files:
-            _make(spool / "c1" / "results", files)
-        process = subprocess.Popen(
-            [*_SIDECAR, "run", "--from", spool, "--to", collected, "--quiet", "0", "--listen", "off"],
-            stdout=subprocess.PIPE,
-        )
-        try:
-            assert process.stdout is not None
-            left = files
-            while left > 0 or not files:
-                line = json.loads(process.stdout.readline())
-                left -= line.get("files", 0)
-                if not files:
-                    break
+            make(spool / "c1" / "results", files)
+        with running(spool, collected, "--quiet", "0") as (process, log):
+            until_logged(log, files)
             time.sleep(1)
-            before = _cpu(process.pid)
+            before = cpu(process.pid)
             time.sleep(seconds)
-            shares.append((_cpu(process.pid) - before) / seconds)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=30)
+            shares.append((cpu(process.pid) - before) / seconds)
         shutil.rmtree(home)
     yield at_most("idle run: share of a core, nothing collected before", shares[0], 0.01, f"{seconds:g} s")
     yield at_most("idle run: share of a core, much collected before", shares[1], 0.01, f"{seconds:g} s")
 
 
-def _volume(home: Path) -> tuple[Path, Path]:
-    spool, collected = home / "spool", home / "collected"
-    spool.mkdir(parents=True)
-    collected.mkdir()
-    return spool, collected
-
-
-def _make(directory: Path, count: int) -> None:
-    directory.mkdir(parents=True)
-    data = b"x" * 1024
-    fd = os.open(directory, os.O_RDONLY)
-    for number in range(count):
-        file = os.open(f"job_{number}.json", os.O_WRONLY | os.O_CREAT, 0o644, dir_fd=fd)
-        os.write(file, data)
-        os.close(file)
-    os.close(fd)
-    os.sync()
+def _middle(values: list[float], details: list[str]) -> str:
+    return details[sorted(range(len(values)), key=lambda index: values[index])[len(values) // 2]]
 
 
 def _bare(home: Path, count: int) -> float:
     source, target = home / "source", home / "target"
-    _make(source, count)
+    make(source, count)
+    os.sync()
     target.mkdir()
     a, b = os.open(source, os.O_RDONLY), os.open(target, os.O_RDONLY)
     began = time.perf_counter()
@@ -114,35 +96,29 @@ def _bare(home: Path, count: int) -> float:
     return took
 
 
-def _once(home: Path, count: int) -> tuple[float, float]:
-    """Seconds, the whole command with its start, and its peak memory in MB (helper included, the larger counts)."""
-    spool, collected = _volume(home)
-    _make(spool / "c1" / "results", count)
+def _once(home: Path, count: int, *flags: str) -> float:
+    """Seconds that the whole command takes, with its start."""
+    spool, collected = volume(home)
+    make(spool / "c1" / "results", count)
+    os.sync()
     began = time.perf_counter()
-    process = subprocess.Popen(
-        [*_SIDECAR, "once", "--from", spool, "--to", collected, "--quiet", "0", "--json"], stdout=subprocess.PIPE
-    )
-    assert process.stdout is not None
-    answer = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
+    answer = subprocess.run(
+        [*SIDECAR, "once", "--from", spool, "--to", collected, "--quiet", "0", "--json", *flags],
+        stdout=subprocess.PIPE,
+        check=True,
+    ).stdout
     took = time.perf_counter() - began
-    process.returncode = os.waitstatus_to_exitcode(status)
-    process.stdout.close()
-    assert process.returncode == 0 and json.loads(answer)["collected"] == count, answer
+    assert json.loads(answer)["collected"] == count, answer
     shutil.rmtree(home)
-    return took, usage.ru_maxrss / 1000
+    return took
 
 
 def _rsync(home: Path, count: int) -> float:
     source, target = home / "source", home / "target"
-    _make(source, count)
+    make(source, count)
+    os.sync()
     began = time.perf_counter()
     subprocess.run(["rsync", "-a", "--remove-source-files", f"{source}/", f"{target}/"], check=True)
     took = time.perf_counter() - began
     shutil.rmtree(home)
     return took
-
-
-def _cpu(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,5 +1,7 @@
 """Make a Docker volume safe to share between container replicas."""
 
+from typing import TYPE_CHECKING, Any
+
 from sharedvol.errors import (
     AheadError,
     AlreadyPublishedError,
@@ -28,10 +30,12 @@ from sharedvol.errors import (
 )
 from sharedvol.identity import Identity, container_id, whoami, worker_token
 from sharedvol.locks import FileLock
-from sharedvol.migrations import MigrationCoordinator, MigrationFailed, MigrationStatus
 from sharedvol.paths import ParsedName, container_path, log_path, parse_name, unique_path
 from sharedvol.publish import publish, remove_stale_temporaries, stale_temporaries
 from sharedvol.volume import Membership, Replica, Volume
+
+if TYPE_CHECKING:
+    from sharedvol.migrations import MigrationCoordinator, MigrationFailed, MigrationStatus
 
 __version__ = "0.1.0"
 
@@ -80,3 +84,12 @@ __all__ = [
     "whoami",
     "worker_token",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The migrations are loaded when they are asked for: a service that has none need not wait for them."""
+    if name in ("MigrationCoordinator", "MigrationFailed", "MigrationStatus"):
+        import sharedvol.migrations
+
+        return getattr(sharedvol.migrations, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

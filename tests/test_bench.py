@@ -13,7 +13,18 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(
-    ("group", "figures"), [("uncontended", 2), ("contended", 6), ("beside", 2), ("idle", 2), ("splitter", 2)]
+    ("group", "figures"),
+    [
+        ("uncontended", 2),
+        ("contended", 6),
+        ("beside", 2),
+        ("idle", 2),
+        ("backlog", 3),
+        ("latency", 4),
+        ("following", 3),
+        ("http", 2),
+        ("splitter", 2),
+    ],
 )
 def test_each_group_gives_its_figures(group: str, figures: int, tmp_path: Path) -> None:
     result = subprocess.run(

@@ -297,3 +297,12 @@ def test_a_killed_child_of_the_writer_changes_nothing(target: Path) -> None:
             child.kill()
     assert child.status == -signal.SIGKILL
     assert target.read_text() == "whole"
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_published_file_shows_that_its_name_came_after_its_last_write(tmp_path: Path, replace: bool) -> None:
+    for number in range(50):  # most of them within one tick of the kernel's clock
+        with publish(tmp_path / f"file{number}", replace=replace) as file:
+            file.write("x")
+        info = (tmp_path / f"file{number}").stat()
+        assert info.st_ctime_ns > info.st_mtime_ns

@@ -71,6 +71,7 @@ class Admission:
         self._spool, self._quiet, self._hide, self._tell = spool, quiet, hide, tell
         self._logs, self._grows, self._followed = logs or Logs(), grows, followed
         self._placed = placed
+        self._may_leave_atime = True
         self.due: float | None = None
         """Seconds until the first of the files that were left as `settling` may be finished."""
         self.backlog: dict[str, list[int]] = {}
@@ -80,6 +81,7 @@ class Admission:
         """A pass begins."""
         self.due = None
         self.backlog = {}
+        self._may_leave_atime = True
 
     def admit(self, candidate: Candidate, tally: Tally, claim_path: str = "", day: int | None = None) -> Item | None:
         """Open a candidate and take its lease, if it is finished; else count why not.
@@ -94,7 +96,7 @@ class Admission:
             OSError: too many open files.
         """
         try:
-            fd = os.open(candidate.name, _OPEN, dir_fd=candidate.directory.fd)
+            fd = self._open(candidate)
         except OSError as error:
             self._cannot_open(candidate, error, tally)
             return None
@@ -112,6 +114,18 @@ class Admission:
             if item is None:
                 os.close(fd)
         return item
+
+    def _open(self, candidate: Candidate) -> int:
+        """A descriptor of it. Its time of access is left alone where that is allowed, as it need not be written then.
+
+        That is for the file's owner and CAP_FOWNER; else EPERM, open(2).
+        """
+        if self._may_leave_atime:
+            try:
+                return os.open(candidate.name, _OPEN | os.O_NOATIME, dir_fd=candidate.directory.fd)
+            except PermissionError:
+                self._may_leave_atime = False  # and no second try for every file of this pass
+        return os.open(candidate.name, _OPEN, dir_fd=candidate.directory.fd)
 
     def _leave(self, candidate: Candidate, info: os.stat_result) -> None:
         left = self.backlog.setdefault(candidate.origin.container, [0, 0])
@@ -175,7 +189,7 @@ class Admission:
         The kernel forbids such links by default (fs.protected_hardlinks, proc_sys_fs(5)), but not to its owner,
         not to root, and not everywhere.
         """
-        if info.st_mode & stat.S_IROTH or info.st_uid == candidate.directory.owner:
+        if info.st_mode & stat.S_IROTH or candidate.directory.is_of(info.st_uid):
             return False
         if self._settles(self._quiet.unchanged(info, info.st_ctime_ns), tally):
             return True  # `publish` gives a file two names for a moment

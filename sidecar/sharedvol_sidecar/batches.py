@@ -13,6 +13,9 @@ MAX_BATCH = 2_000
 MAX_BATCH_BYTES = 256 * 1024 * 1024
 """Bytes that are read for their digests, or copied, while all leases of the batch are held."""
 
+MAX_FOLLOWED = 2_000
+"""Logs that are followed at once; each has three descriptors. Of more the rest waits until it is closed."""
+
 _RESERVE = 200  # descriptors for everything else: a scan holds two for each directory it is in
 _DAY = 86_400 * 1_000_000_000
 
@@ -54,7 +57,7 @@ class FileBatch:
 def raise_descriptors() -> int:
     """How many a batch may have open, after the limit was raised as far as is allowed and of use."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_BATCH * 3 + _RESERVE
+    wanted = MAX_BATCH * 3 + 3 * MAX_FOLLOWED + _RESERVE
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ class Catalog:
 
     def add(self, rows: Sequence[Row]) -> None:
         """Record files in one transaction, durable on return. A path that has a row gets this one instead."""
-        self._batch([(self._session.statements.upsert, sorted(map(_values, rows)))])
+        self._batch([(self._session.statements.upsert, sorted(map(_values, rows), key=_first))])
 
     def remove(self, paths: Iterable[str]) -> None:
         """Forget paths, whatever is known of them: for a final name that was taken back."""
@@ -221,6 +222,9 @@ class Catalog:
 def clamped(time_ns: int) -> int:
     """A file's time as a `Row` holds it."""
     return min(max(time_ns, -_LARGEST), _LARGEST)
+
+
+_first = operator.itemgetter(0)
 
 
 def _values(row: Row) -> tuple[Any, ...]:

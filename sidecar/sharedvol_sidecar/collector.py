@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sharedvol import AlreadyPublishedError, publish
 from sharedvol_sidecar.admission import Admission, Logs
-from sharedvol_sidecar.batches import MAX_BATCH_BYTES, FileBatch, raise_descriptors
+from sharedvol_sidecar.batches import MAX_BATCH_BYTES, MAX_FOLLOWED, FileBatch, raise_descriptors
 from sharedvol_sidecar.catalog import Catalog
 from sharedvol_sidecar.claims import Claims, day_of_batch, open_private, remove_empty
 from sharedvol_sidecar.destination import Destination, Ownership, shares_file_system
@@ -79,8 +79,8 @@ class Collector:
         self._units = Units(spool, wait)
         self.orphans = Orphans(spool, job.spool, job.kinds, tell)
         self.register = Register(self._open_catalog if job.catalog is not None else None, tell)
-        self._assemble(spool, tell, visit, shard, tell_collected)
         self._descriptors = raise_descriptors()
+        self._assemble(spool, tell, visit, shard, tell_collected)
         self._rate = Rate(job.rate / (2 if self._helping else 1))
         self._helper: Helper | None = None
 
@@ -114,8 +114,11 @@ class Collector:
             job.seal_after,
             tell,
         )
+        most = max(1, min(MAX_FOLLOWED, self._descriptors // 8))  # files that move need descriptors, too
         logs = Logs(() if self._helping else job.follow, job.seal_after, job.compress)
-        self.logs = LogKeeper(followed, self._units, logs, self._move_items, self.claims.inodes, job.collected, tell)
+        self.logs = LogKeeper(
+            followed, self._units, logs, self._move_items, self.claims.inodes, job.collected, tell, most
+        )
         self.admission = Admission(
             spool, self._quiet, publisher.hide, tell, logs, self.logs.grows, self.logs.which, self._placed
         )
@@ -319,7 +322,7 @@ class Collector:
 
     def _new_batch(self) -> FileBatch:
         most = min(MAX_BATCH_BYTES, self._rate.at_once)
-        return FileBatch(self._descriptors, self._job.template.count("/"), most)
+        return FileBatch(self._descriptors - 3 * len(self.logs), self._job.template.count("/"), most)
 
     def _purge(self, slot: str) -> None:
         """A slot without claims needs none of its copies."""

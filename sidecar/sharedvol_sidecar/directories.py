@@ -72,12 +72,12 @@ class Directory:
             self._key = info.st_dev, info.st_ino
         return self._key
 
-    @property
-    def owner(self) -> int:
-        """The user it belongs to."""
+    def is_of(self, user: int) -> bool:
+        """Whether only that user can put names here: it is theirs, and others may not write it."""
         if self._owner is None:
-            self._owner = os.fstat(self.fd).st_uid
-        return self._owner
+            info = os.fstat(self.fd)
+            self._owner = -1 if info.st_mode & 0o022 else info.st_uid
+        return user == self._owner
 
     def sync(self) -> None:
         """fsync(2): the names in it are on the disk."""

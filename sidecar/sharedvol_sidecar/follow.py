@@ -20,6 +20,7 @@ A live file that is missing means that its generation has its final name: it is 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -33,12 +34,10 @@ from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.follow_records import Log, Records, State
 from sharedvol_sidecar.inodes import identity
 from sharedvol_sidecar.items import Item, staging_name
+from sharedvol_sidecar.layout import LIVE
 from sharedvol_sidecar.report import Event, Listener, Tally
 from sharedvol_sidecar.scan import Candidate
 from sharedvol_sidecar.template import Template, day_of
-
-LIVE = ".live"
-"""What the names of files that are still followed end with."""
 
 _CHECKED = 4096  # bytes before the checkpoint that are compared: a log's last lines, which hold times
 _AT_A_TIME = 8 * 1024 * 1024
@@ -127,7 +126,7 @@ class Followed:
         size = os.fstat(log.fd).st_size
         if size < have or not self._agrees(log, have):
             return False
-        if size == have or not self._room():
+        if size == have:
             return True
         sent = self._copy(log, have, size)
         if not self._agrees(log, have):  # it was cut while we copied: the bytes are of its next generation
@@ -279,8 +278,38 @@ class Followed:
         return os.pread(log.live, length, have - length) == os.pread(source, length, have - length)
 
     def _copy(self, log: Log, have: int, size: int) -> int:
-        os.lseek(log.live, have, os.SEEK_SET)
         offset = have
-        while offset < size and (sent := os.sendfile(log.live, log.fd, offset, min(_AT_A_TIME, size - offset))):
+        while offset < size:
+            data = _next_data(log.fd, offset, size)
+            if data > offset:  # a hole, which takes no space: one call can make it as long as a disk
+                os.ftruncate(log.live, data)
+                offset = data
+                continue
+            if not self._room():
+                break
+            end = min(size, offset + _AT_A_TIME, _next_hole(log.fd, offset, size))
+            os.lseek(log.live, offset, os.SEEK_SET)
+            sent = os.sendfile(log.live, log.fd, offset, end - offset)
+            if not sent:
+                break
             offset += sent
         return offset - have
+
+
+def _next_data(fd: int, offset: int, size: int) -> int:
+    """Where a hole at ``offset`` ends; ``offset`` itself where there is none. See lseek(2), SEEK_DATA."""
+    try:
+        return min(os.lseek(fd, offset, os.SEEK_DATA), size)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # only a hole is left; or it was cut meanwhile, and nothing is
+            return max(offset, min(size, os.fstat(fd).st_size))
+        if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+            return offset
+        raise
+
+
+def _next_hole(fd: int, offset: int, size: int) -> int:
+    try:
+        return max(os.lseek(fd, offset, os.SEEK_HOLE), offset + 1)
+    except OSError:
+        return size

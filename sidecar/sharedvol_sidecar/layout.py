@@ -18,6 +18,9 @@ from sharedvol import InvalidNameError, parse_name
 HIDDEN = "."
 """Names that begin so are nobody's results: temporaries, and our own directory."""
 
+LIVE = ".live"
+"""What names of files in the destination end with that are followed still; nothing else there does."""
+
 
 @dataclass(slots=True)
 class Origin:

@@ -17,7 +17,18 @@ from sharedvol_sidecar.report import Event, Listener, Tally
 from sharedvol_sidecar.scan import Candidate
 from sharedvol_sidecar.units import Units
 
-_OF_THE_LOG = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EISDIR})
+_OF_THE_LOG = frozenset(
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENAMETOOLONG,
+        errno.ENOTDIR,
+        errno.EEXIST,
+        errno.EISDIR,
+        errno.EMFILE,
+        errno.ENFILE,
+    }
+)
 
 
 class LogKeeper:
@@ -31,6 +42,7 @@ class LogKeeper:
         claimed: the inodes of every claim.
         shown: what the destination is called.
         tell: told of problems.
+        most: logs that are followed at once.
     """
 
     def __init__(
@@ -42,10 +54,11 @@ class LogKeeper:
         claimed: Callable[[], set[int]],
         shown: str,
         tell: Listener,
+        most: int,
     ) -> None:
         self._followed, self._units, self._logs = followed, units, logs
         self._move, self._claimed, self._shown, self._tell = move, claimed, shown, tell
-        self._records = followed.records
+        self._records, self._most = followed.records, most
         self.tally = Tally()
         """Counts what this pass does."""
 
@@ -71,6 +84,10 @@ class LogKeeper:
         Raises:
             DestinationError: the destination takes nothing now.
         """
+        if len(self) >= self._most and not self.which(fd, info.st_ino):
+            detail = f"{self._most} logs are followed already: these wait in the spool until they are closed"
+            self._tell(Event("unfollowed", "", detail))
+            return
         with self._guarded(candidate.path):
             self._advance(self._followed.follow(candidate, fd, info))
 

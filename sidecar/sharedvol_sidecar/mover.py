@@ -53,6 +53,7 @@ _OF_THE_FILE = frozenset(
 _DENIED = frozenset({errno.EACCES, errno.EPERM})
 _OF_THE_SPOOL = frozenset({errno.EROFS, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE})
 _FEW = 8
+_LARGE = 1 << 30
 
 
 class Mover:
@@ -128,7 +129,7 @@ class Mover:
 
     def _read(self, item: Item, tally: Tally) -> bool:
         """Take the digest of a file that will be linked; the others' are taken when they are copied."""
-        if not self._digests or self._publisher.is_copied(item):
+        if not self._digests or self._publisher.is_copied(item) or _is_hollow(item.info):
             return True
         try:
             item.sha256 = digest(item.fd, item.info.st_size, item.going_on)
@@ -333,3 +334,8 @@ class Mover:
             # Back in the spool it would be a new file, and be collected a second time beside that name.
             return
         item.put_back()
+
+
+def _is_hollow(info: os.stat_result) -> bool:
+    """Whether most of a large file is a hole: one call makes it as long as a disk, and to read it takes hours."""
+    return info.st_size > _LARGE and info.st_blocks * 512 < info.st_size // 2

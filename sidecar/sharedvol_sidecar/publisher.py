@@ -12,6 +12,7 @@ from sharedvol_sidecar.contents import SUFFIXES
 from sharedvol_sidecar.destination import Destination
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.items import Item
+from sharedvol_sidecar.layout import LIVE
 from sharedvol_sidecar.staging import already_staged, stage
 from sharedvol_sidecar.template import Template, alternatives, fit
 
@@ -105,6 +106,9 @@ class Publisher:
         if item.encoding:
             above, slash, name = target.rpartition("/")
             target = above + slash + fit(name + SUFFIXES[item.encoding])
+        if target.endswith(LIVE):  # it would be taken for the copy of a log that is followed
+            above, slash, name = target.rpartition("/")
+            target = above + slash + fit(f"{name}~")
         directory, name = self._destination.locate(target)
         return directory, name, target[: len(target) - len(name)]
 

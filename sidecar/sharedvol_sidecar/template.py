@@ -44,6 +44,26 @@ class _Slot(Enum):
         return below if self is _Slot.NAME else below.rpartition("/")[2]
 
 
+class _Frame:
+    """A template with all filled in but what differs from file to file."""
+
+    __slots__ = ("_after", "_before", "_parts", "_simple")
+
+    def __init__(self, parts: list[str | _Slot]) -> None:
+        self._parts = parts
+        slots = [index for index, part in enumerate(parts) if isinstance(part, _Slot)]
+        self._simple = len(slots) == 1 and parts[slots[0]] is _Slot.NAME  # as nearly every template is
+        self._before, self._after = "", ""
+        if self._simple:
+            self._before = "".join(part for part in parts[: slots[0]] if isinstance(part, str))
+            self._after = "".join(part for part in parts[slots[0] + 1 :] if isinstance(part, str))
+
+    def path(self, below: str) -> str:
+        if self._simple:
+            return self._before + below + self._after
+        return "".join([part if isinstance(part, str) else part.of(below) for part in self._parts])
+
+
 class Template:
     """A checked template.
 
@@ -53,7 +73,7 @@ class Template:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._frames: dict[tuple[str, str, int], list[str | _Slot]] = {}
+        self._frames: dict[tuple[str, str, int], _Frame] = {}
         try:
             parts = list(string.Formatter().parse(text))
         except ValueError as error:
@@ -89,12 +109,12 @@ class Template:
                 self._frames.clear()
             frame = self._frames[key] = self._frame(*key)
         below = origin.below
-        path = "".join([part if isinstance(part, str) else part.of(below) for part in frame])
+        path = frame.path(below)
         if len(path) <= _SURELY_SHORT:
             return path
         return "/".join(fit(part) for part in path.split("/"))
 
-    def _frame(self, kind: str, container: str, day: int) -> list[str | _Slot]:
+    def _frame(self, kind: str, container: str, day: int) -> _Frame:
         date = Date.fromordinal(day).isoformat()
         values: dict[str, str | _Slot] = {
             "kind": kind,
@@ -111,7 +131,7 @@ class Template:
             frame.append(literal)
             if field is not None:
                 frame.append(values[field])
-        return frame
+        return _Frame(frame)
 
 
 def day_of(origin: Origin, mtime_ns: int) -> int:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from sharedvol_sidecar.collector import Collector
-from sharedvol_sidecar.follow import LIVE
 from sharedvol_sidecar.job import Job
+from sharedvol_sidecar.layout import LIVE
 from sharedvol_sidecar.report import Event, Tally
 
 CLI = (sys.executable, "-c", "import sys; from sharedvol_sidecar.cli import main; sys.exit(main())")
