@@ -22,21 +22,19 @@ _RARELY = 10  # looks for one at what is shared, which costs the kernel a walk o
 def backlog(directory: Path, scale: float) -> Iterator[Figure]:
     """Many small files of many containers, collected by one `once` and the helper that it calls.
 
-    What is measured is VmHWM of proc_pid_status(5), the most memory a process had resident, read every 20 ms
-    until it ends: what it grows by in its last moment is missed. Both processes are summed, though not at one
-    moment and with the pages of the programs and libraries that they share counted twice: the truth is below.
-    So the most that both had at one moment, what several processes share divided among them, is noted beside
-    it (Pss of proc_pid_smaps(5)).
+    What is judged is the memory that both processes take at one moment, pages that several share divided among
+    them (Pss of proc_pid_smaps(5)), read five times a second. Beside it stands the sum of the most that each had
+    resident at any time (VmHWM of proc_pid_status(5)), which counts the pages of programs and libraries twice.
     """
     small, large = int(100_000 * scale), int(1_000_000 * scale)
     few, _ = _peaks(directory / "small", small)
     many, at_once = _peaks(directory / "large", large)
     sum_few, sum_many = sum(few.values()), sum(many.values())
     detail = f"the larger alone {max(many.values()):.0f} MB, {len(many)} processes"
-    yield at_most(f"backlog of {large:,}: MB of memory, both processes summed", sum_many, 100, detail)
+    yield at_most(f"backlog of {large:,}: MB of memory of both processes", at_once, 100, detail)
     detail = f"{sum_many:.0f} MB; {sum_few:.0f} MB with {small:,}"
     yield at_most("backlog: memory over that with a tenth of it", sum_many / sum_few, 1.15, detail)
-    yield note("backlog: MB at one moment, shared pages once", at_once, "")
+    yield note("backlog: MB resident, each process at its most, shared pages twice", sum_many, "")
 
 
 def _peaks(home: Path, count: int) -> tuple[dict[int, float], float]:
