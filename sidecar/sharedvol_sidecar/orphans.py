@@ -15,6 +15,8 @@ from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.report import Event, Listener
 from sharedvol_sidecar.scan import MAX_DEPTH
 
+_JOINING = 1.0  # seconds to wait for one that joins, which takes milliseconds
+
 
 class Orphans:
     """Removes what dead containers leave in one spool.
@@ -28,7 +30,8 @@ class Orphans:
 
     def __init__(self, spool: Directory, path: str, kinds: tuple[str, ...], tell: Listener) -> None:
         self._spool, self._kinds, self._tell = spool, kinds, tell
-        self.volume = Volume(path)
+        # One that is stopped while it joins must not stop us: the next pass looks again.
+        self.volume = Volume(path, timeout=_JOINING)
 
     def look(self, container: str) -> bool:
         """Remove a container's directory if the container is dead and the directory is drained.
@@ -42,7 +45,9 @@ class Orphans:
                 return dead and self._remove(container)
         except SharedVolError as error:
             self._tell(Event("orphan_kept", container, f"cannot tell whether it is dead: {error}"))
-            return False
+        except OSError as error:
+            self._tell(Event("orphan_kept", container, f"its container is dead, and it cannot be read: {error}"))
+        return False
 
     def _remove(self, container: str) -> bool:
         try:
