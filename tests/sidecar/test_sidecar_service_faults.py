@@ -49,7 +49,7 @@ def test_full_destination_until_there_is_room(volume: Volume) -> None:
         served.await_reason("destination_full")
         assert len(names(mounts.path(served, volume.collected))) == 1
         mounts.run(served, "mount", "-o", "remount,size=16M", volume.collected)
-        wait_until(lambda: volume.waiting() == {}, "the large one")
+        wait_until(lambda: not source.exists(), "the large one")
         served.await_ready()
         found = mounts.path(served, volume.collected)
         assert hashlib.sha256(wanted).hexdigest() in [digest(found / name) for name in names(found)]
@@ -62,6 +62,7 @@ def test_destination_without_inodes_is_full_however_often_it_is_looked_at(volume
     """After the first fault all is opened anew, and what fails then is not the move."""
     mounts = Mounts(f"mount -t tmpfs -o size=1M,nr_inodes=12 tmpfs '{volume.collected}'")
     with service(volume, "--catalog", "none", "--min-free", "0", shim=HASTE, prefix=mounts.prefix) as served:
+        served.await_ready()
         for number in range(20):
             volume.write(f"c{number}/results/{number}", str(number))
         assert {served.until("fault")["reason"] for _ in range(5)} == {"destination_full"}
