@@ -84,9 +84,8 @@ def service(
     with reaped(process):
         served = Served(process)
         try:
-            served.url = served.until("listening")["url"]
-            if first != "listening":
-                served.until(first)
+            served.until(first)
+            served.url = next((line["url"] for line in served.seen if line["event"] == "listening"), "")
             yield served
         finally:
             if process.poll() is None:

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,6 +24,15 @@ def place(self, items, tally):
         wait_for({gate!r})
     return real(self, items, tally)
 mover.Mover._place = place
+"""
+
+
+STUBBORN = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+open(sys.argv[1] + ".new", "w").write(str(os.getpid()))
+os.rename(sys.argv[1] + ".new", sys.argv[1])
+time.sleep(600)
 """
 
 
@@ -97,13 +105,13 @@ import importlib
 place = getattr(importlib.import_module({module!r}), {name!r})
 real = place.{method}
 def held(self, *args):
-    say("listening") if {method!r} == "start" else None
+    say("held")
     wait_for({str(gate)!r})
     return real(self, *args)
 place.{method} = held
 """
     expected = fill(volume)
-    with service_of_any(volume, shim) as served:
+    with service(volume, shim=shim, first="held") as served:
         served.process.send_signal(signal.SIGTERM)
         wait_until(lambda: "SigPnd:\t0000000000000000" in status(served), "the signal to be taken")
         gate.touch()
@@ -114,14 +122,6 @@ place.{method} = held
 
 def status(served: Served) -> str:
     return Path(f"/proc/{served.process.pid}/status").read_text()
-
-
-@contextlib.contextmanager
-def service_of_any(volume: Volume, shim: str) -> Iterator[Served]:
-    """Up to the first "listening", whoever says it."""
-    real = 'say_url = lambda: os.write(1, b\'{"event": "listening", "url": ""}\\\\n\')\n'
-    with service(volume, shim=real + shim.replace('say("listening")', "say_url()"), first="listening") as served:
-        yield served
 
 
 def test_signal_during_the_back_off_of_a_fault(volume: Volume, tmp_path: Path) -> None:
@@ -159,9 +159,10 @@ collecting.HELP_AFTER, collecting.MAX_BATCH = 20, 10
 import subprocess
 real = subprocess.Popen
 def popen(command, **options):
-    made = real([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"],
-        **options)
-    pathlib.Path({str(tmp_path / "helper")!r}).write_text(str(made.pid))
+    if "sharedvol_sidecar.worker" not in command:
+        return real(command, **options)
+    made = real([sys.executable, "-c", {STUBBORN!r}, {str(tmp_path / "helper")!r}], **options)
+    wait_for({str(tmp_path / "helper")!r})
     say("helped")
     return made
 subprocess.Popen = popen
