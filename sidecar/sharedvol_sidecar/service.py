@@ -34,6 +34,7 @@ SHORTEST_GAP = 0.05
 PATIENCE = 30.0
 """Seconds that `once` waits for a container that another sidecar is working on."""
 
+_REPEAT = 1.0  # seconds after which what ends us at once is raised again
 _TAKEOVERS = 20  # passes in quick succession after the death of another sidecar, until nothing is held any more
 _BEAT = 5.0  # seconds without a sign of life at most, while nothing happens
 
@@ -113,6 +114,7 @@ class Service:
         self._job, self._timing, self._settings, self._verbose = job, timing, settings, tell_collected
         self._log = structlog.get_logger()
         self._stopping = False
+        self._exit: int | None = None
         self._backoff = BACKOFF[0]
         self._watch: Watch | None = None
         self._once = Once(self._tell)
@@ -129,10 +131,19 @@ class Service:
         So it does when the grace period is over: whatever is half-way is a claim, and the next mover finds it.
         """
         if self._stopping:
-            raise SystemExit(0 if number == signal.SIGALRM else 128 + number)
+            if self._exit is None:
+                self._exit = 0 if number == signal.SIGALRM else 128 + number
+            # What is raised here can be swallowed, by a destructor or by a `finally` that raises: so again.
+            signal.setitimer(signal.ITIMER_REAL, _REPEAT, _REPEAT)
+            raise SystemExit(self._exit)
         self._stopping = True
         self.board.stopping()
         signal.setitimer(signal.ITIMER_REAL, self._timing.grace)
+
+    def _is_to_stop(self) -> bool:
+        if self._exit is not None:
+            raise SystemExit(self._exit)
+        return self._stopping
 
     def run(self) -> None:
         """Collect until stopped by SIGTERM or SIGINT.
@@ -226,7 +237,7 @@ class Service:
             if collector.register.problem:
                 collector.prepare_catalog()  # it may be well again, and there may be no file that would tell
             self.board.pass_began()
-            tally = collector.run_pass(lambda: self._stopping, self.board.progress)
+            tally = collector.run_pass(self._is_to_stop, self.board.progress)
             took = time.monotonic() - began
             self._backoff = BACKOFF[0]
             self._account(tally)
