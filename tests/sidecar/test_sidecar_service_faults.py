@@ -68,7 +68,7 @@ def test_destination_without_inodes_is_full_however_often_it_is_looked_at(volume
         assert {served.until("fault")["reason"] for _ in range(5)} == {"destination_full"}
         served.await_reason("destination_full")
         mounts.run(served, "mount", "-o", "remount,nr_inodes=1000", volume.collected)
-        wait_until(lambda: volume.waiting() == {}, "all to be moved")
+        wait_until(lambda: names(volume.spool) == [], "all to be moved")
         served.await_ready()
         found = mounts.path(served, volume.collected)
         assert Counter((found / name).read_text() for name in names(found)) == Counter(map(str, range(20)))
@@ -178,10 +178,10 @@ def test_closed_directory_of_the_destination_keeps_the_others_open() -> None:
         # The template puts each container into a directory of its own.
         options = ("--template", "{container}/{name}")
         with service(volume, *options, shim=HASTE, prefix=plain, interval="0.1") as served:
-            wait_until(lambda: volume.waiting() == {"c1/results/a": "1"}, "the other container")
+            wait_until(lambda: names(volume.spool) == ["c1/results/a"], "the other container")
             served.await_reason("permission")
             closed.chmod(0o700)
-            wait_until(lambda: volume.waiting() == {}, "the closed one")
+            wait_until(lambda: names(volume.spool) == [], "the closed one")
             served.await_ready()
             settled(served)
         assert volume.bag() == Counter("12")
