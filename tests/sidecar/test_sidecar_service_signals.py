@@ -85,6 +85,7 @@ def test_beyond_the_grace_period_it_ends_well_and_the_next_one_goes_on(volume: V
 def test_second_signal_ends_at_once(volume: Volume, tmp_path: Path, second: signal.Signals) -> None:
     gate = tmp_path / "gate"
     with service(volume, "--grace", "600", shim=HELD.format(gate=str(gate))) as served:
+        served.await_ready()
         expected = fill(volume)
         served.until("held")
         served.process.send_signal(signal.SIGTERM)
