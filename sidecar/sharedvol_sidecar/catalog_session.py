@@ -23,7 +23,7 @@ from sharedvol_sidecar.errors import CatalogError, ConfigError
 
 T = TypeVar("T")
 
-_PATIENCE: Final = 30
+_PATIENCE: Final = 5
 """Seconds to wait for another process that writes."""
 _LOGIN: Final = 10
 _ANSWER: Final = 60

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import signal
+from types import FrameType
 
 import click
 
@@ -31,8 +33,15 @@ class _Commands(click.Group):
         module = _COMMANDS.get(cmd_name)
         if module is None:
             return None
+        if cmd_name == "run":
+            # Until the service has its own: as process 1 of a container nothing else ends us while we load.
+            signal.signal(signal.SIGTERM, _leave)
         command: click.Command = getattr(importlib.import_module(f"sharedvol_sidecar.{module}"), f"{cmd_name}_command")
         return command
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(0)  # nothing was begun
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -81,7 +81,8 @@ class Collector:
         self.register = Register(self._open_catalog if job.catalog is not None else None, tell)
         self._descriptors = raise_descriptors()
         self._assemble(spool, tell, visit, shard, tell_collected)
-        self._rate = Rate(job.rate / (2 if self._helping else 1))
+        self._rate = Rate(job.rate)
+        self._rate.share(2 if self._helping else 1)
         self._helper: Helper | None = None
 
     def _assemble(
@@ -230,15 +231,18 @@ class Collector:
 
     def close(self) -> None:
         """Give up the mover's slot."""
-        self.logs.close()
-        self.register.close()
-        self.claims.close()
+        try:
+            self.logs.close()
+            self.register.close()
+        finally:
+            self.claims.close()
 
     _found = 0
     _entering: str | None = None
 
     def _end_help(self, tally: Tally, stop: Callable[[], bool]) -> None:
         helper, self._helper = self._helper, None
+        self._rate.share(1)
         moved = helper.end(stop) if helper is not None else None
         if moved is not None:
             tally.add_moved(moved)
@@ -257,6 +261,7 @@ class Collector:
         if self._found >= HELP_AFTER and self._helper is None and self._job.workers > 1:
             self._helper = Helper(self._job)  # before the batch is moved: it takes a moment to start
             self._scanner.shard = (0, 2)
+            self._rate.share(2)
 
     def _move(self, batch: FileBatch, tally: Tally, after_batch: Callable[[Tally], None], keep: str | None) -> None:
         """Move a batch, and let go of the units that it was of but the one that is being scanned."""

@@ -8,7 +8,9 @@ from typing import Any
 import click
 
 from sharedvol import SharedVolError
+from sharedvol.errors import describe
 from sharedvol_sidecar.catalog import Catalog
+from sharedvol_sidecar.catalog_session import read_url
 from sharedvol_sidecar.collect_commands import settings_options
 from sharedvol_sidecar.console import EXIT_CONFIG, EXIT_FAILED, Failure
 from sharedvol_sidecar.directories import open_root
@@ -57,15 +59,14 @@ def check_command(**flags: Any) -> None:
     settings, _ = _loaded(flags)
     try:
         work = job(settings)
-        unknown = [kind for kind in settings.follow if kind not in settings.kinds and settings.follow != ("logs",)]
-        if unknown:
-            raise ConfigError(f"follow: {unknown[0]!r} is none of the kinds {', '.join(settings.kinds)}")
         if work.catalog is not None:
             Catalog.open(work.catalog, open_root(settings.to)).close()
     except ConfigError as error:
         raise Failure(str(error), EXIT_CONFIG) from None
     except SharedVolError as error:
         raise Failure(str(error), EXIT_FAILED) from None
+    except OSError as error:
+        raise Failure(f"cannot use {str(settings.to)!r}: {describe(error)}", EXIT_FAILED) from None
     click.echo("the settings are good")
 
 
@@ -90,13 +91,14 @@ def _shown(settings: Settings, name: str) -> Any:
 
 
 def _without_password(url: str) -> str:
-    scheme, found, rest = url.partition("://")
-    user, at, place = rest.rpartition("@")
-    if not found or not at:
-        return url.partition("?")[0] + ("?***" if "?" in url else "")
-    return f"{scheme}://{user.partition(':')[0]}{':***' if ':' in user else ''}@{place.partition('?')[0]}" + (
-        "?***" if "?" in place else ""
-    )
+    if url in ("", "none"):
+        return url
+    try:
+        made = read_url(url)
+    except ConfigError:
+        return "***"  # nobody knows which part of it is the password
+    shown = made.set(query={}).render_as_string(hide_password=True)
+    return f"{shown}?***" if made.query else shown
 
 
 def _in_words(value: Any) -> str:

@@ -6,6 +6,7 @@ import errno
 import os
 
 from sharedvol_sidecar.board import Board
+from sharedvol_sidecar.claims import PRIVATE
 from sharedvol_sidecar.collector import Collector
 from sharedvol_sidecar.errors import ConfigError, DestinationError, SpoolError
 from sharedvol_sidecar.job import Job
@@ -30,10 +31,49 @@ def reason_of(error: BaseException, job: Job) -> str:
     if isinstance(error, ConfigError) or number in _DENIED:
         return "permission"
     if isinstance(error, SpoolError):
-        return "spool_unavailable"
+        return "destination_full" if number in _FULL and _is_one_file_system(job) else "spool_unavailable"
     if isinstance(error, DestinationError):
         return "destination_full" if number in _FULL else "destination_unavailable"
-    return "spool_unavailable" if os.path.isdir(job.collected) else "destination_unavailable"
+    return _by_looking(number, job)
+
+
+def _by_looking(number: int | None, job: Job) -> str:
+    """An error that does not tell which of the two it is about: ask both whether a file can be made there."""
+    destination = _problem(job.collected)
+    if destination in _FULL:
+        return "destination_full"
+    if destination is None and number in _FULL and (_is_one_file_system(job) or not _free(job.collected)):
+        return "destination_full"
+    spool = _problem(job.spool)
+    if destination in _DENIED or (destination is None and spool in _DENIED):
+        return "permission"
+    return "spool_unavailable" if destination is None else "destination_unavailable"
+
+
+def _problem(root: str) -> int | None:
+    """What keeps a file from being made in our own directory there, as an errno; None if nothing does."""
+    place = os.path.join(root, PRIVATE)
+    probe = os.path.join(place if os.path.isdir(place) else root, f"probe-{os.urandom(8).hex()}")
+    try:
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        os.unlink(probe)
+    except OSError as error:
+        return error.errno
+    return None
+
+
+def _is_one_file_system(job: Job) -> bool:
+    try:
+        return os.stat(job.spool).st_dev == os.stat(job.collected).st_dev
+    except OSError:
+        return False
+
+
+def _free(path: str) -> int:
+    try:
+        return os.statvfs(path).f_bavail
+    except OSError:
+        return 1  # nobody knows
 
 
 def clear_up(board: Board, collector: Collector, tally: Tally) -> None:
@@ -41,8 +81,10 @@ def clear_up(board: Board, collector: Collector, tally: Tally) -> None:
     now = {}
     if tally.denied:
         now["permission"] = f"{tally.denied} directories of the destination may not be written"
-    if tally.no_room or collector.short_of_space:
+    if collector.short_of_space:
         now["free_space_floor"] = "copies and followed logs wait in the spool until there is room"
+    elif tally.no_room:
+        now["destination_full"] = f"{tally.no_room} files are larger than what is free; they wait in the spool"
     for reason in _OF_A_PASS:
         if reason in now:
             board.fault(reason, now[reason])

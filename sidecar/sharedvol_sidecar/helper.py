@@ -43,17 +43,23 @@ class Helper:
         Args:
             stop: asked again and again whether it is to end early.
         """
-        answer = None
+        ended = False
         try:
-            while answer is None:
+            while not ended:
                 if stop():
                     self.process.terminate()  # it finishes its batch
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    answer = self.process.communicate(timeout=_LOOK)[0]
+                try:
+                    self.process.wait(_LOOK)
+                    ended = True
+                except subprocess.TimeoutExpired:
+                    pass
         finally:
-            if answer is None:  # a second signal ends us at once, and it is as safe to kill as we are
+            if not ended:  # a second signal ends us at once, and it is as safe to kill as we are
                 self.process.kill()
                 self.process.wait()
+            assert self.process.stdout is not None
+            with self.process.stdout:
+                answer = self.process.stdout.read()  # one short line, which the pipe has held
         # One that was killed reports nothing; the files it moved are moved, its claims are found by the
         # next pass. Of what it left only the next pass, which is whole, can tell.
         if self.process.returncode != 0 or not answer:

@@ -26,6 +26,11 @@ def job(settings: Settings) -> Job:
             f"--to {str(settings.to)!r} and --from {str(settings.from_)!r} lie one in the other: collected "
             "files would be found again; use two directories side by side"
         )
+    unknown = [kind for kind in settings.follow if kind not in settings.kinds]
+    if unknown and settings.follow != ("logs",):  # which is the default, whatever the kinds are
+        raise ConfigError(
+            f"--follow {unknown[0]!r} is none of the kinds {', '.join(settings.kinds)}: name some of them"
+        )
     return Job(
         spool=str(settings.from_.resolve()),
         collected=str(settings.to.resolve()),

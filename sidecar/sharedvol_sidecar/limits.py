@@ -15,8 +15,13 @@ class Rate:
     """
 
     def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._rate, self._clock = rate, clock
+        self._whole = self._rate = rate
+        self._clock = clock
         self._free_at = clock()
+
+    def share(self, parts: int) -> None:
+        """From now on so many processes have an equal part each."""
+        self._rate = self._whole / parts
 
     @property
     def at_once(self) -> float:

@@ -15,6 +15,8 @@ from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.report import Event, Listener
 from sharedvol_sidecar.scan import MAX_DEPTH
 
+_JOINING = 1.0  # seconds to wait for one that joins, which takes milliseconds
+
 
 class Orphans:
     """Removes what dead containers leave in one spool.
@@ -44,7 +46,9 @@ class Orphans:
             return False  # somebody joins: the next pass has it
         except SharedVolError as error:
             self._tell(Event("orphan_kept", container, f"cannot tell whether it is dead: {error}"))
-            return False
+        except OSError as error:
+            self._tell(Event("orphan_kept", container, f"its container is dead, and it cannot be read: {error}"))
+        return False
 
     def _remove(self, container: str) -> bool:
         try:

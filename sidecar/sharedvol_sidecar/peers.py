@@ -7,10 +7,11 @@ its death. No clock is asked, and nothing is polled.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable
 
-from sharedvol import LockError, LockTimeout
+from sharedvol import FileLock, LockError, LockTimeout
 from sharedvol_sidecar.claims import Claims
 
 
@@ -18,36 +19,56 @@ class Peers:
     """Watches the slots of the others.
 
     Args:
-        claims: tells the slots.
         wake: called, in another thread, when one of the others has ended.
     """
 
-    def __init__(self, claims: Claims, wake: Callable[[], None]) -> None:
-        self._claims, self._wake = claims, wake
-        self._watched: set[str] = set()
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        # By inode: after a fault the claims are opened anew, and a thread that waits for the same lock goes on.
+        self._watched: set[tuple[int, int]] = set()
+        self._ended = False
 
-    def look(self) -> int:
-        """Watch whoever came since the last look. Returns how many others there are."""
-        for slot in self._claims.other_slots():
-            if slot in self._watched:
+    def have_ended(self) -> bool:
+        """Whether one has ended since the last call."""
+        ended, self._ended = self._ended, False
+        return ended
+
+    def look(self, claims: Claims) -> int:
+        """Watch whoever came since the last look. Returns how many others there are.
+
+        Args:
+            claims: tells the slots.
+        """
+        for slot in claims.other_slots():
+            key = _inode(claims.slot_lock(slot))
+            if key is None or key in self._watched:
                 continue
             with contextlib.suppress(LockTimeout):
-                with self._claims.slot_lock(slot).acquire(timeout=0):
+                with claims.slot_lock(slot).acquire(timeout=0):
                     pass
                 continue  # nobody has it
-            self._watched.add(slot)
+            self._watched.add(key)
             try:
-                threading.Thread(target=self._watch, args=(slot,), daemon=True, name=f"peer-{slot}").start()
+                threading.Thread(target=self._watch, args=(claims, slot, key), daemon=True, name=f"peer-{slot}").start()
             except RuntimeError:  # no more threads: the interval finds what it left
-                self._watched.discard(slot)
+                self._watched.discard(key)
         return len(self._watched)
 
-    def _watch(self, slot: str) -> None:
+    def _watch(self, claims: Claims, slot: str, key: tuple[int, int]) -> None:
         try:
-            with self._claims.slot_lock(slot).acquire(timeout=None):
+            with claims.slot_lock(slot).acquire(timeout=None):
                 pass
         except LockError:
             return  # the directory is gone; the pass tells
         finally:
-            self._watched.discard(slot)
+            self._watched.discard(key)
+        self._ended = True
         self._wake()
+
+
+def _inode(lock: FileLock) -> tuple[int, int] | None:
+    try:
+        info = os.stat(lock.path)
+    except OSError:
+        return None
+    return info.st_dev, info.st_ino

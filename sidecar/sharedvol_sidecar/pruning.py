@@ -58,7 +58,7 @@ class Pruning:
                 total += doomed.row.size
             if files:
                 detail = f"{files} files, {size(total)}, would be deleted: set prune to apply"
-                self._tell(Event("pruned", "", detail))
+                self._tell(Event("would_prune", "", detail))  # not "pruned", by which what is deleted is counted
             return
 
         def told(pruned: Pruned) -> None:

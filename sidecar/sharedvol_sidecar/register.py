@@ -31,7 +31,12 @@ class Register:
     @property
     def resting(self) -> bool:
         """Whether it failed a moment ago, and is not asked again yet: claims that wait for it need no look."""
-        return bool(self.problem) and time.monotonic() < self._until
+        return self.rest > 0
+
+    @property
+    def rest(self) -> float:
+        """Seconds until it is asked again; 0 if it may be asked now."""
+        return max(0.0, self._until - time.monotonic()) if self.problem else 0.0
 
     def add(self, items: Sequence[Item]) -> bool:
         """Commit the rows of files that have their final names. False where their claims are to stay."""
@@ -44,9 +49,7 @@ class Register:
         except CatalogError as error:
             self._failed(error)
             return False
-        if self.problem:
-            self.problem = ""
-            self._tell(Event("catalog", "", "it can be written again"))
+        self._mended()
         return True
 
     def remove(self, target: str) -> None:
@@ -62,13 +65,17 @@ class Register:
             self._failed(error)
 
     def prepare(self) -> None:
-        """Connect, and make the catalog where it is missing."""
-        if self._open is None or self._catalog is not None:
+        """Connect, and make the catalog where it is missing; of one that failed, ask whether it is back."""
+        if self._open is None or self.resting or (self._catalog is not None and not self.problem):
             return
         try:
-            self._connected()
+            catalog = self._connected()
+            if self.problem:
+                catalog.remove([""])  # no row's path; but it has to write: what cannot be written may be readable
         except CatalogError as error:
             self._failed(error)
+        else:
+            self._mended()
 
     @property
     def catalog(self) -> Catalog | None:
@@ -92,8 +99,14 @@ class Register:
 
     def _failed(self, error: CatalogError) -> None:
         self._until = time.monotonic() + _AGAIN
-        self.problem = str(error)
-        self._tell(Event("catalog", "", f"{error}; files are moved all the same, and their rows follow"))
+        before, self.problem = self.problem, str(error)
+        if self.problem != before:
+            self._tell(Event("catalog", "", f"{error}; files are moved all the same, and their rows follow"))
+
+    def _mended(self) -> None:
+        if self.problem:
+            self.problem = ""
+            self._tell(Event("catalog", "", "it can be written again"))
 
 
 def _row(item: Item) -> Row:

@@ -16,8 +16,10 @@ from sharedvol import SharedVolError
 from sharedvol_sidecar.board import Board
 from sharedvol_sidecar.collector import Collector
 from sharedvol_sidecar.diagnosis import clear_up, reason_of
+from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.job import Job
 from sharedvol_sidecar.peers import Peers
+from sharedvol_sidecar.places import Places
 from sharedvol_sidecar.pruning import Pruning
 from sharedvol_sidecar.report import Event, Once, Tally
 from sharedvol_sidecar.settings import Settings
@@ -33,6 +35,8 @@ SHORTEST_GAP = 0.05
 PATIENCE = 30.0
 """Seconds that `once` waits for a container that another sidecar is working on."""
 
+_REPEAT = 1.0  # seconds after which what ends us at once is raised again
+_TAKEOVERS = 20  # passes in quick succession after the death of another sidecar, until nothing is held any more
 _BEAT = 5.0  # seconds without a sign of life at most, while nothing happens
 
 
@@ -111,10 +115,14 @@ class Service:
         self._job, self._timing, self._settings, self._verbose = job, timing, settings, tell_collected
         self._log = structlog.get_logger()
         self._stopping = False
+        self._exit: int | None = None
         self._backoff = BACKOFF[0]
         self._watch: Watch | None = None
         self._once = Once(self._tell)
         self._pruning = Pruning(settings.keep, settings.prune, self._once)
+        self._places = Places(job.spool, job.collected)
+        self._started = False
+        self._takeovers = 0
         self.board = Board()
         self.total = Tally()
 
@@ -124,17 +132,27 @@ class Service:
         So it does when the grace period is over: whatever is half-way is a claim, and the next mover finds it.
         """
         if self._stopping:
-            raise SystemExit(0 if number == signal.SIGALRM else 128 + number)
+            if self._exit is None:
+                self._exit = 0 if number == signal.SIGALRM else 128 + number
+            # What is raised here can be swallowed, by a destructor or by a `finally` that raises: so again.
+            signal.setitimer(signal.ITIMER_REAL, _REPEAT, _REPEAT)
+            raise SystemExit(self._exit)
         self._stopping = True
         self.board.stopping()
         signal.setitimer(signal.ITIMER_REAL, self._timing.grace)
+
+    def _is_to_stop(self) -> bool:
+        self.board.beat()  # asked often, also while a helper is waited for
+        if self._exit is not None:
+            raise SystemExit(self._exit)
+        return self._stopping
 
     def run(self) -> None:
         """Collect until stopped by SIGTERM or SIGINT.
 
         Raises:
-            OSError: a directory cannot be used at the start; later faults are logged and tried again.
-            ConfigError: the address is taken; or a directory of ours is another user's, at the start.
+            ConfigError: the address is taken; or a directory of ours is another user's, at the start. Any other
+                fault is logged, told by readiness, and tried again.
         """
         numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
         before = {number: signal.signal(number, self.stop) for number in numbers}
@@ -162,33 +180,26 @@ class Service:
         self._log.info("listening", url=server.url)
 
     def _run(self, watch: Watch) -> None:
-        collector: Collector | None = self._collector(watch)
-        assert collector is not None
-        self._log.info(
-            "started",
-            spool=self._job.spool,
-            collected=self._job.collected,
-            by="link" if collector.linked else "copy",
-            quiet=self._job.quiet,
-            interval=self._timing.interval,
-        )
+        self._peers = Peers(watch.poke)
+        collector: Collector | None = None
         while not self._stopping:
             try:
                 if collector is None:
                     collector = self._collector(watch)
                 self._passes(collector, watch)
             except (SharedVolError, OSError) as error:
-                self._fault(error, watch)
-                # Anew next time: a volume that was mounted again is another directory under the same path.
-                with contextlib.suppress(SharedVolError, OSError):
-                    if collector is not None:
-                        collector.close()
+                if isinstance(error, ConfigError) and not self._started:
+                    raise
+                # Anew next time: a volume that was mounted again is another directory under the same path. And
+                # first of all: what is open could not be unmounted, and what is claimed is for others to take over.
+                _close(collector)
                 collector = None
-        if collector is not None:
-            collector.close()
+                self._fault(error, watch)
+        _close(collector)
         self._log.info("stopped", **_moved(self.total))
 
     def _collector(self, watch: Watch) -> Collector:
+        self._places.enter()
         collector = Collector(
             self._job,
             self._once,
@@ -197,8 +208,21 @@ class Service:
             pause=lambda seconds: self._sleep(watch, seconds),
             placed=watch.placed,
         )
-        self._peers = Peers(collector.claims, watch.poke)
-        collector.prepare_catalog()
+        try:
+            collector.prepare_catalog()
+        except BaseException:
+            _close(collector)  # or nobody could take its slot, and the claims in it, while we live
+            raise
+        if not self._started:
+            self._started = True
+            self._log.info(
+                "started",
+                spool=self._job.spool,
+                collected=self._job.collected,
+                by="link" if collector.linked else "copy",
+                quiet=self._job.quiet,
+                interval=self._timing.interval,
+            )
         return collector
 
     def _fault(self, error: Exception, watch: Watch) -> None:
@@ -213,9 +237,14 @@ class Service:
         scan_only: str | None = None
         while not self._stopping:
             began = time.monotonic()
-            self._peers.look()
+            self._places.look()
+            if self._peers.have_ended():
+                self._takeovers = _TAKEOVERS
+            self._peers.look(collector.claims)
+            if collector.register.problem:
+                collector.prepare_catalog()  # it may be well again, and there may be no file that would tell
             self.board.pass_began()
-            tally = collector.run_pass(self._asked, self.board.progress)
+            tally = collector.run_pass(self._is_to_stop, self.board.progress)
             took = time.monotonic() - began
             self._backoff = BACKOFF[0]
             self._account(tally)
@@ -231,13 +260,19 @@ class Service:
             # What could not be moved was put back, which is an event of its own: do not chase it.
             self._sleep(watch, max(SHORTEST_GAP, took, BACKOFF[0] if tally.failed else 0.0))
             if not self._stopping and not tally.collected:
-                due = collector.due
-                self._wait(collector, watch, self._timing.interval if due is None else due + 0.005)
+                self._wait(collector, watch, self._due(collector, tally))
 
-    def _asked(self) -> bool:
-        """Whether to stop: asked often, also while a helper is waited for."""
-        self.board.beat()
-        return self._stopping
+    def _due(self, collector: Collector, tally: Tally) -> float:
+        """Seconds until the next pass, if no event comes."""
+        dues = [self._timing.interval]
+        if collector.due is not None:
+            dues.append(collector.due + 0.005)
+        if collector.register.problem:
+            dues.append(collector.register.rest + 0.005)
+        if tally.elsewhere and self._takeovers:
+            self._takeovers -= 1
+            dues.append(SHORTEST_GAP)  # of one that is killed the kernel frees the locks one after the other
+        return min(dues)
 
     def _wait(self, collector: Collector, watch: Watch, seconds: float) -> None:
         """Wait for an event, at most so long or for the interval, and follow logs meanwhile."""
@@ -278,7 +313,16 @@ class Service:
         self._log.log(level, name, path=event.path, detail=event.detail)
 
 
-_ORDINARY = frozenset({"collected", "put_back", "followed", "truncated", "orphan_removed", "pruned"})
+_ORDINARY = frozenset({"collected", "put_back", "followed", "truncated", "orphan_removed", "pruned", "would_prune"})
+
+
+def _close(collector: Collector | None) -> None:
+    """Each part by itself: a slot that is not given up could be taken by nobody, and its claims not be found."""
+    if collector is None:
+        return
+    for part in (collector.logs, collector.register, collector.claims):
+        with contextlib.suppress(SharedVolError, OSError):
+            part.close()
 
 
 def _moved(tally: Tally) -> dict[str, int]:

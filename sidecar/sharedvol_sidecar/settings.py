@@ -24,6 +24,7 @@ SECRET = "_FILE"
 """``SHAREDVOL_CATALOG_FILE`` names a file that holds the value: how container engines hand over secrets."""
 
 _LONGEST_SECRET = 65_536
+_NUMERIC = ("quiet", "interval", "workers", "follow_interval", "seal_after", "grace")
 _NUMBERS = re.compile(r"(?P<uid>\d{1,9})?(:(?P<gid>\d{1,9}))?")
 
 Names = tuple[str, ...]
@@ -118,6 +119,13 @@ class Settings(BaseModel):
         le=86_400,
     )
 
+    @field_validator(*_NUMERIC, mode="before")
+    @classmethod
+    def _is_number(cls, value: object) -> object:
+        if isinstance(value, bool):  # which Python takes for 0 and 1
+            raise ValueError("give a number")
+        return value
+
     @field_validator("kinds", "follow", "allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -147,7 +155,7 @@ class Settings(BaseModel):
             return None
         try:
             groups = re.compile(value).groupindex
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"not a regular expression: {error}") from None
         if "container" not in groups:
             raise ValueError("it needs a group named container: (?P<container>...)")
@@ -186,6 +194,14 @@ class Settings(BaseModel):
             raise ValueError(str(error)) from None
         return value
 
+    @field_validator("catalog")
+    @classmethod
+    def _has_one_at(cls, value: str) -> str:
+        # SQLAlchemy takes what follows the first one for the host, and would tell it in its errors.
+        if not value.startswith("sqlite") and value.count("@") > 1:
+            raise ValueError("it has '@' more than once: in a name, a password or an option write %40 for it")
+        return value
+
     @field_validator("template")
     @classmethod
     def _is_template(cls, value: str) -> str:
@@ -220,6 +236,8 @@ class Settings(BaseModel):
 
 FIELDS = tuple(name.rstrip("_") for name in Settings.model_fields)
 """The settings' names."""
+
+_NAMES = ", ".join(FIELDS)
 
 
 def collect(flags: dict[str, Any], config: Path | None) -> dict[str, tuple[Any, str]]:
@@ -266,26 +284,35 @@ def _read(config: Path | None) -> dict[str, Any]:
     if config is None:
         return {}
     try:
-        return tomllib.loads(config.read_text("utf-8"))
+        given = tomllib.loads(config.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(
             f"cannot read settings file {str(config)!r}: {describe(error)}; name another with --config"
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"settings file {str(config)!r} is not valid TOML: {error}; mend that line") from None
+    for name in given:
+        if name not in FIELDS:  # exactly: `QUIET` beside `quiet` would be the same setting twice
+            raise ConfigError(f"settings file {str(config)!r}: there is no setting {name!r}: there are {_NAMES}")
+    return given
 
 
 def _secret(path: Path, name: str) -> str:
     try:
         with path.open("rb") as file:
-            text = file.read(_LONGEST_SECRET).decode("utf-8")
+            raw = file.read(_LONGEST_SECRET + 1)
+        if len(raw) > _LONGEST_SECRET:
+            raise ConfigError(f"{name}: {str(path)!r} has more than {_LONGEST_SECRET} bytes: see that it is the secret")
+        text = raw.decode("utf-8").strip("\r\n")
     except OSError as error:
         raise ConfigError(
             f"{name}: cannot read {str(path)!r}: {describe(error)}; see that the secret is mounted"
         ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"{name}: {str(path)!r} does not hold text") from None
-    return text.strip("\r\n")
+    if not text:
+        raise ConfigError(f"{name}: {str(path)!r} is empty: write the value into it, or leave {name} out")
+    return text
 
 
 def _in_words(problem: Any) -> str:
@@ -293,8 +320,6 @@ def _in_words(problem: Any) -> str:
     if problem["type"] == "missing":
         flag = name.replace("_", "-")
         return f"{name!r} is not set: give --{flag}, {variable(name)}, or {name!r} in the settings file"
-    if problem["type"] == "extra_forbidden":
-        return f"there is no setting {name!r}: there are {', '.join(FIELDS)}"
     message = str(problem["msg"]).removeprefix("Value error, ")
     given = "" if name == "catalog" else f" (it is {problem['input']!r})"
     return f"setting {name!r}: {message[:1].lower()}{message[1:]}{given}"
