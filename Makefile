@@ -19,9 +19,11 @@ test: $(READY) ## every test
 	@sh scripts/install-servers
 	$(BIN)/pytest $(PYTEST_FLAGS)
 
-torture: $(READY) ## kill the migrating process at every step of the network (half an hour)
+torture: $(READY) ## kill, fail and cut the power at every step of a migration and of a move (an hour)
 	@sh scripts/install-servers
-	SHAREDVOL_TEST_KILLS=all $(BIN)/pytest $(PYTEST_FLAGS) tests/migrations/test_migrations_kill.py
+	@sh scripts/install-filesystems
+	SHAREDVOL_TEST_KILLS=all SHAREDVOL_TORTURE=all $(BIN)/pytest $(PYTEST_FLAGS) \
+		tests/migrations/test_migrations_kill.py tests/sidecar/test_sidecar_torture_*.py
 
 lint: $(READY) ## style and types
 	$(BIN)/ruff check .

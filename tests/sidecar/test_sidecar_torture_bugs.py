@@ -1,0 +1,91 @@
+"""The harness finds the bugs that are planted, each by the check that is meant for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from torture import bugs
+from torture.filesystems import LOG_FLUSHED, LOG_LOST, LoopFileSystem
+from torture.isolated import isolated
+from torture.judge import Violation
+from torture.layouts import LIMIT, Directories, timeout
+from torture.power import cut_power_everywhere
+from torture.scene import Scene
+from torture.sweeps import Sample, fail_everywhere, kill_beside_another, kill_everywhere
+
+pytestmark = timeout
+
+Bug = Callable[[], None]
+NAMED = {"ids": lambda value: getattr(value, "__name__", None)}
+
+
+@pytest.mark.parametrize(
+    ("bug", "layout", "word"),
+    [
+        (bugs.overwrite, "linked", "overwritten"),
+        (bugs.no_claim, "copied", "doubled"),
+        (bugs.forgets_copies, "copied", "doubled"),
+        (bugs.unlink_first, "linked", "lost"),
+        (bugs.name_before_content, "linked", "half-written"),
+    ],
+    **NAMED,
+)
+def test_found_by_a_kill(torture: Directories, bug: Bug, layout: str, word: str) -> None:
+    with pytest.raises(Violation, match=word):
+        isolated(lambda: kill_everywhere(torture.scene(layout, bug), Sample(5)), LIMIT)
+
+
+@pytest.mark.parametrize(("bug", "layout", "word"), [(bugs.claims_of_the_living, "copied", "doubled|lost")], **NAMED)
+def test_found_by_another_that_works_meanwhile(torture: Directories, bug: Bug, layout: str, word: str) -> None:
+    with pytest.raises(Violation, match=word):
+        isolated(lambda: kill_beside_another(torture.scene(layout, bug), Sample(5), dies=False), LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("bug", "layout", "lasting", "word"),
+    [
+        (bugs.full_disk_ends_the_copy, "copied", False, "half-written"),
+        (bugs.failure_not_told, "linked", True, "reported as success"),
+        (bugs.failure_not_caught, "linked", False, "died of an exception"),
+    ],
+    **NAMED,
+)
+def test_found_by_a_failing_call(torture: Directories, bug: Bug, layout: str, lasting: bool, word: str) -> None:
+    with pytest.raises(Violation, match=word):
+        isolated(lambda: fail_everywhere(torture.scene(layout, bug), Sample(2), "ENOSPC", lasting=lasting), LIMIT)
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+@pytest.mark.parametrize(
+    ("bug", "synced", "journal", "word"),
+    [
+        (bugs.no_sync_of_content, False, LOG_FLUSHED, "half-written"),
+        (bugs.no_sync_of_directories, True, LOG_LOST, "lost"),
+    ],
+    **NAMED,
+)
+def test_found_by_a_power_cut(tmp_path: Path, bug: Bug, kind: str, synced: bool, journal: int, word: str) -> None:
+    def sweep() -> int:
+        system = LoopFileSystem(kind, tmp_path / kind)
+        return cut_power_everywhere(Scene(system.path, system.path, bug, synced), [system], journal, Sample(5))
+
+    with pytest.raises(Violation, match=word):
+        isolated(sweep, LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("bug", "word"),
+    [(bugs.no_sync_of_content, "half-written|lost"), (bugs.unlink_before_durable, "lost")],
+    **NAMED,
+)
+def test_found_by_a_power_cut_of_the_destination_alone(tmp_path: Path, bug: Bug, word: str) -> None:
+    def sweep() -> int:
+        system = LoopFileSystem("ext4", tmp_path / "ext4")
+        spool = tmp_path / "spool"
+        spool.mkdir()
+        return cut_power_everywhere(Scene(spool, system.path, bug, True), [system], LOG_LOST, Sample(5))
+
+    with pytest.raises(Violation, match=word):
+        isolated(sweep, LIMIT)
