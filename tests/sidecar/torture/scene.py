@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import sharedvol_sidecar.staging as staging
+from sharedvol import SharedVolError
+from sharedvol_sidecar import service
 from sharedvol_sidecar.cli import main
+from sharedvol_sidecar.collector import Job
 from torture import judge
 from torture.isolated import libc
 from torture.judge import Expected, Look, Violation
@@ -45,11 +48,20 @@ class Stand:
         self.expected = Expected()
 
     def once(self) -> int:
-        """One run of the command, in this process. Returns its exit code."""
-        staging._CHUNK = 16  # several calls for one copy, so that it can be cut
+        """One run, in this process. Returns 1 if it could not move something, and said so, else 0."""
+        self._prepare()
+        job = Job(str(self.spool), str(self.collected), template=COLLIDING, quiet=0.0, workers=1)
+        try:
+            return int(service.once(job, print).failed > 0)
+        except (OSError, SharedVolError) as error:
+            print(error)
+            return 1
+
+    def command(self) -> int:
+        """The same by the command, which is slower to start. Returns its exit code."""
+        self._prepare()
         for name in [name for name in os.environ if name.startswith("SHAREDVOL_")]:
             del os.environ[name]
-        self._patch()
         directories = ["--from", str(self.spool), "--to", str(self.collected)]
         try:
             main(["once", *directories, "--quiet", "0", "--workers", "1", "--template", COLLIDING])
@@ -57,12 +69,16 @@ class Stand:
             return int(end.code or 0)
         return 0
 
+    def _prepare(self) -> None:
+        staging._CHUNK = 16  # several calls for one copy, so that it can be cut
+        self._patch()
+
     def traced(self) -> Traced:
-        """The command in a child, stopped before each call that changes something."""
+        """A run in a child, stopped before each call that changes something."""
         return Traced(self.once, self.said)
 
     def start(self) -> int:
-        """The command in a child that nothing happens to. Returns its id."""
+        """A run in a child that nothing happens to. Returns its id."""
         return fork(self.once, self.said)
 
     def recover(self, where: str) -> None:

@@ -150,7 +150,7 @@ def kill_the_recovery(scene: Scene, first: Sample, second: Sample) -> int:
 def fail_everywhere(
     scene: Scene, sample: Sample, fault: str, *, lasting: bool = False, though_done: bool = False
 ) -> int:
-    """Let each call of a pass fail, once or from there to its end; look; let another recover; look.
+    """Let each call of the command fail, once or from there to its end; look; let another recover; look.
 
     Args:
         scene: the volume.
@@ -165,7 +165,7 @@ def fail_everywhere(
     error, faults = getattr(errno, fault), 0
     for number in sample:
         with scene.stand() as stand:
-            traced = stand.traced()
+            traced = Traced(stand.command, stand.said)
             where = _run_to(traced, number, f"{fault} {'from' if lasting else 'at'}", fallible=True)
             if where:
                 faults += 1
