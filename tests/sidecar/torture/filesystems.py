@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import shutil
@@ -19,7 +19,7 @@ KINDS = ("machine", "tmpfs", *LOOP_KINDS, "overlay")
 _MEGABYTES = {"ext4": 64, "xfs": 300, "btrfs": 128}  # near the smallest that mkfs makes
 _MAKE = {
     "ext4": ("mkfs.ext4", "-q", "-F"),
-    "xfs": ("mkfs.xfs", "-q", "-f"),
+    "xfs": ("mkfs.xfs", "-q", "-f", "-l", "size=16m"),
     "btrfs": ("mkfs.btrfs", "-q", "-f"),
 }
 _GET_FREE, _CONFIGURE = 0x4C82, 0x4C0A  # LOOP_CTL_GET_FREE and LOOP_CONFIGURE of linux/loop.h
@@ -48,7 +48,7 @@ class LoopFileSystem:
         make = shutil.which(_MAKE[kind][0], path=with_sbin)
         if make is None:
             raise NotHere(f"no {_MAKE[kind][0]}: see scripts/install-filesystems")
-        self._device = _loop_device(_MEGABYTES[kind] << 20)
+        self._device = _Device(_store(_MEGABYTES[kind] << 20))
         made = subprocess.run(
             [make, *_MAKE[kind][1:], self._device.path], capture_output=True, text=True, timeout=60, check=False
         )
@@ -61,14 +61,8 @@ class LoopFileSystem:
         """Mount it, which replays its journal."""
         mount(self._device.path, self.path, self.kind)
 
-    def unmount(self) -> None:
-        """Unmount it: nothing may be open on it."""
-        if libc.umount2(os.fsencode(self.path), 0) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, f"unmount: {os.strerror(number)}", str(self.path))
-
     def cut_power(self, journal: int) -> None:
-        """From now on nothing reaches the disk. `unmount` and `mount` bring back what did.
+        """From now on nothing reaches the disk. Then `come_back`.
 
         Args:
             journal: `LOG_FLUSHED` or `LOG_LOST`.
@@ -80,6 +74,16 @@ class LoopFileSystem:
             raise NotHere(f"{self.kind} cannot be shut down: {error}") from None
         finally:
             os.close(fd)
+        # The unmount may still write, and the device's cache may hold what never reached the disk.
+        self._rescued = _copy(self._device.store)
+
+    def come_back(self) -> None:
+        """Mount what had reached the disk when the power was cut. Nothing may be open on it."""
+        if libc.umount2(os.fsencode(self.path), 0) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"unmount: {os.strerror(number)}", str(self.path))
+        self._device = _Device(self._rescued)
+        self.mount()
 
 
 class Places:
@@ -132,37 +136,64 @@ def mount(source: str, target: Path, kind: str, data: str = "") -> None:
 
 
 class _Device:
-    """A loop device, which the kernel frees when the last mount and descriptor of it are gone."""
+    """A loop device, which the kernel frees when the last mount and descriptor of it are gone.
 
-    def __init__(self, path: str, fd: int) -> None:
-        self.path, self._fd = path, fd
+    Args:
+        store: the descriptor of its content, which is closed with it.
+    """
+
+    def __init__(self, store: int) -> None:
+        self.store, self._fd = store, -1
+        try:
+            self.path, self._fd = _attach(store)
+        except OSError as error:
+            raise NotHere(f"no loop devices: {error}") from None
 
     def __del__(self) -> None:
-        os.close(self._fd)
+        os.close(self.store)
+        if self._fd >= 0:
+            os.close(self._fd)
 
 
-def _loop_device(size: int) -> _Device:
-    """A loop device over that many bytes of memory."""
+def _attach(store: int) -> tuple[str, int]:
+    control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        for _ in range(_TRIES):
+            path = f"/dev/loop{fcntl.ioctl(control, _GET_FREE)}"
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            config = bytearray(_CONFIG_SIZE)
+            struct.pack_into("=I", config, 0, store)
+            struct.pack_into("=I", config, _FLAGS_AT, _AUTOCLEAR)
+            try:
+                fcntl.ioctl(fd, _CONFIGURE, bytes(config))
+            except OSError as error:
+                os.close(fd)
+                if error.errno != errno.EBUSY:  # another process took it since
+                    raise
+            else:
+                return path, fd
+    finally:
+        os.close(control)
+    raise NotHere(f"no loop device is free after {_TRIES} tries")
+
+
+def _store(size: int) -> int:
     store = os.memfd_create(f"sharedvol-{os.urandom(8).hex()}")  # mkfs.btrfs takes equal names for one store
     os.truncate(store, size)
-    try:
-        with contextlib.ExitStack() as stack:
-            control = os.open("/dev/loop-control", os.O_RDWR)
-            stack.callback(os.close, control)
-            for _ in range(_TRIES):
-                path = f"/dev/loop{fcntl.ioctl(control, _GET_FREE)}"
-                fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-                config = bytearray(_CONFIG_SIZE)
-                struct.pack_into("=I", config, 0, store)
-                struct.pack_into("=I", config, _FLAGS_AT, _AUTOCLEAR)
-                try:
-                    fcntl.ioctl(fd, _CONFIGURE, bytes(config))
-                except OSError:
-                    os.close(fd)  # another process took it since
-                else:
-                    return _Device(path, fd)
-    except OSError as error:
-        raise NotHere(f"no loop devices: {error}") from None
-    finally:
-        os.close(store)
-    raise NotHere(f"no loop device is free after {_TRIES} tries")
+    return store
+
+
+def _copy(store: int) -> int:
+    """Another store with the same content."""
+    size = os.fstat(store).st_size
+    copy = _store(size)
+    start = 0
+    while True:
+        try:
+            start = os.lseek(store, start, os.SEEK_DATA)
+        except OSError:
+            return copy  # only a hole is left
+        end = os.lseek(store, start, os.SEEK_HOLE)
+        os.lseek(copy, start, os.SEEK_SET)
+        while start < end:
+            start += os.sendfile(copy, store, start, end - start)

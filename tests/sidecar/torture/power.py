@@ -48,8 +48,7 @@ def _cut(systems: Sequence[LoopFileSystem], journal: int, traced: Traced, ended:
     if not ended:
         traced.kill()
     for system in systems:
-        system.unmount()
-        system.mount()
+        system.come_back()
 
 
 def _judge(stand: Stand, synced: bool, ended: bool, where: str) -> None:
