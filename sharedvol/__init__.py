@@ -5,6 +5,7 @@ from sharedvol.errors import (
     AlreadyPublishedError,
     DatabaseError,
     DriftError,
+    DuplicateReplicaError,
     HalfAppliedError,
     IdentityError,
     InvalidNameError,
@@ -17,8 +18,11 @@ from sharedvol.errors import (
     LockUnsafeError,
     ManifestError,
     MigrationError,
+    NotJoinedError,
     NotLockedError,
+    PresenceError,
     PublishError,
+    ReplicaAliveError,
     ScriptError,
     SharedVolError,
 )
@@ -27,6 +31,7 @@ from sharedvol.locks import FileLock
 from sharedvol.migrations import MigrationCoordinator, MigrationFailed, MigrationStatus
 from sharedvol.paths import ParsedName, container_path, log_path, parse_name, unique_path
 from sharedvol.publish import publish, remove_stale_temporaries, stale_temporaries
+from sharedvol.volume import Membership, Replica, Volume
 
 __version__ = "0.1.0"
 
@@ -35,6 +40,7 @@ __all__ = [
     "AlreadyPublishedError",
     "DatabaseError",
     "DriftError",
+    "DuplicateReplicaError",
     "FileLock",
     "HalfAppliedError",
     "Identity",
@@ -48,15 +54,21 @@ __all__ = [
     "LockTimeout",
     "LockUnsafeError",
     "ManifestError",
+    "Membership",
     "MigrationCoordinator",
     "MigrationError",
     "MigrationFailed",
     "MigrationStatus",
+    "NotJoinedError",
     "NotLockedError",
     "ParsedName",
+    "PresenceError",
     "PublishError",
+    "Replica",
+    "ReplicaAliveError",
     "ScriptError",
     "SharedVolError",
+    "Volume",
     "container_id",
     "container_path",
     "log_path",

@@ -11,7 +11,7 @@ from datetime import date
 from pathlib import Path
 
 import sharedvol
-from sharedvol import FileLock, LockError, LockTimeout, SharedVolError, migrate_command
+from sharedvol import FileLock, LockError, LockTimeout, SharedVolError, migrate_command, status_command
 from sharedvol.run_locked import CannotRun, run_locked
 
 EXIT_ERROR = 1
@@ -44,8 +44,10 @@ def _parser() -> argparse.ArgumentParser:
         "  sharedvol whoami\n"
         "  sharedvol path unique results job_42.json\n"
         "  sharedvol lock /app/shared/locks/init.lock --timeout 60 -- Rscript start.R\n"
-        "  sharedvol migrate run mysql://app@db/shop /app/migrations\n\n"
-        "exit codes: 0 done, 1 an error that is told in one line, 2 wrong usage; `lock` and `migrate` have more",
+        "  sharedvol migrate run mysql://app@db/shop /app/migrations\n"
+        "  sharedvol status /app/shared\n\n"
+        "exit codes: 0 done, 1 an error that is told in one line, 2 wrong usage; `lock`, `migrate` and `status`\n"
+        "have more",
     )
     parser.add_argument("--version", action="version", version=f"sharedvol {sharedvol.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -56,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         "Apply database migrations once, however many replicas start.\n\n" + migrate_command.ABOUT.partition("\n\n")[2]
     )
     migrate_command.add_arguments(_command(commands, "migrate", about, migrate_command.EXIT_CODES))
+    status_command.add_arguments(_command(commands, "status", status_command.ABOUT, status_command.EXIT_CODES))
     return parser
 
 

@@ -108,6 +108,34 @@ class LockUnsafeError(LockError):
     """The server has the lock but would not keep others out: a cluster, or a pooler in between."""
 
 
+class PresenceError(SharedVolError):
+    """Who is alive cannot be found out or recorded on this volume."""
+
+
+class DuplicateReplicaError(PresenceError):
+    """A live replica of another container has the name.
+
+    Attributes:
+        name: the name.
+        holder: the `sharedvol.Replica` that has it, as far as its information can be read.
+    """
+
+    def __init__(self, message: str, name: str, holder: object = None) -> None:
+        super().__init__(message)
+        self.name, self.holder = name, holder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (*self.args, self.name, self.holder)
+
+
+class NotJoinedError(PresenceError, RuntimeError):
+    """This process has not joined the volume, or has left it."""
+
+
+class ReplicaAliveError(PresenceError):
+    """What may only be done to a dead replica was asked for a live one."""
+
+
 class DatabaseError(SharedVolError):
     """The database refused, or cannot be reached.
 

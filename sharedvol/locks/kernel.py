@@ -183,6 +183,22 @@ def wait_second(fd: Handle, path: str, shared: bool) -> None:
         raise _cannot_lock(path, error) from error
 
 
+def conflict(fd: Handle) -> tuple[bool, int] | None:
+    """What an exclusive fcntl lock would wait for; takes nothing and disturbs nobody, see F_OFD_GETLK in fcntl(2).
+
+    A descriptor that is open for reading will do. flock(2) is not seen, but every `FileLock` holds both.
+
+    Returns:
+        None: nothing. Else whether that lock is exclusive, and its process: -1 for an open file description
+        lock, which has none; 0 for a process of another PID namespace.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    kind, _, _, _, pid = struct.unpack("@hhqqi0q", fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _WRITE))
+    return None if kind == fcntl.F_UNLCK else (kind == fcntl.F_WRLCK, pid)
+
+
 def unlock_first(fd: Handle) -> None:
     """Drop the fcntl lock."""
     fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _NONE)

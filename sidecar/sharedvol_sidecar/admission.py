@@ -6,17 +6,41 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from sharedvol.errors import describe
 from sharedvol_sidecar import lease
+from sharedvol_sidecar.contents import PACKED
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.items import Item
 from sharedvol_sidecar.quiet import Quiet
 from sharedvol_sidecar.report import Event, Listener, Tally
 from sharedvol_sidecar.scan import Candidate
+from sharedvol_sidecar.template import day_of
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _TYPE, _REGULAR = 0o170000, stat.S_IFREG
+
+
+@dataclass(frozen=True, slots=True)
+class Logs:
+    """How the kinds are treated whose files grow while they are looked at.
+
+    Attributes:
+        kinds: their names.
+        seal_after: where no lease can be had, seconds without a change after which one is finished.
+        encoding: what they are compressed by when they are finished, or empty.
+    """
+
+    kinds: tuple[str, ...] = ()
+    seal_after: float = 60.0
+    encoding: str = ""
+
+    def encoding_of(self, candidate: Candidate) -> str:
+        """What the file is to be compressed by."""
+        if candidate.origin.kind not in self.kinds or candidate.name.endswith(PACKED):
+            return ""
+        return self.encoding
 
 
 class Admission:
@@ -27,12 +51,32 @@ class Admission:
         quiet: when a file is finished.
         hide: called with a claim of a dead mover that a writer has open, to take back its final name.
         tell: told of problems.
+        logs: how logs are treated.
+        grows: called with a log that is not finished, and its descriptor, which is not to be kept.
+        followed: the id of a log by its descriptor and inode, empty if it was not followed.
     """
 
-    def __init__(self, spool: Directory, quiet: Quiet, hide: Callable[[Item], None], tell: Listener) -> None:
+    def __init__(
+        self,
+        spool: Directory,
+        quiet: Quiet,
+        hide: Callable[[Item], None],
+        tell: Listener,
+        logs: Logs | None = None,
+        grows: Callable[[Candidate, int, os.stat_result], None] = lambda candidate, fd, info: None,
+        followed: Callable[[int, int], str] = lambda fd, inode: "",
+    ) -> None:
         self._spool, self._quiet, self._hide, self._tell = spool, quiet, hide, tell
+        self._logs, self._grows, self._followed = logs or Logs(), grows, followed
         self.due: float | None = None
         """Seconds until the first of the files that were left as `settling` may be finished."""
+        self.backlog: dict[str, list[int]] = {}
+        """Files that were left, by container: how many, and their bytes."""
+
+    def new_pass(self) -> None:
+        """A pass begins."""
+        self.due = None
+        self.backlog = {}
 
     def admit(self, candidate: Candidate, tally: Tally, claim_path: str = "") -> Item | None:
         """Open a candidate and take its lease, if it is finished; else count why not.
@@ -52,7 +96,10 @@ class Admission:
             return None
         item = None
         try:
-            item = self._admit(candidate, fd, tally)
+            info = os.fstat(fd)
+            item = self._admit(candidate, fd, info, tally)
+            if item is None:
+                self._leave(candidate, info)
             if item is not None and candidate.claimed:
                 item.claim_path = claim_path
                 if self._was_put_back(item):
@@ -62,16 +109,29 @@ class Admission:
                 os.close(fd)
         return item
 
-    def _admit(self, candidate: Candidate, fd: int, tally: Tally) -> Item | None:
-        info = os.fstat(fd)
+    def _leave(self, candidate: Candidate, info: os.stat_result) -> None:
+        left = self.backlog.setdefault(candidate.origin.container, [0, 0])
+        left[0] += 1
+        left[1] += info.st_size
+
+    def _admit(self, candidate: Candidate, fd: int, info: os.stat_result, tally: Tally) -> Item | None:
         if info.st_mode & _TYPE != _REGULAR:
             tally.refused += 1
             self._tell(Event("refused", candidate.path, "no regular file"))
             return None
+        followed = self._followed(fd, info.st_ino)
         if self._wait_for(candidate, info, tally, True):
+            if not candidate.claimed and candidate.origin.kind in self._logs.kinds and (followed or self._is_old(info)):
+                self._grows(candidate, fd, info)
+            return None
+        shared = info.st_nlink > 1 and not candidate.claimed
+        if shared and self._is_foreign(candidate, info, tally):
             return None
         answer = lease.take(fd)
         item = Item(candidate, fd, info, answer is lease.Lease.HELD)
+        item.followed, item.shared = followed, shared
+        item.day = day_of(candidate.origin, info.st_mtime_ns)
+        item.encoding = self._logs.encoding_of(candidate)
         if candidate.claimed:
             item.claim = candidate.directory
         if answer is lease.Lease.HELD:
@@ -80,8 +140,12 @@ class Admission:
             tally.writing += 1
             if candidate.claimed and info.st_nlink > 1:
                 self._hide(item)
+            elif not candidate.claimed and candidate.origin.kind in self._logs.kinds:
+                self._grows(candidate, fd, info)
             return None
         if self._wait_for(candidate, info, tally, False):
+            if not candidate.claimed and candidate.origin.kind in self._logs.kinds:
+                self._grows(candidate, fd, info)
             return None
         self._tell(
             Event(
@@ -94,12 +158,47 @@ class Admission:
         )
         return item
 
-    def _wait_for(self, candidate: Candidate, info: os.stat_result, tally: Tally, trust_rename: bool) -> bool:
-        """Whether the file is still to be left alone; then it is counted."""
+    def _is_old(self, info: os.stat_result) -> bool:
+        """Whether a log has been there for a while, and is changed again and again: a shell's ``>>``.
+
+        One that was written at once, and is finished in a moment, need not be copied first.
+        """
+        return self._quiet.watched(info) > self._quiet.seconds
+
+    def _is_foreign(self, candidate: Candidate, info: os.stat_result, tally: Tally) -> bool:
+        """Whether a file with other names may be somebody else's secret: link(2) asks for no permission to read.
+
+        The kernel forbids such links by default (fs.protected_hardlinks, proc_sys_fs(5)), but not to its owner,
+        not to root, and not everywhere.
+        """
+        if info.st_mode & stat.S_IROTH or info.st_uid == candidate.directory.owner:
+            return False
+        if self._settles(self._quiet.unchanged(info, info.st_ctime_ns), tally):
+            return True  # `publish` gives a file two names for a moment
+        tally.refused += 1
+        detail = f"a hard link to a file of user {info.st_uid} that not everybody may read: put a copy there"
+        self._tell(Event("refused", candidate.path, detail))
+        return True
+
+    def _wait_for(self, candidate: Candidate, info: os.stat_result, tally: Tally, leases: bool) -> bool:
+        """Whether the file is still to be left alone; then it is counted.
+
+        Args:
+            candidate: the file.
+            info: its status.
+            tally: counts it.
+            leases: whether a lease can be had, as far as is known.
+        """
+        seconds = None
+        if not leases and candidate.origin.kind in self._logs.kinds:
+            seconds = max(self._logs.seal_after, self._quiet.seconds)  # it may be open still, and just silent
         if candidate.claimed:  # our own rename changed its change time
-            left = self._quiet.unchanged(info, info.st_mtime_ns)
+            left = self._quiet.unchanged(info, info.st_mtime_ns, seconds)
         else:
-            left = self._quiet.remaining(info, trust_rename=trust_rename)
+            left = self._quiet.remaining(info, trust_rename=leases, seconds=seconds)
+        return self._settles(left, tally)
+
+    def _settles(self, left: float, tally: Tally) -> bool:
         if left > 0:
             tally.settling += 1
             self.due = left if self.due is None else min(self.due, left)

@@ -5,7 +5,10 @@ makes a new file there, which nobody mistakes for the claimed one. The claim dir
 so that the rename stays within one mount::
 
     .sharedvol/movers/<slot>.lock           held by the mover with that slot as long as it lives
-    .sharedvol/claims/<slot>/<batch>/<path in the spool>
+    .sharedvol/claims/<slot>/<batch>.<day>/<path in the spool>
+
+The day is the one in the file's final name. It is kept there because the file's own time may change after
+the mover has died: by it whoever finishes the work finds the directory of the name that was given.
 
 A slot whose lock is free belongs to a mover that died (or to nobody): whoever takes the lock moves what
 it had claimed. The kernel frees the lock at the moment of death, so no clock is asked.
@@ -91,8 +94,19 @@ class Claims:
                 directory = self._root.open(slot)
                 if next(iter(_names(directory)), None) is None:
                     continue
-                with self._slot_lock(slot).acquire(timeout=0):
+                with self.slot_lock(slot).acquire(timeout=0):
                     yield slot, directory
+
+    def other_slots(self) -> list[str]:
+        """The slots that were ever taken, without one's own."""
+        names = (name.removesuffix(".lock") for name in _names(self._movers) if name.endswith(".lock"))
+        return sorted(slot for slot in names if slot.isdecimal() and slot != self.slot)
+
+    def inodes(self) -> set[int]:
+        """The inodes of every claim there is, of the living and the dead."""
+        found: set[int] = set()
+        _collect_inodes(self._root, found)
+        return found
 
     def close(self) -> None:
         """Give the slot back."""
@@ -100,50 +114,70 @@ class Claims:
 
     def _take_slot(self) -> tuple[str, FileLock]:
         for number in range(MAX_MOVERS):
-            lock = self._slot_lock(str(number))
+            lock = self.slot_lock(str(number))
             with contextlib.suppress(LockTimeout):
                 lock.acquire(timeout=0)
                 return str(number), lock
         raise SidecarError(f"{MAX_MOVERS} sidecars work on this spool already: stop some")
 
-    def _slot_lock(self, slot: str) -> FileLock:
+    def slot_lock(self, slot: str) -> FileLock:
+        """The lock that the mover with that slot holds."""
         # By the descriptor: whoever may write the spool's root could put another directory in the path.
         return FileLock(f"/proc/self/fd/{self._movers.fd}/{slot}.lock", mode=0o600)
 
 
 class Batch:
-    """The claim directory of one batch, made when it is first needed."""
+    """The claim directories of one batch, made when they are first needed: one for each day."""
 
     def __init__(self, mine: Directory, slot: str, name: str) -> None:
-        self._mine, self.name = mine, name
-        self.prefix = f"{slot}/{name}/"
+        self._mine, self.name, self._slot = mine, name, slot
         self.claimed: set[str] = set()
         """The paths that were claimed: each once, as the second rename would replace the first claim."""
-        self._directories: dict[str, Directory] = {}
+        self._directories: dict[tuple[str, int], Directory] = {}
 
-    def directory(self, path: str) -> Directory:
+    def prefix(self, day: int) -> str:
+        """Where the claims of a day are, below the claim directories."""
+        return f"{self._slot}/{self.name}.{day}/"
+
+    def directory(self, path: str, day: int) -> Directory:
         """The directory for claims of files whose directory in the spool is ``path``.
 
         Raises:
             OSError: it cannot be made.
         """
-        found = self._directories.get(path)
+        found = self._directories.get((path, day))
         if found is None:
             if path:
                 parent, _, last = path.rpartition("/")
-                found = self.directory(parent).make(last, 0o700)[0]
+                found = self.directory(parent, day).make(last, 0o700)[0]
             else:
-                found = self._mine.make(self.name, 0o700)[0]
-            self._directories[path] = found
+                found = self._mine.make(f"{self.name}.{day}", 0o700)[0]
+            self._directories[path, day] = found
         return found
 
     def remove(self) -> None:
         """Remove the directories that are empty; one that still holds a claim stays for the next pass."""
-        for path in sorted(self._directories, key=len, reverse=True):
+        for path, day in sorted(self._directories, key=lambda key: len(key[0]), reverse=True):
             above, _, last = path.rpartition("/")
-            parent, name = (self._directories[above], last) if path else (self._mine, self.name)
+            parent, name = (self._directories[above, day], last) if path else (self._mine, f"{self.name}.{day}")
             with contextlib.suppress(OSError):
                 os.rmdir(name, dir_fd=parent.fd)
+
+
+def day_of_batch(name: str) -> int | None:
+    """The day in the name of a claim directory, as `datetime.date.toordinal` counts; None where there is none."""
+    digits = name.rpartition(".")[2]
+    return int(digits) if digits.isdecimal() and len(digits) < 8 else None
+
+
+def _collect_inodes(directory: Directory, found: set[int]) -> None:
+    with os.scandir(directory.fd) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                with contextlib.suppress(OSError):
+                    _collect_inodes(directory.open(entry.name), found)
+            else:
+                found.add(entry.inode())
 
 
 def remove_empty(root: Directory) -> None:

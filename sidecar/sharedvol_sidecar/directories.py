@@ -22,10 +22,11 @@ class Directory:
         shown: its path, to name it to people; never used to reach it.
     """
 
-    __slots__ = ("fd", "shown")
+    __slots__ = ("_owner", "fd", "shown")
 
     def __init__(self, fd: int, shown: str) -> None:
         self.fd, self.shown = fd, shown
+        self._owner: int | None = None
 
     def __del__(self) -> None:
         os.close(self.fd)
@@ -61,6 +62,13 @@ class Directory:
         except FileNotFoundError:
             return None
         return info.st_dev, info.st_ino
+
+    @property
+    def owner(self) -> int:
+        """The user it belongs to."""
+        if self._owner is None:
+            self._owner = os.fstat(self.fd).st_uid
+        return self._owner
 
     def sync(self) -> None:
         """fsync(2): the names in it are on the disk."""

@@ -15,3 +15,11 @@ class ConfigError(SidecarError):
 
 class DestinationError(SidecarError):
     """The destination does not take files now: full, gone, or forbidden. Every file stays a source."""
+
+
+class SpoolError(SidecarError):
+    """Nothing can be claimed in the spool now: it is read-only, full, or gone. Every file stays where it is."""
+
+
+class CatalogError(SidecarError):
+    """The catalog cannot be read or written now. Nothing was changed in it; the next call tries again."""

@@ -7,6 +7,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 
+from sharedvol_sidecar import lease
 from sharedvol_sidecar.directories import Directory, move_name
 from sharedvol_sidecar.scan import Candidate
 
@@ -26,6 +27,15 @@ class Item:
         published: the directory and name it has in the destination, once it does.
         kept_both: whether it got another name because its own was taken.
         problem: why it cannot be copied or named, though others can.
+        day: the day in its final name, as `datetime.date.toordinal` counts; once it is claimed, the claim's.
+        target: its final name relative to the destination, once it has one.
+        sha256: of what is stored, in hexadecimal; None where digests are off.
+        encoding: what it is compressed by, empty if it is not.
+        followed: the id of the log that it is, if it was followed while it was open.
+        shared: it has other names: it is copied, so that nobody changes it by one of those.
+        in_destination: it is a followed log's live file, and lies in the destination already.
+        done: it is where it belongs, and its claim is gone.
+        no_room: its problem is that the destination has too little space.
     """
 
     candidate: Candidate
@@ -38,6 +48,15 @@ class Item:
     published: tuple[Directory, str] | None = None
     kept_both: bool = False
     problem: str = ""
+    day: int = 0
+    target: str = ""
+    sha256: str | None = None
+    encoding: str = ""
+    followed: str = ""
+    shared: bool = False
+    in_destination: bool = False
+    done: bool = False
+    no_room: bool = False
 
     @property
     def slot(self) -> str:
@@ -47,7 +66,7 @@ class Item:
     @property
     def staging_name(self) -> str:
         """The name of its copy, if one is made: a function of the claim."""
-        return hashlib.blake2b(os.fsencode(self.claim_path), digest_size=16).hexdigest()
+        return staging_name(self.claim_path)
 
     @property
     def source(self) -> tuple[Directory, str]:
@@ -62,6 +81,10 @@ class Item:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+    def going_on(self) -> bool:
+        """Whether no writer waits for it, as far as that can be asked."""
+        return lease.intact(self.fd) if self.leased else True
 
     def unchanged(self) -> bool:
         """Whether it has the size and time it had when it was opened."""
@@ -99,3 +122,8 @@ class Item:
         except OSError:
             return False
         return True
+
+
+def staging_name(claim_path: str) -> str:
+    """The name in a staging directory of the copy of a claim."""
+    return hashlib.blake2b(os.fsencode(claim_path), digest_size=16).hexdigest()

@@ -90,16 +90,16 @@ class Place:
         below: its path below the kind's directory, with a slash at the end unless it is that one.
     """
 
-    __slots__ = ("_below", "_container", "_kind", "_layout")
+    __slots__ = ("_below", "_container", "_layout", "kind")
 
     def __init__(self, layout: Layout, kind: str, container: str | None, below: str) -> None:
-        self._layout, self._kind, self._container, self._below = layout, kind, container, below
+        self._layout, self.kind, self._container, self._below = layout, kind, container, below
 
     def origin(self, name: str) -> Origin | None:
         """What a file in it means; None where its name tells no container."""
         if self._container is None:
-            return self._layout.flat(self._kind, self._below + name, name)
-        return Origin(self._kind, self._container, self._below + name, _day(name) if name.endswith(".log") else None)
+            return self._layout.flat(self.kind, self._below + name, name)
+        return Origin(self.kind, self._container, self._below + name, _day(name) if name.endswith(".log") else None)
 
 
 def _day(name: str) -> Date | None:

@@ -48,3 +48,11 @@ def take(fd: int) -> Lease:
 def intact(fd: int) -> bool:
     """Whether a lease that was taken still stands and no writer waits to open the file."""
     return fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_RDLCK
+
+
+def refused(fd: int) -> bool:
+    """Whether a process has the file open for writing now; False where no lease can be had, so nobody knows."""
+    answer = take(fd)
+    if answer is Lease.HELD:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return answer is Lease.REFUSED

@@ -7,12 +7,14 @@ The steps of a batch, each there because data is lost, doubled or seen half-writ
 3. claim: rename into our claim directory, and look whether it is the file that was leased
 4. link to the final name: fails where the name is taken, and then another name is used
 5. sync the destination's directories
-6. ask the lease again: a writer that had resolved the path before the claim gets the same inode; it
+6. commit the catalog's rows: while there is a claim, whoever recovers it writes the same row again
+7. ask the lease again: a writer that had resolved the path before the claim gets the same inode; it
    waits until the lease is given back, so the name can still be withdrawn before it writes a byte
-7. unlink the claim, sync its directory
+8. unlink the claim, sync its directory
 
 At every point the file has a name in the spool, in a claim directory or in the destination, and whoever
-finds a claim of a dead mover can tell by inode how far it got.
+finds a claim of a dead mover can tell by inode how far it got. A catalog that cannot be written stops no
+file: it has its final name, and the claim stays until the row is there.
 """
 
 from __future__ import annotations
@@ -20,23 +22,36 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from sharedvol.errors import describe
 from sharedvol_sidecar import lease
 from sharedvol_sidecar.claims import Batch, Claims
+from sharedvol_sidecar.contents import digest
 from sharedvol_sidecar.destination import Destination
 from sharedvol_sidecar.directories import Directory, sync_filesystem
-from sharedvol_sidecar.errors import DestinationError
+from sharedvol_sidecar.errors import DestinationError, SpoolError
 from sharedvol_sidecar.items import Item
 from sharedvol_sidecar.publisher import Publisher
+from sharedvol_sidecar.register import Register
 from sharedvol_sidecar.report import Event, Listener, Tally
 from sharedvol_sidecar.scan import Candidate
 
 # What is wrong with this one file or its name, as against what is wrong with the whole destination.
 _OF_THE_FILE = frozenset(
-    {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.EILSEQ, errno.EINVAL}
+    {
+        errno.ENAMETOOLONG,
+        errno.ENOTDIR,
+        errno.EEXIST,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.EILSEQ,
+        errno.EINVAL,
+        errno.EFBIG,
+    }
 )
+_DENIED = frozenset({errno.EACCES, errno.EPERM})
+_OF_THE_SPOOL = frozenset({errno.EROFS, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE})
 _FEW = 8
 
 
@@ -48,9 +63,12 @@ class Mover:
         destination: where files go.
         claims: the claim directories.
         publisher: gives the final names.
+        register: keeps the catalog.
         linked: whether spool and destination are one file system, so that copies are the exception.
         tell: told of problems.
         tell_collected: tell of every collected file too.
+        digests: whether to take the digest of every file, which reads it whole.
+        unfollow: called with a followed log's id before its claim goes, to remove its live file.
     """
 
     def __init__(
@@ -59,13 +77,22 @@ class Mover:
         destination: Destination,
         claims: Claims,
         publisher: Publisher,
+        register: Register,
         linked: bool,
         tell: Listener,
         tell_collected: bool = False,
+        digests: bool = True,
+        unfollow: Callable[[str], None] = lambda id: None,
     ) -> None:
         self._spool, self._destination, self._claims = spool, destination, claims
-        self._publisher, self._linked = publisher, linked
+        self._publisher, self._register, self._linked = publisher, register, linked
         self._tell, self._tell_collected = tell, tell_collected
+        self._digests, self._unfollow = digests, unfollow
+        self._denied: set[str] = set()
+
+    def new_pass(self) -> None:
+        """A pass begins: what was forbidden in the last one is tried again."""
+        self._denied.clear()
 
     def move(self, items: Sequence[Item], tally: Tally) -> None:
         """Move a batch.
@@ -73,16 +100,21 @@ class Mover:
         Raises:
             DestinationError: the destination takes nothing now. Every file has its name in the spool, or
                 is a claim that the next pass finds.
+            SpoolError: nothing can be claimed in the spool now.
         """
         batch = self._claims.new_batch()
         try:
             if self._linked:
                 self._sync_contents(items)
-            claimed = [item for item in items if self._claim(item, batch, tally)]
+            read = [item for item in items if self._read(item, tally)]
+            claimed = [item for item in read if self._claim(item, batch, tally)]
             self._destination.begin()
             placed = self._place(claimed, tally)
-            # One by one: a writer that comes between the question and the end of the lease is not seen.
-            self._let_go(item for item in placed if self._confirm(item, tally))
+            if self._register.add(placed):
+                # One by one: a writer that comes between the question and the end of the lease is not seen.
+                self._let_go(item for item in placed if self._confirm(item, tally))
+            else:
+                self._keep_claims(placed, tally)
         finally:
             for item in items:
                 item.close()
@@ -95,17 +127,34 @@ class Mover:
         for item in items:
             os.fsync(item.fd)
 
+    def _read(self, item: Item, tally: Tally) -> bool:
+        """Take the digest of a file that will be linked; the others' are taken when they are copied."""
+        if not self._digests or self._publisher.is_copied(item):
+            return True
+        try:
+            item.sha256 = digest(item.fd, item.info.st_size, item.going_on)
+        except OSError as error:
+            tally.failed += 1
+            self._tell(Event("failed", item.candidate.path, f"cannot read it: {describe(error)}; it stays"))
+            return False
+        if item.sha256 is None:
+            self._count_put_back(item, tally)
+        return item.sha256 is not None
+
     def _claim(self, item: Item, batch: Batch, tally: Tally) -> bool:
         candidate = item.candidate
         if candidate.claimed:
             return True
+        if self._denied and self._is_denied(item):
+            tally.failed += 1
+            return False
         name = candidate.name
         if candidate.path in batch.claimed:
             # readdir(3) may give a name again that is made anew during the scan, and a rename would replace
             # the claim of the first file, which has no other name by now.
             return False
         try:
-            claim = batch.directory(candidate.path.rpartition("/")[0])
+            claim = batch.directory(candidate.path.rpartition("/")[0], item.day)
         except FileNotFoundError as error:
             # No file of the spool is missing then, and nothing could be claimed ever again.
             raise OSError(error.errno, "the claim directory was removed: restart the sidecar") from error
@@ -121,14 +170,22 @@ class Mover:
             return False
         batch.claimed.add(candidate.path)
         item.claim = claim
-        item.claim_path = batch.prefix + candidate.path
+        item.claim_path = batch.prefix(item.day) + candidate.path
         if claim.inode(name) != (item.info.st_dev, item.info.st_ino):
             # The writer reused the name since: this is a new file, about which nothing was asked.
             item.put_back()
             return False
         return True
 
+    def _is_denied(self, item: Item) -> bool:
+        directory = self._publisher.directory_of(item)
+        return any(directory == denied or directory.startswith(f"{denied}/") for denied in self._denied)
+
     def _cannot_claim(self, candidate: Candidate, error: OSError, tally: Tally) -> None:
+        if error.errno in _OF_THE_SPOOL:
+            raise SpoolError(
+                f"cannot move files within {self._spool.shown!r}: {describe(error)}; nothing was lost, they wait there"
+            ) from error
         tally.failed += 1
         hint = (
             "it is on another mount than the spool's root: run a sidecar with --from there"
@@ -147,9 +204,12 @@ class Mover:
                 except BlockingIOError:
                     continue  # its writer came back while it was copied
                 except OSError as error:
-                    if error.errno not in _OF_THE_FILE:
+                    if error.errno in _DENIED:
+                        self._deny(item, error, tally)
+                    elif error.errno not in _OF_THE_FILE:
                         raise
-                    item.problem = f"cannot be named: {describe(error)}"
+                    else:
+                        item.problem = item.problem or f"cannot be named: {describe(error)}"
                 else:
                     placed.append(item)
             self._destination.sync()
@@ -165,31 +225,57 @@ class Mover:
                 self._give_back(item)
                 if item.problem:
                     tally.failed += 1
+                    tally.no_room += item.no_room
                     self._tell(Event("failed", item.candidate.path, item.problem))
                 else:
                     self._count_put_back(item, tally)
         return placed
 
+    def _deny(self, item: Item, error: OSError, tally: Tally) -> None:
+        """One directory of the destination is closed to us: the others are not."""
+        directory = self._publisher.directory_of(item)
+        self._denied.add(directory)
+        tally.denied += 1
+        item.problem = (
+            f"cannot be put into {self._destination.root.shown}/{directory}: {describe(error)}; "
+            f"give user {os.geteuid()} write permission there"
+        )
+
     def _confirm(self, item: Item, tally: Tally) -> bool:
         """Ask again whether a writer came back; if not, count the file as collected."""
-        if not (lease.intact(item.fd) if item.leased else item.unchanged()):
-            self._give_back(item)
-            self._count_put_back(item, tally)
+        if not self._is_left_alone(item, tally):
             return False
         tally.collected += 1
         tally.bytes += item.info.st_size
         if item.kept_both:
             tally.kept_both += 1
-        if item.staged is not None:
+        if item.staged is not None and not item.in_destination:
             tally.copied += 1
-        if item.candidate.claimed:
+        if item.in_destination or item.followed:
+            tally.sealed += 1
+        elif item.candidate.claimed:
             tally.recovered += 1
-        if not item.leased:
+        if not item.leased and not item.in_destination:
             tally.unleased += 1
-        if self._tell_collected and item.published is not None:
-            directory, name = item.published
-            self._tell(Event("collected", item.candidate.path, f"{directory.shown}/{name}"))
+        if self._tell_collected:
+            detail = f"{self._destination.root.shown}/{item.target}"
+            self._tell(
+                Event("collected", item.candidate.path, detail, item.candidate.origin.container, item.info.st_size)
+            )
         return True
+
+    def _is_left_alone(self, item: Item, tally: Tally) -> bool:
+        if lease.intact(item.fd) if item.leased else item.unchanged():
+            return True
+        self._register.remove(item.target)
+        self._give_back(item)
+        self._count_put_back(item, tally)
+        return False
+
+    def _keep_claims(self, placed: list[Item], tally: Tally) -> None:
+        """Without the catalog: the files have their names, and the next pass finds the claims."""
+        for item in placed:
+            tally.uncatalogued += self._is_left_alone(item, tally)
 
     def _count_put_back(self, item: Item, tally: Tally) -> None:
         tally.put_back += 1
@@ -200,10 +286,14 @@ class Mover:
         for item in confirmed:
             assert item.claim is not None
             done.append(item)
+            self._dress(item)
+            if item.followed:
+                self._unfollow(item.followed)
             # Gone already only where the same file was claimed under another name.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(item.candidate.name, dir_fd=item.claim.fd)
             item.close()
+            item.done = True
         for directory in {id(item.claim): item.claim for item in done if item.claim is not None}.values():
             directory.sync()
         # The copies' names last, when their claims cannot come back: they tell that a final name is ours.
@@ -211,8 +301,30 @@ class Mover:
             if item.staged is not None:
                 os.unlink(item.staging_name, dir_fd=item.staged.fd)
 
+    def _dress(self, item: Item) -> None:
+        """Give a linked file the configured owner and mode. Only now: one that is put back is to stay its writer's.
+
+        Raises:
+            DestinationError: not permitted. The claim stays.
+        """
+        ownership = self._destination.ownership
+        if item.staged is not None or item.in_destination:
+            return
+        if not ownership.changes_files and not item.info.st_mode & 0o7000:
+            return
+        try:
+            ownership.dress(item.fd, item.info)
+        except PermissionError as error:
+            if ownership.changes_files:
+                raise DestinationError(
+                    f"cannot give {item.target!r} the owner and mode that are set: {describe(error)}; run the sidecar "
+                    "as the writers' user, or as root"
+                ) from error
+
     def _give_back(self, item: Item) -> None:
         try:
+            if item.in_destination:
+                return  # a live file: it is where it is to be
             item.withdraw_from_destination()
         except OSError:
             # Back in the spool it would be a new file, and be collected a second time beside that name.

@@ -8,6 +8,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 
+from sharedvol_sidecar.contents import SUFFIXES
 from sharedvol_sidecar.destination import Destination
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.items import Item
@@ -25,26 +26,50 @@ class Publisher:
         template: their names there.
         staging: gives the directory for the copies of a slot's claims.
         linked: whether spool and destination are one file system, so that copies are the exception.
+        floor: bytes that are to stay free in the destination.
+        uncatalog: takes a final name out of the catalog, before it is withdrawn.
     """
 
     def __init__(
-        self, destination: Destination, template: Template, staging: Callable[[str], Directory], linked: bool
+        self,
+        destination: Destination,
+        template: Template,
+        staging: Callable[[str], Directory],
+        linked: bool,
+        floor: int = 0,
+        uncatalog: Callable[[str], None] = lambda target: None,
     ) -> None:
         self._destination, self._template = destination, template
-        self._staging, self._linked = staging, linked
+        self._staging, self._linked, self._floor = staging, linked, floor
+        self._uncatalog = uncatalog
 
     def stage(self, items: list[Item]) -> list[Item]:
         """What can be published: all, or of those that must be copied the ones that were."""
-        claimed = next((item for item in items if item.candidate.claimed), None)
-        if not items or (self._linked and claimed is None):
+        if not items:
+            return items
+        copied = [item for item in items if self.is_copied(item)]
+        claimed = any(item.candidate.claimed for item in items)
+        if not copied and not claimed:
             return items
         staging = self._staging(items[0].slot)  # one slot: a batch is our own, or of one claim directory
-        if not self._linked:
-            return stage(items, staging, self.withdraw)
+        ready = {id(item) for item in self._stage(copied, staging)}
+        asked = {id(item) for item in copied}
         for item in items:
-            # A file that could not be linked may have been copied, and the copy have its final name already.
-            already_staged(item, staging, self.withdraw)
-        return items
+            if id(item) not in asked:
+                # A file that could not be linked may have been copied, and the copy have its final name already.
+                if item.candidate.claimed and not item.in_destination:
+                    already_staged(item, staging, self.withdraw)
+                ready.add(id(item))
+        return [item for item in items if id(item) in ready]
+
+    def is_copied(self, item: Item) -> bool:
+        """Whether a copy of it gets the final name, compressed or as it is; else the file itself."""
+        return bool(item.encoding) or item.shared or not (self._linked or item.in_destination)
+
+    def _stage(self, items: list[Item], staging: Directory) -> list[Item]:
+        if not items:
+            return []
+        return stage(items, staging, self.withdraw, self._destination.ownership.dress, self._floor)
 
     def publish(self, item: Item) -> None:
         """Link a claim, or its copy, to its final name; where that is taken by another file, to another name.
@@ -53,11 +78,11 @@ class Publisher:
             BlockingIOError: it had to be copied, and its writer came back meanwhile.
             OSError: it cannot have a name.
         """
-        directory, name = self._destination.locate(self._template.target(item.candidate.origin, item.info.st_mtime_ns))
+        directory, name, above = self._target(item)
         if item.candidate.claimed:
             known = self._published_before(item, directory, name)
             if known is not None:
-                item.published = directory, known
+                item.published, item.target = (directory, known), above + known
                 return
         for final in _names(name, item):
             try:
@@ -65,8 +90,21 @@ class Publisher:
             except FileExistsError:
                 item.kept_both = True
             else:
-                item.published = directory, final
+                item.published, item.target = (directory, final), above + final
                 return
+
+    def directory_of(self, item: Item) -> str:
+        """The directory of its final name, relative to the destination."""
+        return self._template.target(item.candidate.origin, item.day).rpartition("/")[0]
+
+    def _target(self, item: Item) -> tuple[Directory, str, str]:
+        """The directory of its final name, that name, and the directory's path with a slash at the end."""
+        target = self._template.target(item.candidate.origin, item.day)
+        if item.encoding:
+            above, slash, name = target.rpartition("/")
+            target = above + slash + fit(name + SUFFIXES[item.encoding])
+        directory, name = self._destination.locate(target)
+        return directory, name, target[: len(target) - len(name)]
 
     def link(self, item: Item, directory: Directory, final: str) -> None:
         """One try: FileExistsError where the name is another file's."""
@@ -80,16 +118,19 @@ class Publisher:
                 raise
             # A mount below the spool's root, a file of another user (fs.protected_hardlinks,
             # proc_sys_fs(5)), or one with too many links: copy this one.
-            if not stage([item], self._staging(item.slot), self.withdraw):
+            if not self._stage([item], self._staging(item.slot)):
+                if item.problem:
+                    raise OSError(errno.EFBIG, item.problem) from error
                 raise OSError(errno.EAGAIN, "its writer came back") from error
             self.link(item, directory, final)
 
     def withdraw(self, item: Item) -> None:
         """Take back what a mover that died had published of a claim that has changed since."""
-        directory, name = self._destination.locate(self._template.target(item.candidate.origin, item.info.st_mtime_ns))
+        directory, name, above = self._target(item)
         known = self._published_before(item, directory, name)
         if known is not None:
-            item.published = directory, known
+            item.published, item.target = (directory, known), above + known
+            self._uncatalog(item.target)
         item.withdraw_from_destination()
 
     def hide(self, item: Item) -> None:
@@ -111,6 +152,8 @@ class Publisher:
         # the mover died. Rare, so a look at the whole directory is cheap enough.
         with os.scandir(directory.fd) as entries:
             for entry in entries:
+                if item.in_destination and entry.name == source:
+                    continue  # the live file itself, which is to go
                 if ours is not None and entry.inode() == ours[1] and directory.inode(entry.name) == ours:
                     return entry.name
         return None

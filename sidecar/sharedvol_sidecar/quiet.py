@@ -21,43 +21,60 @@ class Quiet:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        # What was seen unchanged since when, by the monotonic clock. Only of files that look recent, so
-        # it does not grow with the backlog; the older half is of the pass before.
-        self._seen: dict[tuple[int, int], tuple[tuple[int, int, int], float]] = {}
-        self._before: dict[tuple[int, int], tuple[tuple[int, int, int], float]] = {}
+        # What was seen unchanged since when, and seen at all since when, by the monotonic clock. Only of files
+        # that look recent, so it does not grow with the backlog; the older half is of the pass before.
+        self._seen: dict[tuple[int, int], tuple[tuple[int, int, int], float, float]] = {}
+        self._before: dict[tuple[int, int], tuple[tuple[int, int, int], float, float]] = {}
 
     def new_pass(self) -> None:
         """A scan begins: forget the files that the last one did not see."""
         self._before, self._seen = self._seen, {}
 
-    def remaining(self, info: os.stat_result, *, trust_rename: bool) -> float:
+    def remaining(self, info: os.stat_result, *, trust_rename: bool, seconds: float | None = None) -> float:
         """Seconds until the file is finished if it stays as it is; 0 if it is.
 
         Args:
             info: the file's status now.
             trust_rename: whether a rename or link after the last write counts as the writer's word. Not
                 where no lease can be had: a log that was rotated may still be open.
+            seconds: another quiet time than the usual.
         """
         # rename(2) and link(2) set the change time alone, a write sets both (inode(7)). So does chmod(2):
         # then the quiet time is cut short, which can split a log in two but loses nothing.
         if trust_rename and info.st_ctime_ns > info.st_mtime_ns:
             return 0.0
-        return self.unchanged(info, info.st_ctime_ns)
+        return self.unchanged(info, info.st_ctime_ns, seconds)
 
-    def unchanged(self, info: os.stat_result, since_ns: int) -> float:
-        """Seconds until the file has been unchanged for the quiet time, which began at ``since_ns``."""
+    def unchanged(self, info: os.stat_result, since_ns: int, seconds: float | None = None) -> float:
+        """Seconds until the file has been unchanged for the quiet time, which began at ``since_ns``.
+
+        Args:
+            info: the file's status now.
+            since_ns: in nanoseconds since 1970.
+            seconds: another quiet time than the usual.
+        """
+        wanted = self.seconds if seconds is None else seconds
         age = time.time() - since_ns / 1e9
-        if age >= self.seconds:
+        if age >= wanted:
             return 0.0
         # By the clock it is recent. After a clock was set back that may be wrong for ever: watch it.
         key = (info.st_dev, info.st_ino)
         state = (info.st_size, info.st_mtime_ns, since_ns)
         now = time.monotonic()
-        known = self._seen.get(key) or self._before.get(key)
+        known = self._known(key)
         first = known[1] if known and known[0] == state else now
         if len(self._seen) < _OBSERVED:
-            self._seen[key] = (state, first)
+            self._seen[key] = (state, first, known[2] if known else now)
         watched = now - first
-        if watched >= self.seconds:
+        if watched >= wanted:
             return 0.0
-        return min(self.seconds - watched, self.seconds - age) if age >= 0 else self.seconds - watched
+        return min(wanted - watched, wanted - age) if age >= 0 else wanted - watched
+
+    def watched(self, info: os.stat_result) -> float:
+        """Seconds since a file was first seen changing."""
+        key = (info.st_dev, info.st_ino)
+        known = self._known(key)
+        return time.monotonic() - known[2] if known else 0.0
+
+    def _known(self, key: tuple[int, int]) -> tuple[tuple[int, int, int], float, float] | None:
+        return self._seen.get(key) or self._before.get(key)

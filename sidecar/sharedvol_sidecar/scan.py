@@ -47,6 +47,7 @@ class Scanner:
         tell: told of what is left and why.
         visit: called with every directory that is walked, to watch it.
         shard: ``(k, n)``: only the k-th of n parts of the files, by a hash of the path.
+        whole_kinds: kinds that are not parted: all of them are the first part's.
     """
 
     def __init__(
@@ -56,17 +57,30 @@ class Scanner:
         tell: Listener,
         visit: Callable[[Directory], None] | None = None,
         shard: tuple[int, int] = (0, 1),
+        whole_kinds: tuple[str, ...] = (),
     ) -> None:
         self._spool, self._layout, self._tell, self._visit = spool, layout, tell, visit
-        self.shard = shard
+        self.shard, self._whole_kinds = shard, whole_kinds
+        self.units: set[str] = set()
+        """The directories at the top that the last scan found."""
 
-    def candidates(self, tally: Tally) -> Iterator[Candidate]:
+    def candidates(self, tally: Tally, enter: Callable[[str], bool] = lambda unit: True) -> Iterator[Candidate]:
         """Every file of every source. What is no file of a source is counted and told.
+
+        Args:
+            tally: counts.
+            enter: asked before each directory at the top whether to go into it.
 
         Raises:
             OSError: the spool itself cannot be read.
         """
+        self.units.clear()
         for entry in self._entries(self._spool, visit=True):
+            if entry.is_dir(follow_symlinks=False):
+                self.units.add(entry.name)
+                if not enter(entry.name):
+                    tally.elsewhere += 1
+                    continue
             if entry.name in self._layout.kinds:
                 yield from self._walk(self._spool, entry, entry.name, tally, 1)
             elif entry.is_dir(follow_symlinks=False):
@@ -112,8 +126,10 @@ class Scanner:
             below = f"{path}/{name}" if path else name
             if entry.is_file(follow_symlinks=False):
                 number, parts = self.shard
-                if parts > 1 and not claimed and zlib.crc32(os.fsencode(below)) % parts != number:
-                    continue
+                if parts > 1 and not claimed:
+                    whole = place is not None and place.kind in self._whole_kinds
+                    if (0 if whole else zlib.crc32(os.fsencode(below)) % parts) != number:
+                        continue
                 origin = place.origin(name) if place is not None else None
                 if origin is None and claimed:
                     tally.failed += 1

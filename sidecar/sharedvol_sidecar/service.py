@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import FrameType
 
 import structlog
 
+from sharedvol import SharedVolError
+from sharedvol_sidecar.board import Board
 from sharedvol_sidecar.collector import Collector, Job
-from sharedvol_sidecar.errors import DestinationError
+from sharedvol_sidecar.diagnosis import clear_up, reason_of
+from sharedvol_sidecar.peers import Peers
+from sharedvol_sidecar.pruning import Pruning
 from sharedvol_sidecar.report import Event, Once, Tally
+from sharedvol_sidecar.settings import Settings
+from sharedvol_sidecar.views import show_backlog, show_replicas
 from sharedvol_sidecar.watch import Watch
 
 BACKOFF = (1.0, 60.0)
@@ -20,6 +28,31 @@ BACKOFF = (1.0, 60.0)
 
 SHORTEST_GAP = 0.05
 """Seconds between two passes at least, however many events there are."""
+
+PATIENCE = 30.0
+"""Seconds that `once` waits for a container that another sidecar is working on."""
+
+_BEAT = 5.0  # seconds without a sign of life at most, while nothing happens
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """When `run` does what.
+
+    Attributes:
+        interval: seconds between scans when no event tells.
+        follow_interval: seconds between two looks at the logs that are followed.
+        grace: seconds in which it ends after a signal.
+    """
+
+    interval: float = 5.0
+    follow_interval: float = 1.0
+    grace: float = 8.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Timing:
+        """What the settings say."""
+        return cls(settings.interval, settings.follow_interval, settings.grace)
 
 
 def once(job: Job, tell: Callable[[Event], None], after_batch: Callable[[Tally], None] = lambda tally: None) -> Tally:
@@ -32,9 +65,10 @@ def once(job: Job, tell: Callable[[Event], None], after_batch: Callable[[Tally],
 
     Raises:
         DestinationError: the destination takes nothing.
+        SpoolError: the spool gives nothing.
         OSError: a directory cannot be used.
     """
-    collector = Collector(job, Once(tell))
+    collector = Collector(job, Once(tell), wait=PATIENCE)
     total = Tally()
 
     def progress(tally: Tally) -> None:
@@ -54,6 +88,7 @@ def once(job: Job, tell: Callable[[Event], None], after_batch: Callable[[Tally],
             tally = collector.run_pass(after_batch=progress)
             total.add(tally)
             if last_passes == 0 or (not tally.collected and (last_passes == 1 or collector.due is None)):
+                collector.prepare_catalog()
                 return total
             if not tally.collected and collector.due is not None:
                 time.sleep(min(collector.due, max(0.0, deadline - time.monotonic())) + 0.005)
@@ -66,91 +101,187 @@ class Service:
 
     Args:
         job: what to collect.
-        interval: seconds between scans when no event tells.
+        timing: when to do what.
+        settings: what else is set: retention and HTTP.
         tell_collected: log every collected file.
     """
 
-    def __init__(self, job: Job, interval: float, tell_collected: bool = False) -> None:
-        self._job, self._interval, self._tell_collected = job, interval, tell_collected
+    def __init__(self, job: Job, timing: Timing, settings: Settings, tell_collected: bool = False) -> None:
+        self._job, self._timing, self._settings, self._verbose = job, timing, settings, tell_collected
         self._log = structlog.get_logger()
         self._stopping = False
+        self._backoff = BACKOFF[0]
+        self._watch: Watch | None = None
+        self._once = Once(self._tell)
+        self._pruning = Pruning(settings.keep, settings.prune, self._once)
+        self.board = Board()
         self.total = Tally()
 
     def stop(self, number: int, frame: FrameType | None) -> None:
-        """A signal handler: the batch under way is finished, then `run` ends; at a second signal, at once."""
+        """A signal handler: the batch under way is finished, then `run` ends; at a second signal, at once.
+
+        So it does when the grace period is over: whatever is half-way is a claim, and the next mover finds it.
+        """
         if self._stopping:
-            # Safe at any point: whatever is half-way is a claim, and the next mover finds it.
-            raise SystemExit(128 + number)
+            raise SystemExit(0 if number == signal.SIGALRM else 128 + number)
         self._stopping = True
+        self.board.stopping()
+        signal.setitimer(signal.ITIMER_REAL, self._timing.grace)
 
     def run(self) -> None:
         """Collect until stopped by SIGTERM or SIGINT.
 
         Raises:
             OSError: a directory cannot be used at the start; later faults are logged and tried again.
+            ConfigError: the address is taken; or a directory of ours is another user's, at the start.
         """
-        before = {number: signal.signal(number, self.stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+        before = {number: signal.signal(number, self.stop) for number in numbers}
         try:
-            with Watch() as watch:
-                self._run(watch)
+            with contextlib.ExitStack() as stack:
+                self._serve(stack)
+                self._watch = stack.enter_context(Watch())
+                self._run(self._watch)
         finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def _serve(self, stack: contextlib.ExitStack) -> None:
+        from sharedvol_sidecar.web.address import parse_listen  # here: half a second that `once` can do without
+
+        address = parse_listen(self._settings.listen)
+        if address is None:
+            return
+        from sharedvol_sidecar.web.server import Server
+
+        server = Server(self.board, *address, allowed_hosts=self._settings.allowed_hosts)
+        server.start()
+        stack.callback(server.stop)
+        self._log.info("listening", url=server.url)
+
     def _run(self, watch: Watch) -> None:
-        collector = Collector(self._job, Once(self._tell), watch.add, tell_collected=self._tell_collected)
+        collector: Collector | None = self._collector(watch)
+        assert collector is not None
         self._log.info(
             "started",
             spool=self._job.spool,
             collected=self._job.collected,
             by="link" if collector.linked else "copy",
             quiet=self._job.quiet,
-            interval=self._interval,
+            interval=self._timing.interval,
         )
-        backoff = BACKOFF[0]
+        while not self._stopping:
+            try:
+                if collector is None:
+                    collector = self._collector(watch)
+                self._passes(collector, watch)
+            except (SharedVolError, OSError) as error:
+                self._fault(error, watch)
+                # Anew next time: a volume that was mounted again is another directory under the same path.
+                with contextlib.suppress(SharedVolError, OSError):
+                    if collector is not None:
+                        collector.close()
+                collector = None
+        if collector is not None:
+            collector.close()
+        self._log.info("stopped", **_moved(self.total))
+
+    def _collector(self, watch: Watch) -> Collector:
+        collector = Collector(
+            self._job, self._once, watch.add, tell_collected=True, pause=lambda seconds: self._sleep(watch, seconds)
+        )
+        self._peers = Peers(collector.claims, watch.poke)
+        collector.prepare_catalog()
+        return collector
+
+    def _fault(self, error: Exception, watch: Watch) -> None:
+        reason = reason_of(error, self._job)
+        self.board.fault(reason, str(error))
+        self._log.error("fault", reason=reason, error=str(error), retry_in=self._backoff)
+        self._sleep(watch, self._backoff)
+        self._backoff = min(2 * self._backoff, BACKOFF[1])
+
+    def _passes(self, collector: Collector, watch: Watch) -> None:
+        """Passes until a fault, or the end."""
         scan_only: str | None = None
         while not self._stopping:
             began = time.monotonic()
-            try:
-                tally = collector.run_pass(lambda: self._stopping)
-            except (DestinationError, OSError) as error:
-                self._log.error("fault", error=str(error), retry_in=backoff)
-                self._sleep(watch, backoff)
-                backoff = min(2 * backoff, BACKOFF[1])
-                continue
-            backoff = BACKOFF[0]
+            self._peers.look()
+            self.board.pass_began()
+            tally = collector.run_pass(lambda: self._stopping, self.board.progress)
+            took = time.monotonic() - began
+            self._backoff = BACKOFF[0]
             self._account(tally)
+            clear_up(self.board, collector, tally)
+            self.board.passed(tally, took)
+            show_backlog(self.board, collector)
+            show_replicas(self.board, collector.orphans.volume)
+            self._pruning.look(collector)
             if watch.unwatched != scan_only:
                 scan_only = watch.unwatched
-                self._log.warning("scan_only", detail=scan_only, interval=self._interval)
+                self._log.warning("scan_only", detail=scan_only, interval=self._timing.interval)
             # Events come in crowds, and a pass over a large backlog takes its time: one pass for many.
-            took = time.monotonic() - began
             # What could not be moved was put back, which is an event of its own: do not chase it.
             self._sleep(watch, max(SHORTEST_GAP, took, BACKOFF[0] if tally.failed else 0.0))
             if not self._stopping and not tally.collected:
                 due = collector.due
-                watch.wait(self._interval if due is None else min(due + 0.005, self._interval))
-        collector.close()
-        self._log.info("stopped", **_moved(self.total))
+                self._wait(collector, watch, self._timing.interval if due is None else due + 0.005)
+
+    def _wait(self, collector: Collector, watch: Watch, seconds: float) -> None:
+        """Wait for an event, at most so long or for the interval, and follow logs meanwhile."""
+        end = time.monotonic() + min(seconds, self._timing.interval)
+        tick = time.monotonic() + self._timing.follow_interval
+        while not self._stopping and (left := end - time.monotonic()) > 0:
+            pause = min(left, _BEAT)
+            if collector.followed.logs:
+                pause = min(pause, tick - time.monotonic())
+            if watch.wait(pause):
+                return
+            self.board.beat()
+            if collector.followed.logs and time.monotonic() >= tick:
+                tally = collector.tick()
+                self.total.add_moved(tally)
+                self.board.followed(len(collector.followed.logs), tally.followed)
+                tick = time.monotonic() + self._timing.follow_interval
 
     def _sleep(self, watch: Watch, seconds: float) -> None:
         """Wait without heed to events, but for signals."""
         end = time.monotonic() + seconds
         while not self._stopping and (left := end - time.monotonic()) > 0:
-            watch.wait_for_signal(left)
+            watch.wait_for_signal(min(left, _BEAT))
+            self.board.beat()
 
     def _account(self, tally: Tally) -> None:
         self.total.add(tally)
+        self.total.uncatalogued = tally.uncatalogued
         if tally.collected or tally.put_back:
             self._log.info("collected", **_moved(tally), writing=tally.writing, settling=tally.settling)
 
     def _tell(self, event: Event) -> None:
-        level = logging.INFO if event.name in ("collected", "put_back") else logging.WARNING
+        self.board.event(event)
+        if event.name == "collected" and not self._verbose:
+            return
+        level = logging.INFO if event.name in _ORDINARY else logging.WARNING
         name = "file" if event.name == "collected" else event.name
         self._log.log(level, name, path=event.path, detail=event.detail)
 
 
+_ORDINARY = frozenset({"collected", "put_back", "followed", "truncated", "orphan_removed", "pruned"})
+
+
 def _moved(tally: Tally) -> dict[str, int]:
     counts = tally.as_dict()
-    names = ("collected", "bytes", "kept_both", "copied", "recovered", "unleased", "put_back")
+    names = (
+        "collected",
+        "bytes",
+        "kept_both",
+        "copied",
+        "recovered",
+        "unleased",
+        "put_back",
+        "followed",
+        "sealed",
+        "uncatalogued",
+    )
     return {("files" if name == "collected" else name): counts[name] for name in names}

@@ -1,4 +1,7 @@
-"""The settings: by flag, else by environment (``SHAREDVOL_…``), else by a TOML file, else the default."""
+"""The settings: by flag, else by environment (``SHAREDVOL_…``), else by a TOML file, else the default.
+
+One list, `Settings`: its fields are the flags, the variables and the keys.
+"""
 
 from __future__ import annotations
 
@@ -6,44 +9,129 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from sharedvol.errors import describe
-from sharedvol_sidecar.collector import Job
-from sharedvol_sidecar.destination import overlap
+from sharedvol_sidecar.console import parse_size
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.template import DEFAULT, Template
+from sharedvol_sidecar.web.address import DEFAULT_LISTEN, parse_listen
 
 PREFIX = "SHAREDVOL_"
+SECRET = "_FILE"
+"""``SHAREDVOL_CATALOG_FILE`` names a file that holds the value: how container engines hand over secrets."""
+
+_LONGEST_SECRET = 65_536
+_NUMBERS = re.compile(r"(?P<uid>\d{1,9})?(:(?P<gid>\d{1,9}))?")
+
+Names = tuple[str, ...]
 
 
-def _variable(field: str) -> str:
+def variable(field: str) -> str:
+    """The environment variable of a field."""
     return PREFIX + field.rstrip("_").upper()
 
 
-class Settings(BaseSettings):
-    """What can be set. Each is also an environment variable and a key of the TOML file, by its name."""
+def setting(default: Any, metavar: str, description: str, *, run: bool = False, **limits: Any) -> Any:
+    """A field, with what its flag's help says; ``run`` for one that is of no use to ``once``."""
+    return Field(default, description=description, json_schema_extra={"metavar": metavar, "run": run}, **limits)
 
-    model_config = SettingsConfigDict(
-        alias_generator=_variable, extra="forbid", env_ignore_empty=True, allow_inf_nan=False
+
+class Settings(BaseModel):
+    """What can be set."""
+
+    model_config = ConfigDict(alias_generator=variable, extra="forbid", allow_inf_nan=False, frozen=True)
+
+    from_: Path = setting(..., "SPOOL", "The directory that the replicas write below.")
+    to: Path = setting(..., "COLLECTED", "The directory for the files: beside the spool, best on its file system.")
+    template: str = setting(DEFAULT, "TEMPLATE", "Names in the destination.")
+    quiet: float = setting(
+        2.0,
+        "SECONDS",
+        "A closed file is finished when it has not changed for so long; one that was renamed or linked into place "
+        "is at once.",
+        ge=0,
+        le=86_400,
+    )
+    interval: float = setting(5.0, "SECONDS", "Scan so often when no event tells.", run=True, gt=0, le=86_400)
+    kinds: Names = setting(("results", "logs"), "NAMES", "The sources' directories.")
+    pattern: str | None = setting(
+        None,
+        "REGEX",
+        "For flat directories: how a file's name tells its container, with a group (?P<container>...). By default "
+        "the names that sharedvol and R build.",
+    )
+    workers: int = setting(2, "N", "Processes that work on a backlog, 1 or 2.", ge=1, le=2)
+    follow: Names = setting(
+        ("logs",), "KINDS", "The kinds whose open files are followed into the destination; none for none."
+    )
+    follow_interval: float = setting(
+        1.0, "SECONDS", "Copy what followed logs have grown by so often.", run=True, ge=0.05, le=3600
+    )
+    seal_after: float = setting(
+        60.0,
+        "SECONDS",
+        "Where no lease can be had: a log is finished when it has not changed for so long.",
+        ge=0,
+        le=86_400 * 30,
+    )
+    compress: Literal["none", "gzip", "zstd"] = setting("none", "FORMAT", "Compress finished logs: gzip or zstd.")
+    catalog: str = setting(
+        "",
+        "URL",
+        "mysql://user@host/database, sqlite:///file, or none. By default COLLECTED/.sharedvol/catalog.db.",
+    )
+    digests: bool = setting(True, "BOOL", "Take the SHA-256 of every file.")
+    owner: str | None = setting(
+        None, "UID:GID", "Whose collected files are, by number; else as their writers made them."
+    )
+    file_mode: str | None = setting(
+        None, "OCTAL", "Their permission bits, such as 0640; else as their writers made them."
+    )
+    directory_mode: str | None = setting(None, "OCTAL", "Those of the directories that are made for them.")
+    min_free: str = setting("16M", "SIZE", "Free space in the destination that copies and followed logs leave.")
+    rate: str = setting("0", "SIZE", "Move at most so many bytes a second; 0 is no limit.")
+    orphans: Literal["remove", "keep"] = setting(
+        "remove", "WHAT", "The drained directories of containers that joined the volume and are dead: remove or keep."
+    )
+    keep: Names = setting(
+        (), "RULES", "What to keep of collected files: results=90d logs=14d,20G, with spaces between.", run=True
+    )
+    prune: Literal["off", "dry-run", "apply"] = setting(
+        "dry-run",
+        "MODE",
+        "What is done about files beyond --keep, once an hour: off, dry-run (log them) or apply.",
+        run=True,
+    )
+    listen: str = setting(DEFAULT_LISTEN, "ADDRESS", "Where HTTP is served: host:port, or off.", run=True)
+    allowed_hosts: Names = setting(
+        (), "NAMES", "Host names that requests to a loopback address may have, besides localhost.", run=True
+    )
+    grace: float = setting(
+        8.0,
+        "SECONDS",
+        "After SIGTERM, end within so long: a file that takes longer is left for the next start.",
+        run=True,
+        gt=0,
+        le=86_400,
     )
 
-    from_: Path = Field(description="the spool: the directory that the replicas write below")
-    to: Path = Field(description="the directory that files are collected into")
-    template: str = Field(DEFAULT, description="names in the destination")
-    quiet: float = Field(2.0, ge=0, le=86_400, description="seconds without a change after which a file is finished")
-    interval: float = Field(5.0, gt=0, le=86_400, description="seconds between scans when no event tells")
-    kinds: Annotated[tuple[str, ...], NoDecode] = Field(("results", "logs"), description="the sources' directories")
-    pattern: str | None = Field(None, description="how a flat directory's file names tell the container")
-    workers: int = Field(2, ge=1, le=2, description="processes that work on a backlog, at most")
-
-    @field_validator("kinds", mode="before")
+    @field_validator("kinds", "follow", "allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("keep", mode="before")
+    @classmethod
+    def _split_rules(cls, value: object) -> object:
+        return value.split() if isinstance(value, str) else value
+
+    @field_validator("follow", mode="after")
+    @classmethod
+    def _none(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return () if value == ("none",) else value
 
     @field_validator("kinds")
     @classmethod
@@ -65,29 +153,96 @@ class Settings(BaseSettings):
             raise ValueError("it needs a group named container: (?P<container>...)")
         return value
 
+    @field_validator("owner")
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, environment, file."""
-        return init_settings, env_settings, _TomlFile(settings_cls)
+    def _numbers(cls, value: str | None) -> str | None:
+        if value is not None and (not value or not _NUMBERS.fullmatch(value)):
+            raise ValueError("give numbers: 1000, 1000:1000 or :1000")
+        return value
+
+    @field_validator("file_mode", "directory_mode", mode="before")
+    @classmethod
+    def _octal(cls, value: object) -> object:
+        if value is None:
+            return None
+        if not isinstance(value, str) or not re.fullmatch(r"0?[0-7]{3}", value):
+            raise ValueError('give three octal digits in quotes, such as "0640"')
+        return value
+
+    @field_validator("min_free", "rate", mode="before")
+    @classmethod
+    def _is_size(cls, value: object) -> object:
+        text = str(value)
+        if parse_size(text) is None:
+            raise ValueError("give a size: 0, 500M, 20G")
+        return text
+
+    @field_validator("listen")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        try:
+            parse_listen(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("template")
+    @classmethod
+    def _is_template(cls, value: str) -> str:
+        Template(value)
+        return value
+
+    @field_validator("keep")
+    @classmethod
+    def _are_rules(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        from sharedvol_sidecar.retention import parse_rules  # SQLAlchemy, which a health check can do without
+
+        try:
+            parse_rules(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    @property
+    def uid(self) -> int | None:
+        """The collected files' user."""
+        return self._number("uid")
+
+    @property
+    def gid(self) -> int | None:
+        """The collected files' group."""
+        return self._number("gid")
+
+    def _number(self, name: str) -> int | None:
+        found = _NUMBERS.fullmatch(self.owner or "")
+        return int(found[name]) if found and found[name] else None
 
 
-class _TomlFile(PydanticBaseSettingsSource):
-    """The keys of the TOML file that `load` names."""
+FIELDS = tuple(name.rstrip("_") for name in Settings.model_fields)
+"""The settings' names."""
 
-    values: dict[str, Any] = {}  # noqa: RUF012 - set for the duration of one `load`
 
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        return None, field_name, False
+def collect(flags: dict[str, Any], config: Path | None) -> dict[str, tuple[Any, str]]:
+    """What was given, and where: by name, the value and ``flag``, the variable, or the file.
 
-    def __call__(self) -> dict[str, Any]:
-        return self.values
+    Args:
+        flags: the flags that were given, by name.
+        config: the TOML file, or None.
+
+    Raises:
+        ConfigError: the file or a secret cannot be read; or there is no such setting in it.
+    """
+    given = {name: (value, str(config)) for name, value in _read(config).items()}
+    for name in FIELDS:
+        plain, secret = os.environ.get(variable(name), ""), os.environ.get(variable(name) + SECRET, "")
+        if plain and secret:
+            raise ConfigError(f"{variable(name)} and {variable(name)}{SECRET} are both set: leave one out")
+        if plain:
+            given[name] = plain, variable(name)
+        elif secret:
+            given[name] = _secret(Path(secret), variable(name) + SECRET), variable(name) + SECRET
+    given.update({name: (value, "flag") for name, value in flags.items() if value is not None})
+    return given
 
 
 def load(flags: dict[str, Any], config: Path | None) -> Settings:
@@ -100,14 +255,11 @@ def load(flags: dict[str, Any], config: Path | None) -> Settings:
     Raises:
         ConfigError: in one line: which setting, what is wrong with it, and what it should be.
     """
-    _TomlFile.values = {_variable(name): value for name, value in _read(config).items()}
+    given = collect(flags, config)
     try:
-        given = {_variable(name): value for name, value in flags.items() if value is not None}
-        return Settings(**given)
+        return Settings(**{variable(name): value for name, (value, _) in given.items()})
     except ValidationError as error:
         raise ConfigError("; ".join(_in_words(problem) for problem in error.errors())) from None
-    finally:
-        _TomlFile.values = {}
 
 
 def _read(config: Path | None) -> dict[str, Any]:
@@ -123,50 +275,26 @@ def _read(config: Path | None) -> dict[str, Any]:
         raise ConfigError(f"settings file {str(config)!r} is not valid TOML: {error}; mend that line") from None
 
 
-def _in_words(problem: Any) -> str:
-    variable = str(problem["loc"][0]) if problem["loc"] else "?"
-    name = variable.removeprefix(PREFIX).lower()
-    if problem["type"] == "missing":
-        return f"{name!r} is not set: give --{name}, {variable}, or {name!r} in the settings file"
-    if problem["type"] == "extra_forbidden":
-        known = ", ".join(_variable(field).removeprefix(PREFIX).lower() for field in Settings.model_fields)
-        return f"there is no setting {name!r}: there are {known}"
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    return f"setting {name!r}: {message[:1].lower()}{message[1:]} (it is {problem['input']!r})"
-
-
-def job(settings: Settings) -> Job:
-    """The settings as a job, with the directories checked.
-
-    Raises:
-        ConfigError: a directory is missing, not a directory, not writable, or one is in the other.
-    """
-    Template(settings.template)
-    for flag, path in (("--from", settings.from_), ("--to", settings.to)):
-        if "\0" in str(path):  # TOML can hold one, and every system call would raise a ValueError
-            raise ConfigError(f"{flag} {str(path)!r} is not a path: take the NUL character out")
-        try:
-            is_directory = path.stat() and path.is_dir()
-        except OSError as error:
-            raise ConfigError(f"{flag} {str(path)!r}: {describe(error)}; create it, or mount its volume") from None
-        if not is_directory:
-            raise ConfigError(f"{flag} {str(path)!r} is not a directory: name one")
-        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-            raise ConfigError(
-                f"{flag} {str(path)!r} cannot be written by user {os.geteuid()}: give it permission, or mount the "
-                "volume read-write"
-            )
-    if overlap(settings.from_, settings.to):
+def _secret(path: Path, name: str) -> str:
+    try:
+        with path.open("rb") as file:
+            text = file.read(_LONGEST_SECRET).decode("utf-8")
+    except OSError as error:
         raise ConfigError(
-            f"--to {str(settings.to)!r} and --from {str(settings.from_)!r} lie one in the other: collected "
-            "files would be found again; use two directories side by side"
-        )
-    return Job(
-        spool=str(settings.from_.resolve()),
-        collected=str(settings.to.resolve()),
-        template=settings.template,
-        quiet=settings.quiet,
-        kinds=settings.kinds,
-        pattern=settings.pattern,
-        workers=settings.workers,
-    )
+            f"{name}: cannot read {str(path)!r}: {describe(error)}; see that the secret is mounted"
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{name}: {str(path)!r} does not hold text") from None
+    return text.strip("\r\n")
+
+
+def _in_words(problem: Any) -> str:
+    name = (str(problem["loc"][0]) if problem["loc"] else "?").removeprefix(PREFIX).lower()
+    if problem["type"] == "missing":
+        flag = name.replace("_", "-")
+        return f"{name!r} is not set: give --{flag}, {variable(name)}, or {name!r} in the settings file"
+    if problem["type"] == "extra_forbidden":
+        return f"there is no setting {name!r}: there are {', '.join(FIELDS)}"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    given = "" if name == "catalog" else f" (it is {problem['input']!r})"
+    return f"setting {name!r}: {message[:1].lower()}{message[1:]}{given}"

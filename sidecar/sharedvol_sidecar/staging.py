@@ -11,18 +11,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 from collections.abc import Callable, Iterable
 
-from sharedvol_sidecar import lease
+from sharedvol_sidecar.contents import copy, digest, same
 from sharedvol_sidecar.directories import Directory, sync_filesystem
 from sharedvol_sidecar.items import Item
 
-_CHUNK = 8 * 1024 * 1024
 _FEW = 8
 
+Dress = Callable[[int, os.stat_result], None]
+"""Gives a new file in the destination its owner and mode: those of its source, or the configured ones."""
 
-def stage(items: Iterable[Item], staging: Directory, withdraw: Callable[[Item], None]) -> list[Item]:
+
+def stage(
+    items: Iterable[Item], staging: Directory, withdraw: Callable[[Item], None], dress: Dress, floor: int = 0
+) -> list[Item]:
     """Copy the claimed files and give each its staging name. Returns the items that have one.
 
     An item whose writer came back while it was copied gets none.
@@ -32,6 +35,8 @@ def stage(items: Iterable[Item], staging: Directory, withdraw: Callable[[Item], 
         staging: the directory for the copies.
         withdraw: takes back the copy that a mover which died had made, and its final name, where the
             claim has changed since.
+        dress: gives a copy its owner and mode.
+        floor: bytes that are to stay free.
 
     Raises:
         OSError: the destination is full, or fails.
@@ -44,14 +49,15 @@ def stage(items: Iterable[Item], staging: Directory, withdraw: Callable[[Item], 
                 done.append(item)
                 continue
             free = os.fstatvfs(staging.fd)
-            if item.info.st_size > free.f_bavail * free.f_frsize:
+            if item.info.st_size + floor > free.f_bavail * free.f_frsize:
                 # One file that is too large, or sparse and only looks so, must not stop the others.
                 item.problem = f"cannot be copied: it has {item.info.st_size} bytes, more than are free"
+                item.no_room = True
                 continue
             part = f"{item.staging_name}.part"
             fd, named = _new_file(staging, part)
             copies.append((item, fd, part if named else ""))
-            if not _copy(item, fd):
+            if not _copy(item, fd, dress):
                 os.close(copies.pop()[1])
                 if named:
                     os.unlink(part, dir_fd=staging.fd)
@@ -76,25 +82,15 @@ def already_staged(item: Item, staging: Directory, withdraw: Callable[[Item], No
     except FileNotFoundError:
         return False
     try:
-        if _same_content(item.fd, fd):
+        if same(item.fd, fd, item.encoding):
             item.staged = staging
+            item.sha256 = digest(fd, os.fstat(fd).st_size)
             return True
     finally:
         os.close(fd)
     item.staged = staging  # a late writer changed the claim after the copy
     withdraw(item)
     return False
-
-
-def _same_content(a: int, b: int) -> bool:
-    if os.fstat(a).st_size != os.fstat(b).st_size:
-        return False
-    offset = 0
-    while chunk := os.pread(a, _CHUNK, offset):
-        if chunk != os.pread(b, len(chunk), offset):
-            return False
-        offset += len(chunk)
-    return True
 
 
 def _new_file(staging: Directory, part: str) -> tuple[int, bool]:
@@ -108,20 +104,16 @@ def _new_file(staging: Directory, part: str) -> tuple[int, bool]:
     return os.open(part, flags, 0o600, dir_fd=staging.fd), True
 
 
-def _copy(item: Item, fd: int) -> bool:
-    """The file's bytes, mode, owner and times. False if a writer waits for it meanwhile."""
-    offset, size = 0, item.info.st_size
+def _copy(item: Item, fd: int, dress: Dress) -> bool:
+    """The file's bytes, owner, mode and times. False if a writer waits for it meanwhile."""
+    size = item.info.st_size
     # No further than it was long: without a lease a writer may go on as fast as we copy.
-    while offset < size and (sent := os.sendfile(fd, item.fd, offset, min(_CHUNK, size - offset))):
-        offset += sent
-        if item.leased and not lease.intact(item.fd):
-            return False
-    info = item.info
-    with contextlib.suppress(PermissionError):  # only root may give files away
-        os.fchown(fd, info.st_uid, info.st_gid)
-    os.fchmod(fd, stat.S_IMODE(info.st_mode) & 0o777)
-    os.utime(fd, ns=(info.st_atime_ns, info.st_mtime_ns))
-    return offset == os.fstat(item.fd).st_size
+    item.sha256 = copy(item.fd, fd, size, item.encoding, item.going_on)
+    if item.sha256 is None:
+        return False
+    dress(fd, item.info)
+    os.utime(fd, ns=(item.info.st_atime_ns, item.info.st_mtime_ns))
+    return os.fstat(item.fd).st_size == size
 
 
 def _name(staging: Directory, fd: int, part: str, name: str) -> None:

@@ -79,9 +79,8 @@ class Template:
     def __str__(self) -> str:
         return self._text
 
-    def target(self, origin: Origin, mtime_ns: int) -> str:
-        """The destination of a file that was written then, relative to the destination's root."""
-        day = origin.day.toordinal() if origin.day else _day_number(mtime_ns)
+    def target(self, origin: Origin, day: int) -> str:
+        """The destination of a file of that day (see `day_of`), relative to the destination's root."""
         # All but the names are the same for most files of a batch.
         key = origin.kind, origin.container, day
         frame = self._frames.get(key)
@@ -115,8 +114,9 @@ class Template:
         return frame
 
 
-def _day_number(mtime_ns: int) -> int:
-    return _EPOCH + _seconds(mtime_ns) // 86_400
+def day_of(origin: Origin, mtime_ns: int) -> int:
+    """The day of a file that was written then, as `datetime.date.toordinal` counts."""
+    return origin.day.toordinal() if origin.day else _EPOCH + _seconds(mtime_ns) // 86_400
 
 
 def _seconds(mtime_ns: int) -> int:

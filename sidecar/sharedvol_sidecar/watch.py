@@ -28,6 +28,7 @@ class Watch:
 
     def __init__(self) -> None:
         self._wake, self._woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._poked = False
         self.unwatched: str | None = None
         """Why some directories are not watched: then only the interval finds what appears in them."""
         try:
@@ -45,8 +46,10 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         signal.set_wakeup_fd(self._before)
-        os.close(self._wake)
-        os.close(self._woken)
+        # Another thread may poke still: never into a descriptor that got the number since.
+        wake, woken, self._wake, self._woken = self._wake, self._woken, -1, -1
+        os.close(wake)
+        os.close(woken)
         if self._inotify is not None:
             self._inotify.close()
 
@@ -59,12 +62,24 @@ class Watch:
         except OSError as error:
             self.unwatched = f"cannot watch every directory: {error.strerror}; raise fs.inotify.max_user_watches"
 
+    def poke(self) -> None:
+        """End the wait as an event would; from any thread."""
+        self._poked = True
+        with contextlib.suppress(OSError):  # full of wake-ups, or closed by now
+            os.write(self._woken, b"\0")
+
     def wait(self, seconds: float) -> bool:
         """Wait, at most so long. Whether there was an event."""
+        if self._poked:
+            self._poked = False
+            return True
         sources = [self._wake] + ([self._inotify.fileno()] if self._inotify is not None else [])
         ready, _, _ = select.select(sources, [], [], max(0.0, seconds))
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake, 4096)
+        if self._poked:
+            self._poked = False
+            return True
         if self._inotify is None or self._inotify.fileno() not in ready:
             return False
         self._inotify.read(timeout=0)

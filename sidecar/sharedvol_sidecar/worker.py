@@ -18,7 +18,7 @@ from sharedvol_sidecar.report import Event
 def main() -> int:
     """Do half of a pass."""
     job = json.load(sys.stdin)
-    job["kinds"] = tuple(job["kinds"])
+    job["kinds"], job["follow"] = tuple(job["kinds"]), tuple(job["follow"])
     job["workers"] = 1
     stopping = False
 

@@ -17,12 +17,25 @@ from typing import Any
 from processes import Child
 from volume import Volume
 
+import sharedvol_sidecar.contents as contents
 import sharedvol_sidecar.directories as directories
-import sharedvol_sidecar.staging as staging
 from sharedvol_sidecar.collector import Collector
 from sharedvol_sidecar.errors import DestinationError
 
-CALLS = ["rename", "link", "unlink", "mkdir", "rmdir", "fsync", "sendfile", "close", "fchmod", "fchown", "utime"]
+CALLS = [
+    "rename",
+    "link",
+    "unlink",
+    "mkdir",
+    "rmdir",
+    "fsync",
+    "sendfile",
+    "write",
+    "close",
+    "fchmod",
+    "fchown",
+    "utime",
+]
 COLLIDING = "{kind}/{base}"
 OLD = "was here before"
 
@@ -119,7 +132,7 @@ class Scene:
         return True
 
     def _pass(self, volume: Volume, number: int, after: bool, prepare: Callable[[], object] | None) -> None:
-        staging._CHUNK = 16  # several calls for one copy, so that it can be cut
+        contents.CHUNK = 16  # several calls for one copy, so that it can be cut
         self.patch()
         (prepare or (lambda: None))()
         die_at(number, after)

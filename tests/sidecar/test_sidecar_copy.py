@@ -41,7 +41,7 @@ def test_files_of_one_name_are_all_kept_though_they_are_equal(across: Volume, co
 
 
 def test_empty_and_larger_than_a_chunk(across: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(staging, "_CHUNK", 7)
+    monkeypatch.setattr("sharedvol_sidecar.contents.CHUNK", 7)
     across.write("c1/results/empty")
     across.write("c1/results/large", "0123456789" * 10)
     across.drain()
@@ -69,7 +69,7 @@ def test_without_unnamed_files_a_named_part_is_used(
 
 
 FAULTS: list[tuple[str, Callable[..., bool]]] = [
-    ("sendfile", lambda *a, **o: True),
+    ("write", lambda *a, **o: "/staging/" in os.readlink(f"/proc/self/fd/{a[0]}")),
     ("fchmod", lambda *a, **o: True),
     ("utime", lambda *a, **o: True),
     ("fsync", lambda *a, **o: True),
@@ -83,18 +83,20 @@ FAULTS: list[tuple[str, Callable[..., bool]]] = [
 def test_fault_of_the_destination_leaves_all_for_the_next_pass(
     across: Volume, name: str, when: Callable[..., bool], number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    contents = {f"c1/results/{n}": str(n) * 10 for n in range(4)}
-    for path, content in contents.items():
-        across.write(path, content)
     collector = across.collector()
+    across.write("c1/results/first", "first")
+    collector.run_pass()  # makes the lock files
+    written = {f"c1/results/{n}": str(n) * 10 for n in range(4)}
+    for path, content in written.items():
+        across.write(path, content)
     with monkeypatch.context() as patch:
         patch.setattr(os, name, fail_once(getattr(os, name), OSError(number, os.strerror(number)), when))
         with pytest.raises(DestinationError, match=errno.errorcode[number]):
             collector.run_pass()
-    assert across.waiting() == contents and across.files() == {}
+    assert across.waiting() == written and across.bag() == Counter(["first"])
     assert collector.run_pass().collected == 4
     collector.close()
-    assert across.bag() == Counter(contents.values())
+    assert across.bag() == Counter(["first", *written.values()])
     assert across.staged() == []
 
 

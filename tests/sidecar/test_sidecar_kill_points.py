@@ -18,9 +18,9 @@ from killing import (
     forbid_renameat2,
 )
 
+import sharedvol_sidecar.contents as contents
 import sharedvol_sidecar.directories as directories
 import sharedvol_sidecar.publisher as publisher
-import sharedvol_sidecar.staging as staging
 from sharedvol_sidecar.destination import Destination
 from sharedvol_sidecar.items import Item
 from sharedvol_sidecar.mover import Mover
@@ -39,7 +39,7 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a patch changes in this process, as in the child, is changed back."""
     monkeypatch.setattr(os, "link", os.link)
     monkeypatch.setattr(directories, "_libc", directories._libc)
-    monkeypatch.setattr(staging, "_CHUNK", staging._CHUNK)
+    monkeypatch.setattr(contents, "CHUNK", contents.CHUNK)
     for owner, name in ((Mover, "_claim"), (Publisher, "link"), (Mover, "_place"), (publisher, "stage")):
         monkeypatch.setattr(owner, name, getattr(owner, name))
     yield
@@ -133,7 +133,7 @@ def skip_claim(self: Mover, item: Item, batch: Any, tally: Tally) -> bool:
 
 def unlink_first(self: Mover, items: list[Item], tally: Tally) -> list[Item]:
     for item in items:
-        target = self._publisher._template.target(item.candidate.origin, item.info.st_mtime_ns)
+        target = self._publisher._template.target(item.candidate.origin, item.day)
         directory, name = self._destination.locate(target)
         content = os.pread(item.fd, 1000, 0)
         if item.claim is not None:
@@ -145,7 +145,7 @@ def unlink_first(self: Mover, items: list[Item], tally: Tally) -> list[Item]:
 
 def name_before_content(self: Mover, items: list[Item], tally: Tally) -> list[Item]:
     for item in items:
-        target = self._publisher._template.target(item.candidate.origin, item.info.st_mtime_ns)
+        target = self._publisher._template.target(item.candidate.origin, item.day)
         directory, name = self._destination.locate(target)
         _write(directory.fd, f"{name}-{item.info.st_ino}", os.pread(item.fd, 1000, 0))
     return items

@@ -6,9 +6,11 @@ import errno
 import fcntl
 import mmap
 import os
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,8 +19,10 @@ from volume import Volume, fail_once
 
 import sharedvol_sidecar.lease as lease
 import sharedvol_sidecar.mover as mover
+from sharedvol_sidecar.directories import open_root
 from sharedvol_sidecar.errors import DestinationError
 from sharedvol_sidecar.mover import Mover
+from sharedvol_sidecar.units import Units
 
 HOUR = 3600.0
 
@@ -88,8 +92,8 @@ def test_times_of_another_clock_do_not_keep_a_file(volume: Volume, days: int, mo
     moment = path.stat().st_ctime + days * 86_400
     os.utime(path, (moment, moment))
     now = [1000.0]
-    monkeypatch.setattr("sharedvol_sidecar.quiet.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("sharedvol_sidecar.quiet.time.time", lambda: path.stat().st_ctime - 86_400)
+    clock = SimpleNamespace(monotonic=lambda: now[0], time=lambda: path.stat().st_ctime - 86_400)
+    monkeypatch.setattr("sharedvol_sidecar.quiet.time", clock)
     collector = volume.collector(quiet=10.0)
     if days > 0:
         assert collector.run_pass().settling == 1
@@ -146,6 +150,9 @@ def test_two_movers_in_turn_share_the_work(volume: Volume) -> None:
 def test_file_taken_by_another_mover_between_open_and_claim(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     volume.write("c1/results/a", "x")
     first, second = volume.collector(), volume.collector()
+    # The locks that share out the work would keep it away; that no file is moved twice does not rest on them.
+    (volume.spool.parent / "other").mkdir()
+    monkeypatch.setattr(second, "_units", Units(open_root(volume.spool.parent / "other")))
     real = Mover._claim
     taken: list[int] = []
 
@@ -166,10 +173,8 @@ OF_ALL = [
     (os, "link", errno.ENOSPC),
     (os, "link", errno.EIO),
     (os, "link", errno.EROFS),
-    (os, "link", errno.EACCES),
     (os, "mkdir", errno.ENOSPC),
     (os, "mkdir", errno.EROFS),
-    (os, "mkdir", errno.EACCES),
     (os, "fsync", errno.EIO),
     (os, "fsync", errno.ENOSPC),
 ]
@@ -197,6 +202,40 @@ def test_fault_of_the_destination_leaves_all_for_the_next_pass(
     assert collector.run_pass().collected == 12
     collector.close()
     assert volume.bag() == Counter(contents.values())
+
+
+@pytest.mark.parametrize("name", ["link", "mkdir"])
+def test_directory_of_the_destination_that_is_closed_stops_no_other(
+    volume: Volume, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = {f"c{n}/results/a": str(n) for n in range(4)}
+    for path, content in contents.items():
+        volume.write(path, content)
+    collector = volume.collector()
+    collector.run_pass(lambda: True)
+    for path, content in contents.items():
+        volume.write(f"{path}2", content)
+    real = getattr(os, name)
+
+    def closed(*args: Any, **options: Any) -> None:
+        fd = options.get("dst_dir_fd", options.get("dir_fd", -1))
+        where = os.readlink(f"/proc/self/fd/{fd}") + f"/{args[0] if name == 'mkdir' else ''}"
+        if "/.sharedvol" not in where and "/c2" in where:
+            raise PermissionError(errno.EACCES, "permission denied")
+        real(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, closed)
+        if name == "mkdir":
+            for directory in volume.collected.glob("results/*/c2"):
+                directory.rename(volume.collected / "away")
+        tally = collector.run_pass()
+    assert (tally.failed, tally.denied) == (1, 1)
+    assert "write permission there" in volume.told("failed")[-1].detail
+    assert list(volume.waiting()) == ["c2/results/a2"]
+    collector.run_pass()
+    collector.close()
+    assert volume.bag() == Counter([*contents.values()] * 2)
 
 
 def test_name_that_cannot_be_taken_back_is_found_again(across: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,9 +304,11 @@ def test_without_leases_only_quiet_files_move_and_it_is_told(volume: Volume, mon
     temporary.rename(temporary.with_name("renamed"))
     old = volume.write("c1/results/old", "x")
     monkeypatch.setattr(lease.fcntl, "fcntl", _no_lease)
-    monkeypatch.setattr("sharedvol_sidecar.quiet.time.time", lambda: old.stat().st_ctime + 1.0)
+    moment = [old.stat().st_ctime + 1.0]
+    clock = SimpleNamespace(monotonic=time.monotonic, time=lambda: moment[0])
+    monkeypatch.setattr("sharedvol_sidecar.quiet.time", clock)
     assert volume.one_pass(quiet=HOUR).settling == 2
-    monkeypatch.setattr("sharedvol_sidecar.quiet.time.time", lambda: old.stat().st_ctime + 2 * HOUR)
+    moment[0] += 2 * HOUR
     tally = volume.one_pass(quiet=HOUR)
     assert (tally.collected, tally.unleased) == (2, 2)
     assert {event.detail for event in volume.told("unleased")} and len(set(volume.told("unleased"))) == 1
@@ -296,13 +337,21 @@ def test_without_leases_a_file_that_changed_meanwhile_is_put_back(
 
 
 def test_many_are_synced_at_once_before_any_is_named(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number in range(mover._FEW + 1):
-        volume.write(f"c1/results/{number}", str(number))
+    volume.write("c1/results/first", "")
     seen: list[str] = []
     real_link, real_sync = os.link, mover.sync_filesystem
     monkeypatch.setattr(mover, "sync_filesystem", lambda root: (seen.append("sync"), real_sync(root)))
     collector = volume.collector()
-    monkeypatch.setattr(os, "link", lambda *a, **o: (seen.append("link"), real_link(*a, **o)))
+    collector.run_pass(lambda: True)  # makes the lock files
+
+    def link(source: str, *args: Any, **options: Any) -> None:
+        seen.append("link")
+        real_link(source, *args, **options)
+
+    for number in range(mover._FEW + 1):
+        volume.write(f"c1/results/{number}", str(number))
+    seen.clear()
+    monkeypatch.setattr(os, "link", link)
     collector.run_pass()
     collector.close()
     assert seen == ["sync"] + ["link"] * (mover._FEW + 1)

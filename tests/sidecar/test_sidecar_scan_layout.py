@@ -14,7 +14,7 @@ from volume import Volume
 
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.layout import Layout, Origin
-from sharedvol_sidecar.template import Template, alternatives, fit
+from sharedvol_sidecar.template import Template, alternatives, day_of, fit
 
 KINDS = ("results", "logs")
 DAY = 1_767_225_600 * 10**9  # 2026-01-01
@@ -182,7 +182,7 @@ def test_no_target_escapes(parts: list[str], text: str, mtime: int) -> None:
     for path in ("/".join(["results", *parts]), "/".join(["c1", "results", *parts])):
         origin = layout.origin(path)
         if origin is not None:
-            _assert_inside(Template(text).target(origin, mtime))
+            _assert_inside(Template(text).target(origin, day_of(origin, mtime)))
 
 
 @given(st.text("._x-uab1", min_size=1, max_size=12).filter(lambda name: not name.startswith(".")))
@@ -190,7 +190,7 @@ def test_no_flat_name_escapes(name: str) -> None:
     for layout in (Layout(KINDS), Layout(KINDS, re.compile(r"(?P<container>[^_]*)"))):
         origin = layout.origin(f"results/{name}")
         if origin is not None:
-            _assert_inside(Template("{container}/{name}").target(origin, DAY))
+            _assert_inside(Template("{container}/{name}").target(origin, day_of(origin, DAY)))
 
 
 def _assert_inside(target: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 from processes import Child, wait_until
 from volume import Volume
 
+import sharedvol_sidecar.contents as contents
 from sharedvol_sidecar import lease
 from sharedvol_sidecar.items import Item
 from sharedvol_sidecar.mover import Mover
@@ -119,17 +120,17 @@ def test_writer_that_comes_back_while_it_is_copied(across: Volume, monkeypatch: 
     path = across.write("c1/results/a", "x" * 100)
     collector = across.collector(template="{name}")
     writers: list[Child] = []
-    real = os.sendfile
+    real = contents.write_all
 
-    def sendfile(out: int, source: int, offset: int, count: int) -> int:
+    def write_all(fd: int, data: bytes) -> None:
         if not writers:
             claim = next((across.spool / ".sharedvol" / "claims").rglob("a"))
             writers.append(late_writer(str(claim), "y", across.collected))
             _wait_broken(claim)
-        return real(out, source, offset, 10)
+        real(fd, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "sendfile", sendfile)
+        patch.setattr(contents, "write_all", write_all)
         tally = collector.run_pass()
     assert (tally.put_back, tally.collected) == (1, 0)
     with writers[0] as writer:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sharedvol_sidecar.collector import Collector, Job
+from sharedvol_sidecar.follow import LIVE
 from sharedvol_sidecar.report import Event, Tally
 
 CLI = (sys.executable, "-c", "import sys; from sharedvol_sidecar.cli import main; sys.exit(main())")
@@ -70,8 +71,14 @@ class Volume:
             collector.close()
 
     def files(self) -> dict[str, str]:
-        """Every collected file and what it holds."""
-        return {path: Path(self.collected, path).read_text() for path in _files(self.collected)}
+        """Every collected file and what it holds, without the logs that are followed still."""
+        found = (path for path in _files(self.collected) if not path.endswith(LIVE))
+        return {path: Path(self.collected, path).read_text() for path in found}
+
+    def live(self) -> dict[str, str]:
+        """The logs that are followed, and what was copied of them."""
+        found = (path for path in _files(self.collected) if path.endswith(LIVE))
+        return {path: Path(self.collected, path).read_text() for path in found}
 
     def bag(self) -> Counter[str]:
         """What the collected files hold, without their names."""

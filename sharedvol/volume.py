@@ -1,0 +1,307 @@
+"""`Volume`: one directory that replicas share, and who is there.
+
+A replica joins when it starts and is alive until its last process ends; see `sharedvol.presence` for how.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sharedvol.duplicates import describe_duplicate
+from sharedvol.errors import (
+    DuplicateReplicaError,
+    InvalidNameError,
+    LockTimeout,
+    NotJoinedError,
+    PresenceError,
+    ReplicaAliveError,
+)
+from sharedvol.identity import container_id, worker_token
+from sharedvol.information import MAX_PURPOSE, Information, here, is_name
+from sharedvol.locks import FileLock, kernel
+from sharedvol.presence import Claim, Register, claim_slot
+
+
+@dataclass(frozen=True, slots=True)
+class Replica(Information):
+    """A replica that joined a volume.
+
+    Only ``alive`` is certain. The rest is what the replica wrote, and None or empty where that cannot be
+    read; ``purpose`` may hold anything, also what a terminal would obey.
+
+    Attributes:
+        alive: whether one of its processes lives; true of one that is stopped or hangs, too.
+    """
+
+    alive: bool = False
+
+
+class Membership:
+    """A process's part in a volume, from `Volume.join`. Ends with `leave`, with a ``with``, or with the process.
+
+    Attributes:
+        name: the replica's name.
+        slot: its slot: the lowest that was free when its first process joined.
+    """
+
+    def __init__(self, name: str, slot: int, claims: tuple[Claim, ...]) -> None:
+        self.name, self.slot = name, slot
+        self._claims = claims
+        self._worker = worker_token()
+
+    @property
+    def active(self) -> bool:
+        """Whether the caller is a member by this: not after `leave`, and not in a forked child."""
+        return bool(self._claims) and self._worker == worker_token()
+
+    def leave(self) -> None:
+        """Be a member no more; what is known of the replica stays.
+
+        Does nothing the second time, or in a forked child.
+        """
+        if self.active:
+            claims, self._claims = self._claims, ()
+            for claim in claims:
+                claim.drop()
+
+    def __enter__(self) -> Membership:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave()
+
+    def __repr__(self) -> str:
+        return f"<Membership {self.name!r} slot {self.slot}{'' if self.active else ', ended'}>"
+
+
+class Volume:
+    """A directory that replicas share.
+
+    ::
+
+        volume = Volume("/app/shared")
+        volume.join()
+        print(volume.slot, [replica.name for replica in volume.replicas() if replica.alive])
+
+    Args:
+        path: the directory; it must exist when it is joined.
+        timeout: seconds that any method may wait while others join or are removed, which takes milliseconds.
+
+    Raises:
+        PresenceError: this is not Linux: no other kernel has open file description locks.
+        ValueError: ``timeout`` is negative or not a number.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, timeout: float = 30.0) -> None:
+        if not kernel.AVAILABLE:
+            raise PresenceError("presence needs open file description locks, which only Linux has: run it on Linux")
+        self._path = os.path.abspath(os.fspath(path))
+        self._register = Register(self._path)
+        self._gate = FileLock(self._register.gate, timeout=timeout)
+        self._removing: dict[str, FileLock] = {}
+        self._membership: Membership | None = None
+
+    @property
+    def path(self) -> Path:
+        """The directory, absolute."""
+        return Path(self._path)
+
+    def join(self, name: str | None = None, *, purpose: str = "") -> Membership:
+        """Claim a name and a slot, for as long as this process lives.
+
+        Other processes of the same container may join under the same name: they share its slot, and the
+        replica is alive until the last of them ends. A forked child starts without its parent's part and
+        joins by itself.
+
+        Args:
+            name: of the replica; the container's own where it is not given.
+            purpose: a few words for people who look, at most 200 characters.
+
+        Raises:
+            DuplicateReplicaError: a live replica of another container has the name; says why that can be.
+            InvalidNameError: ``name`` is not safe as a part of a file name.
+            PresenceError: the volume cannot be written, or this process has joined it already.
+            LockTimeout, LockFileError: another one that joins does not end; a lock file cannot be used.
+            IdentityError: nothing names this container.
+            ValueError: ``purpose`` is too long.
+        """
+        if len(purpose) > MAX_PURPOSE:
+            raise ValueError(f"purpose has {len(purpose)} characters: give at most {MAX_PURPOSE}")
+        own = container_id() if name is None else name
+        if not is_name(own):
+            raise InvalidNameError(
+                f"replica name {own!r} is not safe as a file name: use at most 64 of [A-Za-z0-9._-], not beginning "
+                "with '.' or '-'; without a name the container's own is taken and made safe"
+            )
+        self._register.make()
+        with self._gate:
+            if self._membership is not None and self._membership.active:
+                raise PresenceError(
+                    f"this process has joined {self._path!r} as {self._membership.name!r} already: keep what join() "
+                    "gave, or leave() first"
+                )
+            self._membership = self._join(own, given=name is not None, purpose=purpose)
+        return self._membership
+
+    def _join(self, name: str, *, given: bool, purpose: str) -> Membership:
+        with contextlib.ExitStack() as undo:
+            claim = Claim(self._register.name_lock(name))
+            undo.callback(claim.drop)
+            if self._register.is_alive(name):
+                slot, place = self._share(name, given)
+                undo.callback(place.drop)
+            elif claim.is_held():
+                raise self._foreign(self._register.name_lock(name))
+            else:
+                slot, place = claim_slot(self._register)
+                undo.callback(place.drop)
+                boot_id, mount_namespace = here()
+                now = datetime.now(UTC)
+                self._register.write(
+                    Information(name, slot, now, purpose, os.getpid(), worker_token(), boot_id, mount_namespace)
+                )
+            # Last: whoever finds the name held can believe what lies beside it.
+            if not claim.take():
+                raise self._foreign(self._register.name_lock(name))
+            undo.pop_all()
+        return Membership(name, slot, (claim, place))
+
+    def _share(self, name: str, given: bool) -> tuple[int, Claim]:
+        """The slot of another process of this container, held together with it."""
+        known = self._register.read(name)
+        if not known.in_this_container() or known.slot is None:
+            raise DuplicateReplicaError(describe_duplicate(known, self._path, given=given), name, _replica(known, True))
+        place = Claim(self._register.slot_lock(known.slot))
+        if not place.take():
+            place.drop()
+            raise self._foreign(self._register.slot_lock(known.slot))
+        return known.slot, place
+
+    @property
+    def slot(self) -> int:
+        """The slot of this process's replica.
+
+        Raises:
+            NotJoinedError: it has not joined, or left; or it is a forked child that has not joined by itself.
+        """
+        if self._membership is None or not self._membership.active:
+            raise NotJoinedError(
+                f"this process has no slot on {self._path!r}: call join() first; a forked worker calls it by itself"
+            )
+        return self._membership.slot
+
+    def replicas(self) -> list[Replica]:
+        """The replicas that live, and the dead that are not forgotten, by name. Waits for nobody.
+
+        Raises:
+            PresenceError: the volume cannot be read.
+        """
+        found = []
+        for name in self._register.names():
+            # First the lock: what lies beside one that is held was written by its holder or a later one.
+            alive = self._register.is_alive(name)
+            if alive or self._register.is_known(name):
+                found.append(_replica(self._register.read(name), alive))
+        return found
+
+    def slots(self) -> list[int]:
+        """The slots that are held now. Waits for nobody.
+
+        Raises:
+            PresenceError: the volume cannot be read.
+        """
+        return self._register.slots()
+
+    def is_alive(self, name: str) -> bool | None:
+        """Whether the replica lives; None if none of that name ever joined, or it was forgotten. Waits for nobody.
+
+        Raises:
+            PresenceError: the volume cannot be read.
+        """
+        if not is_name(name):
+            return None
+        if self._register.is_alive(name):
+            return True
+        return False if self._register.is_known(name) else None
+
+    def forget(self, name: str) -> bool:
+        """Remove what is known of a dead replica. Its lock file stays.
+
+        Returns:
+            Whether there was anything to remove.
+
+        Raises:
+            ReplicaAliveError: it lives.
+            PresenceError: the volume cannot be read or written.
+            LockTimeout, LockFileError: another one that joins does not end; a lock file cannot be used.
+        """
+        with self.hold_dead(name) as dead:
+            if dead:
+                self._register.remove(name)
+                return True
+            if self.is_alive(name) is not None:
+                raise ReplicaAliveError(f"replica {name!r} on {self._path!r} is alive: stop it before it is forgotten")
+            return False
+
+    @contextlib.contextmanager
+    def hold_dead(self, name: str) -> Iterator[bool]:
+        """Keep a dead replica dead for the block: nobody joins meanwhile. `forget` may be called inside.
+
+        ::
+
+            with volume.hold_dead(name) as dead:
+                if dead:
+                    ...  # be quick: no replica can join
+                    volume.forget(name)
+
+        Yields:
+            True for a dead one; False for one that lives or never joined, which may then join at any time.
+
+        Raises:
+            PresenceError: the volume cannot be read.
+            LockTimeout, LockFileError: another one that joins does not end; a lock file cannot be used.
+        """
+        if self.is_alive(name) is None:
+            yield False
+            return
+        with contextlib.ExitStack() as held:
+            held.enter_context(self._gate)
+            yield self.is_alive(name) is False and self._take_dead(name, held)
+
+    def _take_dead(self, name: str, held: contextlib.ExitStack) -> bool:
+        """The name's own lock, too: it keeps out one who joins past a gate that somebody deleted."""
+        lock = self._removing.setdefault(name, FileLock(self._register.name_lock(name), timeout=0))
+        held.callback(lambda: None if lock.held else self._removing.pop(name, None))
+        try:
+            held.enter_context(lock)
+        except LockTimeout:
+            return False  # a process that is no replica holds it: be careful
+        return True
+
+    def _foreign(self, path: str) -> PresenceError:
+        return PresenceError(
+            f"lock {path!r} is held by a process that is no replica: find it with `sharedvol status {self._path}`"
+        )
+
+    def __repr__(self) -> str:
+        return f"<Volume {self._path!r}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self._path, self._gate.timeout)  # another process has not joined
+
+
+def _rebuild(path: str, timeout: float) -> Volume:
+    return Volume(path, timeout=timeout)
+
+
+def _replica(known: Information, alive: bool) -> Replica:
+    return Replica(**asdict(known), alive=alive)

@@ -1,0 +1,128 @@
+"""The catalog's tables, the same on SQLite, MariaDB and MySQL.
+
+``sharedvol_collected`` has a row for each collected file, ``sharedvol_catalog`` one row with the version of
+the schema. A later version looks at that row and migrates; an older one refuses what it does not know.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from sharedvol_sidecar.errors import CatalogError
+
+VERSION = 1
+"""The schema that this program writes."""
+
+_DUPLICATE_INDEX = 1061  # ER_DUP_KEYNAME: MySQL knows no CREATE INDEX IF NOT EXISTS
+_NAME = 765  # letters of an escaped name: three for each of its 255 bytes
+_PREFIX = {"kind": 190, "container": 190}  # of an index of InnoDB, whose keys have 3,072 bytes at most
+
+_metadata = sa.MetaData()
+
+
+def _ascii(length: int) -> Any:
+    return sa.CHAR(length).with_variant(mysql.CHAR(length, charset="ascii", collation="ascii_bin"), "mysql")
+
+
+# Bytewise everywhere: two names that differ in case alone are two files.
+_OPTIONS: Any = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
+
+collected = sa.Table(
+    "sharedvol_collected",
+    _metadata,
+    sa.Column("key", _ascii(32), primary_key=True),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("kind", sa.String(_NAME), nullable=False),
+    sa.Column("container", sa.String(_NAME), nullable=False),
+    sa.Column("original", sa.Text, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("sha256", _ascii(64)),
+    sa.Column("mtime_ns", sa.BigInteger, nullable=False),
+    sa.Column("collected_at", sa.BigInteger, nullable=False),
+    sa.Column("encoding", sa.String(16)),
+    sa.Column("original_size", sa.BigInteger),
+    # The order in which rows are read, page by page; and the filters that people use.
+    sa.Index("sharedvol_collected_when", "collected_at", "key"),
+    sa.Index("sharedvol_collected_who", "kind", "container", "collected_at", mysql_length=_PREFIX),
+    **_OPTIONS,
+)
+
+_version = sa.Table(
+    "sharedvol_catalog",
+    _metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    **_OPTIONS,
+)
+
+
+def check(connection: sa.Connection, label: str) -> bool:
+    """Whether the tables are there.
+
+    Raises:
+        CatalogError: they are of a newer version.
+    """
+    if not sa.inspect(connection).has_table(_version.name):
+        return False
+    version = connection.execute(sa.select(_version.c.version)).scalar()
+    if version is None:
+        return False
+    if version > VERSION:
+        raise CatalogError(
+            f"catalog {label} has schema {version}, of a newer version, and this one knows {VERSION}: "
+            "upgrade this sidecar, or give it a catalog of its own"
+        )
+    return True
+
+
+def create(connection: sa.Connection) -> None:
+    """Make what is missing of the tables; any number of processes may do so at once.
+
+    The version comes last: where it is, the rest is whole.
+    """
+    connection.execute(CreateTable(collected, if_not_exists=True))
+    for index in sorted(collected.indexes, key=lambda index: str(index.name)):
+        if connection.dialect.name == "sqlite":
+            connection.execute(CreateIndex(index, if_not_exists=True))
+        else:
+            _create_index(connection, index)
+    connection.execute(CreateTable(_version, if_not_exists=True))
+    statement = "INSERT OR IGNORE" if connection.dialect.name == "sqlite" else "INSERT IGNORE"
+    connection.exec_driver_sql(f"{statement} INTO {_version.name} (id, version) VALUES (1, {VERSION})")
+
+
+def _create_index(connection: sa.Connection, index: sa.Index) -> None:
+    try:
+        connection.execute(CreateIndex(index))
+    except sa.exc.DBAPIError as error:
+        if error.orig is None or error.orig.args[:1] != (_DUPLICATE_INDEX,):
+            raise
+
+
+class Statements:
+    """The statements of a batch, in the driver's own style: SQLAlchemy's executemany costs as much again."""
+
+    def __init__(self, dialect: Any) -> None:
+        sqlite = dialect.name == "sqlite"
+        mark = "?" if sqlite else "%s"
+        quote = dialect.identifier_preparer.quote
+        names = [quote(column.name) for column in collected.columns]
+        insert = f"INSERT INTO {collected.name} ({', '.join(names)}) VALUES ({', '.join(mark for _ in names)})"
+        if sqlite:
+            updates = ", ".join(f"{name} = excluded.{name}" for name in names[1:])
+            self.upsert = f"{insert} ON CONFLICT ({names[0]}) DO UPDATE SET {updates}"
+            self.insert_new = f"{insert} ON CONFLICT ({names[0]}) DO NOTHING"
+        else:
+            # VALUES() and not an alias of the row: MariaDB knows no alias, and PyMySQL sends many rows at once
+            # only where nothing stands before ON DUPLICATE. INSERT IGNORE would ignore what must not be.
+            updates = ", ".join(f"{name} = VALUES({name})" for name in names[1:])
+            self.upsert = f"{insert} ON DUPLICATE KEY UPDATE {updates}"
+            self.insert_new = f"{insert} ON DUPLICATE KEY UPDATE {names[0]} = {names[0]}"
+        self.delete = f"DELETE FROM {collected.name} WHERE {names[0]} = {mark}"
+        exact = " AND ".join(f"{quote(name)} = {mark}" for name in ("collected_at", "size", "mtime_ns"))
+        self.delete_exact = f"{self.delete} AND {exact}"
+        self.begin = "BEGIN IMMEDIATE" if sqlite else "START TRANSACTION"

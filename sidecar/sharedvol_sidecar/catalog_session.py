@@ -1,0 +1,263 @@
+"""The catalog's connection: made when it is needed, given up after a failure, made again by the next call."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import sqlite3
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.pool import NullPool
+
+from sharedvol import FileLock, LockError
+from sharedvol.errors import describe
+from sharedvol_sidecar import catalog_schema
+from sharedvol_sidecar.catalog_schema import Statements
+from sharedvol_sidecar.errors import CatalogError, ConfigError
+
+T = TypeVar("T")
+
+_PATIENCE: Final = 30
+"""Seconds to wait for another process that writes."""
+_LOGIN: Final = 10
+_ANSWER: Final = 60
+_ATTEMPTS: Final = 5
+_AGAIN: Final = frozenset({1213, 1020})
+"""A deadlock, which InnoDB resolves by undoing one transaction, and MariaDB's conflict of snapshots: not errors of
+ours, and nothing was done (MySQL manual, "Deadlocks in InnoDB")."""
+
+_HELD: Final = "another process holds it: look for one that hangs"
+_DAMAGED: Final = "the file is damaged: stop the sidecars, move {path}* away, and run `rebuild`"
+_FORBIDDEN: Final = "make it and its directory writable for the sidecar's user"
+_REMEDIES: Final = {
+    sqlite3.SQLITE_FULL: "free some space; what was to be recorded is tried again",
+    sqlite3.SQLITE_BUSY: _HELD,
+    sqlite3.SQLITE_LOCKED: _HELD,
+    sqlite3.SQLITE_CORRUPT: _DAMAGED,
+    sqlite3.SQLITE_NOTADB: _DAMAGED,
+    sqlite3.SQLITE_READONLY: _FORBIDDEN,
+    sqlite3.SQLITE_PERM: _FORBIDDEN,
+    sqlite3.SQLITE_CANTOPEN: "see that its directory exists and can be written by the sidecar's user",
+    sqlite3.SQLITE_IOERR: "see that its disk works and has space",
+}
+
+
+def read_url(text: str) -> sa.URL:
+    """The URL of a catalog, with the driver.
+
+    Raises:
+        ConfigError: it is none, or of a database that no catalog can be in. The text is not repeated: it may hold
+            a password.
+    """
+    try:
+        url = sa.make_url(text)
+    except (sa.exc.ArgumentError, ValueError):
+        raise ConfigError("the catalog's URL is none: it should look like mysql://user@host/database") from None
+    # SQLAlchemy's mysql asks which of the two the server is.
+    driver = re.sub("^mariadb(?=[+]|$)", "mysql", url.drivername)
+    url = url.set(drivername="mysql+pymysql" if driver == "mysql" else driver)
+    try:
+        dialect: Any = url.get_dialect()
+    except (sa.exc.NoSuchModuleError, ValueError):
+        raise ConfigError(f"SQLAlchemy knows no database {url.drivername!r}: say mysql:// or sqlite:///") from None
+    if dialect.is_async or dialect.name not in ("sqlite", "mysql"):
+        raise ConfigError(f"a catalog cannot be in {url.drivername}: say mysql:// or sqlite:///")
+    if dialect.name == "sqlite":
+        if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
+            raise ConfigError("the catalog's SQLite URL names no file: say sqlite:////path/to/catalog.db")
+        return url.set(database=os.path.abspath(url.database))
+    if not url.database:
+        raise ConfigError("the catalog's URL names no database: say mysql://user@host/database")
+    return url
+
+
+class Session:
+    """One connection of one process and one thread.
+
+    A forked child gets a connection of its own at its first call, and never speaks on its parent's.
+
+    Args:
+        url: as `read_url` gives it.
+        create: whether a catalog that is missing is made.
+    """
+
+    def __init__(self, url: sa.URL, *, create: bool) -> None:
+        self._url, self._create = url, create
+        self.path = Path(url.database or "") if url.drivername.startswith("sqlite") else None
+        self.label = repr(str(self.path)) if self.path else _label(url)
+        self._connection: sa.Connection | None = None
+        self._inherited: list[sa.Connection] = []
+        self._pid = os.getpid()
+        self._inode: tuple[int, int] | None = None
+        try:
+            self._engine = sa.create_engine(
+                url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=self._arguments()
+            )
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"the driver of {url.drivername} is not installed: {error}") from None
+        except (sa.exc.ArgumentError, TypeError, ValueError) as error:
+            raise ConfigError(f"the URL of catalog {self.label} has an option that cannot be used: {error}") from None
+        self.statements = Statements(self._engine.dialect)
+
+    def run(self, work: Callable[[sa.Connection], T], what: str) -> T:
+        """What ``work`` returns; done again where that is safe, so it must be all or nothing.
+
+        Raises:
+            CatalogError: "cannot ``what`` catalog …", why, and what to do.
+        """
+        for attempt in range(_ATTEMPTS):
+            self._leave_stale()
+            fresh = self._connection is None
+            try:
+                result = work(self._connected())
+            except BaseException as error:
+                # Whatever was under way ends with the connection: nothing of a transaction stays.
+                self.close()
+                if self._worth_another(error, fresh) and attempt < _ATTEMPTS - 1:
+                    continue
+                ours = self._in_words(error, what)
+                if ours is None:
+                    raise
+                raise ours from error
+            if not self._moved_away():
+                return result
+            # To the file that was moved away nobody will look again.
+        raise CatalogError(f"cannot {what} catalog {self.label}: it was replaced again and again; see who does that")
+
+    @contextlib.contextmanager
+    def transaction(self, connection: sa.Connection) -> Iterator[Any]:
+        """A cursor of the driver, in a transaction that is durable when the block has ended."""
+        cursor = connection.connection.cursor()
+        cursor.execute(self.statements.begin)
+        yield cursor
+        cursor.execute("COMMIT")
+        cursor.close()
+
+    def close(self) -> None:
+        """Give the connection up; the next `run` makes another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(Exception):  # it may be gone already, which is what we want
+                connection.invalidate()
+            with contextlib.suppress(Exception):
+                connection.close()
+
+    def _leave_stale(self) -> None:
+        if self._pid != os.getpid():
+            # The parent's: closing it here could tell the server, or SQLite, that the parent is done.
+            self._inherited += [self._connection] if self._connection is not None else []
+            self._connection, self._pid = None, os.getpid()
+        if self._moved_away():
+            self.close()
+
+    def _moved_away(self) -> bool:
+        """Whether the file that is open has another name by now: somebody began a new catalog."""
+        if self.path is None or self._connection is None:
+            return False
+        return _inode(self.path) != self._inode
+
+    def _connected(self) -> sa.Connection:
+        if self._connection is None:
+            if self.path is None:
+                self._connect()
+            else:
+                if not self._create and _inode(self.path) is None:
+                    raise self._missing()
+                # Two that make the file and its tables at once would find it locked, whatever the time-out.
+                with FileLock(f"{self.path}.lock", timeout=_PATIENCE, mode=0o600):
+                    self._make_file(self.path)
+                    self._inode = _inode(self.path)
+                    self._connect()
+        assert self._connection is not None
+        return self._connection
+
+    def _connect(self) -> None:
+        connection = self._connection = self._engine.connect()
+        if self.path is not None:
+            for pragma in ("journal_mode = WAL", "synchronous = FULL"):
+                connection.exec_driver_sql(f"PRAGMA {pragma}")
+        else:
+            # Else a value that is too long is cut (MySQL manual, "Server SQL Modes").
+            connection.exec_driver_sql("SET SESSION sql_mode = 'TRADITIONAL'")
+        if not catalog_schema.check(connection, self.label):
+            if not self._create:
+                raise self._missing()
+            catalog_schema.create(connection)
+
+    def _make_file(self, path: Path) -> None:
+        try:
+            # Never opened if it is there: closing any descriptor of a file drops SQLite's locks on it (fcntl(2)).
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        except FileExistsError:
+            if not stat.S_ISREG(os.lstat(path).st_mode):
+                raise CatalogError(
+                    f"catalog {self.label} is no regular file: somebody put it there; remove it"
+                ) from None
+
+    def _missing(self) -> CatalogError:
+        return CatalogError(f"there is no catalog {self.label}: name another with --catalog, or run `rebuild`")
+
+    def _arguments(self) -> dict[str, Any]:
+        if self.path is not None:
+            return {"timeout": _PATIENCE}
+        arguments: dict[str, Any] = {}
+        if self._url.drivername.endswith("+pymysql"):
+            waits = {"connect_timeout": _LOGIN, "read_timeout": _ANSWER, "write_timeout": _ANSWER}
+            arguments = {name: seconds for name, seconds in waits.items() if name not in self._url.query}
+            if self._url.password:
+                arguments["password"] = str(self._url.password).encode()  # PyMySQL would say it in Latin-1
+        return arguments
+
+    def _worth_another(self, error: BaseException, fresh: bool) -> bool:
+        driver = _driver_error(self._engine, error)
+        if driver is None:
+            return False
+        if driver.args and driver.args[0] in _AGAIN:
+            return True
+        # A server ends what was idle for long (wait_timeout): that is found out by asking.
+        return not fresh and self.path is None and self._engine.dialect.is_disconnect(driver, None, None)  # type: ignore[arg-type]
+
+    def _in_words(self, error: BaseException, what: str) -> CatalogError | None:
+        begin = f"cannot {what} catalog {self.label}: "
+        if isinstance(error, LockError):
+            return CatalogError(f"{begin}{error}")
+        if isinstance(error, OSError) and not isinstance(error, CatalogError):
+            remedy = "free some space" if error.errno == errno.ENOSPC else "see that its directory can be written"
+            words = describe(error) if self.path else str(error)
+            return CatalogError(f"{begin}{words}; {remedy if self.path else 'see that the server runs'}")
+        driver = _driver_error(self._engine, error)
+        if driver is None:
+            return CatalogError(f"{begin}{error}") if isinstance(error, sa.exc.SQLAlchemyError | RuntimeError) else None
+        if self.path is None:
+            words = ", ".join(str(part) for part in driver.args[1:]) or str(driver) or "the connection is closed"
+            code = f" (error {driver.args[0]})" if driver.args and isinstance(driver.args[0], int) else ""
+            return CatalogError(f"{begin}{words}{code}; see that the server runs and that the account may write there")
+        number = getattr(driver, "sqlite_errorcode", 0) & 0xFF
+        remedy = _REMEDIES.get(number, "if it does not help to try again, move {path}* away and run `rebuild`")
+        return CatalogError(f"{begin}{driver}; {remedy.format(path=self.path)}")
+
+
+def _driver_error(engine: sa.Engine, error: BaseException) -> BaseException | None:
+    if isinstance(error, sa.exc.DBAPIError):
+        return error.orig
+    return error if isinstance(error, engine.dialect.loaded_dbapi.Error) else None
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        info = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    return info.st_dev, info.st_ino
+
+
+def _label(url: sa.URL) -> str:
+    user = f"{url.username}@" if url.username else ""
+    port = f":{url.port}" if url.port else ""
+    return f"{user}{url.host or 'localhost'}{port}/{url.database}"

@@ -1,0 +1,191 @@
+"""The commands ``once`` and ``run``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import structlog
+from tqdm import tqdm
+
+from sharedvol import SharedVolError
+from sharedvol.errors import describe
+from sharedvol_sidecar import service
+from sharedvol_sidecar.collector import Job, tune_memory
+from sharedvol_sidecar.console import EXIT_CONFIG, EXIT_FAILED, Failure, one_line, size_words
+from sharedvol_sidecar.errors import ConfigError
+from sharedvol_sidecar.jobs import job
+from sharedvol_sidecar.report import Event, Tally
+from sharedvol_sidecar.settings import PREFIX, Settings, load
+from sharedvol_sidecar.template import FIELDS
+
+_FIELD_HELP = "\n".join(f"  {{{name}}}{' ' * (12 - len(name))}{text}" for name, text in FIELDS.items())
+
+_EPILOG = f"""\b
+Each setting can be a flag (--quiet 5), an environment variable
+({PREFIX}QUIET=5, or {PREFIX}QUIET_FILE with a file that holds it) or
+a key of the TOML file (quiet = 5); the first wins.
+\b
+Template fields:
+{_FIELD_HELP}
+\b
+Exit codes: 0 done, 1 something could not be moved, 2 wrong settings."""
+
+
+def settings_options(*, run: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A flag for each setting, and ``--config``."""
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        command = click.option(
+            "--config",
+            metavar="FILE",
+            type=click.Path(path_type=Path),
+            envvar="SHAREDVOL_CONFIG",
+            help="A TOML file with these settings.",
+        )(command)
+        for name, field in reversed(Settings.model_fields.items()):
+            extra: Any = field.json_schema_extra
+            if extra["run"] and not run:
+                continue
+            default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+            shown = f" [default: {default}]" if default not in (None, "") and not field.is_required() else ""
+            # Values come as text: `settings` reads them, and says what is wrong in the same words as for the file.
+            command = click.option(
+                f"--{name.rstrip('_').replace('_', '-')}",
+                name,
+                metavar=extra["metavar"],
+                type=click.Path(path_type=Path) if field.annotation is Path else str,
+                help=f"{field.description}{shown}",
+            )(command)
+        return command
+
+    return add
+
+
+@click.command(name="once", epilog=_EPILOG)
+@settings_options(run=False)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def once_command(as_json: bool, **flags: Any) -> None:
+    """Collect all that is finished, print a summary, and end.
+
+    Waits for files that were closed less than the quiet time ago; leaves files that are open for writing, and
+    follows open logs as far as they are.
+
+    \b
+      sharedvol-sidecar once --from /vol/spool --to /vol/collected
+    """
+    work = as_job(given_settings(flags))
+    tune_memory()
+    with tqdm(desc="collected", unit=" files", delay=2, disable=None, leave=False) as bar:
+
+        def tell(event: Event) -> None:
+            if event.name == "followed":
+                return
+            with bar.external_write_mode(file=sys.stderr):
+                click.echo(f"{event.name}: {one_line(event.path)}{': ' * bool(event.path)}{event.detail}", err=True)
+
+        def progress(tally: Tally) -> None:
+            bar.update(tally.collected - bar.n)
+
+        try:
+            tally = service.once(work, tell, progress)
+        except ConfigError as error:
+            raise Failure(str(error), EXIT_CONFIG) from None
+        except SharedVolError as error:
+            raise Failure(str(error), EXIT_FAILED) from None
+        except OSError as error:
+            raise _unusable(error, EXIT_FAILED if bar.n else EXIT_CONFIG) from None
+    if as_json:
+        click.echo(json.dumps(tally.as_dict()))
+    else:
+        click.echo(summary(tally))
+    if tally.failed or tally.uncatalogued:
+        sys.exit(EXIT_FAILED)
+
+
+@click.command(name="run", epilog=_EPILOG)
+@settings_options(run=True)
+@click.option("--verbose", is_flag=True, help="Log every collected file.")
+def run_command(verbose: bool, **flags: Any) -> None:
+    """Collect until SIGTERM or SIGINT; log JSON lines on standard output.
+
+    Serves health checks, metrics and a status page over HTTP on --listen. The batch under way is finished first; a
+    second signal ends at once, safely.
+
+    \b
+      sharedvol-sidecar run --from /vol/spool --to /vol/collected
+    """
+    settings = given_settings(flags)
+    work = as_job(settings)
+    tune_memory()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(sys.stdout),
+    )
+    try:
+        service.Service(work, service.Timing.of(settings), settings, tell_collected=verbose).run()
+    except ConfigError as error:
+        raise Failure(str(error), EXIT_CONFIG) from None
+    except SharedVolError as error:
+        raise Failure(str(error), EXIT_FAILED) from None
+    except OSError as error:
+        raise _unusable(error) from None
+
+
+def summary(tally: Tally) -> str:
+    """The counts for people: what was done, and what was left and why."""
+    lines = [f"collected {tally.collected} files, {size_words(tally.bytes)}"]
+    details = [
+        (tally.kept_both, "kept beside another file of the same name"),
+        (tally.copied, "copied from another file system"),
+        (tally.recovered, "taken over from a sidecar that died"),
+        (tally.unleased, "judged by the quiet time alone, without a lease"),
+        (tally.uncatalogued, "in place, but the catalog could not be written"),
+    ]
+    lines += [f"  {count} {text}" for count, text in details if count]
+    if tally.followed:
+        lines.append(f"followed {size_words(tally.followed)} of logs that are open")
+    left = [
+        (tally.writing, "open for writing"),
+        (tally.settling, "changed a moment ago"),
+        (tally.unmatched, "in no source, or without a container in their name"),
+        (tally.refused, "no regular files, or links to somebody else's"),
+        (tally.unfinished, "unfinished, of a writer that died"),
+        (tally.failed, "failed"),
+    ]
+    lines += [f"left {count}: {text}" for count, text in left if count]
+    if tally.elsewhere:
+        lines.append(f"left {tally.elsewhere} containers to another sidecar")
+    return "\n".join(lines)
+
+
+def given_settings(flags: dict[str, Any]) -> Settings:
+    """The settings, or exit code 2 with the reason in one line."""
+    config = flags.pop("config", None)
+    try:
+        return load({name.rstrip("_"): value for name, value in flags.items()}, config)
+    except ConfigError as error:
+        raise Failure(str(error), EXIT_CONFIG) from None
+
+
+def as_job(settings: Settings) -> Job:
+    """The job, or exit code 2 with the reason in one line."""
+    try:
+        return job(settings)
+    except ConfigError as error:
+        raise Failure(str(error), EXIT_CONFIG) from None
+
+
+def _unusable(error: OSError, code: int = EXIT_CONFIG) -> Failure:
+    where = f" {error.filename!r}" if isinstance(error.filename, str | bytes) else ""
+    return Failure(f"cannot go on{where}: {describe(error)}; see that --from and --to can be written", code)

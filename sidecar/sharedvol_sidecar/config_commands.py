@@ -1,0 +1,104 @@
+"""The commands ``config show`` and ``config check``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from sharedvol import SharedVolError
+from sharedvol_sidecar.catalog import Catalog
+from sharedvol_sidecar.collect_commands import settings_options
+from sharedvol_sidecar.console import EXIT_CONFIG, EXIT_FAILED, Failure, one_line
+from sharedvol_sidecar.directories import open_root
+from sharedvol_sidecar.errors import ConfigError
+from sharedvol_sidecar.jobs import job
+from sharedvol_sidecar.settings import FIELDS, Settings, collect, load
+
+
+@click.group(name="config")
+def config_command() -> None:
+    """Look at the settings: show what holds and where it comes from, or check that it can be run with."""
+
+
+@config_command.command(name="show")
+@settings_options(run=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show_command(as_json: bool, **flags: Any) -> None:
+    """Print each setting, and where it comes from. Passwords are left out.
+
+    \b
+      sharedvol-sidecar config show --config sidecar.toml
+
+    Exit codes: 0 done, 2 wrong settings.
+    """
+    settings, sources = _loaded(flags)
+    shown = {name: _shown(settings, name) for name in FIELDS}
+    if as_json:
+        click.echo(json.dumps({name: {"value": shown[name], "from": sources[name]} for name in FIELDS}))
+        return
+    width = max(map(len, FIELDS))
+    for name in FIELDS:
+        click.echo(f"{name:{width}}  {one_line(_in_words(shown[name])):40}  {one_line(sources[name])}".rstrip())
+
+
+@config_command.command(name="check")
+@settings_options(run=True)
+def check_command(**flags: Any) -> None:
+    """Check the settings, the directories and the catalog, as `run` would at its start. Nothing is moved.
+
+    \b
+      sharedvol-sidecar config check --from /vol/spool --to /vol/collected
+
+    Exit codes: 0 good, 1 the catalog cannot be used now, 2 wrong settings or directories.
+    """
+    settings, _ = _loaded(flags)
+    try:
+        work = job(settings)
+        unknown = [kind for kind in settings.follow if kind not in settings.kinds and settings.follow != ("logs",)]
+        if unknown:
+            raise ConfigError(f"follow: {unknown[0]!r} is none of the kinds {', '.join(settings.kinds)}")
+        if work.catalog is not None:
+            Catalog.open(work.catalog, open_root(settings.to)).close()
+    except ConfigError as error:
+        raise Failure(str(error), EXIT_CONFIG) from None
+    except SharedVolError as error:
+        raise Failure(str(error), EXIT_FAILED) from None
+    click.echo("the settings are good")
+
+
+def _loaded(flags: dict[str, Any]) -> tuple[Settings, dict[str, str]]:
+    config = flags.pop("config", None)
+    named = {name.rstrip("_"): value for name, value in flags.items()}
+    try:
+        settings = load(named, config)
+        given = collect(named, config)
+    except ConfigError as error:
+        raise Failure(str(error), EXIT_CONFIG) from None
+    return settings, {name: given[name][1] if name in given else "default" for name in FIELDS}
+
+
+def _shown(settings: Settings, name: str) -> Any:
+    value = getattr(settings, "from_" if name == "from" else name)
+    if name == "catalog":
+        return _without_password(value)
+    if isinstance(value, tuple):
+        return list(value)
+    return value if isinstance(value, int | float | str | bool | None) else str(value)
+
+
+def _without_password(url: str) -> str:
+    scheme, found, rest = url.partition("://")
+    user, at, place = rest.rpartition("@")
+    if not found or not at:
+        return url.partition("?")[0] + ("?***" if "?" in url else "")
+    return f"{scheme}://{user.partition(':')[0]}{':***' if ':' in user else ''}@{place.partition('?')[0]}" + (
+        "?***" if "?" in place else ""
+    )
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(value) or "-"
+    return "-" if value in (None, "") else str(value)

@@ -1,0 +1,39 @@
+"""``--config``: the settings file and the secrets, for the commands that need a few of the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sharedvol_sidecar.console import EXIT_CONFIG, Failure
+from sharedvol_sidecar.errors import ConfigError
+from sharedvol_sidecar.settings import collect
+
+
+def config_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Takes from the file, or from a secret, what is given neither by flag nor by variable."""
+    return click.option(
+        "--config",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        envvar="SHAREDVOL_CONFIG",
+        is_eager=True,
+        expose_value=False,
+        callback=_defaults,
+        help="The TOML file of the service's settings.",
+    )(command)
+
+
+def _defaults(context: click.Context, parameter: click.Parameter, config: Path | None) -> None:
+    try:
+        given = collect({}, config)
+    except ConfigError as error:
+        raise Failure(str(error), EXIT_CONFIG) from None
+    context.default_map = {name: _as_text(value) for name, (value, _) in given.items()}
+
+
+def _as_text(value: Any) -> Any:
+    return [str(part) for part in value] if isinstance(value, list) else str(value)

@@ -1,0 +1,91 @@
+"""The command ``sharedvol-sidecar prune``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from sharedvol_sidecar.catalog_commands import catalog_options, finish, opened, print_json
+from sharedvol_sidecar.catalog_names import escape
+from sharedvol_sidecar.console import EXIT_FAILED, one_line, size_words, time_words
+from sharedvol_sidecar.retention import Doomed, Pruned, apply, parse_rules, plan
+
+
+@click.command(name="prune")
+@catalog_options
+@click.option(
+    "--keep",
+    "rules",
+    metavar="RULE",
+    multiple=True,
+    required=True,
+    help="What to keep of a kind: results=90d, logs=20G, logs=14d,20G. Give one for each kind.",
+)
+@click.option("--apply", "really", is_flag=True, help="Delete. Without it nothing is changed.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON line for each file, and one with the sums.")
+def prune_command(to: Path, catalog: str | None, rules: tuple[str, ...], really: bool, as_json: bool) -> None:
+    """Delete collected files that are too old or too many; by default only say which.
+
+    Never touches a file that is not in the catalog, or that was changed since it was collected. Kinds without a
+    rule are kept. Ages are counted from when a file was collected; sizes are in steps of 1,024.
+
+    \b
+      sharedvol-sidecar prune --to /vol/collected --keep results=90d --keep logs=14d,20G
+      sharedvol-sidecar prune --to /vol/collected --keep results=90d --apply
+
+    Exit codes: 0 done, 1 a file was left or something failed, 2 wrong settings.
+    """
+    with finish():
+        wanted = parse_rules(rules)
+        with opened(to, catalog, create=False) as (rows, root):
+            doomed = plan(rows, wanted, time.time_ns())
+            if not really:
+                _dry_run(doomed, as_json)
+                return
+
+            def tell(pruned: Pruned) -> None:
+                if as_json:
+                    print_json({**_described(pruned.doomed), "outcome": pruned.outcome, "detail": pruned.detail})
+                elif pruned.outcome not in ("deleted", "gone"):
+                    path = escape(pruned.doomed.row.path)
+                    click.echo(f"{pruned.outcome}: {path}: {one_line(pruned.detail)}", err=True)
+
+            counts = apply(rows, root, doomed, tell)
+    if as_json:
+        print_json({"summary": {**counts.as_dict(), "applied": True}})
+    else:
+        click.echo(f"deleted {counts.deleted} files, {size_words(counts.bytes)}")
+        for count, text in ((counts.gone, "rows of files that were gone: dropped"), (counts.left, "changed: left")):
+            if count:
+                click.echo(f"  {count} {text}")
+    if not counts.good:
+        sys.exit(EXIT_FAILED)
+
+
+def _dry_run(doomed: Iterator[Doomed], as_json: bool) -> None:
+    files = size = 0
+    for one in doomed:
+        files, size = files + 1, size + one.row.size
+        if as_json:
+            print_json({**_described(one), "outcome": "would_delete", "detail": ""})
+        else:
+            click.echo(f"{escape(one.row.path)}  {size_words(one.row.size)}  {one_line(one.why)}")
+    if as_json:
+        print_json({"summary": {"would_delete": files, "bytes": size, "applied": False}})
+    else:
+        click.echo(f"would delete {files} files, {size_words(size)}; --apply does it")
+
+
+def _described(doomed: Doomed) -> dict[str, object]:
+    row = doomed.row
+    return {
+        "path": escape(row.path),
+        "kind": escape(row.kind),
+        "size": row.size,
+        "collected_at": time_words(row.collected_at),
+        "why": doomed.why,
+    }

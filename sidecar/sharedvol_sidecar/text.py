@@ -1,0 +1,41 @@
+"""File names and sizes for people: names are not to be trusted, and numbers are to be read."""
+
+from __future__ import annotations
+
+LONGEST = 1000
+"""Letters that are shown of a name or a detail; a path can have 4,096 bytes, an error holds several."""
+
+
+def plain(text: str, longest: int = LONGEST) -> str:
+    r"""``text`` without what would break a line, drive a terminal or turn the writing around.
+
+    Control characters, bytes that are no UTF-8 (lone surrogates), direction overrides and letters without a
+    shape become escapes such as ``\n`` or ``\u202e``. HTML is not escaped by this.
+    """
+    if len(text) > longest:
+        text = f"{text[: longest // 2]}…{text[-(longest // 2) :]}"
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def size(count: float) -> str:
+    """A number of bytes with its unit: ``1.5 MiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the two largest units that matter: ``3 h 5 min``."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = int(seconds // 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"

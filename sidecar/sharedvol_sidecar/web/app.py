@@ -1,0 +1,102 @@
+"""What is answered to which request. Only the board is read: no file of a volume can be asked for."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sharedvol_sidecar.board import Board
+from sharedvol_sidecar.web import reports
+from sharedvol_sidecar.web.address import HostRule
+from sharedvol_sidecar.web.metrics import registry
+from sharedvol_sidecar.web.page import Page
+
+
+def status_app(board: Board, hosts: HostRule) -> ASGIApp:
+    """The ASGI application: ``/``, ``/status.json``, ``/healthz``, ``/readyz`` and ``/metrics``, by GET and HEAD.
+
+    Args:
+        board: what is told.
+        hosts: whose requests are answered.
+    """
+    page, metrics = Page(), registry(board.picture)
+
+    # All of them are coroutines that never wait, so they run on the server's one thread and one at a time.
+    async def status_page(request: Request) -> Response:
+        return HTMLResponse(page.render(board.picture(), refresh="pause" not in request.query_params))
+
+    async def status_json(request: Request) -> Response:
+        return _json(reports.status(board.picture()))
+
+    async def healthz(request: Request) -> Response:
+        picture = board.picture()
+        return _json(reports.health(picture), 200 if picture.alive else 503)
+
+    async def readyz(request: Request) -> Response:
+        picture = board.picture()
+        return _json(reports.readiness(picture), 200 if picture.ready else 503)
+
+    async def prometheus(request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(metrics), headers={"content-type": content_type})
+
+    app = Starlette(
+        routes=[
+            Route("/", status_page),
+            Route("/status.json", status_json),
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Route("/metrics", prometheus),
+        ]
+    )
+    app.router.redirect_slashes = False  # a redirect would repeat the Host of the request
+    return _Guard(app, hosts, _headers(page.style_hash))
+
+
+def _headers(style_hash: str) -> dict[str, str]:
+    return {
+        "content-security-policy": (
+            f"default-src 'none'; style-src '{style_hash}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        ),
+        "x-content-type-options": "nosniff",
+        "x-frame-options": "DENY",
+        "referrer-policy": "no-referrer",
+        "cross-origin-opener-policy": "same-origin",
+        "cross-origin-resource-policy": "same-origin",
+        "cache-control": "no-store",
+    }
+
+
+class _Guard:
+    """Refuses a ``Host`` that is not believed, and puts the security headers on every answer, errors included."""
+
+    def __init__(self, app: ASGIApp, hosts: HostRule, headers: dict[str, str]) -> None:
+        self._app, self._hosts, self._headers = app, hosts, headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(self._headers)
+            await send(message)
+
+        app = self._app if self._hosts.believes(Headers(scope=scope).get("host")) else _MISDIRECTED
+        await app(scope, receive, guarded)
+
+
+# RFC 9110, 15.5.20: a server that is not to answer for this name.
+_MISDIRECTED = PlainTextResponse(
+    "this server answers for addresses, localhost and the names that it was told, not for this Host\n", 421
+)
+
+
+def _json(body: dict[str, Any], code: int = 200) -> Response:
+    # ASCII alone: a name that is no UTF-8 comes as a lone surrogate, which could not be encoded otherwise.
+    return Response(json.dumps(body) + "\n", code, media_type="application/json")
