@@ -19,7 +19,7 @@ KINDS = ("machine", "tmpfs", *LOOP_KINDS, "overlay")
 _MEGABYTES = {"ext4": 64, "xfs": 300, "btrfs": 128}  # near the smallest that mkfs makes
 _MAKE = {
     "ext4": ("mkfs.ext4", "-q", "-F"),
-    "xfs": ("mkfs.xfs", "-q", "-f", "-l", "size=16m"),
+    "xfs": ("mkfs.xfs", "-q", "-f"),
     "btrfs": ("mkfs.btrfs", "-q", "-f"),
 }
 _GET_FREE, _CONFIGURE = 0x4C82, 0x4C0A  # LOOP_CTL_GET_FREE and LOOP_CONFIGURE of linux/loop.h
