@@ -7,17 +7,21 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST_FLAGS ?= -n auto
 
-.PHONY: demo test torture lint bench format clean help
+.PHONY: demo test test-containers torture lint bench lock format clean help
 
 help: ## show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## replicas write, two sidecars collect, one is killed: nothing is lost
 	@$(BIN)/sharedvol-sidecar demo
 
 test: $(READY) ## every test
 	@sh scripts/install-servers
+	@sh scripts/install-chromium
 	$(BIN)/pytest $(PYTEST_FLAGS)
+
+test-containers: $(READY) ## the sidecar's image, built and run: containers are killed, nothing is lost
+	@sh scripts/with-containers $(BIN)/pytest tests/containers
 
 torture: $(READY) ## kill, fail and cut the power at every step of a migration and of a move (an hour)
 	@sh scripts/install-servers
@@ -33,6 +37,9 @@ lint: $(READY) ## style and types
 bench: $(READY) ## measure against the targets
 	@sh scripts/install-servers
 	$(BIN)/python -m bench
+
+lock: $(READY) ## pin anew what the sidecar's image installs (LOCK_FLAGS=--upgrade: the newest)
+	@sh scripts/lock $(BIN)/python $(LOCK_FLAGS)
 
 format: $(READY) ## rewrite in the house style
 	$(BIN)/ruff check --fix .

@@ -56,7 +56,8 @@ def idle(directory: Path, scale: float) -> Iterator[Figure]:
         if files:
             _make(spool / "c1" / "results", files)
         process = subprocess.Popen(
-            [*_SIDECAR, "run", "--from", spool, "--to", collected, "--quiet", "0"], stdout=subprocess.PIPE
+            [*_SIDECAR, "run", "--from", spool, "--to", collected, "--quiet", "0", "--listen", "off"],
+            stdout=subprocess.PIPE,
         )
         try:
             assert process.stdout is not None

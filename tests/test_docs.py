@@ -89,7 +89,7 @@ def test_every_setting_is_documented() -> None:
     text = (ROOT / "docs" / "sidecar.md").read_text()
     for field in Settings.model_fields:
         assert f"`SHAREDVOL_{field.rstrip('_').upper()}`" in text
-        assert f"`--{field.rstrip('_')}`" in text
+        assert f"`--{field.rstrip('_').replace('_', '-')}`" in text
 
 
 def test_every_template_field_is_documented() -> None:
@@ -118,7 +118,7 @@ def test_links_between_pages_lead_somewhere() -> None:
 def test_make_has_the_targets_that_the_readme_names() -> None:
     if shutil.which("make") is None:
         pytest.skip("no make")
-    for target in ("demo", "test", "lint", "bench"):
+    for target in ("demo", "test", "test-containers", "torture", "lint", "bench"):
         # With a virtual environment that is taken for ready, nothing is installed; -n only prints.
         result = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert result.returncode == 0, result.stderr

@@ -128,9 +128,9 @@ class Collector:
         self._helping = shard[0] > 0
         spool, root = open_root(Path(job.spool)), open_root(Path(job.collected))
         self._destination = Destination(root, Ownership(job.uid, job.gid, job.file_mode, job.directory_mode))
-        self.linked = shares_file_system(spool, root)
         self.claims = Claims(spool)
         self._spool_id = _spool_id(spool)
+        self.linked = shares_file_system(spool, root, f"{self._spool_id}-{self.claims.slot}")
         self._units = Units(spool, wait)
         self.orphans = Orphans(spool, job.spool, job.kinds, tell)
         self.register = Register(self._open_catalog if job.catalog is not None else None, tell)

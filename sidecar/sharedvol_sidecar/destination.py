@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from dataclasses import dataclass
@@ -122,17 +123,25 @@ class Destination:
         return found
 
 
-def shares_file_system(spool: Directory, destination: Directory) -> bool:
+def shares_file_system(spool: Directory, destination: Directory, mark: str) -> bool:
     """Whether a file can be linked from one into the other: tried, with a file that is removed again.
 
     Equal device numbers don't tell: two bind mounts of one file system are two mounts, and link(2)
     refuses to cross them.
 
+    Args:
+        spool: its root.
+        destination: its root.
+        mark: told apart from what others try at the same time; one that was killed may have left its file.
+
     Raises:
         OSError: one of the two cannot be written.
     """
-    name = f"probe-{os.urandom(8).hex()}"
+    name = f"probe-{mark}"
     ours, theirs = open_private(spool), open_private(destination)
+    for place, left in ((ours, name), (theirs, name), (theirs, f"{name}-w")):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(left, dir_fd=place.fd)
     os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=ours.fd))
     # In the destination too, though it may be the same file system: that it can be written is asked as well.
     os.close(os.open(f"{name}-w", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=theirs.fd))

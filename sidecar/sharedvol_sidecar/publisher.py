@@ -112,8 +112,10 @@ class Publisher:
         try:
             os.link(name, final, src_dir_fd=place.fd, dst_dir_fd=directory.fd, follow_symlinks=False)
         except OSError as error:
-            if error.errno == errno.EEXIST and directory.inode(final) == place.inode(name):
-                return  # linked by an earlier run, or the same file under two names in the spool
+            if _is_one(directory, final, place, name):
+                # Linked by an earlier run, or the same file under two names in the spool; or just now,
+                # and only the answer was lost.
+                return
             if error.errno not in _NO_LINK or item.staged is not None:
                 raise
             # A mount below the spool's root, a file of another user (fs.protected_hardlinks,
@@ -157,6 +159,14 @@ class Publisher:
                 if ours is not None and entry.inode() == ours[1] and directory.inode(entry.name) == ours:
                     return entry.name
         return None
+
+
+def _is_one(directory: Directory, name: str, other: Directory, other_name: str) -> bool:
+    """Whether two names are of one file."""
+    with contextlib.suppress(OSError):
+        found = directory.inode(name)
+        return found is not None and found == other.inode(other_name)
+    return False
 
 
 def _names(name: str, item: Item) -> Iterator[str]:

@@ -61,6 +61,7 @@ def stage(
                 os.close(copies.pop()[1])
                 if named:
                     os.unlink(part, dir_fd=staging.fd)
+        _sync_claims(item for item, _, _ in copies)
         if len(copies) > _FEW:
             sync_filesystem(staging)
         for item, fd, part in copies:
@@ -73,6 +74,16 @@ def stage(
         for _, fd, _ in copies:
             os.close(fd)
     return done
+
+
+def _sync_claims(items: Iterable[Item]) -> None:
+    """The claims are on the disk before their copies can have names.
+
+    The spool is another file system: a power cut could give a file its name in the spool back, and leave
+    the copy with its own.
+    """
+    for directory in {id(item.claim): item.claim for item in items if item.claim and not item.in_destination}.values():
+        directory.sync()
 
 
 def already_staged(item: Item, staging: Directory, withdraw: Callable[[Item], None]) -> bool:

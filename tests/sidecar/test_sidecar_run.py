@@ -18,6 +18,8 @@ import pytest
 from processes import LIMIT, has_permission_to_mount, reaped, wait_until
 from volume import CLI, Volume
 
+from sharedvol_sidecar.service import _BEAT
+
 
 class Running:
     """A `run` process and the lines that it logs, each of which must be JSON."""
@@ -54,7 +56,9 @@ def running(volume: Volume, *args: str, prefix: tuple[str, ...] = (), interval: 
     """With an interval so long that only an event explains what is collected."""
     directories = ("--from", str(volume.spool), "--to", str(volume.collected), "--interval", interval)
     process = subprocess.Popen(
-        [*prefix, *CLI, "run", *directories, *(args or ("--quiet", "0"))], stdout=subprocess.PIPE, text=True
+        [*prefix, *CLI, "run", *directories, "--listen", "off", *(args or ("--quiet", "0"))],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     with reaped(process):
         sidecar = Running(process)
@@ -118,7 +122,7 @@ def test_second_signal_ends_at_once_and_loses_nothing(volume: Volume) -> None:
     )
     for number in range(20):
         volume.write(f"c1/results/{number}", str(number))
-    args = ("run", "--from", str(volume.spool), "--to", str(volume.collected), "--quiet", "0")
+    args = ("run", "--from", str(volume.spool), "--to", str(volume.collected), "--quiet", "0", "--listen", "off")
     with reaped(subprocess.Popen([CLI[0], "-c", slow, *args], stdout=subprocess.PIPE, text=True)) as process:
         sidecar = Running(process)
         sidecar.until("syncing")
@@ -185,7 +189,7 @@ def test_fault_is_logged_and_tried_again_less_and_less_often(volume: Volume, tmp
     flag = tmp_path / "full"
     flag.touch()
     volume.write("c1/results/a", "x")
-    args = ("run", "--from", str(volume.spool), "--to", str(volume.collected), "--quiet", "0")
+    args = ("run", "--from", str(volume.spool), "--to", str(volume.collected), "--quiet", "0", "--listen", "off")
     command = [CLI[0], "-c", FAILING, str(flag), *args]
     with reaped(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as process:
         sidecar = Running(process)
@@ -221,11 +225,11 @@ def test_file_that_cannot_be_named_is_not_chased(volume: Volume) -> None:
         "from sharedvol_sidecar.cli import main\n"
         "sys.exit(main())\n"
     )
-    args = ("run", "--from", str(volume.spool), "--to", str(volume.collected), "--quiet", "0")
+    args = ("run", "--from", str(volume.spool), "--to", str(volume.collected), "--quiet", "0", "--listen", "off")
     command = [CLI[0], "-c", counting, *args, "--template", "{container}/{name}", "--interval", "3600"]
     with reaped(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as process:
         sidecar = Running(process)
-        assert sidecar.until("sleep")["seconds"] == 3600.0
+        assert sidecar.until("sleep")["seconds"] == _BEAT  # to give a sign of life, not to look again
         assert [line["event"] for line in sidecar.seen].count("pass") == 1
         assert sidecar.end() == 0
     assert volume.waiting() == {"c1/results/a": "x"}
@@ -234,7 +238,9 @@ def test_file_that_cannot_be_named_is_not_chased(volume: Volume) -> None:
 @pytest.mark.skipif(not has_permission_to_mount(), reason="mounts need root")
 def test_read_only_destination_is_a_fault_until_it_is_mended(volume: Volume) -> None:
     namespace = ("unshare", "-m", "--propagation", "private", "sh", "-c", 'mount --bind "$0" "$0" && exec "$@"')
-    with running(volume, prefix=(*namespace, str(volume.collected)), interval="0.1") as sidecar:
+    # Without a catalog, which is open for writing: then nobody can remount what it lies on.
+    args = ("--quiet", "0", "--catalog", "none")
+    with running(volume, *args, prefix=(*namespace, str(volume.collected)), interval="0.1") as sidecar:
         inside = ("nsenter", "-t", str(sidecar.process.pid), "-m", "mount", "-o")
         subprocess.run([*inside, "remount,bind,ro", str(volume.collected)], check=True, timeout=LIMIT)
         volume.write("c1/results/a", "x")

@@ -118,7 +118,7 @@ def _start_sidecar(
     path = volume / f"sidecar-{number}.jsonl"
     log = stack.enter_context(path.open("wb"))
     process = subprocess.Popen(
-        [*_SIDECAR, "run", "--from", spool, "--to", collected, "--quiet", _QUIET, "--interval", "1"],
+        [*_SIDECAR, "run", "--from", spool, "--to", collected, "--quiet", _QUIET, "--interval", "1", "--listen", "off"],
         stdout=log,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
