@@ -105,3 +105,6 @@ NAMES = {**{number: name for name, number in _HARMLESS.items()}, **{call.number:
 """Every call that the harness knows. One that it does not know may have an effect at which nobody was killed."""
 
 CLOSE = 3
+
+PAUSES = (35, 230)
+"""nanosleep and clock_nanosleep, with which those wait who try again: SQLite for ten seconds where a lock fails."""

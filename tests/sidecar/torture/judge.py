@@ -31,6 +31,7 @@ class Found:
     digest: str
     size: int
     inode: tuple[int, int]
+    content: bytes = field(repr=False)
 
 
 @dataclass
@@ -148,7 +149,7 @@ def check_catalog_moment(collected: Path, seen: Look, expected: Expected, where:
     rows = catalog(collected)
     if rows is None:
         return
-    sources = Counter(file.digest for file in (*seen.waiting, *seen.claims))
+    sources = Counter(file.digest for file in (*seen.waiting, *seen.claims, *seen.live))
     for file in seen.final:
         if file.path in expected.before or sources[file.digest]:
             continue
@@ -193,6 +194,5 @@ def _files(root: Path) -> Iterator[Found]:
                 info = os.fstat(file.fileno())
                 if stat.S_ISREG(info.st_mode):
                     content = file.read()
-                    yield Found(
-                        os.path.relpath(path, root), digest_of(content), len(content), (info.st_dev, info.st_ino)
-                    )
+                    inode = (info.st_dev, info.st_ino)
+                    yield Found(os.path.relpath(path, root), digest_of(content), len(content), inode, content)

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import sharedvol_sidecar.staging as staging
+import sqlalchemy.dialects.sqlite.pysqlite  # noqa: F401  here: not in every child anew
+import tqdm  # noqa: F401
 from sharedvol import SharedVolError
-from sharedvol_sidecar import service
+from sharedvol_sidecar import catalog_session, collect_commands, contents, service  # noqa: F401
 from sharedvol_sidecar.cli import main
 from sharedvol_sidecar.collector import Job
 from torture import judge
@@ -70,7 +71,9 @@ class Stand:
         return 0
 
     def _prepare(self) -> None:
-        staging._CHUNK = 16  # several calls for one copy, so that it can be cut
+        contents.CHUNK = 16  # several calls for one copy, so that it can be cut
+        # Where a lock is taken, and only the answer was a fault, nobody will ever give it back.
+        catalog_session._PATIENCE, service.PATIENCE = 0.5, 0.5  # type: ignore[misc]
         self._patch()
 
     def traced(self) -> Traced:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from torture.calls import Call
 
 _LOAD, _EQUAL, _ABOVE, _BITS, _RETURN = 0x20, 0x15, 0x25, 0x45, 0x06  # bpf(4): LD|W|ABS, JMP|JEQ, JGT, JSET, RET
-_ALLOW, _TRACE, _KILL = 0x7FFF0000, 0x7FF00000, 0x80000000
+_ALLOW, _TRACE, _KILL, _SKIP = 0x7FFF0000, 0x7FF00000, 0x80000000, 0x00050000  # the last: not done, and the result is 0
 _X86_64 = 0xC000003E
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
 _NO_NEW_PRIVS, _SECCOMP, _FILTER = 38, 22, 2
@@ -21,10 +21,14 @@ class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
 
 
-def stop_before(calls: Iterable[Call] | None) -> None:
+def stop_before(calls: Iterable[Call] | None, skipped: Iterable[int] = ()) -> None:
     """From here on the kernel stops this process before these calls, or with None before all, for its tracer.
 
     Threads and children inherit that. Without a tracer such a call fails with ENOSYS.
+
+    Args:
+        calls: to stop before.
+        skipped: the numbers of those that are not made, and succeed.
 
     Raises:
         OSError: the kernel has no such filters, or this process may not use them.
@@ -35,6 +39,8 @@ def stop_before(calls: Iterable[Call] | None) -> None:
         (_RETURN, 0, 0, _KILL),
         (_LOAD, 0, 0, _NUMBER),
     ]
+    for number in skipped:
+        instructions += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _SKIP)]
     for call in calls or ():
         instructions += _one(call)
     instructions.append((_RETURN, 0, 0, _ALLOW if calls is not None else _TRACE))

@@ -18,6 +18,11 @@ from torture.tracer import Traced
 
 FAULTS = ("ENOSPC", "EIO", "EDQUOT", "EXDEV", "ESTALE", "EACCES")
 
+ANSWERED = frozenset(
+    "rename renameat renameat2 link linkat unlink unlinkat mkdir mkdirat rmdir fsync fdatasync syncfs".split()
+)
+"""The calls that a network file system makes, and then loses the answer to."""
+
 MEANWHILE = 0.25
 """Seconds that a living mover gets while the other is stopped, where it waits for a lock of that. Not measured."""
 
@@ -148,7 +153,7 @@ def kill_the_recovery(scene: Scene, first: Sample, second: Sample) -> int:
 
 
 def fail_everywhere(
-    scene: Scene, sample: Sample, fault: str, *, lasting: bool = False, though_done: bool = False
+    scene: Scene, sample: Sample, fault: str, *, lasting: bool = False, though_done: frozenset[str] = frozenset()
 ) -> int:
     """Let each call of the command fail, once or from there to its end; look; let another recover; look.
 
@@ -157,7 +162,7 @@ def fail_everywhere(
         sample: which points.
         fault: the error's name.
         lasting: every later call fails too.
-        though_done: the call is made, and its answer is lost.
+        though_done: only these calls, and they are made: their answer is lost.
 
     Returns:
         The number of faults.
@@ -165,14 +170,15 @@ def fail_everywhere(
     error, faults = getattr(errno, fault), 0
     for number in sample:
         with scene.stand() as stand:
-            traced = Traced(stand.command, stand.said)
-            where = _run_to(traced, number, f"{fault} {'from' if lasting else 'at'}", fallible=True)
+            traced = Traced(stand.command, stand.said, hasty=True)
+            what = f"{fault} {'from' if lasting else 'at'}{', though done,' if though_done else ''}"
+            where = _run_to(traced, number, what, fallible=True, only=though_done)
             if where:
                 faults += 1
                 (traced.fail_though_done if though_done else traced.fail)(error)
                 while traced.next():
-                    if lasting and traced.may_fail:
-                        traced.fail(error)
+                    if lasting and traced.may_fail and (not though_done or traced.call in though_done):
+                        (traced.fail_though_done if though_done else traced.fail)(error)
                 status = traced.status
                 assert status is not None
                 stand.check_said(where)
@@ -184,14 +190,16 @@ def fail_everywhere(
     raise AssertionError("endless")
 
 
-def _run_to(traced: Traced, number: int, what: str, *, fallible: bool = False) -> str:
+def _run_to(
+    traced: Traced, number: int, what: str, *, fallible: bool = False, only: frozenset[str] = frozenset()
+) -> str:
     """To the call with that number, from 0. Returns the words for it, or "" if it ended before.
 
-    With ``fallible`` only calls that may fail are counted.
+    With ``fallible`` only calls that may fail are counted, with ``only`` none but these.
     """
     left = number
     while traced.next():
-        left -= not fallible or traced.may_fail
+        left -= (not fallible or traced.may_fail) and (not only or traced.call in only)
         if left < 0:
             return f"{what} call {number}, {traced.call}"
     return ""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from torture import ptrace
-from torture.calls import CLOSE, EFFECTS, NAMES, Call
+from torture.calls import CLOSE, EFFECTS, NAMES, PAUSES, Call
 from torture.seccomp import stop_before
 
 LIMIT = 60
@@ -26,14 +26,19 @@ class Traced:
         work: what it does; its result is the exit status.
         said: where its standard output and error go.
         calls: None for all.
+        hasty: it does not pause between tries.
     """
 
     def __init__(
-        self, work: Callable[[], int], said: BinaryIO | None = None, calls: Iterable[Call] | None = EFFECTS
+        self,
+        work: Callable[[], int],
+        said: BinaryIO | None = None,
+        calls: Iterable[Call] | None = EFFECTS,
+        hasty: bool = False,
     ) -> None:
         self.status: int | None = None
         """Its exit status once it ended, negative for a signal."""
-        self.pid = fork(work, said, calls, traced=True)
+        self.pid = fork(work, said, calls, traced=True, skipped=PAUSES if hasty else ())
         self._stopped = self.pid
         self._started = {self.pid}
         status = os.waitpid(self.pid, 0)[1]
@@ -118,7 +123,11 @@ class Traced:
 
 
 def fork(
-    work: Callable[[], int], said: BinaryIO | None, calls: Iterable[Call] | None = None, traced: bool = False
+    work: Callable[[], int],
+    said: BinaryIO | None,
+    calls: Iterable[Call] | None = None,
+    traced: bool = False,
+    skipped: Iterable[int] = (),
 ) -> int:
     """A child, in a process group of its own, that does ``work`` and ends with its result. Returns its id."""
     pid = os.fork()
@@ -137,7 +146,7 @@ def fork(
         if traced:
             ptrace.trace_me()
             os.kill(os.getpid(), signal.SIGSTOP)
-            stop_before(calls)
+            stop_before(calls, skipped)
         status = work()
     except BaseException:
         traceback.print_exc()
