@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from torture.isolated import isolated
 from torture.layouts import LIMIT, Directories, sample, timeout
-from torture.sweeps import FAULTS, fail_everywhere
+from torture.sweeps import ANSWERED, FAULTS, fail_everywhere
 
 Points = Callable[[str, int], None]
 
@@ -28,3 +28,15 @@ def test_a_failing_call(torture: Directories, layout: str, lasting: bool, points
     faults = isolated(sweep, LIMIT)
     assert all((count + 1) * step > 80 for count, step in faults.values()), faults
     points("faults", sum(count for count, _ in faults.values()))
+
+
+@pytest.mark.parametrize("layout", ["linked", "copied", "refused"])
+@pytest.mark.parametrize("lasting", [False, True], ids=["once", "lasting"])
+def test_a_lost_answer(torture: Directories, layout: str, lasting: bool, points: Points) -> None:
+    """The call is done, and said to have failed: rename, link, unlink, mkdir, rmdir, fsync."""
+    chosen = sample(11, f"lost answer {layout} {lasting}")
+    faults = isolated(
+        lambda: fail_everywhere(torture.scene(layout), chosen, "EIO", lasting=lasting, though_done=ANSWERED), LIMIT
+    )
+    assert (faults + 1) * chosen.step > 40
+    points("lost answers", faults)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from torture.filesystems import LOG_FLUSHED, LOG_LOST, LoopFileSystem
 from torture.isolated import isolated
-from torture.judge import Violation
 from torture.layouts import LIMIT, exhaustive, sample, timeout
 from torture.power import cut_power_everywhere
 from torture.scene import Scene
@@ -34,16 +33,7 @@ def test_on_one_file_system(tmp_path: Path, kind: str, journal: int, synced: boo
     _count(sweep, f"{kind} {journal} {synced}", points)
 
 
-CLAIMS_NOT_SYNCED = pytest.mark.xfail(
-    raises=Violation,
-    reason="a claim is not on the disk when its copy gets a final name: back in the spool, it is collected again",
-)
-
-
-@pytest.mark.parametrize(
-    "cut",
-    ["destination", pytest.param("spool", marks=CLAIMS_NOT_SYNCED), pytest.param("both", marks=CLAIMS_NOT_SYNCED)],
-)
+@pytest.mark.parametrize("cut", ["destination", "spool", "both"])
 @pytest.mark.parametrize("kinds", [("ext4", "xfs"), ("xfs", "ext4")], ids="-".join)
 @pytest.mark.parametrize("journal", [LOG_LOST, pytest.param(LOG_FLUSHED, marks=exhaustive)], ids=JOURNALS)
 def test_across_file_systems(tmp_path: Path, kinds: tuple[str, str], cut: str, journal: int, points: Points) -> None:

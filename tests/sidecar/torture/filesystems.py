@@ -22,6 +22,7 @@ _MAKE = {
     "xfs": ("mkfs.xfs", "-q", "-f"),
     "btrfs": ("mkfs.btrfs", "-q", "-f"),
 }
+_SMALL = ("-b", "4096", "-N", "1000", "-O", "^has_journal", "-m", "0")  # mke2fs(8)
 _GET_FREE, _CONFIGURE = 0x4C82, 0x4C0A  # LOOP_CTL_GET_FREE and LOOP_CONFIGURE of linux/loop.h
 _AUTOCLEAR, _FLAGS_AT, _CONFIG_SIZE = 4, 60, 304
 _TRIES = 50
@@ -37,20 +38,25 @@ class LoopFileSystem:
     Args:
         kind: of `LOOP_KINDS`.
         path: where to mount it; made.
+        size: in bytes, without a journal then; None for one that a power cut can be tried on.
 
     Raises:
         NotHere: this machine does not allow it.
     """
 
-    def __init__(self, kind: str, path: Path) -> None:
+    def __init__(self, kind: str, path: Path, size: int | None = None) -> None:
         self.kind, self.path = kind, path
         with_sbin = f"{os.environ['PATH']}:/usr/sbin:/sbin"
         make = shutil.which(_MAKE[kind][0], path=with_sbin)
         if make is None:
             raise NotHere(f"no {_MAKE[kind][0]}: see scripts/install-filesystems")
-        self._device = _Device(_store(_MEGABYTES[kind] << 20))
+        self._device = _Device(_store(size or _MEGABYTES[kind] << 20))
         made = subprocess.run(
-            [make, *_MAKE[kind][1:], self._device.path], capture_output=True, text=True, timeout=60, check=False
+            [make, *_MAKE[kind][1:], *_SMALL * (size is not None), self._device.path],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         if made.returncode != 0:
             raise NotHere(f"{make} fails: {made.stderr.strip()}")

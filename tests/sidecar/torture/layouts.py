@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from killing import forbid_links_of_claims
 
 from torture.filesystems import Places
 from torture.isolated import NotHere
-from torture.scene import Scene
+from torture.scene import SOURCES, Scene
 from torture.sweeps import Sample
 
 EVERYTHING = os.environ.get("SHAREDVOL_TORTURE") == "all"
@@ -38,33 +38,36 @@ class Directories:
     def __init__(self, disk: Path, memory: Path) -> None:
         self.disk, self.memory = disk, memory
 
-    def scene(self, layout: str, patch: Callable[[], object] = lambda: None) -> Scene:
+    def scene(
+        self, layout: str, patch: Callable[[], object] = lambda: None, sources: Mapping[str, bytes] = SOURCES
+    ) -> Scene:
         """A scene by name.
 
         Args:
             layout: ``linked``, ``copied`` to another file system, ``refused`` where files are copied because
                 the kernel refuses to link them, or two of `KINDS` as ``spool-destination``.
             patch: a planted bug.
+            sources: the files in the spool.
 
         Raises:
             NotHere: this machine does not allow it.
         """
         if layout == "linked":
-            return Scene(self.memory, self.memory, patch)
+            return Scene(self.memory, self.memory, patch, sources=sources)
         if layout == "copied":
             if self.memory.stat().st_dev == self.disk.stat().st_dev:
                 raise NotHere("no second file system here")
-            return Scene(self.memory, self.disk, patch)
+            return Scene(self.memory, self.disk, patch, sources=sources)
         if layout == "refused":
 
             def refuse() -> None:
                 forbid_links_of_claims()
                 patch()
 
-            return Scene(self.memory, self.memory, refuse)
+            return Scene(self.memory, self.memory, refuse, sources=sources)
         spool, destination = layout.split("-")
         places = Places(self.disk)
-        return Scene(places.on(spool), places.on(destination), patch)
+        return Scene(places.on(spool), places.on(destination), patch, sources=sources)
 
 
 def directories(disk: Path) -> Iterator[Directories]:

@@ -7,16 +7,17 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import sqlalchemy.dialects.sqlite.pysqlite  # noqa: F401  here: not in every child anew
 import tqdm  # noqa: F401
+
 from sharedvol import SharedVolError
 from sharedvol_sidecar import catalog_session, collect_commands, contents, service  # noqa: F401
 from sharedvol_sidecar.cli import main
-from sharedvol_sidecar.collector import Job
+from sharedvol_sidecar.collector import Collector, Job
 from torture import judge
 from torture.isolated import libc
 from torture.judge import Expected, Look, Violation
@@ -24,7 +25,7 @@ from torture.tracer import Traced, fork, run
 
 COLLIDING = "{kind}/{base}"
 OLD = "results/a.json"
-_SOURCES = {
+SOURCES = {
     "c1/results/a.json": b"of c1 " * 9,
     "c2/results/a.json": b"of c2 " * 9,
     "c3/results/a.json": b"of c1 " * 9,  # the same content, and another file
@@ -42,18 +43,38 @@ class Stand:
         collected: where it goes.
         expected: what must be there in the end.
         said: what the movers said; a traceback is a violation.
+        compress: how logs are compressed.
     """
 
     def __init__(self, spool: Path, collected: Path, patch: Callable[[], object], said: BinaryIO) -> None:
         self.spool, self.collected, self._patch, self.said = spool, collected, patch, said
         self.expected = Expected()
+        self.compress = ""
+
+    def passes(self, between: Sequence[Callable[[], object]] = ()) -> int:
+        """A pass, and after each of ``between`` another, of one mover that stays, as a service does. Returns 0."""
+        self._prepare()
+        collector = Collector(self._job, print)
+        try:
+            collector.run_pass()
+            for act in between:
+                act()
+                collector.run_pass()
+        finally:
+            collector.close()
+        return 0
+
+    @property
+    def _job(self) -> Job:
+        return Job(
+            str(self.spool), str(self.collected), template=COLLIDING, quiet=0.0, workers=1, compress=self.compress
+        )
 
     def once(self) -> int:
         """One run, in this process. Returns 1 if it could not move something, and said so, else 0."""
         self._prepare()
-        job = Job(str(self.spool), str(self.collected), template=COLLIDING, quiet=0.0, workers=1)
         try:
-            return int(service.once(job, print).failed > 0)
+            return int(service.once(self._job, print).failed > 0)
         except (OSError, SharedVolError) as error:
             print(error)
             return 1
@@ -141,16 +162,26 @@ class Scene:
         collected: below which destinations are made: on the same file system, or not.
         patch: changes the mover before it runs: a planted bug.
         synced: whether the writers synced their files; else a power cut may take them while they wait.
+        sources: the files to collect, by their paths in the spool.
     """
 
     def __init__(
-        self, spool: Path, collected: Path, patch: Callable[[], object] = lambda: None, synced: bool = False
+        self,
+        spool: Path,
+        collected: Path,
+        patch: Callable[[], object] = lambda: None,
+        synced: bool = False,
+        sources: Mapping[str, bytes] = SOURCES,
     ) -> None:
-        self.spool, self.collected, self.patch, self.synced = spool, collected, patch, synced
+        self.spool, self.collected, self.patch, self.synced, self.sources = spool, collected, patch, synced, sources
+
+        self._warm = False
 
     @contextlib.contextmanager
     def stand(self) -> Iterator[Stand]:
         """A volume, removed at the end."""
+        if not self._warm:
+            self._warm_up()
         top, there = Path(tempfile.mkdtemp(dir=self.spool)), Path(tempfile.mkdtemp(dir=self.collected))
         try:
             with tempfile.TemporaryFile(dir="/dev/shm") as said:
@@ -161,6 +192,16 @@ class Scene:
             shutil.rmtree(top)
             shutil.rmtree(there)
 
+    def _warm_up(self) -> None:
+        """What a mover computes once is computed here, and not in every child."""
+        self._warm = True
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as there:
+            for name in ("spool", "collected"):
+                Path(there, name).mkdir()
+            Path(there, "spool", "results").mkdir()
+            Path(there, "spool", "results", "job_7_c9.json").touch()
+            service.once(Job(f"{there}/spool", f"{there}/collected", quiet=0.0, workers=1), lambda event: None)
+
     def _fill(self, stand: Stand) -> None:
         old = stand.collected / OLD
         old.parent.mkdir(parents=True)
@@ -169,7 +210,7 @@ class Scene:
         _sync(stand.collected)
         stand.spool.mkdir()
         _sync(stand.spool)
-        for path, content in _SOURCES.items():
+        for path, content in self.sources.items():
             target = stand.spool / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)

@@ -29,13 +29,17 @@ MEANWHILE = 0.25
 
 @dataclass(frozen=True)
 class Sample:
-    """Every ``step``-th point, from one that depends on the name, so that different scenes sample different ones."""
+    """Every ``step``-th point, from one that depends on the name, so that different scenes sample different ones.
+
+    ``start`` more are passed over: those at which a mover only begins.
+    """
 
     step: int = 1
     name: str = ""
+    start: int = 0
 
     def __iter__(self) -> Iterator[int]:
-        return itertools.count(zlib.crc32(self.name.encode()) % self.step, self.step)
+        return itertools.count(self.start + zlib.crc32(self.name.encode()) % self.step, self.step)
 
 
 def calls_of(scene: Scene) -> Counter[str]:
@@ -80,7 +84,7 @@ def kill_everywhere(scene: Scene, sample: Sample, *, every_call: bool = False) -
     for number in sample:
         with scene.stand() as stand:
             traced = Traced(stand.once, stand.said, None if every_call else EFFECTS)
-            where = _run_to(traced, number, "killed before")
+            where = run_to(traced, number, "killed before")
             if where:
                 traced.kill()
                 kills += 1
@@ -100,7 +104,7 @@ def kill_beside_another(scene: Scene, sample: Sample, *, dies: bool = True) -> i
     for number in sample:
         with scene.stand() as stand:
             traced = stand.traced()
-            where = _run_to(traced, number, f"beside another, {'killed' if dies else 'stopped'} before")
+            where = run_to(traced, number, f"beside another, {'killed' if dies else 'stopped'} before")
             if not where:
                 stand.recover("undisturbed")
                 return points
@@ -136,12 +140,12 @@ def kill_the_recovery(scene: Scene, first: Sample, second: Sample) -> int:
         for again in second:
             with scene.stand() as stand:
                 traced = stand.traced()
-                where = _run_to(traced, number, "killed before")
+                where = run_to(traced, number, "killed before")
                 if not where:
                     return kills
                 traced.kill()
                 traced = stand.traced()
-                then = _run_to(traced, again, f"{where}, the next one before")
+                then = run_to(traced, again, f"{where}, the next one before")
                 if then:
                     traced.kill()
                     kills += 1
@@ -172,7 +176,7 @@ def fail_everywhere(
         with scene.stand() as stand:
             traced = Traced(stand.command, stand.said, hasty=True)
             what = f"{fault} {'from' if lasting else 'at'}{', though done,' if though_done else ''}"
-            where = _run_to(traced, number, what, fallible=True, only=though_done)
+            where = run_to(traced, number, what, fallible=True, only=though_done)
             if where:
                 faults += 1
                 (traced.fail_though_done if though_done else traced.fail)(error)
@@ -190,7 +194,7 @@ def fail_everywhere(
     raise AssertionError("endless")
 
 
-def _run_to(
+def run_to(
     traced: Traced, number: int, what: str, *, fallible: bool = False, only: frozenset[str] = frozenset()
 ) -> str:
     """To the call with that number, from 0. Returns the words for it, or "" if it ended before.
