@@ -19,7 +19,7 @@ pytestmark = timeout
 def test_a_failing_call(torture: Directories, layout: str, lasting: bool, points: Points) -> None:
     def sweep() -> dict[str, tuple[int, int]]:
         scene = torture.scene(layout)
-        chosen = {fault: sample(23, f"{fault} {layout} {lasting}") for fault in FAULTS}
+        chosen = {fault: sample(229, f"{fault} {layout} {lasting}") for fault in FAULTS}
         return {
             fault: (fail_everywhere(scene, chosen[fault], fault, lasting=lasting), chosen[fault].step)
             for fault in FAULTS
@@ -34,7 +34,7 @@ def test_a_failing_call(torture: Directories, layout: str, lasting: bool, points
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "lasting"])
 def test_a_lost_answer(torture: Directories, layout: str, lasting: bool, points: Points) -> None:
     """The call is done, and said to have failed: rename, link, unlink, mkdir, rmdir, fsync."""
-    chosen = sample(11, f"lost answer {layout} {lasting}")
+    chosen = sample(23, f"lost answer {layout} {lasting}")
     faults = isolated(
         lambda: fail_everywhere(torture.scene(layout), chosen, "EIO", lasting=lasting, though_done=ANSWERED), LIMIT
     )

@@ -28,7 +28,7 @@ PAIRS = [
 
 @pytest.mark.parametrize("pair", PAIRS)
 def test_killed_before_every_effect(torture: Directories, pair: str, points: Points) -> None:
-    chosen = sample(17, pair)
+    chosen = sample(113, pair)
     kills = isolated(lambda: kill_everywhere(torture.scene(pair), chosen), LIMIT)
     assert (kills + 1) * chosen.step > 150
     points("kill points", kills)
@@ -38,7 +38,7 @@ def test_killed_before_every_effect(torture: Directories, pair: str, points: Poi
 def test_a_failing_call(torture: Directories, pair: str, points: Points) -> None:
     """With an error, and for as long, as depend on the pair."""
     number = zlib.crc32(pair.encode())
-    fault, lasting, chosen = FAULTS[number % len(FAULTS)], bool(number & 64), sample(41, pair)
+    fault, lasting, chosen = FAULTS[number % len(FAULTS)], bool(number & 64), sample(173, pair)
     faults = isolated(lambda: fail_everywhere(torture.scene(pair), chosen, fault, lasting=lasting), LIMIT)
     assert (faults + 1) * chosen.step > 80
     points("faults", faults)

@@ -21,7 +21,7 @@ WAYS = [("linked", ""), ("copied", "gzip"), ("linked", "gzip"), ("copied", "")]
 @pytest.mark.parametrize(("layout", "compress"), WAYS if EVERYTHING else WAYS[:2], ids=lambda value: value or "plain")
 @pytest.mark.parametrize("story", STORIES)
 def test_its_follower_is_killed(torture: Directories, story: str, layout: str, compress: str, points: Points) -> None:
-    chosen = sample(61, f"{story} {layout} {compress}")
+    chosen = sample(83, f"{story} {layout} {compress}")
     kills = isolated(
         lambda: kill_the_follower(torture.scene(layout, sources={}), STORIES[story], chosen, compress), LIMIT
     )

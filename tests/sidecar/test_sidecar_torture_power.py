@@ -46,7 +46,7 @@ def test_across_file_systems(tmp_path: Path, kinds: tuple[str, str], cut: str, j
 
 
 def _count(sweep: Callable[[Sample], int], name: str, points: Points) -> None:
-    chosen = sample(13, name)
+    chosen = sample(83, name)
     cuts = isolated(lambda: sweep(chosen), LIMIT)
     assert (cuts + 1) * chosen.step > 150
     points("power cuts", cuts)
