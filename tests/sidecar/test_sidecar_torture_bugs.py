@@ -21,6 +21,7 @@ pytestmark = timeout
 Bug = Callable[[], None]
 MOVING = Sample(3, start=100)
 """Past the calls with which a mover begins."""
+LATER = Sample(7, start=170)
 NAMED = {"ids": lambda value: getattr(value, "__name__", None)}
 
 
@@ -90,7 +91,7 @@ def test_found_by_a_failing_call(torture: Directories, bug: Bug, layout: str, la
 def test_found_by_a_power_cut(tmp_path: Path, bug: Bug, kind: str, synced: bool, journal: int, word: str) -> None:
     def sweep() -> int:
         system = LoopFileSystem(kind, tmp_path / kind)
-        return cut_power_everywhere(Scene(system.path, system.path, bug, synced), [system], journal, MOVING)
+        return cut_power_everywhere(Scene(system.path, system.path, bug, synced), [system], journal, LATER)
 
     with pytest.raises(Violation, match=word):
         isolated(sweep, LIMIT)
@@ -106,7 +107,7 @@ def test_found_by_a_power_cut_of_the_destination_alone(tmp_path: Path, bug: Bug,
         system = LoopFileSystem("ext4", tmp_path / "ext4")
         spool = tmp_path / "spool"
         spool.mkdir()
-        return cut_power_everywhere(Scene(spool, system.path, bug, True), [system], LOG_LOST, MOVING)
+        return cut_power_everywhere(Scene(spool, system.path, bug, True), [system], LOG_LOST, LATER)
 
     with pytest.raises(Violation, match=word):
         isolated(sweep, LIMIT)
@@ -118,7 +119,7 @@ def test_a_claim_that_is_not_on_the_disk_is_found_by_a_power_cut_of_the_spool_al
         collected = tmp_path / "collected"
         collected.mkdir()
         scene = Scene(system.path, collected, bugs.claims_not_synced, True)
-        return cut_power_everywhere(scene, [system], LOG_LOST, MOVING)
+        return cut_power_everywhere(scene, [system], LOG_LOST, LATER)
 
     with pytest.raises(Violation, match="doubled"):
         isolated(sweep, LIMIT)
