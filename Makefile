@@ -23,7 +23,7 @@ test: $(READY) ## every test
 test-containers: $(READY) ## the sidecar's image, built and run: containers are killed, nothing is lost
 	@sh scripts/with-containers $(BIN)/pytest tests/containers
 
-torture: $(READY) ## kill, fail and cut the power at every step of a migration and of a move (an hour)
+torture: $(READY) ## kill, fail and cut the power at every step of a migration and of a move (two hours)
 	@sh scripts/install-servers
 	@sh scripts/install-filesystems
 	SHAREDVOL_TEST_KILLS=all SHAREDVOL_TORTURE=all $(BIN)/pytest $(PYTEST_FLAGS) \

@@ -25,7 +25,7 @@ def test_nothing_is_lost_or_doubled(tmp_path: Path, kind: str, layout: str, left
         spool = disk if layout == "linked" else tmp_path
         return fill_everywhere(Scene(spool, disk, sources=SOURCES | LOG), disk, left, chosen)
 
-    chosen = sample(131, f"{kind} {layout} {left}")
+    chosen = sample(131, f"{kind} {layout} {left}", thorough=3)
     times = isolated(sweep, LIMIT)
     assert (times + 1) * chosen.step > 150
     points("full disks", times)

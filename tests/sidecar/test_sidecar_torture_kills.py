@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 from torture.isolated import isolated
-from torture.layouts import EVERYTHING, LIMIT, Directories, exhaustive, sample, timeout
-from torture.sweeps import Sample, calls_of, effects_of, kill_beside_another, kill_everywhere, kill_the_recovery
+from torture.layouts import LIMIT, Directories, exhaustive, sample, timeout
+from torture.sweeps import calls_of, effects_of, kill_beside_another, kill_everywhere, kill_the_recovery
 
 Points = Callable[[str, int], None]
 
@@ -54,9 +54,8 @@ def test_another_works_meanwhile(torture: Directories, layout: str, dies: bool, 
 
 @pytest.mark.parametrize("layout", ["linked", "copied"])
 def test_killed_again_in_recovery(torture: Directories, layout: str, points: Points) -> None:
-    first, second = sample(151, layout), sample(131, layout)
-    if EVERYTHING:
-        first, second = Sample(7), Sample(5)  # the square of all would take hours
+    # The square of all would take hours.
+    first, second = sample(151, layout, thorough=17), sample(131, layout, thorough=13)
     kills = isolated(lambda: kill_the_recovery(torture.scene(layout), first, second), LIMIT)
     assert kills >= 4
     points("kill points in recovery", kills)

@@ -27,9 +27,9 @@ timeout = pytest.mark.timeout(LIMIT + 10)
 exhaustive = pytest.mark.skipif(not EVERYTHING, reason="takes minutes: SHAREDVOL_TORTURE=all, or make torture")
 
 
-def sample(step: int, name: str) -> Sample:
-    """All points, or every ``step``-th."""
-    return Sample(1 if EVERYTHING else step, name)
+def sample(step: int, name: str, thorough: int = 1) -> Sample:
+    """Every ``step``-th point, or where all are to be taken every ``thorough``-th."""
+    return Sample(thorough if EVERYTHING else step, name)
 
 
 class Directories:
