@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import date as Date
 
-from sharedvol import publish
+from sharedvol import publish, remove_stale_temporaries
 from sharedvol.paths import MAX_NAME_BYTES
 from sharedvol_sidecar import lease
 from sharedvol_sidecar.claims import open_private
@@ -137,6 +137,7 @@ class Followed:
         for name in ("follow", spool_id):
             directory = directory.make(name, 0o700)[0]
         self._states = directory
+        remove_stale_temporaries(f"/proc/self/fd/{directory.fd}")  # of those that were killed
         self.logs: dict[str, Log] = {}
         self.inodes: set[int] = set()
         """The inodes of the followed logs: who has none of these is not followed."""

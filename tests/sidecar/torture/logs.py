@@ -230,7 +230,7 @@ def _check_end(stand: Stand, writer: Writer, where: str) -> None:
 def check_nothing_left(collected: Path, seen: Look, where: str) -> None:
     """Nothing is on its way, and nothing is known of logs that were followed."""
     left = [file.path for file in (*seen.live, *seen.waiting, *seen.claims, *seen.staged)]
-    left += [str(path) for path in (collected / PRIVATE / "follow").glob("*/*.json")]
+    left += [str(path) for path in (collected / PRIVATE / "follow").glob("*/*")]
     if left:
         raise Violation(f"{where}: left behind: {left}")
 
