@@ -18,14 +18,17 @@ demo: $(READY) ## replicas write, two sidecars collect, one is killed: nothing i
 test: $(READY) ## every test
 	@sh scripts/install-servers
 	@sh scripts/install-chromium
+	@sh scripts/install-filesystems
 	$(BIN)/pytest $(PYTEST_FLAGS)
 
 test-containers: $(READY) ## the sidecar's image, built and run: containers are killed, nothing is lost
 	@sh scripts/with-containers $(BIN)/pytest tests/containers
 
-torture: $(READY) ## kill the migrating process at every step of the network (half an hour)
+torture: $(READY) ## kill, fail and cut the power at every step of a migration and of a move (two hours)
 	@sh scripts/install-servers
-	SHAREDVOL_TEST_KILLS=all $(BIN)/pytest $(PYTEST_FLAGS) tests/migrations/test_migrations_kill.py
+	@sh scripts/install-filesystems
+	SHAREDVOL_TEST_KILLS=all SHAREDVOL_TORTURE=all $(BIN)/pytest $(PYTEST_FLAGS) \
+		tests/migrations/test_migrations_kill.py tests/sidecar/test_sidecar_torture_*.py
 
 lint: $(READY) ## style and types
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Generator, Iterator
 
 import pytest
+from counted import summary
 from installed import FLAVOURS, MYSQL_MISSING, NotInstalled
 from servers import Database, Server
 
@@ -57,8 +58,11 @@ def _start(flavour: str) -> Server:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
-    """Say loudly, and last, what was left out: a green run on MariaDB alone says nothing about MySQL."""
+    """Say how much was tortured, and loudly, and last, what was left out: MariaDB alone says nothing about MySQL."""
     yield
+    counted = summary(report for key in ("passed", "failed") for report in terminalreporter.getreports(key))
+    if counted:
+        terminalreporter.write_line(counted)
     reasons = [str(report.longrepr) for report in terminalreporter.getreports("skipped")]
     missed = sum(MYSQL_MISSING in reason for reason in reasons)
     if missed:

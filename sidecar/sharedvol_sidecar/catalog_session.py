@@ -180,7 +180,7 @@ class Session:
     def _connect(self) -> None:
         connection = self._connection = self._engine.connect()
         if self.path is not None:
-            for pragma in ("journal_mode = WAL", "synchronous = FULL"):
+            for pragma in (f"journal_mode = {_journal(self.path)}", "synchronous = FULL"):
                 connection.exec_driver_sql(f"PRAGMA {pragma}")
         else:
             # Else a value that is too long is cut (MySQL manual, "Server SQL Modes").
@@ -247,6 +247,15 @@ def _driver_error(engine: sa.Engine, error: BaseException) -> BaseException | No
     if isinstance(error, sa.exc.DBAPIError):
         return error.orig
     return error if isinstance(error, engine.dialect.loaded_dbapi.Error) else None
+
+
+def _journal(path: Path) -> str:
+    """WAL, where a full disk cannot kill us by it.
+
+    SQLite maps the index of its WAL and writes one byte into each 4,096 of it to have their blocks. Where
+    blocks are smaller, what is mapped may have none, and on a full disk the kernel answers a write with SIGBUS.
+    """
+    return "WAL" if os.statvfs(path).f_bsize >= 4096 else "TRUNCATE"
 
 
 def _inode(path: Path) -> tuple[int, int] | None:

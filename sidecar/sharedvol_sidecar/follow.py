@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from sharedvol import remove_stale_temporaries
 from sharedvol.paths import MAX_NAME_BYTES
 from sharedvol_sidecar import lease
 from sharedvol_sidecar.claims import open_private
@@ -77,6 +78,7 @@ class Followed:
         directory = open_private(destination.root)
         for name in ("follow", spool_id):
             directory = directory.make(name, 0o700)[0]
+        remove_stale_temporaries(f"/proc/self/fd/{directory.fd}")  # of those that were killed
         self.records = Records(directory, tell)
 
     def follow(self, candidate: Candidate, fd: int, info: os.stat_result) -> Log:
@@ -207,6 +209,7 @@ class Followed:
         if place is not None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=place.fd)
+        self._forget_copy(log)
         self.records.remove(id)
 
     def growing(self) -> Iterator[Log]:
@@ -261,15 +264,19 @@ class Followed:
         self._destination.begin()
         directory, name = self._destination.locate(path)
         # A copy of an earlier generation of that number, left by a kill: it must not be taken for ours.
-        staging = self._destination.staging(self._spool_id, "follow")
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(staging_name(claim_path(log)), dir_fd=staging.fd)
+        self._forget_copy(log)
         log.live = os.open(
             name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory.fd
         )
         log.directory = directory
         self._dress(log.live, os.fstat(log.fd))
         return True
+
+    def _forget_copy(self, log: Log) -> None:
+        """A mover that was killed may have left the name of the live file's compressed copy."""
+        staging = self._destination.staging(self._spool_id, "follow")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(staging_name(claim_path(log)), dir_fd=staging.fd)
 
     def _agrees(self, log: Log, have: int, fd: int = -1) -> bool:
         """Whether the log still holds, before the checkpoint, what was copied."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from counted import POINTS
+from torture.layouts import Directories, directories
 from volume import Volume
 
 _MEMORY = Path("/dev/shm")
@@ -34,3 +36,20 @@ def other_file_system(tmp_path: Path) -> Iterator[Path]:
 def across(tmp_path: Path, other_file_system: Path) -> Volume:
     """A volume whose destination is on another file system."""
     return Volume(tmp_path / "spool", other_file_system / "collected")
+
+
+@pytest.fixture
+def torture(tmp_path: Path) -> Iterator[Directories]:
+    """Where the torture's volumes lie."""
+    yield from directories(tmp_path)
+
+
+@pytest.fixture
+def points(record_property: Callable[[str, object], None]) -> Callable[[str, int], None]:
+    """Count points of a kind for the summary at the end of the run."""
+
+    def count(kind: str, number: int) -> None:
+        record_property(POINTS + kind, number)
+        print(f"{number:,} {kind}")
+
+    return count

@@ -1,0 +1,264 @@
+"""Bugs to plant in a mover: what each does is a way to lose data that the harness must find."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+
+import sharedvol_sidecar.contents as contents
+import sharedvol_sidecar.publisher as publisher
+import sharedvol_sidecar.staging as staging
+from sharedvol_sidecar.claims import Batch, Claims
+from sharedvol_sidecar.destination import Destination
+from sharedvol_sidecar.directories import Directory
+from sharedvol_sidecar.errors import DestinationError, SpoolError
+from sharedvol_sidecar.follow import Followed
+from sharedvol_sidecar.follow_records import Log
+from sharedvol_sidecar.items import Item
+from sharedvol_sidecar.mover import Mover
+from sharedvol_sidecar.publisher import Publisher
+from sharedvol_sidecar.register import Register
+from sharedvol_sidecar.report import Tally
+from sharedvol_sidecar.scan import Candidate
+
+
+def overwrite() -> None:
+    """The final name is given by rename, over what is there."""
+
+    def link(self: Publisher, item: Item, directory: Directory, final: str) -> None:
+        place, name = item.source
+        os.link(name, f".{final}.new", src_dir_fd=place.fd, dst_dir_fd=directory.fd)
+        os.replace(f".{final}.new", final, src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
+
+    Publisher.link = link  # type: ignore
+
+
+def no_claim() -> None:
+    """Files are taken from where they lie, so whoever comes after a death does not know how far it got."""
+
+    def claim(self: Mover, item: Item, batch: Batch, tally: Tally) -> bool:
+        item.claim = item.candidate.directory
+        item.claim_path = batch.prefix(item.day) + item.candidate.path
+        return True
+
+    Mover._claim = claim  # type: ignore
+
+
+def claims_of_the_living() -> None:
+    """Claims are taken over though their mover lives."""
+
+    def left_behind(self: Claims) -> Iterator[tuple[str, Directory]]:
+        for slot in sorted(os.listdir(self._root.fd)):
+            yield slot, self._root.open(slot)
+
+    Claims.left_behind = left_behind  # type: ignore
+
+
+def forgets_copies() -> None:
+    """The one that recovers makes every copy anew, whatever name the first has by now."""
+
+    def already_staged(item: Item, directory: Directory, withdraw: object) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(item.staging_name, dir_fd=directory.fd)
+        return False
+
+    staging.already_staged = publisher.already_staged = already_staged
+
+
+def claims_not_synced() -> None:
+    """A power cut of the spool alone gives a file its name there back, beside the copy's."""
+    staging._sync_claims = lambda items: None
+
+
+def row_after_the_claim() -> None:
+    """The catalog's row is written when the claim is gone: who dies between the two leaves none for ever."""
+    add, let_go = Register.add, Mover._let_go
+    Register.add = lambda self, items: True  # type: ignore
+
+    def late(self: Mover, confirmed: Iterable[Item]) -> None:
+        items = list(confirmed)
+        let_go(self, items)
+        add(self._register, items)
+
+    Mover._let_go = late  # type: ignore
+
+
+def no_row_of_the_recovered() -> None:
+    """What a dead mover had claimed gets no row."""
+    add = Register.add
+    Register.add = lambda self, items: add(self, [item for item in items if not item.candidate.claimed])  # type: ignore
+
+
+def row_of_another_name() -> None:
+    """The row says the name that was wished for, not the one that was given."""
+    add = Register.add
+
+    def wished(self: Register, items: Sequence[Item]) -> bool:
+        for item in items:
+            item.target = f"{item.candidate.origin.kind}/{item.candidate.name}"
+        return add(self, items)
+
+    Register.add = wished  # type: ignore
+
+
+def row_stays() -> None:
+    """A recovered file has another name than the dead mover gave it, whose row stays."""
+    publish = Publisher.publish
+
+    def anew(self: Publisher, item: Item) -> None:
+        if item.candidate.claimed:
+            directory, name, _ = self._target(item)
+            known = self._published_before(item, directory, name)
+            if known is not None:
+                os.rename(known, f"{known}-again", src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
+                item.published, item.target = (
+                    (directory, f"{known}-again"),
+                    f"{item.candidate.origin.kind}/{known}-again",
+                )
+                return
+        publish(self, item)
+
+    Publisher.publish = anew  # type: ignore
+
+
+def live_after_the_claim() -> None:
+    """A followed log's live file goes when its claim is gone, so that nobody knows of it any more."""
+    let_go = Mover._let_go
+
+    def late(self: Mover, confirmed: Iterable[Item]) -> None:
+        unfollow, self._unfollow = self._unfollow, lambda id: None
+        items = list(confirmed)
+        let_go(self, items)
+        for item in items:
+            if item.followed:
+                unfollow(item.followed)
+        self._unfollow = unfollow
+
+    Mover._let_go = late  # type: ignore
+
+
+def live_file_begins_anew() -> None:
+    """A mover that finds a live file goes on at its end as if it held nothing."""
+    copy = Followed._copy
+    known: set[str] = set()
+
+    def anew(self: Followed, log: Log, have: int, size: int) -> int:
+        if log.id in known:
+            return copy(self, log, have, size)
+        known.add(log.id)
+        os.lseek(log.live, have, os.SEEK_SET)
+        return os.sendfile(log.live, log.fd, 0, size)
+
+    Followed._copy = anew  # type: ignore
+    Followed._agrees = lambda self, log, have, fd=-1: True  # type: ignore
+
+
+def cut_is_not_seen() -> None:
+    """Of a log that was cut only the size is looked at."""
+    Followed._agrees = lambda self, log, have, fd=-1: True  # type: ignore
+
+
+def unlink_first() -> None:
+    """The source goes before the copy has a name."""
+
+    def place(self: Mover, items: list[Item], tally: Tally) -> list[Item]:
+        for item in items:
+            directory, name = _named(self, item)
+            content = os.pread(item.fd, 1000, 0)
+            assert item.claim is not None
+            os.unlink(item.candidate.name, dir_fd=item.claim.fd)
+            _write(directory, f".{name}", content)
+            os.rename(f".{name}", name, src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
+        return items
+
+    Mover._place = place  # type: ignore
+
+
+def name_before_content() -> None:
+    """The copy is written under its final name."""
+
+    def place(self: Mover, items: list[Item], tally: Tally) -> list[Item]:
+        for item in items:
+            directory, name = _named(self, item)
+            _write(directory, name, os.pread(item.fd, 1000, 0))
+        return items
+
+    Mover._place = place  # type: ignore
+
+
+def no_sync_of_content() -> None:
+    """Files get their names before their contents are on the disk."""
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            real(fd)
+
+    os.fsync = fsync  # type: ignore
+
+
+def no_sync_of_directories() -> None:
+    """Nobody waits until names are on the disk. A catalog's commit would make them durable by the way."""
+    _without_catalog()
+    Directory.sync = lambda self: None  # type: ignore
+
+
+def unlink_before_durable() -> None:
+    """The source goes before the destination's names are on the disk, where no catalog's commit sees to that."""
+    _without_catalog()
+    Destination.sync = lambda self: None  # type: ignore
+
+
+def full_disk_ends_the_copy() -> None:
+    """A copy that does not fit is taken for whole."""
+    write_all = contents.write_all
+
+    def as_far_as_it_goes(fd: int, data: bytes) -> None:
+        with contextlib.suppress(OSError):
+            write_all(fd, data)
+
+    contents.write_all = as_far_as_it_goes
+
+
+def failure_not_told() -> None:
+    """A destination that takes nothing is passed over in silence. A catalog that fails as well would tell."""
+    _without_catalog()
+    move = Mover.move
+
+    def silent(self: Mover, items: Sequence[Item], tally: Tally) -> None:
+        with contextlib.suppress(DestinationError, SpoolError, OSError):
+            move(self, items, tally)
+
+    Mover.move = silent  # type: ignore
+
+
+def failure_not_caught() -> None:
+    """A failure ends in an exception of another kind than those that are foreseen."""
+
+    def cannot_claim(self: Mover, candidate: Candidate, error: OSError, tally: Tally) -> None:
+        raise KeyError(candidate.path)
+
+    Mover._cannot_claim = cannot_claim  # type: ignore
+
+
+def _without_catalog() -> None:
+    Register.add = lambda self, items: True  # type: ignore
+    Register.prepare = Register.remove = lambda *args: None  # type: ignore
+
+
+def _named(mover: Mover, item: Item) -> tuple[Directory, str]:
+    """Where the file goes, under a name that it shares with no other."""
+    target = mover._publisher._template.target(item.candidate.origin, item.day)
+    directory, name = mover._destination.locate(target)
+    item.target = f"{target}-{item.info.st_ino}"
+    return directory, f"{name}-{item.info.st_ino}"
+
+
+def _write(directory: Directory, name: str, content: bytes) -> None:
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, dir_fd=directory.fd)
+    for start in range(0, len(content), 16):
+        os.write(fd, content[start : start + 16])
+        os.fsync(fd)
+    os.close(fd)
