@@ -15,8 +15,6 @@ from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.report import Event, Listener
 from sharedvol_sidecar.scan import MAX_DEPTH
 
-_JOINING = 1.0  # seconds to wait for one that joins, which takes milliseconds
-
 
 class Orphans:
     """Removes what dead containers leave in one spool.

@@ -144,7 +144,7 @@ def test_a_commit_waits_for_the_disk_and_for_others_that_write(catalog: Catalog)
         ],
         "read",
     )
-    assert settings == ["wal", 2, 30_000]
+    assert settings == ["wal", 2, 5_000]
 
 
 def test_what_is_missing_is_not_made_where_it_is_only_read(tmp_path: Path) -> None:

@@ -156,7 +156,8 @@ def test_no_helper_stays_behind(volume: Volume, tmp_path: Path, signals: int) ->
     """The helper hangs in its batch; the second signal, or the grace period, ends both."""
     shim = f"""
 import sharedvol_sidecar.collector as collecting
-collecting.HELP_AFTER, collecting.MAX_BATCH = 20, 10
+import sharedvol_sidecar.batches as batches
+collecting.HELP_AFTER, batches.MAX_BATCH = 20, 10
 import subprocess
 real = subprocess.Popen
 def popen(command, **options):
