@@ -39,7 +39,12 @@ class FileBatch:
     def full(self) -> bool:
         return len(self.items) >= MAX_BATCH or self._left <= 0 or self._size <= 0
 
+    def drop_last(self) -> None:
+        """Close the last one that was added; it is not moved."""
+        self.items.pop().close()
+
     def add(self, item: Item) -> None:
+        """One more."""
         self.items.append(item)
         self._left -= 2  # the file, and its copy
         self._size -= item.info.st_size

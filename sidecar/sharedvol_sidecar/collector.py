@@ -39,6 +39,8 @@ from sharedvol_sidecar.units import Units
 HELP_AFTER = 2_000
 """Files found in one pass after which a second process helps."""
 
+_TICK = 1.0  # seconds between two looks at the logs that are followed, while other files are moved
+
 
 class Collector:
     """Does the job, a pass at a time.
@@ -193,10 +195,10 @@ class Collector:
                 item = self.admission.admit(candidate, tally)
                 if item is None:
                     continue
+                batch.add(item)  # first, so that whatever happens it is closed
                 if item.followed and not self.logs.is_as_it_was(item):
-                    item.close()
+                    batch.drop_last()
                     continue
-                batch.add(item)
                 if batch.full:
                     self._count_found(len(batch.items))
                     moving, batch = batch, self._new_batch()
@@ -269,6 +271,7 @@ class Collector:
         if batch.items:
             self._mover.move(batch.items, tally)
             after_batch(tally)
+            self.logs.tick(tally, _TICK)  # a backlog may take minutes
         if self._helper is None:
             self._units.release(keep)
         self._pause_for(tally.bytes - before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Callable, Collection, Iterator
 
 from sharedvol.errors import describe
@@ -59,6 +60,7 @@ class LogKeeper:
         self._followed, self._units, self._logs = followed, units, logs
         self._move, self._claimed, self._shown, self._tell = move, claimed, shown, tell
         self._records, self._most = followed.records, most
+        self._ticked = time.monotonic()
         self.tally = Tally()
         """Counts what this pass does."""
 
@@ -91,12 +93,20 @@ class LogKeeper:
         with self._guarded(candidate.path):
             self._advance(self._followed.follow(candidate, fd, info))
 
-    def tick(self, tally: Tally) -> None:
+    def tick(self, tally: Tally, at_most_every: float = 0.0) -> None:
         """Follow the logs that have grown, without a scan.
+
+        Args:
+            tally: counts.
+            at_most_every: do nothing if the last time was less than so many seconds ago.
 
         Raises:
             DestinationError: the destination takes nothing now.
         """
+        now = time.monotonic()
+        if now - self._ticked < at_most_every:
+            return
+        self._ticked = now
         self.tally = tally
         for log in self._followed.growing():
             with self._units.held(log.state.unit) as mine:
