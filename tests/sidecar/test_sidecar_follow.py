@@ -172,12 +172,11 @@ def test_a_new_file_with_the_inode_of_a_deleted_one_is_another_log(volume: Volum
     inode = os.fstat(log.fd).st_ino
     log.path.unlink()
     log.close()
-    spare = log.path.with_name(".spare")
-    spare.mkdir()
-    for number in range(2000):  # others create files at the same time
-        (spare / str(number)).touch()
-        if (spare / str(number)).stat().st_ino == inode:
-            (spare / str(number)).rename(log.path)
+    for number in range(2000):  # in the same directory: there the file system looks for a free one first
+        spare = log.path.with_name(f".{number}")
+        spare.touch()
+        if spare.stat().st_ino == inode:
+            spare.rename(log.path)
             break
     else:
         pytest.skip("the file system did not use the inode again")
