@@ -20,8 +20,9 @@ pytestmark = timeout
 
 Bug = Callable[[], None]
 MOVING = Sample(3, start=100)
-CLAIMING = Sample(2, start=70)  # the number of calls before the first claim is not always the same
 """Past the calls with which a mover begins."""
+CLAIMING = Sample(2, start=70)
+"""From before the first claim: how many calls come before it is not always the same."""
 LATER = Sample(7, start=170)
 NAMED = {"ids": lambda value: getattr(value, "__name__", None)}
 
