@@ -10,7 +10,7 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +133,11 @@ def test_second_signal_ends_at_once_and_loses_nothing(volume: Volume) -> None:
 
 def watched(pid: int) -> int:
     """The directories that a process has inotify watches on."""
-    found = [path.read_text() for path in Path(f"/proc/{pid}/fdinfo").iterdir()]
-    return sum(text.count("inotify wd:") for text in found)
+    count = 0
+    for path in Path(f"/proc/{pid}/fdinfo").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # closed meanwhile
+            count += path.read_text().count("inotify wd:")
+    return count
 
 
 def _status(pid: int) -> str:
