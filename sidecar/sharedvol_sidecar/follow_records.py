@@ -15,6 +15,7 @@ from datetime import date as Date
 
 from sharedvol import publish
 from sharedvol_sidecar.directories import Directory
+from sharedvol_sidecar.inodes import inode_of
 from sharedvol_sidecar.layout import Origin
 from sharedvol_sidecar.report import Event, Listener
 
@@ -120,7 +121,7 @@ class Records:
         try:
             info = os.fstat(fd)
             state = State(**json.loads(os.read(fd, _MAX_STATE)))
-            inode = int(id.partition("-")[0], 16)
+            inode = inode_of(id)
         except (ValueError, TypeError):
             path = f"{self._directory.shown}/{id}.json"
             self._tell(Event("failed", path, "what is kept of a followed log is damaged: look at it, and remove it"))
@@ -148,7 +149,7 @@ class Records:
         log = self.logs.pop(id, None)
         if log is not None:
             log.close()
-            self.inodes = {int(other.partition("-")[0], 16) for other in self.logs}
+            self.inodes = {inode_of(other) for other in self.logs}
 
     def remove(self, id: str) -> None:
         """The log is not followed any more."""

@@ -37,3 +37,12 @@ def identity(fd: int, inode: int | None = None) -> str:
     """A name for the file itself, whatever it is called and wherever it is renamed to."""
     number = os.fstat(fd).st_ino if inode is None else inode
     return f"{number:x}-{birth_ns(fd):x}"
+
+
+def inode_of(identity: str) -> int:
+    """The inode's number in what `identity` gave.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return int(identity.partition("-")[0], 16)

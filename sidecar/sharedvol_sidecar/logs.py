@@ -13,6 +13,7 @@ from sharedvol_sidecar.admission import Logs
 from sharedvol_sidecar.errors import DestinationError
 from sharedvol_sidecar.follow import Followed
 from sharedvol_sidecar.follow_records import Log
+from sharedvol_sidecar.inodes import inode_of
 from sharedvol_sidecar.items import Item
 from sharedvol_sidecar.report import Event, Listener, Tally
 from sharedvol_sidecar.scan import Candidate
@@ -150,7 +151,7 @@ class LogKeeper:
         if current is None or not self._followed.ended(current):
             return
         # A claim of it that a dead mover left is the log itself: that is moved.
-        if int(log.id.partition("-")[0], 16) in self._claimed():
+        if inode_of(log.id) in self._claimed():
             return
         with self._guarded(current.state.source):
             if self._seal(current):
