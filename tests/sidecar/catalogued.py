@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from sharedvol_sidecar.catalog import Catalog, Row
+from sharedvol_sidecar.catalog_session import Session
 
 DAY = 86_400 * 1_000_000_000
 NOW = 1_900_000_000 * 1_000_000_000
@@ -81,3 +86,18 @@ class Collected:
             below[:] = [name for name in below if name != ".sharedvol"]
             found.update(os.path.relpath(os.path.join(directory, name), self.root) for name in (*below, *files))
         return found
+
+
+def die_at_the_commit(before: bool) -> None:
+    """In a child: its next transaction ends in SIGKILL, before the commit or after."""
+    real = Session.transaction
+
+    @contextlib.contextmanager
+    def dying(self: Session, connection: Any) -> Iterator[Any]:
+        with real(self, connection) as cursor:
+            yield cursor
+            if before:
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Session.transaction = dying  # type: ignore

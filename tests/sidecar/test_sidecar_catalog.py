@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from catalogued import HOSTILE, row
+from catalogued import HOSTILE, die_at_the_commit, row
 from hypothesis import given
 from hypothesis import strategies as st
 from processes import Child, has_permission_to_mount, run_forked, run_python
@@ -191,17 +191,7 @@ def test_killed_at_the_commit_a_batch_is_there_whole_or_not_at_all(tmp_path: Pat
     Catalog.open("", tmp_path).close()
 
     def work(_: object) -> None:
-        real = Session.transaction
-
-        @contextlib.contextmanager
-        def dying(self: Session, connection: Any) -> Iterator[Any]:
-            with real(self, connection) as cursor:
-                yield cursor
-                if before:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        Session.transaction = dying  # type: ignore
+        die_at_the_commit(before)
         Catalog.open("", tmp_path).add(rows)
 
     child = Child(work)

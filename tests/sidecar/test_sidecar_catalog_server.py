@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from catalogued import HOSTILE, row
+from catalogued import HOSTILE, die_at_the_commit, row
 from processes import Child
 from servers import Database
 
 from sharedvol_sidecar import catalog_schema
 from sharedvol_sidecar.catalog import Catalog, CatalogError, Filters
 from sharedvol_sidecar.catalog_names import key
-from sharedvol_sidecar.catalog_session import Session
 
 
 @pytest.fixture
@@ -74,17 +73,7 @@ def test_killed_at_the_commit_a_batch_is_there_whole_or_not_at_all(
     Catalog.open(database.url, tmp_path).close()
 
     def work(_: object) -> None:
-        real = Session.transaction
-
-        @contextlib.contextmanager
-        def dying(self: Session, connection: Any) -> Iterator[Any]:
-            with real(self, connection) as cursor:
-                yield cursor
-                if before:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        Session.transaction = dying  # type: ignore
+        die_at_the_commit(before)
         Catalog.open(database.url, tmp_path).add([row(str(n)) for n in range(500)])
 
     child = Child(work)
