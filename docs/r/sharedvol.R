@@ -82,12 +82,7 @@ sv_parse_sql <- function(text, backslash_escapes = TRUE) {
     sv_sql_stop("sv_script_error", sprintf("line %d: %s", line, what), what = what, line = line)
   }
   if (any(nul <- byte[here] == 0L)) fail(which(nul)[1L], "a NUL character cannot be part of a statement")
-  if (!validUTF8(rawToChar(raw))) {
-    lines <- strsplit(rawToChar(raw), "\n", fixed = TRUE, useBytes = TRUE)[[1L]]
-    line <- which(!validUTF8(lines))[1L]
-    sv_sql_stop("sv_script_error", sprintf("line %d: not UTF-8: save it as UTF-8", line),
-                what = "not UTF-8: save it as UTF-8", line = line)
-  }
+  sv_check_utf8(raw)
 
   delimiter <- ""
   delimiter_codes <- delimiter_at <- integer()
@@ -353,6 +348,16 @@ sv_sql_bytes <- function(text) {
   text
 }
 
+# Stop with an sv_script_error unless the bytes are UTF-8.
+sv_check_utf8 <- function(raw) {
+  raw <- raw[raw != 0x00]  # which R has in no string, and which is another mistake
+  if (validUTF8(rawToChar(raw))) return(invisible())
+  lines <- strsplit(rawToChar(raw), "\n", fixed = TRUE, useBytes = TRUE)[[1L]]
+  line <- which(!validUTF8(lines))[1L]
+  sv_sql_stop("sv_script_error", sprintf("line %d: not UTF-8: save it as UTF-8", line),
+              what = "not UTF-8: save it as UTF-8", line = line)
+}
+
 # Whether it is one word or part of one: letters of any script, digits and _.
 sv_sql_is_word <- function(text) {
   if (grepl("^[A-Za-z0-9_]+\\z", text, perl = TRUE, useBytes = TRUE)) return(TRUE)
@@ -379,6 +384,852 @@ sv_sql_unprintable <- "(*UCP)(?! )[\\p{C}\\p{Z}]"
 
 
 # ---- Migrations -----------------------------------------------------------------------------------------------------
+#
+# What every replica runs at its start, R and Python alike: one lock (GET_LOCK), one ledger (schema_version). The order,
+# the words and the fields are those of sharedvol.MigrationCoordinator.
+#
+#   status <- sv_migrate(function() DBI::dbConnect(RMySQL::MySQL(), host = "db", dbname = "shop", user = "app",
+#                                                  password = Sys.getenv("DB_PASSWORD")),
+#                        "migrations", "shop_migration")
+#
+# Made for any DBI driver of MySQL and MariaDB, tested with RMySQL 0.10.25 on libmariadb 10.11. What to know of it:
+# - MySQL 9 has only caching_sha2_password. libmariadb brings it as a plugin (Debian: in the package libmariadb3), and
+#   was seen to log in over TCP with a password and without TLS: it asks the server for its RSA key. Somebody in between
+#   could give a key of his own: on a network that is not yours, use TLS (an option file in `default.file`).
+# - It reads rows as they arrive, and says of an error among them nothing but a warning, or nothing; and of one in a
+#   later result of a CALL only to who asks for that result. So all results are read, and asked for their errors.
+# - It sends a statement as it is: %, ? and :name mean nothing. RMariaDB is told `immediate`, or it would prepare it.
+# - It waits for an answer for ever. A limit, if any, belongs into `connect`, and must exceed the longest statement.
+#
+# What R does not do: it marks no progress. A file that stopped half-way in R is run from its first statement again by
+# the next replica, R or Python, so write files that can be, or of one DDL statement each: MySQL commits each DDL by
+# itself. Nor does it go on with a file that stopped half-way in Python: it refuses, and says who can.
+
+# Apply what is pending, or wait until another replica has.
+#   connect: a function that gives a new DBI connection with a default schema; it is closed here.
+#   directory: where the *.sql files are.
+#   lock_name: the lock's name on the server, the same literal for all replicas; in lower case: MariaDB tells a from A.
+#   timeout: seconds to wait for another replica; Inf for ever.
+#   expected_latest, expected_min_count, allow_empty: what the directory must hold.
+#   renames: list("old.sql" = "new.sql"): the row follows the file, which is not run again.
+#   log: called with a line of text now and then.
+#   allow_unsafe: go on where the server's lock may not keep other replicas out (a cluster, a pooler).
+# Returns the status: when it returns, nothing is pending. Else stops with an sv_migration_failed whose $status says
+# truthfully what was applied before; it is one of these, too: sv_manifest_error, sv_database_error, sv_lock_timeout,
+# sv_lock_error, sv_lock_lost, sv_ledger_error, sv_half_applied, sv_statement_failed. Let the process end then.
+sv_migrate <- function(connect, directory, lock_name, timeout = 30, expected_latest = NULL, expected_min_count = NULL,
+                       allow_empty = FALSE, renames = list(), log = message, allow_unsafe = FALSE) {
+  stopifnot(
+    is.function(connect), is.function(log),
+    is.character(directory), length(directory) == 1L, !is.na(directory),
+    is.character(lock_name), length(lock_name) == 1L, !is.na(lock_name), nzchar(lock_name),
+    is.numeric(timeout), length(timeout) == 1L, !is.na(timeout), timeout >= 0
+  )
+  run <- new.env()
+  run$options <- list(
+    directory = directory, lock_name = sv_utf8(lock_name), timeout = timeout, expected_latest = expected_latest,
+    expected_min_count = expected_min_count, allow_empty = allow_empty, renames = sv_last_names(renames),
+    allow_unsafe = allow_unsafe
+  )
+  run$log <- log
+  run$status <- sv_status()
+  tryCatch(
+    sv_run_migrations(run, connect),
+    error = function(error) {
+      told <- conditionMessage(error)
+      applied <- run$status$filenames
+      if (length(applied)) told <- sprintf("%s; applied by this run before: %s", told, paste(applied, collapse = ", "))
+      sv_note(run, state = "failed", error = told, last_run = sv_now(), activity = NA_character_)
+      classes <- setdiff(class(error), c("sv_error", "simpleError", "error", "condition"))
+      sv_sql_stop(c(classes, "sv_migration_failed"), told, status = sv_told(run), parent = error)
+    }
+  )
+  sv_told(run)
+}
+
+sv_run_migrations <- function(run, connect) {
+  options <- run$options
+  files <- sv_migration_files(options$directory)
+  manifest <- sv_manifest(names(files), options)
+  sv_note(run, total_migrations = length(files), manifest = manifest$manifest)
+  if (!is.null(manifest$error)) sv_sql_stop("sv_manifest_error", manifest$error)
+
+  session <- sv_session(connect)
+  on.exit(sv_db_close(session$con), add = TRUE)  # which frees the lock, behind a ROLLBACK of what is open
+  survey <- sv_look(run, session, names(files))
+  if (length(survey$pending)) {
+    sv_take_lock(run, session)
+    sv_note(run, lock_acquired = TRUE, state = "migrating", activity = "looking again, with the lock")
+    survey <- sv_look(run, session, names(files))  # what was seen before the lock may have changed since
+    if (length(survey$pending)) {
+      tryCatch(sv_apply_pending(run, session, files, survey), error = function(error) {
+        # Say truthfully what is pending, if the database still answers. What is open must not count as done.
+        try(sv_db_run(session$con, "ROLLBACK"), silent = TRUE)
+        try(sv_db_run(session$con, "UNLOCK TABLES"), silent = TRUE)
+        try(sv_look(run, session, names(files)), silent = TRUE)
+        stop(error)
+      })
+      survey <- sv_look(run, session, names(files))
+    } else {
+      run$log("another replica has migrated the database while this one waited")
+    }
+    sv_release_lock(run, session)
+  } else {
+    sv_note(run, fast_path = TRUE)
+  }
+  if (length(survey$pending)) {
+    sv_sql_stop("sv_ledger_error", paste("still pending after the run:", paste(survey$pending, collapse = ", ")))
+  }
+  sv_note(run, state = survey$state, last_run = sv_now(), activity = NA_character_)
+}
+
+# -- What is known: the status
+
+# The fields of a status, in Python's order. What is not there is NA, which JSON has as null.
+sv_status <- function() {
+  list(
+    pending_migrations = 0L, total_migrations = 0L, last_run = sv_now(), newly_applied = 0L, filenames = character(),
+    fast_path = FALSE, lock_acquired = FALSE, manifest = NA, state = "unknown", pending = character(),
+    ahead = character(), drifted = character(), half_applied = list(), lock_name = NA_character_, lock_holder = NA,
+    waited = 0, activity = NA_character_
+  )
+}
+
+sv_note <- function(run, ...) run$status[names(list(...))] <- list(...)
+
+# The status as it is given away; with what sv_readiness() needs to look again.
+sv_told <- function(run) structure(run$status, look = run$options)
+
+sv_now <- function() format(Sys.time(), "%Y-%m-%dT%H:%M:%OS3+00:00", tz = "UTC")
+
+# -- The files
+
+# What is in the files, by their names, in the order of the names' bytes: list(name = list(path, bytes)). Read once, and
+# all of them before anything is run: a file that changes later does not matter.
+sv_migration_files <- function(directory) {
+  if (!dir.exists(directory)) {
+    sv_sql_stop("sv_manifest_error", sprintf("Migrations directory does not exist: %s", directory))
+  }
+  if (file.access(directory, 4L) != 0L || file.access(directory, 1L) != 0L) {  # list.files() would find it empty
+    sv_sql_stop("sv_manifest_error", sprintf("cannot read the migrations directory %s", sv_sql_quoted(directory)))
+  }
+  found <- list.files(directory)  # without those that begin with a dot
+  found <- found[grepl("[.]sql$", found, useBytes = TRUE)]
+  names <- vapply(found, sv_utf8, "", USE.NAMES = FALSE)
+  for (one in which(!validUTF8(names))) {
+    sv_sql_stop("sv_manifest_error", sprintf(
+      "the name of '%s' is not UTF-8, and the ledger is: rename the file",
+      file.path(directory, iconv(found[one], "UTF-8", "UTF-8", sub = "byte"))
+    ))
+  }
+  ordered <- order(names, method = "radix")  # by bytes: any other way asks the locale
+  files <- Map(function(path, name) {
+    if (nchar(name, "chars") > 255L || grepl(sv_sql_unprintable, name, perl = TRUE)) {
+      sv_sql_stop("sv_manifest_error", sprintf(
+        "the ledger cannot hold the name %s: 255 printable characters at most; rename the file", sv_sql_quoted(name)
+      ))
+    }
+    list(path = path, bytes = sv_read_migration(path))
+  }, file.path(directory, found[ordered]), names[ordered])
+  stats::setNames(files, names[ordered])
+}
+
+sv_read_migration <- function(path) {
+  info <- file.info(path, extra_cols = FALSE)
+  # To open a FIFO would wait for ever. R does not tell what it is, but all of those have the size 0.
+  irregular <- isTRUE(info$isdir) || (identical(info$size, 0) && system2("test", c("-f", shQuote(path))) != 0L)
+  if (irregular) {
+    sv_sql_stop("sv_manifest_error", sprintf(
+      "%s is not a regular file: move it elsewhere or give it another suffix", sv_sql_quoted(sv_utf8(path))
+    ))
+  }
+  failed <- function(condition) {
+    sv_sql_stop("sv_manifest_error", sprintf(
+      "cannot read the migration %s: %s", sv_sql_quoted(sv_utf8(path)), conditionMessage(condition)
+    ))
+  }
+  bytes <- tryCatch({
+    input <- file(path, "rb")
+    on.exit(close(input))
+    parts <- list()
+    while (length(part <- readBin(input, "raw", 1048576L))) parts[[length(parts) + 1L]] <- part
+    as.raw(unlist(parts))
+  }, error = failed, warning = failed)
+  tryCatch(sv_check_utf8(bytes), sv_script_error = function(error) {
+    sv_sql_stop("sv_manifest_error", sprintf("%s, %s", sv_sql_quoted(sv_utf8(path)), conditionMessage(error)))
+  })
+  bytes
+}
+
+# The statements of a file that was read: list(text, line).
+sv_file_statements <- function(file, backslash_escapes) {
+  tryCatch(sv_parse_sql(file$bytes, backslash_escapes), sv_script_error = function(error) {
+    sv_sql_stop("sv_manifest_error", sprintf("%s, %s", sv_sql_quoted(sv_utf8(file$path)), conditionMessage(error)))
+  })
+}
+
+# The names against what was expected of them: list(manifest, error); the words are an interface.
+sv_manifest <- function(names, options) {
+  count <- length(names)
+  latest <- if (count) names[count] else NA_character_
+  expected <- options$expected_latest
+  least <- options$expected_min_count
+  error <- if (!count && !options$allow_empty) {
+    sprintf("No migration files found in: %s", options$directory)
+  } else if (!is.null(expected) && !identical(latest, sv_utf8(expected))) {
+    sprintf("Expected latest migration mismatch: expected %s, found %s", expected, if (count) latest else "None")
+  } else if (!is.null(least) && count < least) {
+    sprintf("Migration file count too low: found %d, expected at least %d", count, as.integer(least))
+  }
+  manifest <- list(
+    ok = is.null(error), allowed_empty = options$allow_empty, count = count,
+    expected_latest = if (is.null(expected)) NA_character_ else expected, latest = latest
+  )
+  list(manifest = manifest, error = error)
+}
+
+# What each old name is called after all renames: a database may have missed the release of one.
+sv_last_names <- function(renames) {
+  given <- vapply(as.list(renames), sv_utf8, "")
+  if (!length(given)) return(given)
+  names(given) <- vapply(names(renames), sv_utf8, "")
+  last <- given
+  for (old in names(given)) {
+    seen <- old
+    while (last[[old]] %in% names(given)) {
+      if (last[[old]] %in% seen) stop(sprintf("renames lead from '%s' back to '%s'", old, last[[old]]))
+      seen <- c(seen, last[[old]])
+      last[[old]] <- given[[last[[old]]]]
+    }
+  }
+  last
+}
+
+# -- The connection
+
+# A session to look and to work on: list(con, home, id, mariadb, version, backslash_escapes). One connection does it
+# all: the lock belongs to its session, and is gone when that ends; so it is never replaced by another.
+sv_session <- function(connect) {
+  con <- tryCatch(connect(), error = function(error) {
+    sv_sql_stop("sv_database_error", paste("cannot connect to the database:", trimws(conditionMessage(error))),
+                code = NA_integer_, lost = TRUE)
+  })
+  if (!inherits(con, "DBIConnection")) stop("connect must give a new DBI connection, not a pool or an address")
+  tryCatch({
+    # Within a transaction the look with the lock would show what was there before the lock.
+    sv_db_run(con, "SET autocommit = 1")
+    sv_db_run(con, "SET NAMES utf8mb4")
+    about <- sv_db_rows(con, paste(
+      "SELECT CONVERT(DATABASE() USING utf8mb4), CAST(CONNECTION_ID() AS CHAR),",
+      "CONCAT(VERSION(), ' ', @@version_comment), @@SESSION.sql_mode"
+    ))
+    if (is.na(about[[1L]])) {
+      sv_sql_stop("sv_ledger_error", "the connection has no schema: name the database in connect")
+    }
+    list(
+      con = con, home = paste0("`", gsub("`", "``", about[[1L]], fixed = TRUE), "`"), id = about[[2L]],
+      mariadb = grepl("mariadb", about[[3L]], ignore.case = TRUE), version = about[[3L]],
+      backslash_escapes = !grepl("NO_BACKSLASH_ESCAPES", about[[4L]], fixed = TRUE)
+    )
+  }, error = function(error) {
+    sv_db_close(con)
+    stop(error)
+  })
+}
+
+# Run one statement, read all of its results; how many rows the last one made or changed.
+sv_db_run <- function(con, text) {
+  changed <- NA_real_
+  sv_db_told(con, {
+    result <- sv_db_send(con, text)
+    repeat {
+      changed <- suppressWarnings(tryCatch(DBI::dbGetRowsAffected(result), error = function(error) NA_real_))
+      suppressWarnings(DBI::dbClearResult(result))  # which reads the rows that are left
+      sv_db_refuse_silence(con)
+      if (!inherits(con, "MySQLConnection") || !RMySQL::dbMoreResults(con)) break
+      result <- RMySQL::dbNextResult(con)
+    }
+  })
+  invisible(changed)
+}
+
+# The rows that a question gives, as a list of columns. Text is UTF-8.
+sv_db_rows <- function(con, text) {
+  rows <- sv_db_told(con, {
+    result <- sv_db_send(con, text)
+    # Of numbers that might not fit an integer RMySQL warns each time.
+    rows <- suppressWarnings(tryCatch(DBI::dbFetch(result, n = -1L), finally = DBI::dbClearResult(result)))
+    sv_db_refuse_silence(con)
+    rows
+  })
+  lapply(unname(as.list(rows)), function(column) {
+    if (is.character(column)) vapply(column, sv_utf8, "", USE.NAMES = FALSE) else column
+  })
+}
+
+sv_db_send <- function(con, text) {
+  if (inherits(con, "MariaDBConnection")) {
+    DBI::dbSendQuery(con, text, immediate = TRUE)  # else it is prepared: ? would mean something, and some cannot be
+  } else {
+    DBI::dbSendQuery(con, text)
+  }
+}
+
+# RMySQL tells of an error among the rows only if it is asked.
+sv_db_refuse_silence <- function(con) {
+  told <- sv_db_exception(con)
+  if (!is.null(told) && told$errorNum != 0) stop(told$errorMsg)
+}
+
+sv_db_exception <- function(con) {
+  told <- tryCatch(suppressWarnings(DBI::dbGetException(con)), error = function(error) NULL)
+  if (is.null(told$errorNum) || is.na(told$errorNum)) NULL else told
+}
+
+# Errors of the driver as sv_database_error: $code is the server's number or NA, $lost whether the connection is gone.
+sv_db_told <- function(con, work) {
+  tryCatch(work, error = function(error) {
+    told <- sv_db_exception(con)
+    words <- conditionMessage(error)
+    code <- suppressWarnings(as.integer(sub(".*\\[([0-9]+)\\]\\s*$", "\\1", words)))  # RMariaDB ends so
+    if (!is.null(told) && told$errorNum != 0) {
+      words <- told$errorMsg  # RMySQL's own are less: "error in getting next result set"
+      code <- as.integer(told$errorNum)
+    }
+    alive <- tryCatch({
+      result <- DBI::dbSendQuery(con, "SELECT 1")
+      DBI::dbClearResult(result)
+      TRUE
+    }, error = function(error) FALSE)
+    number <- if (is.na(code)) "" else sprintf(" (error %d)", code)
+    sv_sql_stop("sv_database_error", paste0(sv_utf8(words), number), code = code, lost = !alive)
+  })
+}
+
+sv_db_close <- function(con) {
+  try(suppressWarnings(for (result in DBI::dbListResults(con)) DBI::dbClearResult(result)), silent = TRUE)
+  try(suppressWarnings(DBI::dbDisconnect(con)), silent = TRUE)
+}
+
+# A string in SQL: without quotes, so that it means the same under each sql_mode; a literal, so that it takes on the
+# collation of what it is compared with.
+sv_sql_text <- function(text) {
+  if (!nzchar(text)) return("_utf8mb4 ''")
+  paste0("_utf8mb4 0x", paste(as.character(charToRaw(text)), collapse = ""))
+}
+
+# Take the bytes of a string for UTF-8, which they are wherever Latin-1 was not said: drivers and list.files() do not
+# mark what they give.
+sv_utf8 <- function(text) {
+  if (is.na(text)) return(NA_character_)
+  if (Encoding(text) == "latin1") return(enc2utf8(text))
+  Encoding(text) <- "UTF-8"
+  text
+}
+
+# -- The lock
+
+# Take the lock, waiting for it on the server. GET_LOCK has three answers: 1 it is yours, 0 it is not, NULL it went
+# wrong. In slices: MariaDB answers NULL at once to a wait for ever, and who waits says for whom.
+sv_take_lock <- function(run, session) {
+  con <- session$con
+  options <- run$options
+  sv_check_lock_name(session, options$lock_name)
+  sv_note(run, lock_name = options$lock_name)
+  if (!options$allow_unsafe) sv_refuse_cluster(session, options$lock_name)
+  begun <- proc.time()[["elapsed"]]
+  waited <- slice <- 0  # the sum of what the server waited: a clock that is set does not matter
+  repeat {
+    granted_to <- sv_ask_for_lock(session, options$lock_name, slice)
+    if (!is.na(granted_to)) break
+    waited <- waited + slice
+    left <- options$timeout - waited
+    holder <- sv_lock_holder(con, options$lock_name)
+    sv_note(run, lock_holder = sv_holder_fields(holder), waited = round(waited, 3))
+    if (left <= 0) {
+      who <- if (is.null(holder)) "another process, thread or task" else sv_holder_words(holder)
+      tried <- if (options$timeout > 0) sprintf("gave up after %g s", options$timeout) else "not waiting"
+      sv_sql_stop(c("sv_lock_timeout", "sv_lock_error"), sprintf(
+        "lock %s is held by %s: %s; allow a longer timeout, or look for a holder that hangs",
+        sv_sql_quoted(options$lock_name), who, tried
+      ), holder = holder)
+    }
+    if (slice >= 1 || slice == 0) {
+      who <- if (is.null(holder)) "held by another process" else paste("held by", sv_holder_words(holder))
+      run$log(sprintf("waiting for lock %s, %s, for %.0f s so far", sv_sql_quoted(options$lock_name), who, waited))
+      sv_note(run, state = "waiting",
+              activity = sprintf("waiting for lock %s, %s", sv_sql_quoted(options$lock_name), who))
+    }
+    # Short at first, so that the first word of a holder is soon followed by a better one; a longer one keeps the
+    # place in the server's queue longer.
+    slice <- min(left, if (slice == 0) 1 else 5)
+    if (!session$mariadb) {  # MySQL rounds fractions
+      if (slice < 1) {
+        Sys.sleep(min(slice, 0.05))
+        waited <- waited + min(slice, 0.05) - 0.01
+        slice <- 0.01
+      } else {
+        slice <- floor(slice)
+      }
+    }
+  }
+  sv_note(run, lock_holder = NA, waited = round(proc.time()[["elapsed"]] - begun, 3))
+  now <- sv_db_rows(con, sprintf(
+    "SELECT CAST(IS_USED_LOCK(%s) AS CHAR), CAST(CONNECTION_ID() AS CHAR)", sv_sql_text(options$lock_name)
+  ))
+  if (!options$allow_unsafe && !identical(c(session$id, granted_to, now[[1L]]), rep(now[[2L]], 3L))) {
+    sv_sql_stop("sv_lock_error", sprintf(paste(
+      "lock %s would not be kept: something between us and the server shares connections (granted to connection %s,",
+      "first on %s, now on %s); connect to the server itself, or say allow_unsafe = TRUE; connection %s may still have",
+      "it"
+    ), sv_sql_quoted(options$lock_name), granted_to, session$id, now[[2L]], granted_to))
+  }
+}
+
+# Ask once; the connection that got the lock, or NA.
+sv_ask_for_lock <- function(session, lock_name, seconds) {
+  # Else MariaDB's limit for statements would end the wait, with the answer NULL.
+  unlimited <- if (session$mariadb) "SET STATEMENT max_statement_time = 0 FOR " else ""
+  sql <- sprintf("%sSELECT CAST(GET_LOCK(%s, %.3f) AS CHAR), CAST(CONNECTION_ID() AS CHAR)", unlimited,
+                 sv_sql_text(lock_name), seconds)
+  answer <- tryCatch(sv_db_rows(session$con, sql), sv_database_error = function(error) {
+    if (error$code %in% c(1213L, 3058L)) {  # ER_LOCK_DEADLOCK, ER_USER_LOCK_DEADLOCK
+      sv_sql_stop("sv_lock_error", sprintf("waiting for lock %s would never end: %s", sv_sql_quoted(lock_name),
+                                           conditionMessage(error)))
+    }
+    if (error$code %in% 1317L) {  # ER_QUERY_INTERRUPTED
+      sv_sql_stop("sv_lock_error", sprintf("lock %s: the wait was killed: %s", sv_sql_quoted(lock_name),
+                                           conditionMessage(error)))
+    }
+    if (error$code %in% 3024L) return(list("0", session$id))  # ER_QUERY_TIMEOUT, by MySQL's max_execution_time
+    stop(error)
+  })
+  if (is.na(answer[[1L]])) {
+    sv_sql_stop(c("sv_lock_error", "sv_database_error"), sprintf(
+      "lock %s: the server answered NULL: the wait was killed, or it has no memory left", sv_sql_quoted(lock_name)
+    ), code = NA_integer_, lost = FALSE)
+  }
+  if (answer[[1L]] == "1") answer[[2L]] else NA_character_
+}
+
+sv_release_lock <- function(run, session) {
+  sql <- sprintf("SELECT CAST(RELEASE_LOCK(%s) AS CHAR)", sv_sql_text(run$options$lock_name))
+  freed <- tryCatch(sv_db_rows(session$con, sql)[[1L]], sv_database_error = function(error) "0")
+  # What was done under it is not in doubt: each row of the ledger was written only with the lock.
+  if (!identical(freed, "1")) {
+    run$log(sprintf("lock %s was lost before it was released", sv_sql_quoted(run$options$lock_name)))
+  }
+}
+
+# Stop unless the lock is still ours.
+sv_check_lock <- function(run, session, what) {
+  sql <- sprintf("SELECT COALESCE(IS_USED_LOCK(%s) = CONNECTION_ID(), 0)", sv_sql_text(run$options$lock_name))
+  if (sv_db_rows(session$con, sql)[[1L]] != 1) sv_lock_lost(run, what)
+}
+
+sv_lock_lost <- function(run, what) {
+  sv_sql_stop(c("sv_lock_lost", "sv_lock_error"), sprintf(paste(
+    "the lock %s was lost before %s: the migration itself, or something else, released it, and another replica may",
+    "have it"
+  ), sv_sql_quoted(run$options$lock_name), what))
+}
+
+# Who has the lock: list(connection_id, user, host, seconds, doing); NULL if nobody has.
+sv_lock_holder <- function(con, lock_name) {
+  lock <- sv_sql_text(lock_name)
+  found <- tryCatch(sv_db_rows(con, sprintf(paste(
+    "SELECT CAST(ID AS CHAR), CONVERT(USER USING utf8mb4), CONVERT(HOST USING utf8mb4),",
+    "CAST(COALESCE(TIME, 0) AS CHAR), CONVERT(COALESCE(INFO, COMMAND) USING utf8mb4)",
+    "FROM information_schema.PROCESSLIST WHERE ID = IS_USED_LOCK(%s)"
+  ), lock)), sv_database_error = function(error) list(character()))  # who may not look still learns the number
+  if (length(found[[1L]])) {
+    return(list(connection_id = as.numeric(found[[1L]]), user = found[[2L]], host = found[[3L]],
+                seconds = as.numeric(found[[4L]]), doing = found[[5L]]))
+  }
+  number <- sv_db_rows(con, sprintf("SELECT CAST(IS_USED_LOCK(%s) AS CHAR)", lock))[[1L]]
+  if (is.na(number)) return(NULL)
+  list(connection_id = as.numeric(number), user = NA_character_, host = NA_character_, seconds = NA_real_,
+       doing = NA_character_)
+}
+
+# For a status: without the statement, which may hold secrets.
+sv_holder_fields <- function(holder) if (is.null(holder)) NA else holder[names(holder) != "doing"]
+
+sv_holder_words <- function(holder) {
+  if (is.na(holder$user)) return(sprintf("connection %.0f", holder$connection_id))
+  # One word of what it does: what follows may be a value.
+  word <- toupper(sub("^([A-Za-z]+)?.*", "\\1", gsub("[^ -~]", " ", holder$doing, useBytes = TRUE)))
+  doing <- if (nzchar(word)) sprintf(", %s for %.0f s", word, holder$seconds) else ""
+  sprintf("connection %.0f (%s from %s%s)", holder$connection_id, holder$user, holder$host, doing)
+}
+
+sv_check_lock_name <- function(session, lock_name) {
+  characters <- nchar(lock_name, "chars")
+  too_long <- if (session$mariadb) nchar(lock_name, "bytes") > 192L else characters > 64L
+  if (too_long) {
+    sv_sql_stop("sv_lock_error", sprintf("lock name %s is longer than the %s that %s takes: shorten it",
+                                         sv_sql_quoted(lock_name),
+                                         if (session$mariadb) "192 bytes" else "64 characters", session$version))
+  }
+  if (!session$mariadb && any(utf8ToInt(lock_name) > 0xffffL)) {
+    sv_sql_stop("sv_lock_error", sprintf("lock name %s has characters beyond U+FFFF, which %s takes in no name",
+                                         sv_sql_quoted(lock_name), session$version))
+  }
+}
+
+# The nodes of a cluster do not share named locks.
+sv_refuse_cluster <- function(session, lock_name) {
+  rows <- sv_db_rows(session$con, paste(
+    "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('wsrep_on', 'wsrep_cluster_name', 'group_replication_group_name')"
+  ))
+  known <- stats::setNames(as.list(rows[[2L]]), tolower(rows[[1L]]))
+  cluster <- if (isTRUE(toupper(known$wsrep_on) %in% c("ON", "1"))) {
+    sprintf("the server is a node of the Galera cluster %s", sv_sql_quoted(known$wsrep_cluster_name))
+  } else if (isTRUE(nzchar(known$group_replication_group_name))) {
+    sprintf("the server is a member of the replication group %s", sv_sql_quoted(known$group_replication_group_name))
+  }
+  if (is.null(cluster)) return(invisible())
+  sv_sql_stop("sv_lock_error", sprintf(paste(
+    "lock %s would not exclude others: %s, whose nodes do not share locks; let all replicas use one node and say",
+    "allow_unsafe = TRUE, or use another lock"
+  ), sv_sql_quoted(lock_name), cluster))
+}
+
+# -- The ledger
+
+# What is pending: list(pending, ahead, half, state, records). Changes nothing and creates nothing: an account that may
+# only read comes this far.
+sv_look <- function(run, session, names) {
+  records <- sv_read_ledger(session)
+  progress <- sv_read_progress(session)
+  renames <- run$options$renames
+  pending <- setdiff(names, records$applied)
+  due <- sv_due_renames(renames, names, c(records$all, progress$name))
+  if (length(pending) && is.null(progress)) {
+    sv_sql_stop("sv_ledger_error", paste(
+      "this account may not read the table sharedvol_migration, which tells how far the pending migrations got: grant",
+      "SELECT on it"
+    ))
+  }
+  begun <- which(!progress$applied & progress$started > 0)
+  known_as <- ifelse(progress$name[begun] %in% names(due), due[progress$name[begun]], progress$name[begun])
+  begun <- begun[known_as %in% pending]
+  half <- lapply(begun, function(one) {
+    list(
+      name = progress$name[one], statements = progress$statements[one], done = progress$done[one],
+      "next" = progress$done[one] + 1L, line = 0L, words = "",
+      error = progress$error[one],
+      obstacle = "a Python replica began it, and R does not go on in the middle of a file", can_resume = FALSE
+    )
+  })
+  renamed <- names(renames)[renames %in% names]
+  functions <- progress$name[progress$checksum == ""]  # applied by Python, and no files
+  ahead <- sort(setdiff(records$applied, c(names, renamed, functions)), method = "radix")
+  state <- if (length(pending)) "pending" else if (length(ahead)) "ahead" else "up_to_date"
+  sv_note(run, pending_migrations = length(pending), total_migrations = length(names), pending = pending, ahead = ahead,
+          half_applied = half)
+  list(pending = pending, half = half, state = state, due = due, records = records)
+}
+
+# The ledger: list(exists, applied, all). One that cannot be read is never taken for "nothing applied".
+sv_read_ledger <- function(session) {
+  table <- paste0(session$home, ".schema_version")  # in full: a migration may have said USE
+  tryCatch({
+    rows <- sv_db_rows(session$con, sprintf(
+      "SELECT CONVERT(filename USING utf8mb4), COALESCE(success <> 0, 0) FROM %s", table
+    ))
+    names <- as.character(rows[[1L]])
+    list(exists = TRUE, applied = names[rows[[2L]] == 1], all = names)
+  }, sv_database_error = function(error) {
+    if (error$code %in% 1146L) return(list(exists = FALSE, applied = character(), all = character()))
+    sv_unreadable(table, error)
+  })
+}
+
+# Python's own table: how far each file got there. NULL where this account may not read it.
+sv_read_progress <- function(session) {
+  table <- paste0(session$home, ".sharedvol_migration")
+  columns <- c("name", "checksum", "applied", "statements", "started", "done", "error")
+  rows <- tryCatch(sv_db_rows(session$con, sprintf(paste(
+    "SELECT CONVERT(filename USING utf8mb4), CONVERT(checksum USING utf8mb4), applied, statements, started, done,",
+    "CONVERT(error USING utf8mb4) FROM %s"
+  ), table)), sv_database_error = function(error) {
+    if (error$code %in% 1146L) return(list())  # no Python replica was ever here
+    if (error$code %in% c(1142L, 1143L)) return(NULL)
+    sv_unreadable(table, error)
+  })
+  if (is.null(rows)) return(NULL)
+  if (!length(rows) || !length(rows[[1L]])) rows <- rep(list(character()), length(columns))
+  progress <- stats::setNames(rows, columns)
+  for (column in c("statements", "started", "done")) progress[[column]] <- as.integer(progress[[column]])
+  progress$applied <- as.integer(progress$applied) == 1L
+  progress
+}
+
+sv_unreadable <- function(table, error) {
+  if (isTRUE(error$lost)) stop(error)
+  sv_sql_stop("sv_ledger_error", sprintf(
+    "cannot read the table %s, so what has been applied is not known and nothing is run: %s", table,
+    conditionMessage(error)
+  ))
+}
+
+# The renames to be made now: old names that are recorded, with the new names of their files.
+sv_due_renames <- function(renames, names, recorded) {
+  renames[names(renames) %in% recorded & renames %in% names & !(names(renames) %in% names)]
+}
+
+sv_create_ledger <- function(session) {
+  sql <- sprintf(paste(
+    "CREATE TABLE IF NOT EXISTS %s.schema_version (filename VARCHAR(255) NOT NULL PRIMARY KEY,",
+    "applied_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP, success BOOLEAN DEFAULT TRUE)"
+  ), session$home)
+  tryCatch(sv_db_run(session$con, sql), sv_database_error = function(error) {
+    if (error$lost) stop(error)
+    sv_sql_stop("sv_ledger_error", sprintf(paste(
+      "cannot make the table that records migrations: %s; grant CREATE to the account, or let another one run: %s"
+    ), conditionMessage(error), sql))
+  })
+}
+
+# Refuse names that the ledger's column cannot hold, or cannot tell apart: they would be run, and not be recorded.
+sv_refuse_clashes <- function(session, names) {
+  names <- sort(unique(names), method = "radix")
+  column <- sv_db_rows(session$con, sprintf("SHOW FULL COLUMNS FROM %s.schema_version WHERE Field = 'filename'",
+                                            session$home))
+  collation <- if (length(column) && length(column[[3L]])) column[[3L]] else NA
+  if (!length(names) || is.na(collation) || collation == "binary") return(invisible())
+  charset <- sub("_.*", "", collation)
+  literals <- vapply(names, sv_sql_text, "")
+  if (charset != "utf8mb4") {
+    table <- paste("SELECT", literals, "AS name,", seq_along(names), "AS number", collapse = " UNION ALL ")
+    unfit <- sv_db_rows(session$con, sprintf(paste(
+      "SELECT number FROM (%s) AS names",
+      "WHERE HEX(CONVERT(CONVERT(name USING %s) USING utf8mb4)) <> HEX(CONVERT(name USING utf8mb4))"
+    ), table, charset))[[1L]]
+    for (one in unfit) {
+      sv_sql_stop("sv_ledger_error", sprintf(paste(
+        "the ledger cannot hold the name %s, whose characters its column does not have: rename the file, or give the",
+        "column the character set utf8mb4"
+      ), sv_sql_quoted(names[one])))
+    }
+  }
+  table <- paste0("SELECT CONVERT(", literals, " USING ", charset, ") COLLATE ", collation, " AS name, ",
+                  seq_along(names), " AS number", collapse = " UNION ALL ")
+  pairs <- sv_db_rows(session$con, sprintf(
+    "SELECT MIN(number), MAX(number) FROM (%s) AS names GROUP BY name HAVING COUNT(*) > 1", table
+  ))
+  if (length(pairs[[1L]])) {
+    sv_sql_stop("sv_ledger_error", sprintf(paste(
+      "the ledger cannot tell %s from %s: its column compares without case or accents, so the second would be run and",
+      "not be recorded; rename one of them, or say so in renames"
+    ), sv_sql_quoted(names[pairs[[1L]][1L]]), sv_sql_quoted(names[pairs[[2L]][1L]])))
+  }
+}
+
+# Write to the ledger, in one statement with the question for the lock. `sql` ends where a condition may follow.
+sv_write_ledger <- function(run, session, sql, what) {
+  fenced <- sprintf("%s IS_USED_LOCK(%s) = CONNECTION_ID()", sql, sv_sql_text(run$options$lock_name))
+  changed <- tryCatch(sv_db_run(session$con, fenced), sv_database_error = function(error) {
+    if (error$lost) {
+      error$message <- sprintf("the connection was lost while %s: the next start will see whether it was: %s", what,
+                               conditionMessage(error))
+      stop(error)
+    }
+    sv_sql_stop("sv_ledger_error", paste("cannot write the ledger:", conditionMessage(error)))
+  })
+  if (!isTRUE(changed >= 1)) sv_lock_lost(run, sprintf("the end of: %s", what))
+}
+
+# -- Applying
+
+sv_apply_pending <- function(run, session, files, survey) {
+  sv_refuse_half(survey$half)
+  # All of them, before anything is changed: a mistake in the last one must not leave half a release.
+  scripts <- lapply(files[survey$pending], sv_file_statements, session$backslash_escapes)
+  if (!survey$records$exists) sv_create_ledger(session)  # who may not create can still migrate what it may
+  sv_refuse_clashes(session, setdiff(c(names(files), survey$records$all), names(survey$due)))
+  for (old in names(survey$due)) sv_rename(run, session, old, survey$due[[old]])
+  survey <- sv_look(run, session, names(files))
+  settings <- sv_session_settings(session)
+  for (name in survey$pending) {
+    number <- match(name, survey$pending)
+    sv_note(run, activity = sprintf("migration %d of %d: %s", number, length(survey$pending), name))
+    # Asked here and not between the statements, where ROW_COUNT() or LAST_INSERT_ID() would see the question.
+    sv_check_lock(run, session, sprintf("%s could begin", sv_sql_quoted(name)))
+    begun <- proc.time()[["elapsed"]]
+    sv_run_file(session, name, scripts[[name]])
+    sv_settle(session, settings, scripts[[name]]$text)
+    sv_record(run, session, name, name %in% survey$records$all)
+    sv_note(run, newly_applied = run$status$newly_applied + 1L, filenames = c(run$status$filenames, name),
+            pending = setdiff(run$status$pending, name), pending_migrations = run$status$pending_migrations - 1L)
+    run$log(sprintf("migration %s applied: %d statements in %.3f s", name, length(scripts[[name]]$text),
+                    proc.time()[["elapsed"]] - begun))
+  }
+}
+
+# A file that a Python replica began and did not end: run from the start, its first statements would be done twice.
+sv_refuse_half <- function(half) {
+  if (!length(half)) return(invisible())
+  one <- half[[1L]]
+  error <- if (is.na(one$error)) "" else sprintf("; it failed with: %s", one$error)
+  sv_sql_stop("sv_half_applied", sprintf(paste0(
+    "half-applied migration %s: %d of %d statements are done%s; %s. Start a Python replica, or run `sharedvol migrate ",
+    "run` with the same --lock-name: it goes on behind them, or says what to look at. Or undo by hand what it did and ",
+    "delete its row from sharedvol_migration: then it is run from its start"
+  ), one$name, one$done, one$statements, error, one$obstacle), half_applied = half)
+}
+
+sv_rename <- function(run, session, old, new) {
+  records <- sv_read_ledger(session)  # anew: two old names may have come to one new one
+  if (!(old %in% records$all)) return(invisible())
+  table <- paste0(session$home, ".schema_version")
+  sql <- if (new %in% records$all) {
+    sprintf("DELETE FROM %s WHERE filename = %s AND", table, sv_sql_text(old))
+  } else {
+    sprintf("UPDATE %s SET filename = %s WHERE filename = %s AND", table, sv_sql_text(new), sv_sql_text(old))
+  }
+  sv_write_ledger(run, session, sql, sprintf("renaming %s to %s", sv_sql_quoted(old), sv_sql_quoted(new)))
+  run$log(sprintf("migration %s is now %s", old, new))
+}
+
+# The row says that the file ended: only success is ever written.
+sv_record <- function(run, session, name, has_row) {
+  table <- paste0(session$home, ".schema_version")
+  sql <- if (has_row) {  # with success = FALSE
+    sprintf("UPDATE %s SET success = TRUE, applied_at = CURRENT_TIMESTAMP WHERE filename = %s AND", table,
+            sv_sql_text(name))
+  } else {
+    sprintf("INSERT INTO %s (filename, success) SELECT %s, TRUE FROM DUAL WHERE", table, sv_sql_text(name))
+  }
+  sv_write_ledger(run, session, sql, sprintf("recording %s", sv_sql_quoted(name)))
+}
+
+sv_run_file <- function(session, name, script) {
+  total <- length(script$text)
+  for (number in seq_len(total)) {
+    tryCatch(sv_db_run(session$con, script$text[number]), sv_database_error = function(error) {
+      words <- regmatches(script$text[number], regexpr("^[A-Za-z_]+(\\s+`?[A-Za-z_][A-Za-z0-9_$]*`?){0,2}",
+                                                       script$text[number]))  # no more: what follows may be a value
+      then <- if (error$lost) {
+        "the connection is gone, and the lock with it; whether the statement was done is not known"
+      } else {
+        "what it did before it failed may remain"
+      }
+      before <- if (number > 1L) sprintf("; the %d before it are done", number - 1L) else ""
+      sv_sql_stop(c("sv_statement_failed", "sv_database_error"), sprintf(
+        paste0("%s: statement %d of %d (line %d, %s) failed: %s; %s%s; look at the database: the next start runs the ",
+               "file from its first statement again"),
+        name, number, total, script$line[number], if (length(words)) words else "statement", conditionMessage(error),
+        then, before
+      ), code = error$code, lost = error$lost, migration = name, statement = number)
+    })
+  }
+}
+
+# End what the file left open and undo its settings, before the ledger and the next file.
+sv_settle <- function(session, settings, texts) {
+  con <- session$con
+  sv_db_run(con, "UNLOCK TABLES")
+  sv_db_run(con, "COMMIT")
+  sv_db_run(con, paste("USE", session$home))
+  sv_db_run(con, "SET NAMES utf8mb4")
+  used <- unique(unlist(regmatches(texts, gregexpr("(?<![@\\w`'\"])@`?[\\w$.]{1,64}", texts, perl = TRUE))))
+  tidy <- c(
+    if (length(used)) paste("SET", paste0("@`", sub("^@`?", "", used), "` = NULL", collapse = ", ")),
+    "SET SESSION timestamp = DEFAULT"
+  )
+  now <- sv_session_settings(session)
+  for (name in names(now)[names(now) %in% names(settings)]) {
+    before <- settings[[name]]
+    if (identical(before, now[[name]])) next
+    number <- grepl("^-?[0-9]+([.][0-9]+)?$", before)
+    tidy <- c(tidy, sprintf("SET SESSION %s = %s", name, if (number) before else sv_sql_text(before)))
+  }
+  for (sql in tidy) {
+    tryCatch(sv_db_run(con, sql), sv_database_error = function(error) {
+      if (error$lost) stop(error)  # else it is not this account's to set: then the file did not set it either
+    })
+  }
+}
+
+sv_session_settings <- function(session) {
+  rows <- sv_db_rows(session$con, "SHOW SESSION VARIABLES")
+  volatile <- c("error_count", "identity", "in_transaction", "insert_id", "last_gtid", "last_insert_id", "rand_seed1",
+                "rand_seed2", "timestamp", "warning_count")
+  settings <- stats::setNames(as.list(rows[[2L]]), rows[[1L]])
+  settings[setdiff(names(settings), volatile)]
+}
 
 
 # ---- Readiness ------------------------------------------------------------------------------------------------------
+#
+# What /health/ready answers, as sharedvol.health does: the same fields with the same words. For plumber:
+#
+#   #* @get /health/ready
+#   #* @serializer unboxedJSON
+#   function(res) {
+#     report <- sv_readiness(status, connect)
+#     res$status <- report$code
+#     report$body
+#   }
+#
+# It asks the database each time: let a load balancer ask every few seconds, and let `connect` give up soon. The answer
+# holds error messages of the database: keep the path inside.
+
+# Whether the replica may serve: list(code = 200 or 503, body = list(...)).
+#   status: what sv_migrate() returned, or the $status of the condition it stopped with.
+#   connect: as for sv_migrate().
+# 200 when the database answers, nothing is pending and the manifest is as expected; else 503 with the reason
+# database_unavailable, migration_error or migrations_pending. Never stops for what it finds.
+sv_readiness <- function(status, connect) {
+  options <- attr(status, "look")
+  if (is.null(options)) stop("status must come from sv_migrate(): what it returned, or its condition's $status")
+  run <- new.env()
+  run$options <- options
+  run$status <- sv_status()
+  names <- tryCatch(names(sv_migration_files(options$directory)), sv_manifest_error = identity)
+  if (inherits(names, "condition")) {
+    return(sv_report(status, "migration_error", "unknown", conditionMessage(names)))
+  }
+  manifest <- sv_manifest(names, options)
+  sv_note(run, manifest = manifest$manifest)
+  if (!is.null(manifest$error)) {
+    status$manifest <- manifest$manifest
+    return(sv_report(status, "migration_error", "unknown", manifest$error))
+  }
+  found <- tryCatch({
+    session <- sv_session(connect)
+    on.exit(sv_db_close(session$con))
+    survey <- sv_look(run, session, names)
+    holder <- sv_lock_holder(session$con, options$lock_name)
+    sv_note(run, state = survey$state, lock_name = options$lock_name, lock_holder = sv_holder_fields(holder))
+    run$status
+  }, error = identity)
+  if (inherits(found, "sv_database_error")) {
+    return(sv_report(status, "database_unavailable", "unavailable", conditionMessage(found)))
+  }
+  if (inherits(found, "condition")) {
+    return(sv_report(status, "migration_error", "connected", conditionMessage(found)))
+  }
+  if (identical(status$state, "failed")) return(sv_report(status, "migration_error", "connected"))
+  if (length(found$pending)) return(sv_report(found, "migrations_pending", "connected"))
+  # What this replica's own run did, if that is still how things are; and who has the lock now.
+  if (!identical(status$state, found$state)) return(sv_report(found, NULL, "connected"))
+  status[c("lock_name", "lock_holder")] <- found[c("lock_name", "lock_holder")]
+  sv_report(status, NULL, "connected")
+}
+
+# An answer whose JSON is Python's: vectors that are arrays become lists, so that one name stays an array.
+sv_report <- function(status, reason, database, error = NULL) {
+  head <- list(status = if (is.null(reason)) "ready" else "not_ready")
+  if (!is.null(reason)) head$reason <- reason
+  fields <- unclass(status)
+  attr(fields, "look") <- NULL
+  for (name in c("filenames", "pending", "ahead", "drifted")) fields[[name]] <- as.list(fields[[name]])
+  if (!is.null(error)) fields$error <- error
+  list(
+    code = if (is.null(reason)) 200L else 503L,
+    body = c(head, list(database = database, timestamp = sv_now()), fields)
+  )
+}
