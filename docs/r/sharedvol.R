@@ -515,7 +515,7 @@ sv_migration_files <- function(directory) {
   }
   found <- list.files(directory)  # without those that begin with a dot
   found <- found[grepl("[.]sql$", found, useBytes = TRUE)]
-  names <- vapply(found, sv_utf8, "", USE.NAMES = FALSE)
+  names <- sv_utf8(found)
   for (one in which(!validUTF8(names))) {
     sv_sql_stop("sv_manifest_error", sprintf(
       "the name of '%s' is not UTF-8, and the ledger is: rename the file",
@@ -590,9 +590,8 @@ sv_manifest <- function(names, options) {
 
 # What each old name is called after all renames: a database may have missed the release of one.
 sv_last_names <- function(renames) {
-  given <- vapply(as.list(renames), sv_utf8, "")
-  if (!length(given)) return(given)
-  names(given) <- vapply(names(renames), sv_utf8, "")
+  if (!length(renames)) return(character())
+  given <- stats::setNames(sv_utf8(as.character(unlist(renames))), sv_utf8(names(renames)))
   last <- given
   for (old in names(given)) {
     seen <- old
@@ -621,15 +620,15 @@ sv_session <- function(connect) {
     sv_db_run(con, "SET NAMES utf8mb4")
     about <- sv_db_rows(con, paste(
       "SELECT CONVERT(DATABASE() USING utf8mb4), CAST(CONNECTION_ID() AS CHAR),",
-      "CONCAT(VERSION(), ' ', @@version_comment), @@SESSION.sql_mode"
+      "VERSION(), @@version_comment, @@SESSION.sql_mode"
     ))
     if (is.na(about[[1L]])) {
       sv_sql_stop("sv_ledger_error", "the connection has no schema: name the database in connect")
     }
     list(
       con = con, home = paste0("`", gsub("`", "``", about[[1L]], fixed = TRUE), "`"), id = about[[2L]],
-      mariadb = grepl("mariadb", about[[3L]], ignore.case = TRUE), version = about[[3L]],
-      backslash_escapes = !grepl("NO_BACKSLASH_ESCAPES", about[[4L]], fixed = TRUE)
+      mariadb = grepl("mariadb", paste(about[[3L]], about[[4L]]), ignore.case = TRUE), version = about[[3L]],
+      backslash_escapes = !grepl("NO_BACKSLASH_ESCAPES", about[[5L]], fixed = TRUE)
     )
   }, error = function(error) {
     sv_db_close(con)
@@ -662,9 +661,7 @@ sv_db_rows <- function(con, text) {
     sv_db_refuse_silence(con)
     rows
   })
-  lapply(unname(as.list(rows)), function(column) {
-    if (is.character(column)) vapply(column, sv_utf8, "", USE.NAMES = FALSE) else column
-  })
+  lapply(unname(as.list(rows)), function(column) if (is.character(column)) sv_utf8(column) else column)
 }
 
 sv_db_send <- function(con, text) {
@@ -718,11 +715,11 @@ sv_sql_text <- function(text) {
   paste0("_utf8mb4 0x", paste(as.character(charToRaw(text)), collapse = ""))
 }
 
-# Take the bytes of a string for UTF-8, which they are wherever Latin-1 was not said: drivers and list.files() do not
+# Take the bytes of strings for UTF-8, which they are wherever Latin-1 was not said: drivers and list.files() do not
 # mark what they give.
 sv_utf8 <- function(text) {
-  if (is.na(text)) return(NA_character_)
-  if (Encoding(text) == "latin1") return(enc2utf8(text))
+  latin1 <- Encoding(text) == "latin1"
+  text[latin1] <- enc2utf8(text[latin1])
   Encoding(text) <- "UTF-8"
   text
 }
@@ -1135,16 +1132,16 @@ sv_settle <- function(session, settings, texts) {
   sv_db_run(con, paste("USE", session$home))
   sv_db_run(con, "SET NAMES utf8mb4")
   used <- unique(unlist(regmatches(texts, gregexpr("(?<![@\\w`'\"])@`?[\\w$.]{1,64}", texts, perl = TRUE))))
-  tidy <- c(
-    if (length(used)) paste("SET", paste0("@`", sub("^@`?", "", used), "` = NULL", collapse = ", ")),
-    "SET SESSION timestamp = DEFAULT"
-  )
-  now <- sv_session_settings(session)
-  for (name in names(now)[names(now) %in% names(settings)]) {
-    before <- settings[[name]]
-    if (identical(before, now[[name]])) next
-    number <- grepl("^-?[0-9]+([.][0-9]+)?$", before)
-    tidy <- c(tidy, sprintf("SET SESSION %s = %s", name, if (number) before else sv_sql_text(before)))
+  tidy <- if (length(used)) paste("SET", paste0("@`", sub("^@`?", "", used), "` = NULL", collapse = ", "))
+  if (any(grepl("(?i)\\b(SET|CALL|EXECUTE)\\b|;", texts, perl = TRUE))) {  # nothing else sets anything
+    tidy <- c(tidy, "SET SESSION timestamp = DEFAULT")
+    now <- sv_session_settings(session)
+    for (name in names(now)[names(now) %in% names(settings)]) {
+      before <- settings[[name]]
+      if (identical(before, now[[name]])) next
+      number <- grepl("^-?[0-9]+([.][0-9]+)?$", before)
+      tidy <- c(tidy, sprintf("SET SESSION %s = %s", name, if (number) before else sv_sql_text(before)))
+    }
   }
   for (sql in tidy) {
     tryCatch(sv_db_run(con, sql), sv_database_error = function(error) {

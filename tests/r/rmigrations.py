@@ -31,7 +31,9 @@ REPLICA = """
 invisible(loadNamespace("RMySQL"))
 said <- character()
 status <- NULL
-answer <- function(...) cat(jsonlite::toJSON(list(...), auto_unbox = TRUE, digits = NA), "\\n")
+answer <- function(...) {
+  writeLines(jsonlite::toJSON(list(...), auto_unbox = TRUE, digits = NA), useBytes = TRUE)  # cat() would ask the locale
+}
 input <- file("stdin", "r")
 answer(here = Sys.getpid())
 while (length(line <- readLines(input, 1L, encoding = "UTF-8"))) {
@@ -58,7 +60,8 @@ while (length(line <- readLines(input, 1L, encoding = "UTF-8"))) {
   )
   answer(
     error = if (is.null(error)) NA else conditionMessage(error), classes = as.list(class(error)),
-    status = sv_report(status, NULL, "unknown")$body, log = as.list(said), open = length(DBI::dbListConnections(RMySQL::MySQL()))
+    status = sv_report(status, NULL, "unknown")$body, log = as.list(said),
+    open = length(DBI::dbListConnections(RMySQL::MySQL()))
   )
 }
 """

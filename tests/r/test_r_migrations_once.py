@@ -125,7 +125,9 @@ def test_python_begins_anew_the_file_in_which_r_was_killed(database: Database, t
     assert {key: times for key, times in logged(database).items() if times > 1} == {("002", 1): 2}
 
 
-def test_r_begins_anew_the_file_in_which_another_r_was_killed(database: Database, tmp_path: Path, replica: Replica) -> None:
+def test_r_begins_anew_the_file_in_which_another_r_was_killed(
+    database: Database, tmp_path: Path, replica: Replica
+) -> None:
     with Gate(database) as gate:
         stopped = f"{note('002', 1)}{gate.statement}{note('002', 3)}"
         directory = write(tmp_path / "sql", {**FILES, "002_table.sql": stopped})
@@ -151,7 +153,9 @@ def test_r_refuses_the_file_in_which_python_was_killed_and_python_goes_on(
     wait_free(database.server)
     found = replica.failing(database, directory)
     assert "sv_half_applied" in found["classes"]
-    assert found["error"].startswith("half-applied migration 002_table.sql: 2 of 3 statements are done; a Python replica")
+    assert found["error"].startswith(
+        "half-applied migration 002_table.sql: 2 of 3 statements are done; a Python replica"
+    )
     assert found["status"]["pending"] == ["002_table.sql", "003_table.sql", "004_table.sql"]
     ((half),) = found["status"]["half_applied"]
     assert (half["name"], half["done"], half["next"], half["can_resume"]) == ("002_table.sql", 2, 3, False)

@@ -156,7 +156,15 @@ def test_strings_of_r_come_back_as_utf8() -> None:
 
 def test_work_does_not_grow_with_the_square_of_the_text(tmp_path: Path) -> None:
     # At 100,000 bytes what looks at all the rest for each byte would exceed the limit many times over.
-    pieces = ["INSERT INTO t VALUES (1, 'it''s', \"a\\\"b\", `x` /* c */, 'ü'); -- x\n", "-", "/*", "'", "$", "$$", "\\N"]
+    pieces = [
+        "INSERT INTO t VALUES (1, 'it''s', \"a\\\"b\", `x` /* c */, 'ü'); -- x\n",
+        "-",
+        "/*",
+        "'",
+        "$",
+        "$$",
+        "\\N",
+    ]
     pieces += ["/*! ", "/*! x */", "/*/*! x */", "DELIMITER // ; DELIMITER ; //", "DELIMITER //\nx//\nDELIMITER ;\n"]
     pieces += ["use x\n", " ", "\n", "x", "\\'"]
     code = """
