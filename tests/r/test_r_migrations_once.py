@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -31,6 +32,13 @@ FILES = numbered(4)
 ROUNDS = 6
 
 
+@pytest.fixture(scope="module")
+def replica() -> Iterator[Replica]:
+    """An R replica, to migrate one database after the other."""
+    with Replica() as made:
+        yield made
+
+
 def assert_all_once(database: Database) -> None:
     assert recorded(database) == dict.fromkeys(FILES, 1)
     assert set(logged(database).values()) == {1} and len(logged(database)) == 2 * (len(FILES) - 1)
@@ -52,7 +60,7 @@ def test_two_of_r_and_two_of_python_that_start_at_once_apply_each_file_once(serv
             assert [one["error"] for one in found] == [None, None]
             statuses += [one["status"] for one in found]
             assert sum(status["newly_applied"] for status in statuses) == len(FILES)
-            assert sum((status["filenames"] for status in statuses), []) == list(FILES)
+            assert [name for status in statuses for name in status["filenames"]] == list(FILES)
             for status in statuses:
                 assert (status["pending_migrations"], status["total_migrations"]) == (0, len(FILES))
                 assert status["state"] == "up_to_date" and status["manifest"]["ok"]
@@ -159,6 +167,7 @@ def test_r_refuses_the_file_in_which_python_was_killed_and_python_goes_on(
     assert found["status"]["pending"] == ["002_table.sql", "003_table.sql", "004_table.sql"]
     ((half),) = found["status"]["half_applied"]
     assert (half["name"], half["done"], half["next"], half["can_resume"]) == ("002_table.sql", 2, 3, False)
+    assert set(half) == set(coordinator(database, directory).status().half_applied[0].as_dict())
     assert found["status"]["filenames"] == [] and found["status"]["lock_acquired"]
     assert logged(database)["002", 3] == 0
 

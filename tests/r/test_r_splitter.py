@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ input <- file("stdin")
 for (line in readLines(input)) {
   escapes <- substr(line, 1L, 1L) == "1"
   told <- tryCatch({
-    found <- sv_parse_sql(bytes(substring(line, 2L)), escapes)
+    found <- sv__parse_sql(bytes(substring(line, 2L)), escapes)
     c("ok", paste(found$line, vapply(found$text, hexed, ""), sep = ":"))
   }, sv_script_error = function(error) c("refused", error$line, hexed(error$what)))
   cat(told, "\\n")
