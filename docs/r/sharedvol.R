@@ -661,7 +661,9 @@ sv__db_rows <- function(con, text) {
     sv__db_refuse_silence(con)
     rows
   })
-  lapply(unname(as.list(rows)), function(column) if (is.character(column)) sv__utf8(column) else column)
+  lapply(unname(as.list(rows)), function(column) {
+    if (is.character(column)) sv__utf8(column) else as.numeric(column)  # RMariaDB gives integer64, which is no index
+  })
 }
 
 sv__db_send <- function(con, text) {
