@@ -395,7 +395,8 @@ sv__sql_unprintable <- "(*UCP)(?! )[\\p{C}\\p{Z}]"
 # Made for any DBI driver of MySQL and MariaDB, tested with RMySQL 0.10.25 on libmariadb 10.11. What to know of it:
 # - MySQL 9 has only caching_sha2_password. libmariadb brings it as a plugin (Debian: in the package libmariadb3), and
 #   was seen to log in over TCP with a password and without TLS: it asks the server for its RSA key. Somebody in between
-#   could give a key of his own: on a network that is not yours, use TLS (an option file in `default.file`).
+#   could give a key of his own: on a network that is not yours, use TLS: `default.file` names an option file with a
+#   group [client] and ssl-ca=/path/of/ca.pem in it.
 # - It reads rows as they arrive, and says of an error among them nothing but a warning, or nothing; and of one in a
 #   later result of a CALL only to who asks for that result. So all results are read, and asked for their errors.
 # - It sends a statement as it is: %, ? and :name mean nothing. RMariaDB is told `immediate`, or it would prepare it.
@@ -416,7 +417,7 @@ sv__sql_unprintable <- "(*UCP)(?! )[\\p{C}\\p{Z}]"
 #   allow_unsafe: go on where the server's lock may not keep other replicas out (a cluster, a pooler).
 # Returns the status: when it returns, nothing is pending. Else stops with an sv_migration_failed whose $status says
 # truthfully what was applied before; it is one of these, too: sv_manifest_error, sv_database_error, sv_lock_timeout,
-# sv_lock_error, sv__lock_lost, sv_ledger_error, sv_half_applied, sv_statement_failed. Let the process end then.
+# sv_lock_error, sv_lock_lost, sv_ledger_error, sv_half_applied, sv_statement_failed. Let the process end then.
 sv_migrate <- function(connect, directory, lock_name, timeout = 30, expected_latest = NULL, expected_min_count = NULL,
                        allow_empty = FALSE, renames = list(), log = message, allow_unsafe = FALSE) {
   stopifnot(
