@@ -124,8 +124,8 @@ def test_random_scripts_come_out_as_they_went_in() -> None:
 
 @pytest.mark.parametrize("escapes", [True, False])
 def test_random_nonsense_is_split_or_refused_as_in_python(escapes: bool) -> None:
-    texts = drawn(NASTY, settings(BOUNDED, max_examples=1500))
-    assert len(texts) > 1000
+    texts = drawn(NASTY, settings(BOUNDED, max_examples=1000))
+    assert len(texts) > 700
     assert_alike(texts, escapes=escapes)
 
 
