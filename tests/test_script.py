@@ -19,6 +19,7 @@ SENT = {
     ),
     "semicolons in a block comment": ("/* a;\n b;\n*/\nSELECT 1;\n", ["SELECT 1"]),
     "a quote and a semicolon behind a hash": ("# it's first;\nSELECT 1;\n", ["SELECT 1"]),
+    "a letter that is an i to Unicode alone": ("del\u0131miter //\nSELECT 1;\n", ["del\u0131miter //\nSELECT 1"]),
     "dashes without a space": ("SELECT 5--3;\nSELECT 2;\n", ["SELECT 5--3", "SELECT 2"]),
     "escaped quotes": (
         "SELECT 'it\\'s;\n', 'it''s;\n', \"a\\\";\n\";\nSELECT 2;\n",

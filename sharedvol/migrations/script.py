@@ -26,7 +26,7 @@ from sharedvol.errors import ScriptError
 
 _MAX_DELIMITER: Final = 15  # the client cuts a longer one silently; here it is an error
 _SPACE: Final = re.compile(r"[ \t\n\v\f\r]+")
-_DELIMITER_WORD: Final = re.compile(r"delimiter(?![^ \t\n\v\f\r])", re.IGNORECASE)
+_DELIMITER_WORD: Final = re.compile(r"delimiter(?![^ \t\n\v\f\r])", re.IGNORECASE | re.ASCII)
 # Possessive: a quote that nothing closes is found in one pass, without trying anew from each escape.
 _STRINGS: Final = {
     (quote, escapes): re.compile(
@@ -55,7 +55,7 @@ _COMMANDS: Final = frozenset(
 _COMMANDS_WITH_ARGUMENTS: Final = frozenset(
     "? charset connect help pager prompt query_attributes source system tee".split()
 )
-_COMMAND: Final = re.compile(r"(\?|[a-z_]+)(?:[ \t]+|\Z)", re.IGNORECASE)
+_COMMAND: Final = re.compile(r"(\?|[a-z_]+)(?:[ \t]+|\Z)", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
