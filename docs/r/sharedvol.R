@@ -406,6 +406,8 @@ sv__check_lock_arguments <- function(timeout, shared, fenced, purpose) {
     "a shared lock has several holders, and so no fencing token"
   } else if (!is.character(purpose) || length(purpose) != 1L || is.na(purpose)) {
     "purpose must be one string"
+  } else if (nchar(sv__valid_utf8(purpose)) > 200L) {
+    "purpose has more than 200 characters"
   } else if (!requireNamespace("filelock", quietly = TRUE)) {
     "the package filelock is missing: install.packages(\"filelock\")"
   }
@@ -586,23 +588,26 @@ sv__uptime <- function() {
   as.numeric(sub(" .*", "", line))
 }
 
-# The next token of the lock `path`, which this process holds alone. See docs/protocol.md for the file. SIGKILL cannot
-# take back what was written; a power cut can, so every 10,000 tokens and after each boot it is synced, and a boot
-# goes on after all that the last one may have given.
+# The next token of the lock `path`, which this process holds alone. See docs/protocol.md for the file. SIGKILL takes
+# back nothing that was written; a power cut takes back what was not synced. So every 10,000 tokens a reservation is
+# synced, and the first token after another boot is above the last one. It is written without a boot first: were its
+# writer killed before the sync, the next holder would take it for one that is on the disk.
 sv__next_token <- function(path, mode) {
   boot <- sv__boot_id()
   last <- sv__read_token(path)
-  token <- if (is.null(last)) {
-    floor(as.numeric(Sys.time()) * 1e6) # a deleted file does not take tokens back
-  } else if (identical(last$boot, boot) && boot != "-") {
-    last$token + 1
-  } else {
-    max(last$token, last$reserved) + 1
+  if (is.null(last)) {
+    sv__create_token(path, floor(as.numeric(Sys.time()) * 1e6) - 1, mode) # a deleted file does not take tokens back
+    last <- sv__read_token(path)
   }
-  again <- is.null(last) || token > last$reserved || boot == "-" || !identical(last$boot, boot)
-  reserved <- if (again) token + 10000 else last$reserved
-  line <- charToRaw(sprintf(sv__token_format, token, reserved, boot))
-  if (is.null(last)) sv__create_token(path, line, mode) else sv__overwrite(sv__token_path(path), line, "token", again)
+  same_boot <- identical(last$boot, boot) && boot != "-"
+  token <- (if (same_boot) last$token else max(last$token, last$reserved)) + 1
+  if (same_boot && token <= last$reserved) {
+    sv__write_token(path, token, last$reserved, boot)
+  } else {
+    sv__write_token(path, token, token + 10000, "-", sync = TRUE)
+    if (!same_boot) sv__token_step(path, sv__sync(dirname(path))) # its maker may have been killed before that
+    if (boot != "-") sv__write_token(path, token, token + 10000, boot)
+  }
   token
 }
 
@@ -619,9 +624,9 @@ sv__read_token <- function(path) {
   line <- if (!sv__is_link(file) && identical(file.size(file), as.numeric(size))) {
     tryCatch(rawToChar(sv__read(file, size)), error = function(e) "")
   }
-  words <- if (!is.null(line)) sv__groups("\\Asharedvol-token 1 ([0-9]{19}) ([0-9]{19}) ([0-9a-f-]+) *\\n\\z", line)
+  words <- if (!is.null(line)) sv__groups("\\Asharedvol-token 1 ([0-9]{19}) ([0-9]{19}) ([!-~]{1,36}) *\\n\\z", line)
   numbers <- suppressWarnings(as.numeric(words[1:2]))
-  if (is.null(words) || any(numbers > 2^53 - 20000)) {
+  if (is.null(words) || any(numbers > 2^53 - 1 - 20000)) {
     sv__stop("sv_lock_error", "token file ", sv__quote(file), " is damaged: remove it while nobody holds the lock; ",
              "the next holder's token is made from the clock")
   }
@@ -630,34 +635,38 @@ sv__read_token <- function(path) {
 
 sv__boot_id <- function() {
   id <- tryCatch(suppressWarnings(readLines("/proc/sys/kernel/random/boot_id", n = 1L)), error = function(e) "-")
-  if (sv__matches("\\A[0-9a-f-]{1,36}\\z", id)) id else "-"
+  if (sv__matches("\\A[!-~]{2,36}\\z", id)) id else "-"
 }
 
-sv__create_token <- function(path, line, mode) {
+sv__create_token <- function(path, token, mode) {
   file <- sv__token_path(path)
   temporary <- sv__temporary(path, ".sharedvol-tmp")
   on.exit(unlink(temporary, expand = FALSE))
-  done <- tryCatch({
-    sv__write(temporary, line, "wb")
-    Sys.chmod(temporary, mode, use_umask = FALSE) && sv__sync(temporary) && file.link(temporary, file) &&
-      sv__sync(dirname(file))
-  }, warning = identity, error = identity)
-  if (!isTRUE(done)) sv__stop_token(file, done)
+  line <- charToRaw(sprintf(sv__token_format, token, token, "-"))
+  sv__token_step(path, sv__write(temporary, line, "wb"))
+  sv__token_step(path, identical(sv__read(temporary, length(line)), line))
+  sv__token_step(path, Sys.chmod(temporary, mode, use_umask = FALSE))
+  sv__token_step(path, sv__sync(temporary))
+  sv__token_step(path, file.link(temporary, file))
+  sv__token_step(path, sv__sync(dirname(file)))
 }
 
-# Write `bytes` over the beginning of a file, with one write(2). Where that fails R does not say so: it is read again.
-sv__overwrite <- function(file, bytes, what, sync) {
-  done <- tryCatch({
-    sv__write(file, bytes, "r+b")
-    identical(sv__read(file, length(bytes)), bytes) && (!sync || sv__sync(file, data = TRUE))
-  }, warning = identity, error = identity)
-  if (!isTRUE(done)) sv__stop_token(file, done)
+# In place, with one write(2). Where that fails R does not say so: it is read again.
+sv__write_token <- function(path, token, reserved, boot, sync = FALSE) {
+  file <- sv__token_path(path)
+  line <- charToRaw(sprintf(sv__token_format, token, reserved, boot))
+  sv__token_step(path, sv__write(file, line, "r+b"))
+  sv__token_step(path, identical(sv__read(file, length(line)), line))
+  if (sync) sv__token_step(path, sv__sync(file, data = TRUE))
 }
 
-sv__stop_token <- function(file, why) {
-  why <- if (inherits(why, "condition")) conditionMessage(why) else "the disk took only a part of it"
-  sv__stop("sv_lock_error", "cannot write ", sv__quote(file), ": ", why, "; there is no token without it: give this ",
-           "user write permission on it and on its directory, or free some space")
+# `expr`, with a warning or FALSE as an error.
+sv__token_step <- function(path, expr) {
+  why <- tryCatch(if (isFALSE(expr)) "the disk did not take it", warning = conditionMessage, error = conditionMessage)
+  if (is.character(why)) {
+    sv__stop("sv_lock_error", "cannot write ", sv__quote(sv__token_path(path)), ": ", why, "; there is no token ",
+             "without it: give this user write permission on it and on its directory, or free some space")
+  }
 }
 
 # Say in the holder file who holds the lock, and lock that file, too: what a reader finds in it is of a living holder
@@ -666,7 +675,7 @@ sv__write_holder <- function(hold, mode, purpose) {
   file <- paste0(hold$path, ".holder")
   hold$holder <- tryCatch({
     sv__make_lock_file(file, mode)
-    sv__write(file, sv__holder_record(hold$token, purpose), "r+b")
+    sv__write(file, sv__holder_record(hold$token, purpose), if (file.size(file) > 1024) "wb" else "r+b")
     before <- sv__descriptors()
     sv__wait(file, FALSE, 0, before)
   }, warning = function(e) NULL, error = function(e) NULL)
@@ -674,16 +683,19 @@ sv__write_holder <- function(hold, mode, purpose) {
 
 # One JSON object, padded to 1,023 bytes, and a newline.
 sv__holder_record <- function(token, purpose) {
-  purpose <- substr(iconv(enc2utf8(purpose), "UTF-8", "UTF-8", sub = "?"), 1L, 200L)
+  purpose <- sv__valid_utf8(purpose)
+  replica <- tryCatch(sv__json_string(sv_container_id()), sv_identity_error = function(e) "null")
   repeat {
     line <- sprintf('{"sharedvol":1,"token":%.0f,"since":%.6f,"replica":%s,"pid":%d,"worker":%s,"purpose":%s}', token,
-                    as.numeric(Sys.time()), sv__json_string(sv_container_id()), Sys.getpid(),
-                    sv__json_string(sv_worker_token()), sv__json_string(purpose))
+                    as.numeric(Sys.time()), replica, Sys.getpid(), sv__json_string(sv_worker_token()),
+                    sv__json_string(purpose))
     bytes <- charToRaw(line)
     if (length(bytes) <= 1023L) return(c(bytes, rep(charToRaw(" "), 1023L - length(bytes)), charToRaw("\n")))
-    purpose <- substr(purpose, 1L, nchar(purpose) - 8L)
+    purpose <- substr(purpose, 1L, nchar(purpose) - 1L)
   }
 }
+
+sv__valid_utf8 <- function(text) iconv(enc2utf8(text), "UTF-8", "UTF-8", sub = "?")
 
 sv__json_string <- function(text) {
   letters <- vapply(utf8ToInt(enc2utf8(text)), function(code) {

@@ -89,6 +89,7 @@ class R:
         )
         self.pid = self._process.pid
         self._read = b""
+        self._unanswered = 0
 
     def ask(self, code: str) -> str:
         """The value of R code.
@@ -102,6 +103,7 @@ class R:
     def tell(self, code: str) -> None:
         """Send code without waiting for its value: `answer` has that."""
         assert self._process.stdin is not None
+        self._unanswered += 1
         self._process.stdin.write(code.encode("utf-8", "surrogateescape").hex().encode() + b"\n")
         self._process.stdin.flush()
 
@@ -115,6 +117,7 @@ class R:
             line = self._line()
             if line.startswith(_MARK):
                 break
+        self._unanswered -= 1
         kind, *values = line[1:].split(" ")
         texts = [bytes.fromhex(value).decode("utf-8", "surrogateescape") for value in values]
         if kind == "ok":
@@ -127,11 +130,6 @@ class R:
             self.ask(code)
         return caught.value
 
-    def answered(self) -> bool:
-        """Whether an answer, or a printed line, is there."""
-        assert self._process.stdout is not None
-        return b"\n" in self._read or bool(select.select([self._process.stdout], [], [], 0)[0])
-
     def descriptors(self, path: str | os.PathLike[str]) -> int:
         """How many descriptors it has open on ``path``."""
         links = []
@@ -142,13 +140,19 @@ class R:
                 continue  # closed since
         return links.count(os.path.realpath(path))
 
+    def ended(self) -> None:
+        """Wait until it has ended by itself."""
+        self._process.wait(LIMIT)
+
     def kill(self) -> None:
         """SIGKILL, and reap."""
         self._process.kill()
         self.close()
 
     def close(self) -> None:
-        """Let it end, by the end of its input, and reap."""
+        """Let it end, by the end of its input, and reap; kill it if it works on something still."""
+        if self._unanswered:
+            self._process.kill()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 stream.close()
