@@ -464,14 +464,25 @@ sv__take <- function(path, timeout, shared, mode) {
                "another name of the file, or by the parent that it was forked from: take it with sv_lock() alone")
     }
     if (identical(sv__descriptor_path(fd), path)) {
-      hold <- list(path = path, shared = shared, native = native, fd = fd, told = sv__kernel_says_locked(fd), count = 0)
-      sv__state$holds[[path]] <- list2env(hold, parent = emptyenv())
-      return(sv__state$holds[[path]])
+      return(sv__keep(path, shared, native, fd))
     }
     filelock::unlock(native) # deleted or replaced while we waited
     replaced <- replaced + 1
   }
   sv__lock_error(path, " is deleted or replaced again and again: find out by whom, and stop it")
+}
+
+# Remember the lock that filelock has just taken.
+sv__keep <- function(path, shared, native, fd) {
+  hold <- list2env(list(path = path, shared = shared, native = native, fd = fd, count = 0), parent = emptyenv())
+  hold$told <- sv__kernel_says_locked(fd)
+  others <- vapply(sv__state$holds, function(other) sv__inode(other$fd), "")
+  if (!hold$told && sv__inode(fd) %in% others[nzchar(others)]) {
+    # To the kernel it is one lock of this process, which ends when either descriptor is closed.
+    sv__lock_error(path, " is another name of a lock file that this process holds, and has lost by opening it again")
+  }
+  sv__state$holds[[path]] <- hold
+  hold
 }
 
 # filelock::lock(), which gives NULL where the time is over, without the descriptor that it leaks then.
@@ -558,9 +569,14 @@ sv__descriptors <- function() {
 
 sv__descriptor_path <- function(fd) Sys.readlink(file.path("/proc/self/fd", fd))
 
-sv__kernel_says_locked <- function(fd) {
-  lines <- tryCatch(suppressWarnings(readLines(file.path("/proc/self/fdinfo", fd))), error = function(e) character())
-  any(grepl("^lock:.* POSIX ", lines))
+# A file system that keeps locks by itself (some of FUSE) may not tell.
+sv__kernel_says_locked <- function(fd) any(grepl("^lock:.* POSIX ", sv__descriptor_lines(fd)))
+
+# Empty before Linux 5.14.
+sv__inode <- function(fd) c(grep("^ino:", sv__descriptor_lines(fd), value = TRUE), "")[1]
+
+sv__descriptor_lines <- function(fd) {
+  tryCatch(suppressWarnings(readLines(file.path("/proc/self/fdinfo", fd))), error = function(e) character())
 }
 
 # Those of `fds` that were opened by this path.
@@ -569,8 +585,10 @@ sv__named <- function(fds, path) fds[sv__descriptor_path(fds) %in% c(path, paste
 # The descriptor by which filelock has just locked `path`, or NULL where it opened none: it believed to have the lock.
 sv__new_descriptor <- function(path, before) {
   new <- setdiff(sv__descriptors(), before)
+  named <- sv__named(new, path)
   locked <- Filter(sv__kernel_says_locked, new)
-  found <- c(locked, sv__named(new, path)) # the second for a kernel that does not tell
+  # The second for a file system that does not tell, the third for a file that was renamed.
+  found <- c(intersect(named, locked), named, locked)
   if (length(found)) found[1]
 }
 
