@@ -95,14 +95,11 @@ publish() { # publish PATH SOURCE [slowly]
     chmod 644 "$temporary"
     [ -z "$3" ] || { say writing && read -r _; }
     sync "$temporary"
-    if ln -T "$temporary" "$1" 2>/dev/null; then
-        sync "$directory" && say ok
-    elif [ -e "$1" ] || [ -L "$1" ]; then
-        say taken
-    else
-        say error "$(encode "cannot link $1")"
-    fi
+    answer=ok
+    ln -T "$temporary" "$1" 2>/dev/null && sync "$directory" || answer=error
+    [ "$answer" = ok ] || { [ ! -e "$1" ] && [ ! -L "$1" ]; } || answer=taken
     rm -f "$temporary"
+    say "$answer"
 }
 
 while read -r verb a b c d; do
