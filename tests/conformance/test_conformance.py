@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import lock_rules  # noqa: F401 - the import registers the rules
 import race_rules  # noqa: F401
+import name_rules  # noqa: F401
 import publish_rules  # noqa: F401
 import pytest
 from adapter import Missing

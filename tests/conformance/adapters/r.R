@@ -15,7 +15,7 @@ encode <- function(word) {
 decode <- function(word) {
   if (word == "%") return("")
   text <- utils::URLdecode(word)
-  Encoding(text) <- "UTF-8"
+  if (validUTF8(text)) Encoding(text) <- "UTF-8"
   text
 }
 
