@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import lock_rules  # noqa: F401 - the import registers the rules
+import cache_rules  # noqa: F401 - the imports register the rules
+import fence_rules  # noqa: F401
+import holder_rules  # noqa: F401
+import lock_rules  # noqa: F401
 import race_rules  # noqa: F401
 import name_rules  # noqa: F401
 import publish_rules  # noqa: F401

@@ -17,6 +17,7 @@ from sharedvol import FileLock
 
 CAPABILITIES = "lock shared timeout queue fork fence holder names publish purge"
 locks: dict[str, FileLock] = {}
+kept: dict[tuple[object, ...], FileLock] = {}  # as a program would: one object for each lock
 
 
 def say(*words: object) -> None:
@@ -43,11 +44,12 @@ def reset() -> None:
     for held in locks.values():
         held.release()
     locks.clear()
+    kept.clear()
     say("ok")
 
 
 def lock(handle: str, path: str, kind: str, limit: str) -> None:
-    made = FileLock(path, shared=kind == "shared")
+    made = kept.setdefault((path, kind), FileLock(path, shared=kind == "shared"))
     made.acquire(seconds(limit))
     locks[handle] = made
     say("ok")
@@ -88,7 +90,7 @@ def fork(handle: str, fifo: str) -> None:
 
 
 def fence(handle: str, path: str, limit: str, purpose: str) -> None:
-    made = FileLock(path, fenced=True, purpose=purpose)
+    made = kept.setdefault((path, "fenced", purpose), FileLock(path, fenced=True, purpose=purpose))
     made.acquire(seconds(limit))
     locks[handle] = made
     say("ok", made.token)
@@ -158,7 +160,7 @@ def _publish(path: str, source: str, pause: Callable[[], None]) -> None:
 def purge(directory: str, version: str) -> None:
     from sharedvol.cache import Cache
 
-    say("ok", "yes" if Cache(directory, version=version).purge() else "no")
+    say("ok", "yes" if Cache(directory, version=version).purged else "no")
 
 
 VERBS = (hello, reset, lock, unlock, count, turns, fork, fence, tokens, holder, container, build_container)
