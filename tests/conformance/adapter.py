@@ -56,7 +56,7 @@ class Adapter:
 
     def __init__(self, command: Sequence[str]) -> None:
         self.command = list(command)
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
         # A group of its own: what an adapter started, such as flock(1), is ended with it.
         self._process = subprocess.Popen(
             self.command,

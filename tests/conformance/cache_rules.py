@@ -24,7 +24,14 @@ def old_cache(scene: Scene, version: str = "1") -> Path:
     return made
 
 
-@rule("CACHE-1", "Of all that start with a new version exactly one purges, and nothing that is made after that goes.", "purge queue", "purge queue", meeting=True, ordered=False)
+@rule(
+    "CACHE-1",
+    "Of all that start with a new version exactly one purges, and nothing that is made after that goes.",
+    "purge queue",
+    "purge queue",
+    meeting=True,
+    ordered=False,
+)
 def once(scene: Scene, one: Adapter, other: Adapter) -> None:
     cache = old_cache(scene)
     starters = [one, other, scene.another(one), scene.another(other)]
@@ -46,7 +53,9 @@ def once(scene: Scene, one: Adapter, other: Adapter) -> None:
         assert (cache / "version").read_text() == f"{version}\n"
 
 
-@rule("CACHE-2", "Only what is in entries/ goes: hidden names and directories too, and of a link only the link.", "purge")
+@rule(
+    "CACHE-2", "Only what is in entries/ goes: hidden names and directories too, and of a link only the link.", "purge"
+)
 def only_entries(scene: Scene, one: Adapter) -> None:
     cache, elsewhere = old_cache(scene), scene.directory / "elsewhere"
     elsewhere.mkdir()
@@ -63,7 +72,13 @@ def only_entries(scene: Scene, one: Adapter) -> None:
     assert (cache / "version").read_text() == "2\n"
 
 
-@rule("CACHE-3", "A cache of one's own version is left as it is, in whatever language it was made.", "purge", "purge", meeting=True)
+@rule(
+    "CACHE-3",
+    "A cache of one's own version is left as it is, in whatever language it was made.",
+    "purge",
+    "purge",
+    meeting=True,
+)
 def same_version(scene: Scene, maker: Adapter, other: Adapter) -> None:
     cache = scene.directory / "cache"
     cache.mkdir()
@@ -85,7 +100,13 @@ def no_cache(scene: Scene, one: Adapter) -> None:
     assert not (directory / "version").exists()
 
 
-@rule("CACHE-5", "Where a purger was killed before it had written the version, the next one purges.", "publish purge", "purge", meeting=True)
+@rule(
+    "CACHE-5",
+    "Where a purger was killed before it had written the version, the next one purges.",
+    "publish purge",
+    "purge",
+    meeting=True,
+)
 def killed(scene: Scene, purger: Adapter, other: Adapter) -> None:
     cache, source = scene.directory / "cache", scene.directory / "version"
     cache.mkdir()

@@ -51,7 +51,11 @@ def grows(scene: Scene, one: Adapter, other: Adapter) -> None:
     assert read(path)[0] == tokens[-1]
 
 
-@rule("FENCE-2", "The token file is one line of 95 bytes, with the lock file's mode, made whole: no other name is left.", "fence")
+@rule(
+    "FENCE-2",
+    "The token file is one line of 95 bytes, with the lock file's mode, made whole: no other name is left.",
+    "fence",
+)
 def file(scene: Scene, one: Adapter) -> None:
     path = scene.directory / "x.lock"
     token = int(one.do("fence", 1, path, "inf", "")[0])
@@ -71,7 +75,13 @@ def killed(scene: Scene, holder: Adapter, other: Adapter) -> None:
     assert (token, take(other, path)) == (before + 1, before + 2)
 
 
-@rule("FENCE-4", "Where the token file was deleted, the next token is larger still: it begins at the clock.", "fence", "fence", meeting=True)
+@rule(
+    "FENCE-4",
+    "Where the token file was deleted, the next token is larger still: it begins at the clock.",
+    "fence",
+    "fence",
+    meeting=True,
+)
 def deleted(scene: Scene, one: Adapter, other: Adapter) -> None:
     path = scene.directory / "x.lock"
     last = 0
@@ -124,7 +134,11 @@ def damaged(scene: Scene, one: Adapter) -> None:
     assert elsewhere.read_bytes() == good
 
 
-@rule("FENCE-6", "After another boot, or an unknown one, the next token is above the reservation, and a new one is made.", "fence")
+@rule(
+    "FENCE-6",
+    "After another boot, or an unknown one, the next token is above the reservation, and a new one is made.",
+    "fence",
+)
 def booted(scene: Scene, one: Adapter) -> None:
     for number, boot in enumerate((OTHER_BOOT, "-")):
         for token, reserved in ((7_000, 15_000), (15_000, 7_000)):
@@ -173,7 +187,14 @@ def replaced(scene: Scene, one: Adapter) -> None:
     assert take(one, path) == token + 301
 
 
-@rule("FENCE-10", "Of many takers at once no two get one token, and each is larger than that of the holder before.", "fence", "fence", meeting=True, ordered=False)
+@rule(
+    "FENCE-10",
+    "Of many takers at once no two get one token, and each is larger than that of the holder before.",
+    "fence",
+    "fence",
+    meeting=True,
+    ordered=False,
+)
 def many(scene: Scene, one: Adapter, other: Adapter) -> None:
     path, data = scene.directory / "x.lock", scene.directory / "tokens"
     takers = [one, other, scene.another(one), scene.another(other)]

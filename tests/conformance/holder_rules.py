@@ -22,7 +22,11 @@ def record(lock: Path) -> bytes:
     return Path(f"{lock}.holder").read_bytes()
 
 
-@rule("HOLD-1", "The holder file is one JSON object padded to 1,024 bytes, with the fields of the protocol, and the lock file's mode.", "fence")
+@rule(
+    "HOLD-1",
+    "The holder file is one JSON object padded to 1,024 bytes, with the protocol's fields and the lock file's mode.",
+    "fence",
+)
 def file(scene: Scene, one: Adapter) -> None:
     path = scene.directory / "x.lock"
     one.do("container", "web-1")
@@ -41,7 +45,11 @@ def file(scene: Scene, one: Adapter) -> None:
     assert Path(f"{path}.holder").stat().st_mode == path.stat().st_mode
 
 
-@rule("HOLD-2", "The holder file is locked while its writer holds the lock, and free when that was given back or killed.", "fence")
+@rule(
+    "HOLD-2",
+    "The holder file is locked while its writer holds the lock, and free when that was given back or killed.",
+    "fence",
+)
 def locked(scene: Scene, one: Adapter) -> None:
     path = scene.directory / "x.lock"
     holder = Path(f"{path}.holder")
@@ -55,7 +63,13 @@ def locked(scene: Scene, one: Adapter) -> None:
     assert not write_locked(holder)
 
 
-@rule("HOLD-3", "A reader in any language tells the living holder, and nobody once he has gone.", "fence", "holder", meeting=True)
+@rule(
+    "HOLD-3",
+    "A reader in any language tells the living holder, and nobody once he has gone.",
+    "fence",
+    "holder",
+    meeting=True,
+)
 def told(scene: Scene, holder: Adapter, reader: Adapter) -> None:
     path = scene.directory / "x.lock"
     holder.do("container", "web-1")
@@ -69,7 +83,13 @@ def told(scene: Scene, holder: Adapter, reader: Adapter) -> None:
     assert reader.ask("holder", path).word == "nobody"
 
 
-@rule("HOLD-4", "What an earlier holder left is not believed of one who says nothing of himself.", "lock", "holder fence", meeting=True)
+@rule(
+    "HOLD-4",
+    "What an earlier holder left is not believed of one who says nothing of himself.",
+    "lock",
+    "holder fence",
+    meeting=True,
+)
 def silent(scene: Scene, silent: Adapter, reader: Adapter) -> None:
     path = scene.directory / "x.lock"
     reader.do("fence", 1, path, "inf", "an earlier one")
@@ -94,12 +114,24 @@ def unwritable(scene: Scene, one: Adapter) -> None:
         assert not (scene.directory / "target").exists(), "a symbolic link was followed"
 
 
-@rule("HOLD-6", "A reader believes no holder file that is none: links, too long, wrong types.", "fence", "holder", meeting=True)
+@rule(
+    "HOLD-6",
+    "A reader believes no holder file that is none: links, too long, wrong types.",
+    "fence",
+    "holder",
+    meeting=True,
+)
 def forged(scene: Scene, holder: Adapter, reader: Adapter) -> None:
     path = scene.directory / "x.lock"
     holder.do("fence", 1, path, "inf", "true")
     true = record(path)
-    for data in (b"", b"[]", b"{" * 1000, true.rstrip() + b" " * 2000, true.replace(b'"sharedvol":1', b'"sharedvol":2')):
+    for data in (
+        b"",
+        b"[]",
+        b"{" * 1000,
+        true.rstrip() + b" " * 2000,
+        true.replace(b'"sharedvol":1', b'"sharedvol":2'),
+    ):
         Path(f"{path}.holder").write_bytes(data)
         assert reader.ask("holder", path).word == "unknown", data
     Path(f"{path}.holder").write_bytes(true)

@@ -11,7 +11,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import cache_rules  # noqa: F401 - these imports register the rules
+import fence_rules  # noqa: F401
+import holder_rules  # noqa: F401
+import lock_rules  # noqa: F401
+import name_rules  # noqa: F401
+import publish_rules  # noqa: F401
 import pytest
+import race_rules  # noqa: F401
 from adapter import CAPABILITIES, Adapter, Claims, Missing
 from rules import RULES
 

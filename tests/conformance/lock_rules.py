@@ -13,7 +13,11 @@ TRIES = 60
 """Failed tries of one process: enough that a descriptor lost for each is no accident."""
 
 
-@rule("LOCK-1", "The lock's families are those that the adapter claims: it excludes the kernel's own users of them.", "lock timeout")
+@rule(
+    "LOCK-1",
+    "The lock's families are those that the adapter claims: it excludes the kernel's own users of them.",
+    "lock timeout",
+)
 def families(scene: Scene, one: Adapter) -> None:
     path, family = scene.directory / "x.lock", scene.claims(one).family
     one.do("lock", 1, path, "exclusive", 0)
@@ -28,7 +32,13 @@ def families(scene: Scene, one: Adapter) -> None:
                 one.do("unlock", 1)
 
 
-@rule("LOCK-2", "While one holds it exclusively, nobody else gets it; when it is freed, the next one does.", "lock", "lock timeout", meeting=True)
+@rule(
+    "LOCK-2",
+    "While one holds it exclusively, nobody else gets it; when it is freed, the next one does.",
+    "lock",
+    "lock timeout",
+    meeting=True,
+)
 def exclusive(scene: Scene, holder: Adapter, other: Adapter) -> None:
     path = scene.directory / "x.lock"
     for limit in (0, 0.05):
@@ -41,7 +51,13 @@ def exclusive(scene: Scene, holder: Adapter, other: Adapter) -> None:
         other.do("unlock", 1)
 
 
-@rule("LOCK-3", "Shared holders hold together, and keep an exclusive one out until the last has gone.", "lock shared", "lock shared timeout", meeting=True)
+@rule(
+    "LOCK-3",
+    "Shared holders hold together, and keep an exclusive one out until the last has gone.",
+    "lock shared",
+    "lock shared timeout",
+    meeting=True,
+)
 def shared(scene: Scene, one: Adapter, other: Adapter) -> None:
     path = scene.directory / "x.lock"
     third = scene.another(other)
@@ -54,7 +70,13 @@ def shared(scene: Scene, one: Adapter, other: Adapter) -> None:
     third.do("lock", 1, path, "exclusive", 0)
 
 
-@rule("LOCK-4", "Two locks of one process are two: to free one leaves the other held.", "lock", "lock timeout", meeting=True)
+@rule(
+    "LOCK-4",
+    "Two locks of one process are two: to free one leaves the other held.",
+    "lock",
+    "lock timeout",
+    meeting=True,
+)
 def independent(scene: Scene, holder: Adapter, other: Adapter) -> None:
     first, second = scene.directory / "a.lock", scene.directory / "b.lock"
     holder.do("lock", 1, first, "exclusive", "inf")
@@ -77,7 +99,11 @@ def lock_file(scene: Scene, one: Adapter) -> None:
     assert (left.st_ino, left.st_size) == (made.st_ino, 0)
 
 
-@rule("LOCK-6", "A lock that cannot be is an error, not a lock and not a time-out: no directory, or a directory.", "lock timeout")
+@rule(
+    "LOCK-6",
+    "A lock that cannot be is an error, not a lock and not a time-out: no directory, or a directory.",
+    "lock timeout",
+)
 def impossible(scene: Scene, one: Adapter) -> None:
     for path in (scene.directory / "missing" / "x.lock", scene.directory):
         for limit in (0, "inf"):
@@ -94,7 +120,13 @@ def link(scene: Scene, one: Adapter) -> None:
     assert not target.exists()
 
 
-@rule("LOCK-8", "A lock file that somebody deleted is made anew at the next use, and excludes again.", "lock", "lock timeout", meeting=True)
+@rule(
+    "LOCK-8",
+    "A lock file that somebody deleted is made anew at the next use, and excludes again.",
+    "lock",
+    "lock timeout",
+    meeting=True,
+)
 def deleted(scene: Scene, one: Adapter, other: Adapter) -> None:
     path = scene.directory / "x.lock"
     for adapter in (one, other):
@@ -118,7 +150,13 @@ def failed_tries(scene: Scene, one: Adapter) -> None:
     assert left < TRIES / 2, f"{TRIES} failed tries left {left} descriptors"
 
 
-@rule("WAIT-1", "A waiter waits in the kernel, and gets the lock when it is freed, with and without a time limit.", "lock", "lock queue", meeting=True)
+@rule(
+    "WAIT-1",
+    "A waiter waits in the kernel, and gets the lock when it is freed, with and without a time limit.",
+    "lock",
+    "lock queue",
+    meeting=True,
+)
 def granted(scene: Scene, holder: Adapter, waiter: Adapter) -> None:
     path = scene.directory / "x.lock"
     for limit in ("inf", 600):
@@ -130,7 +168,13 @@ def granted(scene: Scene, holder: Adapter, waiter: Adapter) -> None:
         waiter.do("unlock", 1)
 
 
-@rule("WAIT-2", "A holder that is killed frees the lock at once for the one that waits.", "lock", "lock queue", meeting=True)
+@rule(
+    "WAIT-2",
+    "A holder that is killed frees the lock at once for the one that waits.",
+    "lock",
+    "lock queue",
+    meeting=True,
+)
 def holder_killed(scene: Scene, holder: Adapter, waiter: Adapter) -> None:
     path = scene.directory / "x.lock"
     holder.do("lock", 1, path, "exclusive", "inf")
@@ -140,7 +184,13 @@ def holder_killed(scene: Scene, holder: Adapter, waiter: Adapter) -> None:
     assert waiter.receive().word == "ok"
 
 
-@rule("WAIT-3", "A waiter that is killed leaves nobody stuck: who waits behind it gets the lock.", "lock", "lock queue", meeting=True)
+@rule(
+    "WAIT-3",
+    "A waiter that is killed leaves nobody stuck: who waits behind it gets the lock.",
+    "lock",
+    "lock queue",
+    meeting=True,
+)
 def waiter_killed(scene: Scene, holder: Adapter, waiter: Adapter) -> None:
     path = scene.directory / "x.lock"
     behind = scene.another(holder) if "queue" in scene.claims(holder).capabilities else scene.another(waiter)
@@ -155,7 +205,13 @@ def waiter_killed(scene: Scene, holder: Adapter, waiter: Adapter) -> None:
     assert behind.receive().word == "ok"
 
 
-@rule("WAIT-4", "A waiter whose time is over has left the queue: the lock is free for others.", "lock", "lock timeout queue", meeting=True)
+@rule(
+    "WAIT-4",
+    "A waiter whose time is over has left the queue: the lock is free for others.",
+    "lock",
+    "lock timeout queue",
+    meeting=True,
+)
 def gave_up(scene: Scene, holder: Adapter, waiter: Adapter) -> None:
     path = scene.directory / "x.lock"
     third = scene.another(holder)
@@ -166,7 +222,13 @@ def gave_up(scene: Scene, holder: Adapter, waiter: Adapter) -> None:
     third.do("lock", 1, path, "exclusive", "inf")
 
 
-@rule("FORK-1", "A forked child neither holds its parent's lock nor frees it, nor keeps it when the parent is killed.", "lock fork", "lock timeout", meeting=True)
+@rule(
+    "FORK-1",
+    "A forked child neither holds its parent's lock nor frees it, nor keeps it when the parent is killed.",
+    "lock fork",
+    "lock timeout",
+    meeting=True,
+)
 def forked(scene: Scene, holder: Adapter, other: Adapter) -> None:
     path, fifo = scene.directory / "x.lock", scene.directory / "fifo"
     os.mkfifo(fifo)

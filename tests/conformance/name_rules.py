@@ -63,7 +63,17 @@ def containers(scene: Scene, one: Adapter) -> None:
 @rule("NAME-2", "A HOSTNAME that names nobody counts as none: empty, blank, default, localhost.", "names")
 def nobody(scene: Scene, one: Adapter) -> None:
     without = one.ask("container", "")
-    for raw in (" ", "\t", "default", "DEFAULT", "localhost", "localhost.localdomain", "(none)", "Unknown", " default "):
+    for raw in (
+        " ",
+        "\t",
+        "default",
+        "DEFAULT",
+        "localhost",
+        "localhost.localdomain",
+        "(none)",
+        "Unknown",
+        " default ",
+    ):
         assert one.ask("container", raw)[: 1 if without.word == "error" else 2] == without, f"HOSTNAME={raw!r}"
 
 
@@ -77,7 +87,12 @@ def parsed(scene: Scene, one: Adapter) -> None:
     agree_with_vectors(one, "parse")
 
 
-@rule("NAME-5", "What one builds, in each form, the other parses back: by its own HOSTNAME, and by the names it is given.", "names", "names")
+@rule(
+    "NAME-5",
+    "What one builds, in each form, the other parses back: by its own HOSTNAME, and by the names it is given.",
+    "names",
+    "names",
+)
 def round_trip(scene: Scene, builder: Adapter, parser: Adapter) -> None:
     for raw in HOSTILE:
         (container,) = builder.do("container", raw)
@@ -95,7 +110,13 @@ def round_trip(scene: Scene, builder: Adapter, parser: Adapter) -> None:
                     assert found[:4] == (form, wanted, container, day), f"{path!r} with HOSTNAME={host!r}: {found}"
 
 
-@rule("NAME-6", "Unique names differ: between calls, between processes of one container, and in a parse of each.", "names", "names", ordered=False)
+@rule(
+    "NAME-6",
+    "Unique names differ: between calls, between processes of one container, and in a parse of each.",
+    "names",
+    "names",
+    ordered=False,
+)
 def unique(scene: Scene, one: Adapter, other: Adapter) -> None:
     paths, makers = [], []
     for adapter in (one, other, scene.another(one)):

@@ -59,7 +59,11 @@ def whole(scene: Scene, one: Adapter) -> None:
     assert sorted(os.listdir(target)) == ["-a result.json", "ü_2"]
 
 
-@rule("PUB-2", "What has the name is never replaced: a file, a directory, a link to nowhere; it is told as taken.", "publish")
+@rule(
+    "PUB-2",
+    "What has the name is never replaced: a file, a directory, a link to nowhere; it is told as taken.",
+    "publish",
+)
 def kept(scene: Scene, one: Adapter) -> None:
     target, source = folder(scene), content(scene, "a")
     (target / "file").write_text("first")
@@ -76,7 +80,9 @@ def kept(scene: Scene, one: Adapter) -> None:
     assert sorted(os.listdir(target)) == ["directory", "file", "link"]
 
 
-@rule("PUB-3", "Until it is whole, a file has only a hidden name; a publisher that is killed leaves no other.", "publish")
+@rule(
+    "PUB-3", "Until it is whole, a file has only a hidden name; a publisher that is killed leaves no other.", "publish"
+)
 def killed(scene: Scene, one: Adapter) -> None:
     target, source = folder(scene), content(scene, "a")
     assert one.ask("publish-slowly", target / "result", source).word == "writing"
@@ -87,7 +93,11 @@ def killed(scene: Scene, one: Adapter) -> None:
     assert visible(target) == ["result"]
 
 
-@rule("PUB-4", "A temporary named .….sharedvol-tmp is locked with flock while its writer lives: cleaners go by that.", "publish")
+@rule(
+    "PUB-4",
+    "A temporary named .….sharedvol-tmp is locked with flock while its writer lives: cleaners go by that.",
+    "publish",
+)
 def cleaners(scene: Scene, one: Adapter) -> None:
     target, source = folder(scene), content(scene, "a")
     assert one.ask("publish-slowly", target / "result", source).word == "writing"
@@ -98,7 +108,13 @@ def cleaners(scene: Scene, one: Adapter) -> None:
     wait_for(lambda: not any(map(locked, ours)), "the temporary of the dead to be free")
 
 
-@rule("PUB-5", "Of many that publish one name at once one succeeds, the others are told, and the file is the winner's.", "publish", "publish", ordered=False)
+@rule(
+    "PUB-5",
+    "Of many that publish one name at once one succeeds, the others are told, and the file is the winner's.",
+    "publish",
+    "publish",
+    ordered=False,
+)
 def race(scene: Scene, one: Adapter, other: Adapter) -> None:
     target = folder(scene)
     publishers = [one, other, scene.another(one), scene.another(other)]

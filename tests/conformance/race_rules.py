@@ -19,7 +19,14 @@ OVERTAKEN = TURNS / 4
 """How often one may be overtaken in a row."""
 
 
-@rule("RACE-1", "No update is lost: four writers add to a number in a file, each time under the lock.", "lock", "lock", meeting=True, ordered=False)
+@rule(
+    "RACE-1",
+    "No update is lost: four writers add to a number in a file, each time under the lock.",
+    "lock",
+    "lock",
+    meeting=True,
+    ordered=False,
+)
 def updates(scene: Scene, one: Adapter, other: Adapter) -> None:
     path, data = scene.directory / "x.lock", scene.directory / "number"
     data.write_text("0\n")
@@ -31,7 +38,14 @@ def updates(scene: Scene, one: Adapter, other: Adapter) -> None:
     assert int(data.read_text()) == len(writers) * UPDATES
 
 
-@rule("RACE-2", "Two that take the lock again and again each get a fifth of the turns at least, and none is overtaken for long.", "lock queue", "lock queue", meeting=True, ordered=False)
+@rule(
+    "RACE-2",
+    "Two that take the lock again and again each get a fifth of the turns at least, and none is overtaken for long.",
+    "lock queue",
+    "lock queue",
+    meeting=True,
+    ordered=False,
+)
 def turns(scene: Scene, one: Adapter, other: Adapter) -> None:
     path, data = scene.directory / "x.lock", scene.directory / "marks"
     data.touch()

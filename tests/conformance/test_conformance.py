@@ -4,13 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import cache_rules  # noqa: F401 - the imports register the rules
-import fence_rules  # noqa: F401
-import holder_rules  # noqa: F401
-import lock_rules  # noqa: F401
-import race_rules  # noqa: F401
-import name_rules  # noqa: F401
-import publish_rules  # noqa: F401
 import pytest
 from adapter import Missing
 from kinds import Cast, all_kinds, leave_out, seatings
