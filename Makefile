@@ -19,6 +19,7 @@ test: $(READY) ## every test
 	@sh scripts/install-servers
 	@sh scripts/install-chromium
 	@sh scripts/install-filesystems
+	@sh scripts/install-r
 	$(BIN)/pytest $(PYTEST_FLAGS)
 
 test-containers: $(READY) ## the sidecar's image, built and run: containers are killed, nothing is lost

@@ -91,13 +91,15 @@ sv__kernel_name <- function() Sys.info()[["nodename"]]
 sv__mountinfo_name <- function(path = "/proc/self/mountinfo") {
   lines <- tryCatch(suppressWarnings(readLines(path)), error = function(e) character())
   pattern <- "^.*?/containers/(?:[^/ ]+/)?([0-9a-f]{64})/.*$"
-  lines <- lines[grepl(pattern, lines, perl = TRUE, useBytes = TRUE) & grepl(" /etc/", lines, fixed = TRUE, useBytes = TRUE)]
-  if (length(lines)) substr(sub(pattern, "\\1", lines[1], perl = TRUE, useBytes = TRUE), 1, 12) else ""
+  lines <- lines[sv__matches(pattern, lines) & sv__matches(" /etc/", lines)]
+  if (length(lines)) substr(sv__sub(pattern, "\\1", lines[1]), 1, 12) else ""
 }
 
 # Empty names, and names that many machines share: they identify nobody. "default" is what R code falls back to.
 sv__names_nobody <- function(raw) {
-  space <- "(?:[\\x09-\\x0d\\x1c-\\x20]|\\xc2[\\x85\\xa0]|\\xe1\\x9a\\x80|\\xe2\\x80[\\x80-\\x8a\\xa8\\xa9\\xaf]|\\xe2\\x81\\x9f|\\xe3\\x80\\x80)+"
+  # White space, as Python's str.strip() has it, in the bytes of UTF-8.
+  space <- paste0("(?:[\\x09-\\x0d\\x1c-\\x20]|\\xc2[\\x85\\xa0]|\\xe1\\x9a\\x80|",
+                  "\\xe2\\x80[\\x80-\\x8a\\xa8\\xa9\\xaf]|\\xe2\\x81\\x9f|\\xe3\\x80\\x80)+")
   name <- sv__sub(paste0("\\A", space, "|", space, "\\z"), "", sv__bytes(raw), all = TRUE)
   chartr("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz", name) %in%
     c("", "default", "localhost", "localhost.localdomain", "(none)", "unknown")
@@ -264,7 +266,9 @@ sv__in <- function(dir, name) {
 
 # The bytes of a name, which is what reaches the file system: in UTF-8, and compared as they are in any locale.
 sv__bytes <- function(text) {
-  if (length(text) != 1L || is.na(text)) sv__stop("sv_invalid_name", "a name must be one string, not ", deparse(text)[1])
+  if (length(text) != 1L || is.na(text)) {
+    sv__stop("sv_invalid_name", "a name must be one string, not ", deparse(text)[1])
+  }
   text <- as.character(text)
   if (Encoding(text) == "latin1") text <- enc2utf8(text)
   Encoding(text) <- "unknown"
@@ -309,7 +313,7 @@ sv__random_bytes <- function(n) {
 # Returns an object with $path and, where fenced, $token; give it back with sv_unlock(), or use sv_with_lock(). The
 # kernel frees the lock the moment this process dies; nothing else does (no garbage collection).
 #
-#   timeout  seconds to wait, 0 not at all, Inf for ever. filelock waits in slices of 0.2 s, so it is rounded up to those.
+#   timeout  seconds to wait, 0 not at all, Inf for ever. Rounded up to a multiple of 0.2.
 #   shared   hold it together with other shared holders.
 #   mode     of a lock file that is made here, whatever the umask: the replicas may have different users.
 #   fenced   number the holders: $token is larger than every token given before, whoever was killed.
@@ -335,14 +339,14 @@ sv_lock <- function(path, timeout = Inf, shared = FALSE, mode = "0666", fenced =
   if (is.null(hold)) {
     hold <- sv__take(path, timeout, shared, mode)
   } else if (hold$shared != shared) {
-    sv__stop("sv_lock_error", "lock ", sv__quote(path), " is held by this process ",
+    sv__lock_error(path, " is held by this process ",
              if (shared) "exclusively, and cannot be shared" else "shared, and cannot be exclusive",
              " at the same time: give it back first")
   } else {
     sv__check_hold(hold)
   }
+  on.exit(if (hold$count == 0) sv__free(hold)) # no token to be had, or an interrupt
   if (fenced && is.null(hold$token)) {
-    on.exit(if (is.null(hold$token) && hold$count == 0) sv__free(hold))
     hold$token <- sv__next_token(path, mode)
     sv__write_holder(hold, mode, purpose)
   }
@@ -391,6 +395,8 @@ sv_held <- function(lock) {
 }
 
 
+sv__lock_error <- function(path, ...) sv__stop("sv_lock_error", "lock ", sv__quote(path), ...)
+
 sv__check_lock_arguments <- function(timeout, shared, fenced, purpose) {
   wrong <- if (!is.numeric(timeout) || length(timeout) != 1L || is.na(timeout) || timeout < 0) {
     "timeout must be a number of seconds, 0 or more, or Inf"
@@ -412,12 +418,12 @@ sv__lock_path <- function(path) {
     sv__stop("sv_lock_error", "a lock needs the path of a file of its own, not ", deparse(path)[1])
   }
   directory <- tryCatch(normalizePath(dirname(path), mustWork = TRUE), error = function(e) {
-    sv__stop("sv_lock_error", "lock ", sv__quote(path), ": its directory is missing: create it, or mount its volume")
+    sv__lock_error(path, ": its directory is missing: create it, or mount its volume")
   })
   path <- paste0(sub("/$", "", directory), "/", basename(path))
   if (!l10n_info()[["UTF-8"]] && sv__matches("[^\\x01-\\x7f]", sv__bytes(path))) {
     # filelock would lock a file of another name, such as <c3><a9>.lock.
-    sv__stop("sv_lock_error", "lock ", sv__quote(path), " is not ASCII, and this R's locale is not UTF-8: set LANG=C.UTF-8")
+    sv__lock_error(path, " is not ASCII, and this R's locale is not UTF-8: set LANG=C.UTF-8")
   }
   path
 }
@@ -437,7 +443,10 @@ sv__drop_inherited <- function() {
 
 sv__take <- function(path, timeout, shared, mode) {
   end <- sv__uptime() + timeout
-  for (attempt in 1:100) {
+  native <- NULL
+  on.exit(if (is.null(sv__state$holds[[path]]) && !is.null(native)) filelock::unlock(native))
+  replaced <- 0
+  while (replaced < 100) {
     sv__make_lock_file(path, mode)
     before <- sv__descriptors()
     native <- sv__wait(path, shared, max(0, end - sv__uptime()), before)
@@ -449,24 +458,18 @@ sv__take <- function(path, timeout, shared, mode) {
     }
     fd <- sv__new_descriptor(path, before)
     if (is.null(fd)) {
-      filelock::unlock(native)
-      sv__stop("sv_lock_error", "lock ", sv__quote(path), " is held by this process already, through filelock::lock(), ",
-               "another name, or a parent that it was forked from: use sv_lock() alone")
+      sv__lock_error(path, " is held by this process already, through filelock::lock() or ",
+               "another name of the file, or by the parent that it was forked from: take it with sv_lock() alone")
     }
     if (identical(sv__descriptor_path(fd), path)) {
-      hold <- new.env(parent = emptyenv())
-      hold$path <- path
-      hold$shared <- shared
-      hold$native <- native
-      hold$fd <- fd
-      hold$told <- sv__kernel_says_locked(fd)
-      hold$count <- 0
-      sv__state$holds[[path]] <- hold
-      return(hold)
+      hold <- list(path = path, shared = shared, native = native, fd = fd, told = sv__kernel_says_locked(fd), count = 0)
+      sv__state$holds[[path]] <- list2env(hold, parent = emptyenv())
+      return(sv__state$holds[[path]])
     }
     filelock::unlock(native) # deleted or replaced while we waited
+    replaced <- replaced + 1
   }
-  sv__stop("sv_lock_error", "lock ", sv__quote(path), " is deleted or replaced again and again: find out by whom, and stop it")
+  sv__lock_error(path, " is deleted or replaced again and again: find out by whom, and stop it")
 }
 
 # filelock::lock(), which gives NULL where the time is over, without the descriptor that it leaks then.
@@ -479,11 +482,10 @@ sv__wait <- function(path, shared, timeout, before) {
   interrupted <- TRUE
   on.exit(if (is.null(native)) {
     if (interrupted) gc() # between the grant and its arrival here: ends what nobody has a reference to
-    left <- setdiff(sv__descriptors(), before)
-    sv__close(left[sv__descriptor_path(left) %in% c(path, paste(path, "(deleted)"))])
+    sv__close(sv__named(setdiff(sv__descriptors(), before), path))
   })
   native <- tryCatch(filelock::lock(path, exclusive = !shared, timeout = milliseconds), error = function(e) {
-    sv__stop("sv_lock_error", "lock ", sv__quote(path), ": ", conditionMessage(e), ": give this user read and write ",
+    sv__lock_error(path, ": ", conditionMessage(e), ": give this user read and write ",
              "permission (filelock creates with O_CREAT, which a sticky directory refuses for another user's file)")
   })
   interrupted <- FALSE
@@ -493,19 +495,19 @@ sv__wait <- function(path, shared, timeout, before) {
 # Make the lock file, never visible with another mode than `mode`, and without opening one that is there: that could
 # drop a lock.
 sv__make_lock_file <- function(path, mode) {
-  if (nzchar(Sys.readlink(path), keepNA = TRUE) %in% TRUE) {
-    sv__stop("sv_lock_error", "lock ", sv__quote(path), " is a symbolic link: name the file itself")
+  if (sv__is_link(path)) {
+    sv__lock_error(path, " is a symbolic link: name the file itself")
   }
   info <- file.info(path, extra_cols = FALSE)
   if (is.na(info$size)) {
     temporary <- sv__temporary(path, ".sharedvol-tmp")
-    on.exit(unlink(temporary))
+    on.exit(unlink(temporary, expand = FALSE))
     if (suppressWarnings(file.create(temporary)) && Sys.chmod(temporary, mode, use_umask = FALSE)) {
       suppressWarnings(file.link(temporary, path)) # where another was first, that one's file it is
     }
     # Where that failed (a read-only volume, no hard links), filelock tries, and says what is wrong.
   } else if (info$isdir) {
-    sv__stop("sv_lock_error", "lock ", sv__quote(path), " is a directory: name another path")
+    sv__lock_error(path, " is a directory: name another path")
   } else if (info$size == 0 && info$mode == as.octmode("600") && as.octmode(mode) != as.octmode("600") &&
              identical(file.info(path)$uname, Sys.info()[["effective_user"]])) {
     Sys.chmod(path, mode, use_umask = FALSE) # an empty file of ours that filelock alone has made
@@ -538,8 +540,10 @@ sv__why_lost <- function(hold) {
     "this process opened and closed the lock file elsewhere (reading it is enough): keep away from it"
   } else if (!identical(sv__descriptor_path(hold$fd), hold$path)) {
     "the file was deleted or replaced: never do that"
-  } else if (!is.null(hold$token) && !identical(sv__read_token(hold$path)$token, hold$token)) {
-    "somebody else has been given a token since"
+  } else if (!is.null(hold$token)) {
+    last <- tryCatch(sv__read_token(hold$path), sv_error = conditionMessage)
+    if (is.character(last)) last
+    else if (!is.null(last) && last$token != hold$token) "somebody else has been given a token since"
   }
 }
 
@@ -557,14 +561,15 @@ sv__kernel_says_locked <- function(fd) {
   any(grepl("^lock:.* POSIX ", lines))
 }
 
-# The descriptor by which filelock has just locked `path`, or NULL where it opened none.
+# Those of `fds` that were opened by this path.
+sv__named <- function(fds, path) fds[sv__descriptor_path(fds) %in% c(path, paste(path, "(deleted)"))]
+
+# The descriptor by which filelock has just locked `path`, or NULL where it opened none: it believed to have the lock.
 sv__new_descriptor <- function(path, before) {
   new <- setdiff(sv__descriptors(), before)
   locked <- Filter(sv__kernel_says_locked, new)
-  named <- new[sv__descriptor_path(new) %in% c(path, paste(path, "(deleted)"))]
-  both <- intersect(named, locked)
-  c(both, named, locked)[1][length(c(named, locked)) > 0] -> found
-  if (length(found)) found
+  found <- c(locked, sv__named(new, path)) # the second for a kernel that does not tell
+  if (length(found)) found[1]
 }
 
 # Close descriptors by number. R's own way to do so is not exported; in an R without it they stay open, as filelock
@@ -575,7 +580,11 @@ sv__close <- function(fds) {
 }
 
 # Seconds since the machine started, by a clock that nobody sets: R has no other monotonic one.
-sv__uptime <- function() as.numeric(sub(" .*", "", readLines("/proc/uptime", n = 1L)))
+sv__uptime <- function() {
+  line <- tryCatch(suppressWarnings(readLines("/proc/uptime", n = 1L)), error = function(e) "")
+  if (!nzchar(line)) sv__stop("sv_lock_error", "locks need Linux, with /proc mounted")
+  as.numeric(sub(" .*", "", line))
+}
 
 # The next token of the lock `path`, which this process holds alone. See docs/protocol.md for the file. SIGKILL cannot
 # take back what was written; a power cut can, so every 10,000 tokens and after each boot it is synced, and a boot
@@ -604,17 +613,17 @@ sv__token_path <- function(path) paste0(path, ".token")
 # list(token, reserved, boot), or NULL where there is no file. What is damaged is refused: a guess could repeat a token.
 sv__read_token <- function(path) {
   file <- sv__token_path(path)
-  link <- Sys.readlink(file)
-  size <- file.size(file)
-  if (is.na(size) && (is.na(link) || !nzchar(link))) return(NULL)
-  line <- if (!nzchar(link) && size %in% nchar(sprintf(sv__token_format, 0, 0, ""))) {
+  if (!sv__exists(file)) return(NULL)
+  size <- nchar(sprintf(sv__token_format, 0, 0, "-"))
+  # By the size a FIFO or device is known, which could not be opened without harm.
+  line <- if (!sv__is_link(file) && identical(file.size(file), as.numeric(size))) {
     tryCatch(rawToChar(sv__read(file, size)), error = function(e) "")
   }
   words <- if (!is.null(line)) sv__groups("\\Asharedvol-token 1 ([0-9]{19}) ([0-9]{19}) ([0-9a-f-]+) *\\n\\z", line)
   numbers <- suppressWarnings(as.numeric(words[1:2]))
   if (is.null(words) || any(numbers > 2^53 - 20000)) {
-    sv__stop("sv_lock_error", "token file ", sv__quote(file), " is damaged: remove it while nobody holds the lock; the ",
-             "next holder's token is made from the clock")
+    sv__stop("sv_lock_error", "token file ", sv__quote(file), " is damaged: remove it while nobody holds the lock; ",
+             "the next holder's token is made from the clock")
   }
   list(token = numbers[1], reserved = numbers[2], boot = words[3])
 }
@@ -627,7 +636,7 @@ sv__boot_id <- function() {
 sv__create_token <- function(path, line, mode) {
   file <- sv__token_path(path)
   temporary <- sv__temporary(path, ".sharedvol-tmp")
-  on.exit(unlink(temporary))
+  on.exit(unlink(temporary, expand = FALSE))
   done <- tryCatch({
     sv__write(temporary, line, "wb")
     Sys.chmod(temporary, mode, use_umask = FALSE) && sv__sync(temporary) && file.link(temporary, file) &&
@@ -646,8 +655,9 @@ sv__overwrite <- function(file, bytes, what, sync) {
 }
 
 sv__stop_token <- function(file, why) {
-  sv__stop("sv_lock_error", "cannot write ", sv__quote(file), if (inherits(why, "condition")) paste0(": ", conditionMessage(why)),
-           ": without it there is no token; give this user write permission, or free some space")
+  why <- if (inherits(why, "condition")) conditionMessage(why) else "the disk took only a part of it"
+  sv__stop("sv_lock_error", "cannot write ", sv__quote(file), ": ", why, "; there is no token without it: give this ",
+           "user write permission on it and on its directory, or free some space")
 }
 
 # Say in the holder file who holds the lock, and lock that file, too: what a reader finds in it is of a living holder
@@ -666,8 +676,8 @@ sv__write_holder <- function(hold, mode, purpose) {
 sv__holder_record <- function(token, purpose) {
   purpose <- substr(iconv(enc2utf8(purpose), "UTF-8", "UTF-8", sub = "?"), 1L, 200L)
   repeat {
-    line <- sprintf("{\"sharedvol\":1,\"token\":%.0f,\"since\":%.6f,\"replica\":%s,\"pid\":%d,\"worker\":%s,\"purpose\":%s}",
-                    token, as.numeric(Sys.time()), sv__json_string(sv_container_id()), Sys.getpid(),
+    line <- sprintf('{"sharedvol":1,"token":%.0f,"since":%.6f,"replica":%s,"pid":%d,"worker":%s,"purpose":%s}', token,
+                    as.numeric(Sys.time()), sv__json_string(sv_container_id()), Sys.getpid(),
                     sv__json_string(sv_worker_token()), sv__json_string(purpose))
     bytes <- charToRaw(line)
     if (length(bytes) <= 1023L) return(c(bytes, rep(charToRaw(" "), 1023L - length(bytes)), charToRaw("\n")))
@@ -703,7 +713,7 @@ sv__sync <- function(path, data = FALSE) {
   said <- suppressWarnings(system2("sync", c(if (data) "-d", shQuote(path)), stdout = TRUE, stderr = TRUE))
   status <- attr(said, "status")
   if (is.null(status)) return(TRUE)
-  stop("sync failed with status ", status, ": ", paste(said, collapse = " "), " (it is a program of coreutils)", call. = FALSE)
+  stop("sync (of coreutils) failed with status ", status, ": ", paste(said, collapse = " "), call. = FALSE)
 }
 
 
@@ -721,48 +731,66 @@ sv__sync <- function(path, data = FALSE) {
 sv_publish <- function(path, write, replace = FALSE) {
   sv__check_published_name(path)
   if (!replace && sv__exists(path)) sv__stop_taken(path)
-  # The Python library's cleaner removes ".….sharedvol-tmp" that nobody has locked with flock(2), which R cannot do. So
-  # this name is another, that no cleaner takes: what a killed R leaves stays, hidden, until somebody removes it.
-  temporary <- sv__temporary(path, ".sharedvol-tmp-r")
-  on.exit(unlink(temporary))
+  # The Python library's cleaner takes a ".*.sharedvol-tmp" that nobody has locked with flock(2) for a dead writer's,
+  # and R cannot lock that way. So this name is another: what a killed R leaves stays there, hidden, until somebody
+  # removes it.
+  directory <- tryCatch(normalizePath(dirname(path), mustWork = TRUE), error = function(e) {
+    sv__publish_error(path, "its directory is missing: create it, or mount its volume")
+  })
+  target <- paste0(sub("/$", "", directory), "/", basename(path)) # `write` may change the working directory
+  temporary <- sv__temporary(target, ".sharedvol-tmp-r")
+  on.exit(unlink(temporary, recursive = TRUE, expand = FALSE))
   if (is.function(write)) {
     write(temporary)
   } else {
-    bytes <- if (is.raw(write)) write else charToRaw(paste0(enc2utf8(write), "\n", collapse = ""))
+    bytes <- sv__content(path, write)
     sv__publishing(path, sv__write(temporary, bytes, "wb"))
     if (!identical(file.size(temporary), as.numeric(length(bytes)))) {
-      sv__stop("sv_publish_error", "cannot publish ", sv__quote(path), ": the disk took a part of it only: free some space")
+      sv__publish_error(path, "the disk took only a part of it: free some space")
     }
   }
   sv__check_written(path, temporary)
   # A file is finished, for the sidecar, where its change time is later than that of the last write. Within one tick
   # of the kernel's clock both are the same, so the write is dated back, by a time that R's doubles can tell.
   sv__publishing(path, Sys.setFileTime(temporary, file.mtime(temporary) - 0.001))
-  sv__publishing(path, sv__sync(temporary)) # before any name: a link to unsynced data is an empty file after a power cut
+  # Before any name: a link to unsynced data is an empty file after a power cut.
+  sv__publishing(path, sv__sync(temporary))
   if (replace) {
-    sv__publishing(path, file.rename(temporary, path))
-  } else if (!suppressWarnings(file.link(temporary, path))) {
-    if (sv__exists(path)) sv__stop_taken(path)
-    sv__publishing(path, file.link(temporary, path)) # once more, for its reason
+    sv__publishing(path, file.rename(temporary, target))
+  } else if (!suppressWarnings(file.link(temporary, target))) {
+    if (sv__exists(target)) sv__stop_taken(path)
+    sv__publishing(path, file.link(temporary, target)) # once more, for its reason
   }
-  tryCatch(sv__sync(dirname(path)), error = function(e) {
+  tryCatch(sv__sync(directory), error = function(e) {
     # Readers may have the file by now, so it is not taken back.
-    sv__stop("sv_publish_error", sv__quote(path), " is published, but may not survive a power cut: ", conditionMessage(e))
+    sv__stop("sv_publish_error", sv__quote(path), " is published, but may not survive a power cut: ",
+             conditionMessage(e))
   })
   invisible(path)
+}
+
+sv__publish_error <- function(path, ...) sv__stop("sv_publish_error", "cannot publish ", sv__quote(path), ": ", ...)
+
+sv__content <- function(path, write) {
+  if (is.raw(write)) return(write)
+  if (!is.character(write) || anyNA(write)) {
+    sv__publish_error(path, "give a function, raw bytes, or lines of text")
+  }
+  charToRaw(paste0(enc2utf8(write), rep("\n", length(write)), collapse = ""))
 }
 
 # `expr`, with a warning or FALSE, by which R's file functions say that they failed, as an error.
 sv__publishing <- function(path, expr) {
   why <- tryCatch(if (isFALSE(expr)) "it was refused", warning = conditionMessage, error = conditionMessage)
   if (is.character(why)) {
-    sv__stop("sv_publish_error", "cannot publish ", sv__quote(path), ": ", why, "; is the directory there, writable, ",
+    sv__publish_error(path, why, "; is the directory there, writable, ",
              "not full, and of a file system with hard links?")
   }
 }
 
 sv__check_published_name <- function(path) {
-  if (!is.character(path) || length(path) != 1L || is.na(path) || grepl("/$", path) || basename(path) %in% c("", ".", "..")) {
+  if (!is.character(path) || length(path) != 1L || is.na(path) || grepl("/$", path) ||
+      basename(path) %in% c("", ".", "..")) {
     sv__stop("sv_invalid_name", deparse(path)[1], " names no file to publish")
   }
   if (grepl("^\\..*\\.sharedvol-tmp(-r)?$", basename(path))) {
@@ -772,72 +800,99 @@ sv__check_published_name <- function(path) {
 
 # What a function has written: a file, which is closed. The rest of one that is not would come after its publication.
 sv__check_written <- function(path, temporary) {
-  if (!utils::file_test("-f", temporary) || nzchar(Sys.readlink(temporary))) {
-    sv__stop("sv_publish_error", "cannot publish ", sv__quote(path), ": `write` made no file of the path that it was given")
+  if (!utils::file_test("-f", temporary) || sv__is_link(temporary)) {
+    sv__publish_error(path, "`write` made no file of the path that it was given")
   }
-  if (normalizePath(temporary) %in% sv__descriptor_path(sv__descriptors())) {
-    sv__stop("sv_publish_error", "cannot publish ", sv__quote(path), ": `write` has left its file open: close() it there")
+  if (temporary %in% sv__descriptor_path(sv__descriptors())) {
+    sv__publish_error(path, "`write` has left its file open: close() it there")
   }
 }
 
 # Whether the name is taken, also by a symbolic link that leads nowhere.
-sv__exists <- function(path) file.exists(path) || nzchar(Sys.readlink(path), keepNA = TRUE) %in% TRUE
+sv__exists <- function(path) file.exists(path) || sv__is_link(path)
+
+sv__is_link <- function(path) nzchar(Sys.readlink(path), keepNA = TRUE) %in% TRUE
 
 sv__stop_taken <- function(path) {
-  sv__stop(c("sv_already_published", "sv_publish_error"), sv__quote(path), " exists and was left as it is: choose another ",
-           "name (see sv_unique_path), or pass replace = TRUE")
+  sv__stop(c("sv_already_published", "sv_publish_error"), sv__quote(path), " exists and was left as it is: choose ",
+           "another name (see sv_unique_path), or pass replace = TRUE")
 }
 
 
 # ---- Cache version --------------------------------------------------------------------------------------------------
 
 # Empty the cache in `dir` where it is of another version, once among all replicas, and say whether this call did it.
+# The directory is made where missing; one that holds something else than a cache is refused. Throws sv_cache_error,
+# and what sv_lock() throws; all are sv_error. `timeout`: seconds to wait while another replica empties it.
 #
 # Only what is in <dir>/entries goes. <dir>/version, one line, says whose entries they are; it is written last, so that
 # where a purger is killed the next one begins anew.
-sv_purge_cache <- function(dir, version) {
-  version <- as.character(version)
-  if (length(version) != 1L || is.na(version) || !nzchar(version) || grepl("[\r\n]", version)) {
-    sv__stop("sv_cache_error", "a cache's version must be one line of text")
+sv_purge_cache <- function(dir, version, timeout = Inf) {
+  if (!is.character(version) || length(version) != 1L ||
+      !grepl("^[^[:cntrl:] ]([^[:cntrl:]]{0,198}[^[:cntrl:] ])?$", version)) {
+    sv__stop("sv_cache_error", "a version must be one string of 1 to 200 printable characters, no blanks around them")
   }
-  if (!dir.exists(dir)) sv__stop("sv_cache_error", "cache ", sv__quote(dir), " is missing: create it, or mount its volume")
-  sv_with_lock(file.path(dir, "version.lock"), {
-    before <- sv__cache_version(dir)
-    stale <- !identical(before, enc2utf8(version))
+  dir.create(dir, showWarnings = FALSE)
+  if (!dir.exists(dir)) {
+    sv__stop("sv_cache_error", "cannot create cache ", sv__quote(dir), ": create its parent directory")
+  }
+  sv__refuse_foreign(dir)
+  sv_with_lock(file.path(dir, "version.lock"), timeout = timeout, {
+    stale <- !identical(sv__cache_version(dir), charToRaw(paste0(enc2utf8(version), "\n")))
     if (stale) {
+      sv__refuse_foreign(dir)
       sv__empty(file.path(dir, "entries"))
-      sv_publish(file.path(dir, "version"), version, replace = TRUE)
+      sv__write_version(dir, version)
     }
     stale
   })
 }
 
-# Whose entries they are; NULL where that is not known, of a cache that is new.
-sv__cache_version <- function(dir) {
-  file <- file.path(dir, "version")
-  if (sv__exists(file)) {
-    line <- tryCatch(suppressWarnings(readLines(file, n = 2L, encoding = "UTF-8")), error = function(e) character())
-    if (length(line) == 1L && !nzchar(Sys.readlink(file))) return(line)
-    sv__stop("sv_cache_error", "cache ", sv__quote(dir), ": its file 'version' is damaged: remove the cache")
+# A mistaken path, such as that of all results, is not to be emptied.
+sv__refuse_foreign <- function(dir) {
+  names <- list.files(dir, all.files = TRUE, no.. = TRUE)
+  foreign <- names[names != "version.lock" & !endsWith(names, ".sharedvol-tmp")]
+  if (length(foreign) && !("version" %in% names)) {
+    sv__stop("sv_cache_error", sv__quote(dir), " is no cache: it holds ", sv__quote(foreign[1]),
+             " and no file 'version'; a cache needs a directory of its own, which may be missing or empty")
   }
-  # Else a mistaken path, such as that of all results, would be emptied.
-  if (length(setdiff(list.files(dir, all.files = TRUE, no.. = TRUE), "version.lock"))) {
-    sv__stop("sv_cache_error", sv__quote(dir), " is not empty and has no file 'version', so it is no cache: name another ",
-             "directory, or empty it")
-  }
-  NULL
 }
 
+# The bytes that say whose entries they are; NULL where there are none.
+sv__cache_version <- function(dir) {
+  file <- file.path(dir, "version")
+  if (!sv__exists(file)) return(NULL)
+  if (sv__is_link(file) || !utils::file_test("-f", file)) {
+    sv__stop("sv_cache_error", sv__quote(file), " is no regular file: remove it, with the 'entries' beside it")
+  }
+  sv__read(file, 4096)
+}
+
+# Under the lock, so that a temporary name that is there was left by one who was killed.
+sv__write_version <- function(dir, version) {
+  names <- list.files(dir, pattern = "\\.sharedvol-tmp$", all.files = TRUE, full.names = TRUE)
+  unlink(names, expand = FALSE)
+  file <- file.path(dir, "version")
+  temporary <- sv__temporary(file, ".sharedvol-tmp")
+  on.exit(unlink(temporary, expand = FALSE))
+  sv__publishing(file, sv__write(temporary, charToRaw(paste0(enc2utf8(version), "\n")), "wb"))
+  sv__publishing(file, Sys.chmod(temporary, "0644", use_umask = FALSE))
+  sv__publishing(file, sv__sync(temporary))
+  sv__publishing(file, file.rename(temporary, file))
+  sv__publishing(file, sv__sync(dir))
+}
+
+# Remove all that is in a directory. A replica of the old version may still write there, so more than once.
 sv__empty <- function(dir) {
-  if (nzchar(Sys.readlink(dir), keepNA = TRUE) %in% TRUE) {
+  if (sv__is_link(dir)) {
     sv__stop("sv_cache_error", sv__quote(dir), " is a symbolic link: put the directory itself there")
   }
-  # unlink() removes a symbolic link, and not what it leads to.
-  unlink(list.files(dir, all.files = TRUE, no.. = TRUE, full.names = TRUE), recursive = TRUE, force = TRUE)
-  left <- list.files(dir, all.files = TRUE, no.. = TRUE)
-  if (length(left)) {
-    sv__stop("sv_cache_error", "cannot remove ", sv__quote(file.path(dir, left[1])), ": give this user write permission")
+  for (again in 1:100) {
+    names <- list.files(dir, all.files = TRUE, no.. = TRUE, full.names = TRUE)
+    if (!length(names)) return(invisible())
+    unlink(names, recursive = TRUE, force = TRUE, expand = FALSE) # removes a symbolic link, not what it leads to
   }
+  sv__stop("sv_cache_error", "cannot remove ", sv__quote(names[1]), ": give this user write permission")
 }
 
 
