@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING, Any
 from sharedvol.errors import (
     AheadError,
     AlreadyPublishedError,
+    CacheError,
+    CacheTimeout,
+    CacheValueError,
     DatabaseError,
     DriftError,
     DuplicateReplicaError,
@@ -35,6 +38,7 @@ from sharedvol.publish import publish, remove_stale_temporaries, stale_temporari
 from sharedvol.volume import Membership, Replica, Volume
 
 if TYPE_CHECKING:
+    from sharedvol.cache import Cache
     from sharedvol.migrations import MigrationCoordinator, MigrationFailed, MigrationStatus
 
 __version__ = "0.1.0"
@@ -42,6 +46,10 @@ __version__ = "0.1.0"
 __all__ = [
     "AheadError",
     "AlreadyPublishedError",
+    "Cache",
+    "CacheError",
+    "CacheTimeout",
+    "CacheValueError",
     "DatabaseError",
     "DriftError",
     "DuplicateReplicaError",
@@ -88,7 +96,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The migrations are loaded when they are asked for: a service that has none need not wait for them."""
+    """The migrations and the cache are loaded when they are asked for: who has none need not wait for them."""
+    if name == "Cache":
+        import sharedvol.cache
+
+        return sharedvol.cache.Cache
     if name in ("MigrationCoordinator", "MigrationFailed", "MigrationStatus"):
         import sharedvol.migrations
 

@@ -136,6 +136,30 @@ class ReplicaAliveError(PresenceError):
     """What may only be done to a dead replica was asked for a live one."""
 
 
+class CacheError(SharedVolError):
+    """The cache directory cannot be used as it is, or is not one."""
+
+
+class CacheTimeout(CacheError, TimeoutError):
+    """Another process, thread or task computed the entry and was not ready in time. Also a ``TimeoutError``.
+
+    Attributes:
+        key: the entry's key.
+        waited: the time that was allowed, in seconds.
+    """
+
+    def __init__(self, message: str, key: object = None, waited: float = 0.0) -> None:
+        super().__init__(message)
+        self.key, self.waited = key, waited
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (*self.args, self.key, self.waited)
+
+
+class CacheValueError(CacheError, ValueError):
+    """A computed value that the cache's codec cannot put into bytes."""
+
+
 class DatabaseError(SharedVolError):
     """The database refused, or cannot be reached.
 
