@@ -412,8 +412,10 @@ def purges_always() -> Verbs:
     def purge(directory: str, version: str) -> None:
         with good.FileLock(f"{directory}/version.lock"):
             for name in os.listdir(directory):
-                if name != "version.lock":
-                    shutil.rmtree(f"{directory}/{name}", ignore_errors=True)
+                if os.path.isdir(f"{directory}/{name}"):
+                    shutil.rmtree(f"{directory}/{name}")
+                elif name != "version.lock":
+                    os.unlink(f"{directory}/{name}")
             os.makedirs(f"{directory}/entries", exist_ok=True)
             Path(f"{directory}/version").write_text(f"{version}\n")
         say("ok", "yes")

@@ -103,16 +103,21 @@ def no_cache(scene: Scene, one: Adapter) -> None:
 @rule(
     "CACHE-5",
     "Where a purger was killed before it had written the version, the next one purges.",
-    "publish purge",
     "purge",
+    "purge queue",
     meeting=True,
 )
-def killed(scene: Scene, purger: Adapter, other: Adapter) -> None:
-    cache, source = scene.directory / "cache", scene.directory / "version"
-    cache.mkdir()
-    source.write_text("2\n")
-    # As the first starter of a new cache would be: its version file is written, and has no name yet.
-    assert purger.ask("publish-slowly", cache / "version", source).word == "writing"
-    purger.kill()
-    assert other.do("purge", cache, "2") == ("yes",)
-    assert (cache / "version").read_text() == "2\n"
+def killed(scene: Scene, other: Adapter, purger: Adapter) -> None:
+    new = scene.directory / "new"
+    new.mkdir()
+    # Of the first starter of a new cache: the version has been written, and has no name yet.
+    (new / f".{'0' * 13}-{'1' * 12}.sharedvol-tmp").write_text("2\n")
+    for cache in (new, old_cache(scene)):
+        with Raw(cache / "version.lock"):
+            purger.send("purge", cache, "2")
+            wait_blocked(cache / "version.lock", 1)
+            purger.kill()
+            purger.owed = 0
+        assert other.do("purge", cache, "2") == ("yes",)
+        assert (cache / "version").read_text() == "2\n"
+        purger = scene.another(purger)

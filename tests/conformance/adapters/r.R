@@ -8,7 +8,7 @@ input <- file("stdin", open = "rb")
 locks <- list()
 
 encode <- function(word) {
-  bytes <- charToRaw(enc2utf8(as.character(word)))
+  bytes <- charToRaw(as.character(word)) # the locale is UTF-8, and a name may hold bytes that are not
   if (length(bytes)) paste0("%", as.character(bytes), collapse = "") else "%"
 }
 
@@ -30,7 +30,13 @@ hear <- function() {
   vapply(strsplit(line, " ", fixed = TRUE)[[1]], decode, "", USE.NAMES = FALSE)
 }
 
-blank <- function(value) if (is.null(value) || is.na(value)) "" else as.character(value)
+blank <- function(value) {
+  if (inherits(value, "Date")) {
+    day <- as.POSIXlt(value) # "%Y" gives the year 999 three digits
+    return(sprintf("%04d-%02d-%02d", day$year + 1900L, day$mon + 1L, day$mday))
+  }
+  if (is.null(value)) "" else format(value, scientific = FALSE)
+}
 
 number <- function(value) sprintf("%.0f", value)
 
