@@ -55,14 +55,14 @@ def nothing(*_: str) -> None:
 
 
 def no_lock() -> Verbs:
-    def count(_: str, data: str, times: str) -> None:
+    def count(path: str, data: str, times: str) -> None:
         for _ in range(int(times)):
             number = int(Path(data).read_text() or "0")
             time.sleep(0)
             Path(data).write_text(str(number + 1))
         say("ok")
 
-    def tokens(_: str, data: str, times: str) -> None:
+    def tokens(path: str, data: str, times: str) -> None:
         for _ in range(int(times)):
             with contextlib.suppress(ValueError), open(data, "a+") as file:
                 file.seek(0)
@@ -157,7 +157,8 @@ def polls() -> Verbs:
     def lock(handle: str, path: str, kind: str, limit: str) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                return good.lock(handle, path, kind, "0")
+                good.lock(handle, path, kind, "0")
+                return
             time.sleep(0.05)
 
     return {"lock": lock}
@@ -313,7 +314,7 @@ def naive_names() -> Verbs:
         stem, suffix = os.path.splitext(name)
         say("ok", f"{directory}/{stem}_{host()}{suffix}")
 
-    def parse(name: str, *_: str) -> None:
+    def parse(name: str, *containers: str) -> None:
         stem, suffix = os.path.splitext(os.path.basename(name))
         head, _, found = stem.rpartition("_")
         say("ok", "container", head + suffix, found, "", "0000000000000", "1")

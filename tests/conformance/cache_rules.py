@@ -41,7 +41,8 @@ def once(scene: Scene, one: Adapter, other: Adapter) -> None:
             for starter in starters:
                 starter.send("purge", cache, version)
             wait_blocked(cache / "version.lock", len(starters))  # so each has begun when the first goes on
-        made, said = [], []
+        made: list[Path] = []
+        said = []
         for starter in starters:
             said.append(starter.receive())
             made.append(cache / "entries" / f"{number}-{len(made)}")

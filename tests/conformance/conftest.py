@@ -6,12 +6,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kinds import Cast, Kind, Pool, all_kinds
+from kinds import Cast, Kind, Pool, all_kinds, given_command
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Only known where this directory is named on the command line; the environment's variable always is."""
     parser.addoption("--adapter", default=None, help="the command of an adapter: its conformance is tested, no other's")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With an adapter that is given, only the rules: not the suite's own tests."""
+    if given_command(config):
+        here = Path(__file__).parent
+        others = [item for item in items if item.path.parent == here and item.path.name != "test_conformance.py"]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
 
 
 @pytest.fixture(scope="session")

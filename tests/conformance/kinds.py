@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 import shutil
@@ -48,6 +49,7 @@ REFERENCES = {
 """Those of this repository, with their claims known beforehand: nothing is started to collect the tests."""
 
 
+@functools.cache
 def ask_kind(command: str) -> Kind:
     """The kind of an adapter that is given as a command line.
 
@@ -165,12 +167,18 @@ def seatings(kinds: dict[str, Kind], given: bool) -> Iterator[tuple[str, tuple[s
             if missing and not (given and set(names) == {GIVEN}):
                 continue
             if missing or rule.suits(claims):
-                yield key, names, f"does not claim {missing[0]}" if missing else ""
+                yield key, names, "; ".join(missing)
+
+
+def given_command(config: pytest.Config) -> str | None:
+    """The command of the adapter to test, from the option or the environment."""
+    option = config.getoption("adapter", default=None)
+    return option or os.environ.get("SHAREDVOL_CONFORMANCE_ADAPTER") or None
 
 
 def all_kinds(config: pytest.Config) -> dict[str, Kind]:
     """The reference kinds, and the one that is given."""
-    command = config.getoption("adapter", default=None) or os.environ.get("SHAREDVOL_CONFORMANCE_ADAPTER")
+    command = given_command(config)
     if not command:
         return REFERENCES
     try:

@@ -14,7 +14,19 @@ from rules import Scene, rule
 
 VECTORS = Path(__file__).with_name("names.tsv")
 
-HOSTILE = ("3f9c0d1e2b4a", "web_1", "web.1", "_", "-rf", ".hidden", "ünï côde", "日本語", "a/b", "x" * 64, "x" * 300)
+HOSTILE: tuple[str, ...] = (
+    "3f9c0d1e2b4a",
+    "web_1",
+    "web.1",
+    "_",
+    "-rf",
+    ".hidden",
+    "ünï côde",
+    "日本語",
+    "a/b",
+    "x" * 64,
+    "x" * 300,
+)
 HOSTILE += ("a_u0123456789abc-7", "web1.json", "x_20260131", "line\nfeed", "$(id) 'x'", "u0123456789abc-1")
 """Values of HOSTNAME."""
 

@@ -33,7 +33,7 @@ class Rule:
     Attributes:
         id: as in the protocol: ``LOCK-3``.
         says: the rule in a line.
-        needs: for each seat, what its adapter must be capable of.
+        needs: for each seat, what its adapter must be capable of, in one string.
         meeting: only for adapters whose lock families exclude each other.
         ordered: the seats differ, so each pair is tried both ways.
         check: called with the scene and an adapter for each seat; raises AssertionError.
@@ -41,18 +41,23 @@ class Rule:
 
     id: str
     says: str
-    needs: tuple[frozenset[str], ...]
+    needs: tuple[str, ...]
     meeting: bool
     ordered: bool
     check: Callable[..., Any]
 
     def missing(self, seats: Sequence[Claims]) -> list[str]:
-        """What the adapters in these seats lack: ``java: fence``."""
-        return [
-            f"{claims.language}: {' '.join(sorted(need - claims.capabilities))}"
+        """What the adapters in these seats lack: ``java does not claim: fence``."""
+        found = {
+            f"{claims.language} does not claim: {' '.join(lacking)}": None
             for need, claims in zip(self.needs, seats, strict=True)
-            if not need <= claims.capabilities
-        ]
+            if (lacking := [word for word in need.split() if word not in claims.capabilities])
+        }
+        return list(found)
+
+    def row(self) -> str:
+        """Its line in the table of the README."""
+        return f"| {self.id} | {self.says} | {' beside '.join(f'`{need}`' for need in self.needs)} |"
 
     def suits(self, seats: Sequence[Claims]) -> bool:
         """Whether the lock families in these seats do what the rule is about."""
@@ -80,7 +85,7 @@ def rule(
     def register(check: Callable[..., Any]) -> Callable[..., Any]:
         key = f"{id}.{check.__name__}"
         assert key not in RULES, key
-        RULES[key] = Rule(id, says, tuple(frozenset(need.split()) for need in needs), meeting, ordered, check)
+        RULES[key] = Rule(id, says, needs, meeting, ordered, check)
         return check
 
     return register

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from adapter import Missing
-from kinds import Cast, all_kinds, leave_out, seatings
+from kinds import GIVEN, Cast, all_kinds, leave_out, seatings
 from rules import RULES
 
 
@@ -16,7 +16,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     kinds = all_kinds(metafunc.config)
     cases = [
         pytest.param(key, names, id="-".join((key, *names)), marks=pytest.mark.skip(reason=why) if why else ())
-        for key, names, why in seatings(kinds, len(kinds) > 3)
+        for key, names, why in seatings(kinds, GIVEN in kinds)
     ]
     metafunc.parametrize("key, seating", cases)
 
