@@ -435,7 +435,10 @@ def refuses_leftovers() -> Verbs:
 
 FAULTS: dict[str, tuple[Callable[[], Verbs], tuple[str, ...]]] = {
     "none": (dict, ()),
-    "no lock": (no_lock, ("LOCK-1.families", "LOCK-2.exclusive", "LOCK-8.deleted", "RACE-1.updates", "FENCE-10.many")),
+    "no lock": (
+        no_lock,
+        ("LOCK-1.families", "LOCK-2.exclusive", "LOCK-8.deleted", "RACE-1.updates", "RACE-3.families", "FENCE-10.many"),
+    ),
     "only flock": (lambda: one_family(fcntl.flock), ("LOCK-1.families",)),
     "only fcntl": (lambda: one_family(fcntl.lockf), ("LOCK-1.families",)),
     "reads the lock file": (reads_the_lock_file, ("LOCK-1.families", "LOCK-2.exclusive", "LOCK-4.independent")),
@@ -447,7 +450,7 @@ FAULTS: dict[str, tuple[Callable[[], Verbs], tuple[str, ...]]] = {
     "keeps the file": (keeps_the_file, ("LOCK-8.deleted",)),
     "leaks": (leaks, ("LOCK-9.failed_tries",)),
     "polls": (polls, ("WAIT-1.granted",)),
-    "holds by a helper": (holds_by_a_helper, ("WAIT-2.holder_killed", "WAIT-3.waiter_killed")),
+    "holds by a helper": (holds_by_a_helper, ("LOCK-10.killed", "WAIT-2.holder_killed", "WAIT-3.waiter_killed")),
     "keeps a late grant": (keeps_a_late_grant, ("WAIT-4.gave_up",)),
     "child frees": (child_frees, ("FORK-1.forked",)),
     "child believes": (child_believes, ("FORK-1.forked",)),

@@ -151,10 +151,24 @@ def failed_tries(scene: Scene, one: Adapter) -> None:
 
 
 @rule(
+    "LOCK-10",
+    "A holder that is killed holds no more: the next one gets the lock.",
+    "lock",
+    "lock",
+    meeting=True,
+)
+def killed(scene: Scene, holder: Adapter, other: Adapter) -> None:
+    path = scene.directory / "x.lock"
+    holder.do("lock", 1, path, "exclusive", "inf")
+    holder.kill()
+    other.do("lock", 1, path, "exclusive", "inf")
+
+
+@rule(
     "WAIT-1",
     "A waiter waits in the kernel, and gets the lock when it is freed, with and without a time limit.",
     "lock",
-    "lock queue",
+    "lock timeout queue",
     meeting=True,
 )
 def granted(scene: Scene, holder: Adapter, waiter: Adapter) -> None:

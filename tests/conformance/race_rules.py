@@ -61,3 +61,26 @@ def turns(scene: Scene, one: Adapter, other: Adapter) -> None:
     assert longest <= OVERTAKEN, f"one was overtaken {longest} times in a row: {marks}"
     fewest = min(marks.count("a"), marks.count("b"))
     assert fewest >= TURNS / 5, f"one had {fewest} of {TURNS} turns: {marks}"
+
+
+@rule(
+    "RACE-3",
+    "A user of both families excludes those of each, all at once, and nobody waits for ever.",
+    "lock",
+    "lock",
+    "lock",
+    families=("fcntl", "flock", "both"),
+)
+def families(scene: Scene, fcntl: Adapter, flock: Adapter, both: Adapter) -> None:
+    path = scene.directory / "x.lock"
+    writers = []
+    for name, adapter, other in (("a", fcntl, both), ("b", flock, scene.another(both))):
+        data = scene.directory / name
+        data.write_text("0\n")
+        for writer in (adapter, other):
+            writer.send("count", path, data, UPDATES)
+            writers.append(writer)
+    for writer in writers:
+        assert writer.receive().word == "ok"
+    # Between those two nothing is excluded, so each has a number of its own.
+    assert [int((scene.directory / name).read_text()) for name in "ab"] == [2 * UPDATES] * 2

@@ -36,6 +36,7 @@ class Rule:
         needs: for each seat, what its adapter must be capable of, in one string.
         meeting: only for adapters whose lock families exclude each other.
         ordered: the seats differ, so each pair is tried both ways.
+        families: the lock family that each seat must have, where the rule is about that.
         check: called with the scene and an adapter for each seat; raises AssertionError.
     """
 
@@ -44,6 +45,7 @@ class Rule:
     needs: tuple[str, ...]
     meeting: bool
     ordered: bool
+    families: tuple[str, ...]
     check: Callable[..., Any]
 
     def missing(self, seats: Sequence[Claims]) -> list[str]:
@@ -61,6 +63,8 @@ class Rule:
 
     def suits(self, seats: Sequence[Claims]) -> bool:
         """Whether the lock families in these seats do what the rule is about."""
+        if self.families:
+            return self.families == tuple(claims.family for claims in seats)
         pairs = itertools.combinations((claims.family for claims in seats), 2)
         return not self.meeting or all(meet(one, other) for one, other in pairs)
 
@@ -75,7 +79,7 @@ RULES: dict[str, Rule] = {}
 
 
 def rule(
-    id: str, says: str, *needs: str, meeting: bool = False, ordered: bool = True
+    id: str, says: str, *needs: str, meeting: bool = False, ordered: bool = True, families: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a check, one ``needs`` for each seat: the capabilities in a string.
 
@@ -85,7 +89,7 @@ def rule(
     def register(check: Callable[..., Any]) -> Callable[..., Any]:
         key = f"{id}.{check.__name__}"
         assert key not in RULES, key
-        RULES[key] = Rule(id, says, needs, meeting, ordered, check)
+        RULES[key] = Rule(id, says, needs, meeting, ordered, families, check)
         return check
 
     return register

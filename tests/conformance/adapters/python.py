@@ -163,7 +163,20 @@ def purge(directory: str, version: str) -> None:
     say("ok", "yes" if Cache(directory, version=version).purged else "no")
 
 
-VERBS = (hello, reset, lock, unlock, count, turns, fork, fence, tokens, holder, container, build_container)
+VERBS: tuple[Callable[..., None], ...] = (
+    hello,
+    reset,
+    lock,
+    unlock,
+    count,
+    turns,
+    fork,
+    fence,
+    tokens,
+    holder,
+    container,
+    build_container,
+)
 VERBS += (build_log, build_unique, parse, publish, publish_slowly, purge)
 BY_NAME = {verb.__name__.replace("_", "-"): verb for verb in VERBS}
 
