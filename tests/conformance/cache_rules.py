@@ -55,7 +55,7 @@ def once(scene: Scene, one: Adapter, other: Adapter) -> None:
 
 
 @rule(
-    "CACHE-2", "Only what is in entries/ goes: hidden names and directories too, and of a link only the link.", "purge"
+    "CACHE-1", "Only what is in entries/ goes: hidden names and directories too, and of a link only the link.", "purge"
 )
 def only_entries(scene: Scene, one: Adapter) -> None:
     cache, elsewhere = old_cache(scene), scene.directory / "elsewhere"
@@ -74,7 +74,7 @@ def only_entries(scene: Scene, one: Adapter) -> None:
 
 
 @rule(
-    "CACHE-3",
+    "CACHE-1",
     "A cache of one's own version is left as it is, in whatever language it was made.",
     "purge",
     "purge",
@@ -91,7 +91,7 @@ def same_version(scene: Scene, maker: Adapter, other: Adapter) -> None:
     assert (cache / "entries" / "a").read_text() == "kept"
 
 
-@rule("CACHE-4", "A directory that is not empty and has no version is no cache: refused, and nothing goes.", "purge")
+@rule("CACHE-2", "A directory that is not empty and has no version is no cache: refused, and nothing goes.", "purge")
 def no_cache(scene: Scene, one: Adapter) -> None:
     directory = scene.directory / "results"
     (directory / "entries").mkdir(parents=True)
@@ -102,7 +102,7 @@ def no_cache(scene: Scene, one: Adapter) -> None:
 
 
 @rule(
-    "CACHE-5",
+    "CACHE-1",
     "Where a purger was killed before it had written the version, the next one purges.",
     "purge",
     "purge queue",

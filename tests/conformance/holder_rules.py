@@ -84,7 +84,7 @@ def told(scene: Scene, holder: Adapter, reader: Adapter) -> None:
 
 
 @rule(
-    "HOLD-4",
+    "HOLD-3",
     "What an earlier holder left is not believed of one who says nothing of himself.",
     "lock",
     "holder fence",
@@ -100,7 +100,7 @@ def silent(scene: Scene, silent: Adapter, reader: Adapter) -> None:
     assert reader.ask("holder", path).word == "nobody"
 
 
-@rule("HOLD-5", "That the holder file cannot be written fails no lock.", "fence")
+@rule("HOLD-4", "That the holder file cannot be written fails no lock.", "fence")
 def unwritable(scene: Scene, one: Adapter) -> None:
     for number, kind in enumerate(("directory", "link")):
         path = scene.directory / f"{number}.lock"
@@ -115,7 +115,7 @@ def unwritable(scene: Scene, one: Adapter) -> None:
 
 
 @rule(
-    "HOLD-6",
+    "HOLD-3",
     "A reader believes no holder file that is none: links, too long, wrong types.",
     "fence",
     "holder",

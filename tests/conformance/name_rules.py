@@ -67,12 +67,12 @@ def agree_with_vectors(one: Adapter, *verbs: str) -> None:
     assert not wrong, f"{len(wrong)} answers differ from names.tsv:\n" + "\n".join(wrong[:20])
 
 
-@rule("NAME-1", "A container's name is HOSTNAME, made safe by one rule: as in names.tsv.", "names")
+@rule("NAME-2", "A container's name is HOSTNAME, made safe by one rule: as in names.tsv.", "names")
 def containers(scene: Scene, one: Adapter) -> None:
     agree_with_vectors(one, "container")
 
 
-@rule("NAME-2", "A HOSTNAME that names nobody counts as none: empty, blank, default, localhost.", "names")
+@rule("NAME-1", "A HOSTNAME that names nobody counts as none: empty, blank, default, localhost.", "names")
 def nobody(scene: Scene, one: Adapter) -> None:
     without = one.ask("container", "")
     for raw in (
@@ -94,13 +94,13 @@ def built(scene: Scene, one: Adapter) -> None:
     agree_with_vectors(one, "build-container", "build-log")
 
 
-@rule("NAME-4", "Names are parsed, or refused, as in names.tsv.", "names")
+@rule("NAME-6", "Names are parsed, or refused, as in names.tsv.", "names")
 def parsed(scene: Scene, one: Adapter) -> None:
     agree_with_vectors(one, "parse")
 
 
 @rule(
-    "NAME-5",
+    "NAME-6",
     "What one builds, in each form, the other parses back: by its own HOSTNAME, and by the names it is given.",
     "names",
     "names",
@@ -123,7 +123,7 @@ def round_trip(scene: Scene, builder: Adapter, parser: Adapter) -> None:
 
 
 @rule(
-    "NAME-6",
+    "NAME-5",
     "Unique names differ: between calls, between processes of one container, and in a parse of each.",
     "names",
     "names",
@@ -143,7 +143,7 @@ def unique(scene: Scene, one: Adapter, other: Adapter) -> None:
     assert len(set(makers)) == len(makers), makers
 
 
-@rule("NAME-7", "Two languages agree on any name, built and parsed.", "names", "names", ordered=False)
+@rule("NAME-3", "Two languages agree on any name, built and parsed.", "names", "names", ordered=False)
 def random_names(scene: Scene, one: Adapter, other: Adapter) -> None:
     chance = random.Random(SEED)
     for _ in range(RANDOM):

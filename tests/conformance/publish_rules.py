@@ -94,7 +94,7 @@ def killed(scene: Scene, one: Adapter) -> None:
 
 
 @rule(
-    "PUB-4",
+    "PUB-3",
     "A temporary named .….sharedvol-tmp is locked with flock while its writer lives: cleaners go by that.",
     "publish",
 )
@@ -109,7 +109,7 @@ def cleaners(scene: Scene, one: Adapter) -> None:
 
 
 @rule(
-    "PUB-5",
+    "PUB-2",
     "Of many that publish one name at once one succeeds, the others are told, and the file is the winner's.",
     "publish",
     "publish",
@@ -133,7 +133,7 @@ def race(scene: Scene, one: Adapter, other: Adapter) -> None:
     assert len(os.listdir(target)) == RACES
 
 
-@rule("PUB-6", "Where a file cannot be published is an error, and nothing is made there.", "publish")
+@rule("PUB-1", "Where a file cannot be published is an error, and nothing is made there.", "publish")
 def impossible(scene: Scene, one: Adapter) -> None:
     missing = scene.directory / "missing"
     answer = one.ask("publish", missing / "result", content(scene, "a"))

@@ -20,7 +20,7 @@ OVERTAKEN = TURNS / 4
 
 
 @rule(
-    "RACE-1",
+    "LOCK-1",
     "No update is lost: four writers add to a number in a file, each time under the lock.",
     "lock",
     "lock",
@@ -39,7 +39,7 @@ def updates(scene: Scene, one: Adapter, other: Adapter) -> None:
 
 
 @rule(
-    "RACE-2",
+    "LOCK-4",
     "Two that take the lock again and again each get a fifth of the turns at least, and none is overtaken for long.",
     "lock queue",
     "lock queue",
@@ -64,14 +64,14 @@ def turns(scene: Scene, one: Adapter, other: Adapter) -> None:
 
 
 @rule(
-    "RACE-3",
+    "LOCK-3",
     "A user of both families excludes those of each, all at once, and nobody waits for ever.",
     "lock",
     "lock",
     "lock",
     families=("fcntl", "flock", "both"),
 )
-def families(scene: Scene, fcntl: Adapter, flock: Adapter, both: Adapter) -> None:
+def both_and_each(scene: Scene, fcntl: Adapter, flock: Adapter, both: Adapter) -> None:
     path = scene.directory / "x.lock"
     writers = []
     for name, adapter, other in (("a", fcntl, both), ("b", flock, scene.another(both))):

@@ -31,7 +31,7 @@ class Rule:
     """One rule, and the check of it.
 
     Attributes:
-        id: as in the protocol: ``LOCK-3``.
+        id: the rule of docs/protocol.md, and the check's name: ``LOCK-3.both_and_each``.
         says: the rule in a line.
         needs: for each seat, what its adapter must be capable of, in one string.
         meeting: only for adapters whose lock families exclude each other.
@@ -81,15 +81,12 @@ RULES: dict[str, Rule] = {}
 def rule(
     id: str, says: str, *needs: str, meeting: bool = False, ordered: bool = True, families: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a check, one ``needs`` for each seat: the capabilities in a string.
-
-    Several checks may belong to one rule; each is registered as ``ID.name``.
-    """
+    """Register a check of the rule ``id``, one ``needs`` for each seat: the capabilities in a string."""
 
     def register(check: Callable[..., Any]) -> Callable[..., Any]:
         key = f"{id}.{check.__name__}"
         assert key not in RULES, key
-        RULES[key] = Rule(id, says, needs, meeting, ordered, families, check)
+        RULES[key] = Rule(key, says, needs, meeting, ordered, families, check)
         return check
 
     return register

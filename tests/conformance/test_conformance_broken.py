@@ -51,7 +51,7 @@ def test_broken_adapter_is_seen(pool: Pool, key: str, tmp_path: Path, monkeypatc
 @pytest.mark.parametrize("pool", ["none"], indirect=True)
 def test_harness_of_broken_adapters_breaks_nothing(pool: Pool, tmp_path: Path) -> None:
     with Cast(pool, tmp_path, ("broken", "python")) as scene:
-        RULES["LOCK-2.exclusive"].check(scene, *scene.seats)
+        RULES["LOCK-1.exclusive"].check(scene, *scene.seats)
 
 
 def test_every_check_has_a_fault_that_it_sees() -> None:

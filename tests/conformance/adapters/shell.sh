@@ -24,7 +24,7 @@ encode() { printf '%s' "$1" | od -An -v -tx1 | tr -d '\n' | tr ' ' '%'; }
 # open DESCRIPTOR PATH: the lock file, made with mode 0666 whatever the umask. It is opened with a fixed digit each
 # time, as POSIX has no other way than eval; nothing but the digit is evaluated.
 open() {
-    [ ! -L "$2" ] || return 1
+    { [ ! -e "$2" ] || [ -f "$2" ]; } && [ ! -L "$2" ] || return 1
     (umask 0 && : >>"$2") 2>/dev/null || return 1
     eval "exec $1<>\"\$2\""
 }
