@@ -897,9 +897,1214 @@ sv__empty <- function(dir) {
 
 
 # ---- SQL scripts ----------------------------------------------------------------------------------------------------
+#
+# Taking a script apart by the rules of the stock MySQL and MariaDB clients: the same statements as
+# sharedvol.migrations.split_script. R has no regular expression that begins at a position of a long text without
+# copying the text, so this walks over tables of positions instead: each byte is looked at a few times.
+
+# Stop with a condition of these classes, which is an sv_error, too. Further arguments are its fields.
+sv__sql_stop <- function(classes, message, ...) {
+  stop(structure(class = c(classes, "sv_error", "error", "condition"), list(message = message, call = NULL, ...)))
+}
+
+# Split a script into statements, as a character vector (UTF-8).
+#   text: one string, or the bytes of a file (raw); UTF-8 either way.
+#   backslash_escapes: FALSE for a server whose sql_mode has NO_BACKSLASH_ESCAPES.
+# Stops with an sv_script_error ($line, $what) for a string, quoted identifier or comment that does not end, a last
+# statement without the delimiter that was set, a client command that is not SQL, a NUL, and bytes that are not UTF-8.
+sv_split_sql <- function(text, backslash_escapes = TRUE) {
+  sv__parse_sql(text, backslash_escapes)$text
+}
+
+# As sv_split_sql(), with the line where each statement begins: list(text, line).
+sv__parse_sql <- function(text, backslash_escapes = TRUE) {
+  raw <- sv__sql_bytes(text)
+  n <- length(raw)
+  none <- n + 1L  # the position behind the last byte: "there is none"
+  byte <- c(as.integer(raw), rep(-1L, 32L))  # so that looking ahead needs no question for the end
+  here <- seq_len(n)
+  newlines <- cumsum(byte[here] == 10L)
+
+  # For each position the first of `hits` at or behind it.
+  following <- function(hits) {
+    table <- rep(none, n + 4L)
+    if (length(hits)) table[seq_len(hits[length(hits)])] <- rep(hits, diff(c(0L, hits)))
+    table
+  }
+  is <- function(character, ahead = 0L) byte[here + ahead] == utf8ToInt(character)
+  white <- byte %in% c(9:13, 32L)
+  opens <- is("/") & is("*", 1L)
+  closes <- is("*") & is("/", 1L)
+  comments_line <- is("#") | (is("-") & is("-", 1L) & (white[here + 2L] | here + 2L > n))
+  special_at <- following(which(
+    is("\\") | is("'") | is("\"") | is("`") | is("$") | opens | closes | comments_line
+  ))
+  solid_at <- following(which(!white[here]))
+  newline_at <- following(which(is("\n")))
+  open_at <- following(which(opens))
+  close_at <- following(which(closes))
+  backslash_at <- following(which(is("\\")))
+  dollar_at <- following(which(is("$")))
+  quote_at <- lapply(c("'" = "'", "\"" = "\"", "`" = "`"), function(quote) following(which(is(quote))))
+  end_of_line <- function(at) newline_at[at]
+
+  piece <- function(from, behind) {
+    if (behind <= from) return("")
+    found <- rawToChar(raw[from:(behind - 1L)])
+    Encoding(found) <- "UTF-8"
+    found
+  }
+  starts <- function(at, codes) all(byte[at + seq_along(codes) - 1L] == codes)
+  fail <- function(at, what) {
+    line <- 1L + if (at > 1L) newlines[at - 1L] else 0L
+    sv__sql_stop("sv_script_error", sprintf("line %d: %s", line, what), what = what, line = line)
+  }
+  if (any(nul <- byte[here] == 0L)) fail(which(nul)[1L], "a NUL character cannot be part of a statement")
+  sv__check_utf8(raw)
+
+  delimiter <- ""
+  delimiter_codes <- delimiter_at <- integer()
+  tables <- list()  # by delimiter: a dump goes to and fro between two
+  set_delimiter <- function(new) {
+    if (is.null(tables[[new]])) {
+      codes <- utf8ToInt(new)
+      hits <- which(byte[here] == codes[1L])
+      for (ahead in seq_along(codes[-1L])) hits <- hits[byte[hits + ahead] == codes[ahead + 1L]]
+      tables[[new]] <<- following(hits)  # they may overlap, which gregexpr() would not find
+    }
+    delimiter <<- new
+    delimiter_codes <<- utf8ToInt(new)
+    delimiter_at <<- tables[[new]]
+  }
+
+  # Where the statements are; cut out at the end.
+  count <- 0L
+  from <- behinds <- integer(64L)
+  keep <- function(begin, behind) {
+    count <<- count + 1L
+    if (count > length(from)) {
+      from <<- c(from, integer(count))
+      behinds <<- c(behinds, integer(count))
+    }
+    from[count] <<- begin
+    behinds[count] <<- behind
+  }
+  trimmed <- function(begin, behind) {
+    while (behind > begin && white[behind - 1L]) behind <- behind - 1L
+    behind
+  }
+
+  # The client command that the text from `begin` is, as the client reads it; "" if it is SQL.
+  command_at <- function(begin, behind) {
+    letter <- byte[begin - 1L + 1:30] %in% c(65:90, 97:122, 95L)  # longer than any of them
+    ended <- begin + if (byte[begin] == 63L) 1L else match(FALSE, letter, nomatch = 31L) - 1L
+    if (ended == begin || ended > behind) return("")
+    if (ended < behind && !(byte[ended] %in% c(9L, 32L))) return("")
+    word <- tolower(piece(begin, ended))
+    if (word %in% sv__sql_commands$with_arguments) return(word)
+    if (!(word == "use" || word %in% sv__sql_commands$plain)) return("")
+    arguments <- solid_at[ended] < behind
+    if (arguments == (word == "use")) word else ""
+  }
+  refuse_command <- function(at, command) {
+    fail(at, sprintf("the client command %s is not SQL: leave it out", sv__sql_quoted(command)))
+  }
+  is_delimiter_word <- function(at) {
+    if (!(byte[at] %in% c(68L, 100L)) || !(white[at + 9L] || at + 9L > n)) return(FALSE)
+    at + 8L <= n && identical(tolower(piece(at, at + 9L)), "delimiter")
+  }
+  obey_delimiter <- function(at, behind) {
+    first <- solid_at[at + 9L]
+    behind <- trimmed(first, behind)
+    quote <- piece(first, min(first + 1L, behind))
+    last <- first
+    if (quote %in% names(quote_at)) {
+      first <- first + 1L
+      last <- min(quote_at[[quote]][first], behind)
+    } else {
+      while (last < behind && !white[last]) last <- last + 1L
+    }
+    new <- piece(first, last)
+    if (!nzchar(new)) fail(at, "DELIMITER must be followed by the delimiter, as in 'DELIMITER //'")
+    if (grepl("\\", new, fixed = TRUE)) fail(at, "a delimiter cannot contain a backslash")
+    if (any(charToRaw(new) > 0x7f)) fail(at, "the client never finds a delimiter that is not ASCII")
+    if (nchar(new) > 15L) fail(at, "a delimiter has at most 15 characters")  # the client would cut it silently
+    set_delimiter(new)
+  }
+
+  # Obey a client command on this line; where the line ends, or 0 if it is SQL.
+  command_line <- function(at) {
+    behind <- end_of_line(at)
+    if (is_delimiter_word(at)) {
+      obey_delimiter(at, behind)
+      return(behind)
+    }
+    command <- command_at(at, behind)
+    if (command == "") return(0L)
+    # The client, too, takes a line with a delimiter in it for SQL.
+    if (delimiter_at[at] + length(delimiter_codes) <= behind) return(0L)
+    if (grepl("\\g", piece(at, behind), fixed = TRUE, useBytes = TRUE)) return(0L)
+    if (command != "use") refuse_command(at, command)
+    keep(at, trimmed(at, behind))
+    behind
+  }
+
+  # DELIMITER behind something else on its line: the client obeys it if the old delimiter is there.
+  late_delimiter <- function(at) {
+    behind <- delimiter_at[at]
+    if (behind > n || newline_at[at] < behind) fail(at, "DELIMITER must stand at the start of its line")
+    next_begin <- behind + length(delimiter_codes)
+    obey_delimiter(at, behind)
+    next_begin
+  }
+
+  is_conditional <- function(at) byte[at + 2L] == 33L || (byte[at + 2L] == 77L && byte[at + 3L] == 33L)  # "!", "M!"
+
+  # The client's rules for what is in a comment: an end that has a "/*!" before it on its line belongs to that, so
+  # that part of a dump can be commented out; and so does one to a "/*!" before the comment.
+  end_of_comment <- function(opened, in_conditional = FALSE) {
+    to_star <- function(at) if (close_at[at] < newline_at[at]) close_at[at] + 1L else newline_at[at]
+    at <- opened + 2L
+    if (in_conditional) at <- to_star(at)
+    repeat {
+      closed <- close_at[at]
+      nested <- open_at[at]
+      if (closed > n) fail(opened, "the comment '/*' is not closed")
+      if (closed < nested) return(closed + 2L)
+      at <- if (byte[nested + 2L] == 33L) to_star(nested + 3L) else nested + 2L
+    }
+  }
+  end_of_string <- function(opened, quote) {
+    ends <- quote_at[[quote]]
+    at <- opened + 1L
+    escapes <- backslash_escapes && quote != "`"
+    while (escapes && backslash_at[at] < ends[at]) at <- min(backslash_at[at] + 2L, none)
+    if (ends[at] > n) {
+      what <- if (quote == "`") "quoted identifier" else "string"
+      fail(opened, sprintf("the %s that opens with %s is not closed", what, quote))
+    }
+    ends[at] + 1L
+  }
+  # MySQL 9 quotes with $$ and $tag$: where the opening one ends; 0 if it is none.
+  end_of_tag <- function(at) {
+    if (at > 1L) {
+      begin <- at - 1L
+      while (begin > 1L && bitwAnd(byte[begin], 0xC0L) == 0x80L) begin <- begin - 1L
+      if (byte[at - 1L] == 36L || sv__sql_is_word(piece(begin, at))) return(0L)
+    }
+    closed <- dollar_at[at + 1L]
+    if (closed > n || (closed > at + 1L && !sv__sql_is_word(piece(at + 1L, closed)))) 0L else closed + 1L
+  }
+  end_of_dollars <- function(opened, behind_tag) {
+    tag <- byte[opened:(behind_tag - 1L)]
+    at <- dollar_at[behind_tag]
+    while (at <= n && !starts(at, tag)) at <- dollar_at[at + 1L]
+    if (at > n) fail(opened, sprintf("the text that opens with %s is not closed", piece(opened, behind_tag)))
+    at + length(tag)
+  }
+
+  take <- function(begin, end, behind) {
+    end <- trimmed(begin, end)
+    if (end > begin) {
+      command <- command_at(begin, end)
+      if (!(command %in% c("", "help", "use"))) refuse_command(begin, command)
+      if (end - begin == 9L && tolower(piece(begin, end)) == "delimiter") obey_delimiter(begin, end)
+      keep(begin, end)
+    }
+    behind
+  }
+
+  # Take the statement that begins here; where the next may begin. Comments at its end are left out, those in it stay.
+  statement <- function(begin) {
+    at <- end <- begin
+    conditional <- 0L  # where the "/*!" that is open began
+    nesting <- 0L  # where its first line ends
+    repeat {
+      special <- min(special_at[at], delimiter_at[at])
+      if (special > n) break
+      if (solid_at[at] < special) end <- special
+      code <- byte[special]
+      if (code == 92L) {  # a backslash
+        follows <- byte[special + 1L]
+        if (conditional == 0L && follows %in% c(103L, 71L)) return(take(begin, end, special + 2L))  # \g, \G
+        # \N is a value; mariadb-dump begins with /*M!999999\- enable the sandbox mode */
+        if (!(follows == 78L || (conditional > 0L && follows == 45L))) {
+          last <- min(special + 2L, none)
+          while (last <= n && bitwAnd(byte[last], 0xC0L) == 0x80L) last <- last + 1L
+          refuse_command(special, piece(special, last))
+        }
+        at <- end <- special + 2L
+      } else if (delimiter_at[special] == special) {
+        if (conditional > 0L) {
+          fail(conditional,
+               sprintf("the comment '/*!' is not closed before the delimiter %s", sv__sql_quoted(delimiter)))
+        }
+        return(take(begin, end, special + length(delimiter_codes)))
+      } else if (code %in% c(39L, 34L, 96L)) {
+        at <- end <- end_of_string(special, intToUtf8(code))
+      } else if (code == 36L) {
+        behind_tag <- end_of_tag(special)
+        at <- end <- if (behind_tag > 0L) end_of_dollars(special, behind_tag) else special + 1L
+      } else if (code == 35L || code == 45L) {
+        at <- end_of_line(special)
+      } else if (code == 47L && byte[special + 2L] == 43L) {
+        at <- end <- end_of_comment(special)  # a hint
+      } else if (code == 47L && !is_conditional(special)) {
+        if (special < nesting && conditional > 0L) {
+          at <- end <- end_of_comment(special, in_conditional = TRUE)
+          conditional <- 0L
+        } else {
+          at <- end_of_comment(special)
+        }
+      } else if (code == 47L) {
+        conditional <- special
+        nesting <- if (byte[special + 2L] == 77L) 0L else end_of_line(special)
+        at <- end <- special + 2L
+      } else if (conditional == 0L) {
+        at <- end <- special + 1L  # a star: the slash may open a comment, as in 2*/* two */2
+      } else {
+        conditional <- 0L
+        at <- end <- special + 2L
+      }
+    }
+    if (solid_at[at] <= n) end <- none
+    if (conditional > 0L) fail(conditional, "the comment '/*!' is not closed")
+    if (delimiter != ";") {
+      fail(begin, sprintf("the last statement does not end with its delimiter %s", sv__sql_quoted(delimiter)))
+    }
+    take(begin, end, none)
+  }
+
+  set_delimiter(";")
+  fresh <- TRUE  # nothing but white space so far on this line
+  at <- 1L
+  while (at <= n) {  # over one thing between statements, or one statement
+    if (white[at]) {
+      solid <- solid_at[at]
+      fresh <- fresh || newline_at[at] < solid
+      at <- solid
+      next
+    }
+    if (fresh && (behind <- command_line(at)) > 0L) {
+      at <- behind
+      next
+    }
+    fresh <- FALSE
+    at <- if (is_delimiter_word(at)) {
+      late_delimiter(at)
+    } else if (delimiter_at[at] == at) {
+      at + length(delimiter_codes)
+    } else if (byte[at] == 35L || (byte[at] == 45L && byte[at + 1L] == 45L)) {  # here "--" alone is a comment, too
+      end_of_line(at)
+    } else if (byte[at] == 47L && byte[at + 1L] == 42L && !is_conditional(at)) {
+      end_of_comment(at)
+    } else {
+      statement(at)
+    }
+  }
+  found <- seq_len(count)
+  text <- vapply(found, function(one) piece(from[one], behinds[one]), "")
+  list(text = text, line = 1L + c(0L, newlines)[from[found]])
+}
+
+# The client's own commands: those that mean nothing to a server.
+sv__sql_commands <- list(
+  plain = strsplit(paste("clear edit ego exit go nopager notee nowarning print quit rehash resetconnection sandbox",
+                         "ssl_session_data_print status warnings"), " ")[[1L]],
+  with_arguments = strsplit("? charset connect help pager prompt query_attributes source system tee", " ")[[1L]]
+)
+
+# The bytes of a script without a byte order mark, lines ending in LF.
+sv__sql_bytes <- function(text) {
+  if (is.character(text) && length(text) == 1L && !is.na(text)) {
+    if (Encoding(text) == "latin1") text <- enc2utf8(text)
+    text <- charToRaw(text)  # any other is taken for what it is in UTF-8, also where the locale is "C"
+  }
+  if (!is.raw(text)) stop("a script is one string, or the bytes of one")
+  if (length(text) >= 3L && all(text[1:3] == as.raw(c(0xef, 0xbb, 0xbf)))) text <- text[-(1:3)]
+  if (length(text) > 1L) text <- text[!(text == 0x0d & c(text[-1L], as.raw(0L)) == 0x0a)]
+  text
+}
+
+# Stop with an sv_script_error unless the bytes are UTF-8.
+sv__check_utf8 <- function(raw) {
+  raw <- raw[raw != 0x00]  # which R has in no string, and which is another mistake
+  if (validUTF8(rawToChar(raw))) return(invisible())
+  lines <- strsplit(rawToChar(raw), "\n", fixed = TRUE, useBytes = TRUE)[[1L]]
+  line <- which(!validUTF8(lines))[1L]
+  sv__sql_stop("sv_script_error", sprintf("line %d: not UTF-8: save it as UTF-8", line),
+              what = "not UTF-8: save it as UTF-8", line = line)
+}
+
+# Whether it is one word or part of one: letters of any script, digits and _.
+sv__sql_is_word <- function(text) {
+  if (grepl("^[A-Za-z0-9_]+\\z", text, perl = TRUE, useBytes = TRUE)) return(TRUE)
+  any(charToRaw(text) > 0x7f) && grepl("(*UCP)^\\w+\\z", text, perl = TRUE)
+}
+
+# In quotes and on one line, for a message: as Python's repr().
+sv__sql_quoted <- function(text) {
+  for (escape in list(c("\\", "\\\\"), c("\n", "\\n"), c("\r", "\\r"), c("\t", "\\t"))) {
+    text <- gsub(escape[1L], escape[2L], text, fixed = TRUE)
+  }
+  characters <- strsplit(text, "")[[1L]]
+  for (one in which(grepl(sv__sql_unprintable, characters, perl = TRUE))) {
+    code <- utf8ToInt(characters[one])
+    form <- if (code < 0x100L) "\\x%02x" else if (code < 0x10000L) "\\u%04x" else "\\U%08x"
+    characters[one] <- sprintf(form, code)
+  }
+  text <- paste(characters, collapse = "")
+  if (!grepl("'", text, fixed = TRUE)) return(paste0("'", text, "'"))
+  if (!grepl("\"", text, fixed = TRUE)) return(paste0("\"", text, "\""))
+  paste0("'", gsub("'", "\\'", text, fixed = TRUE), "'")
+}
+sv__sql_unprintable <- "(*UCP)(?! )[\\p{C}\\p{Z}]"
 
 
 # ---- Migrations -----------------------------------------------------------------------------------------------------
+#
+# What every replica runs at its start, R and Python alike: one lock (GET_LOCK), one ledger (schema_version). The order,
+# the words and the fields are those of sharedvol.MigrationCoordinator.
+#
+#   status <- sv_migrate(function() DBI::dbConnect(RMySQL::MySQL(), host = "db", dbname = "shop", user = "app",
+#                                                  password = Sys.getenv("DB_PASSWORD")),
+#                        "migrations", "shop_migration")
+#
+# Made for any DBI driver of MySQL and MariaDB, tested with RMySQL 0.10.25 on libmariadb 10.11. What to know of it:
+# - MySQL 9 has only caching_sha2_password. libmariadb brings it as a plugin (Debian: in the package libmariadb3), and
+#   was seen to log in over TCP with a password and without TLS: it asks the server for its RSA key. Somebody in between
+#   could give a key of his own: on a network that is not yours, use TLS (an option file in `default.file`).
+# - It reads rows as they arrive, and says of an error among them nothing but a warning, or nothing; and of one in a
+#   later result of a CALL only to who asks for that result. So all results are read, and asked for their errors.
+# - It sends a statement as it is: %, ? and :name mean nothing. RMariaDB is told `immediate`, or it would prepare it.
+# - It waits for an answer for ever. A limit, if any, belongs into `connect`, and must exceed the longest statement.
+#
+# What R does not do: it marks no progress. A file that stopped half-way in R is run from its first statement again by
+# the next replica, R or Python, so write files that can be, or of one DDL statement each: MySQL commits each DDL by
+# itself. Nor does it go on with a file that stopped half-way in Python: it refuses, and says who can.
+
+# Apply what is pending, or wait until another replica has.
+#   connect: a function that gives a new DBI connection with a default schema; it is closed here.
+#   directory: where the *.sql files are.
+#   lock_name: the lock's name on the server, the same literal for all replicas; in lower case: MariaDB tells a from A.
+#   timeout: seconds to wait for another replica; Inf for ever.
+#   expected_latest, expected_min_count, allow_empty: what the directory must hold.
+#   renames: list("old.sql" = "new.sql"): the row follows the file, which is not run again.
+#   log: called with a line of text now and then.
+#   allow_unsafe: go on where the server's lock may not keep other replicas out (a cluster, a pooler).
+# Returns the status: when it returns, nothing is pending. Else stops with an sv_migration_failed whose $status says
+# truthfully what was applied before; it is one of these, too: sv_manifest_error, sv_database_error, sv_lock_timeout,
+# sv_lock_error, sv__lock_lost, sv_ledger_error, sv_half_applied, sv_statement_failed. Let the process end then.
+sv_migrate <- function(connect, directory, lock_name, timeout = 30, expected_latest = NULL, expected_min_count = NULL,
+                       allow_empty = FALSE, renames = list(), log = message, allow_unsafe = FALSE) {
+  stopifnot(
+    is.function(connect), is.function(log),
+    is.character(directory), length(directory) == 1L, !is.na(directory),
+    is.character(lock_name), length(lock_name) == 1L, !is.na(lock_name), nzchar(lock_name),
+    is.numeric(timeout), length(timeout) == 1L, !is.na(timeout), timeout >= 0
+  )
+  run <- new.env()
+  run$options <- list(
+    directory = directory, lock_name = sv__utf8(lock_name), timeout = timeout, expected_latest = expected_latest,
+    expected_min_count = expected_min_count, allow_empty = allow_empty, renames = sv__last_names(renames),
+    allow_unsafe = allow_unsafe
+  )
+  run$log <- log
+  run$status <- sv__status()
+  tryCatch(
+    sv__run_migrations(run, connect),
+    error = function(error) {
+      told <- conditionMessage(error)
+      applied <- run$status$filenames
+      if (length(applied)) told <- sprintf("%s; applied by this run before: %s", told, paste(applied, collapse = ", "))
+      sv__note(run, state = "failed", error = told, last_run = sv__now(), activity = NA_character_)
+      classes <- setdiff(class(error), c("sv_error", "simpleError", "error", "condition"))
+      sv__sql_stop(c(classes, "sv_migration_failed"), told, status = sv__told(run), parent = error)
+    }
+  )
+  sv__told(run)
+}
+
+sv__run_migrations <- function(run, connect) {
+  options <- run$options
+  files <- sv__migration_files(options$directory)
+  manifest <- sv__manifest(names(files), options)
+  sv__note(run, total_migrations = length(files), manifest = manifest$manifest)
+  if (!is.null(manifest$error)) sv__sql_stop("sv_manifest_error", manifest$error)
+
+  session <- sv__session(connect)
+  on.exit(sv__db_close(session$con), add = TRUE)  # which frees the lock, behind a ROLLBACK of what is open
+  survey <- sv__look(run, session, names(files))
+  if (length(survey$pending)) {
+    sv__take_lock(run, session)
+    sv__note(run, lock_acquired = TRUE, state = "migrating", activity = "looking again, with the lock")
+    survey <- sv__look(run, session, names(files))  # what was seen before the lock may have changed since
+    if (length(survey$pending)) {
+      tryCatch(sv__apply_pending(run, session, files, survey), error = function(error) {
+        # Say truthfully what is pending, if the database still answers. What is open must not count as done.
+        try(sv__db_run(session$con, "ROLLBACK"), silent = TRUE)
+        try(sv__db_run(session$con, "UNLOCK TABLES"), silent = TRUE)
+        try(sv__look(run, session, names(files)), silent = TRUE)
+        stop(error)
+      })
+      survey <- sv__look(run, session, names(files))
+    } else {
+      run$log("another replica has migrated the database while this one waited")
+    }
+    sv__release_lock(run, session)
+  } else {
+    sv__note(run, fast_path = TRUE)
+  }
+  if (length(survey$pending)) {
+    sv__sql_stop("sv_ledger_error", paste("still pending after the run:", paste(survey$pending, collapse = ", ")))
+  }
+  sv__note(run, state = survey$state, last_run = sv__now(), activity = NA_character_)
+}
+
+# -- What is known: the status
+
+# The fields of a status, in Python's order. What is not there is NA, which JSON has as null.
+sv__status <- function() {
+  list(
+    pending_migrations = 0L, total_migrations = 0L, last_run = sv__now(), newly_applied = 0L, filenames = character(),
+    fast_path = FALSE, lock_acquired = FALSE, manifest = NA, state = "unknown", pending = character(),
+    ahead = character(), drifted = character(), half_applied = list(), lock_name = NA_character_, lock_holder = NA,
+    waited = 0, activity = NA_character_
+  )
+}
+
+sv__note <- function(run, ...) run$status[names(list(...))] <- list(...)
+
+# The status as it is given away; with what sv_readiness() needs to look again.
+sv__told <- function(run) structure(run$status, look = run$options)
+
+sv__now <- function() format(Sys.time(), "%Y-%m-%dT%H:%M:%OS3+00:00", tz = "UTC")
+
+# -- The files
+
+# What is in the files, by their names, in the order of the names' bytes: list(name = list(path, bytes)). Read once, and
+# all of them before anything is run: a file that changes later does not matter.
+sv__migration_files <- function(directory) {
+  if (!dir.exists(directory)) {
+    sv__sql_stop("sv_manifest_error", sprintf("Migrations directory does not exist: %s", directory))
+  }
+  if (file.access(directory, 4L) != 0L || file.access(directory, 1L) != 0L) {  # list.files() would find it empty
+    sv__sql_stop("sv_manifest_error", sprintf("cannot read the migrations directory %s", sv__sql_quoted(directory)))
+  }
+  found <- list.files(directory)  # without those that begin with a dot
+  found <- found[grepl("[.]sql$", found, useBytes = TRUE)]
+  names <- sv__utf8(found)
+  for (one in which(!validUTF8(names))) {
+    sv__sql_stop("sv_manifest_error", sprintf(
+      "the name of '%s' is not UTF-8, and the ledger is: rename the file",
+      file.path(directory, iconv(found[one], "UTF-8", "UTF-8", sub = "byte"))
+    ))
+  }
+  ordered <- order(names, method = "radix")  # by bytes: any other way asks the locale
+  files <- Map(function(path, name) {
+    if (nchar(name, "chars") > 255L || grepl(sv__sql_unprintable, name, perl = TRUE)) {
+      sv__sql_stop("sv_manifest_error", sprintf(
+        "the ledger cannot hold the name %s: 255 printable characters at most; rename the file", sv__sql_quoted(name)
+      ))
+    }
+    list(path = path, bytes = sv__read_migration(path))
+  }, file.path(directory, found[ordered]), names[ordered])
+  stats::setNames(files, names[ordered])
+}
+
+sv__read_migration <- function(path) {
+  info <- file.info(path, extra_cols = FALSE)
+  # To open a FIFO would wait for ever. R does not tell what it is, but all of those have the size 0.
+  irregular <- isTRUE(info$isdir) || (identical(info$size, 0) && system2("test", c("-f", shQuote(path))) != 0L)
+  if (irregular) {
+    sv__sql_stop("sv_manifest_error", sprintf(
+      "%s is not a regular file: move it elsewhere or give it another suffix", sv__sql_quoted(sv__utf8(path))
+    ))
+  }
+  failed <- function(condition) {
+    sv__sql_stop("sv_manifest_error", sprintf(
+      "cannot read the migration %s: %s", sv__sql_quoted(sv__utf8(path)), conditionMessage(condition)
+    ))
+  }
+  bytes <- tryCatch({
+    input <- file(path, "rb")
+    on.exit(close(input))
+    parts <- list()
+    while (length(part <- readBin(input, "raw", 1048576L))) parts[[length(parts) + 1L]] <- part
+    as.raw(unlist(parts))
+  }, error = failed, warning = failed)
+  tryCatch(sv__check_utf8(bytes), sv_script_error = function(error) {
+    sv__sql_stop("sv_manifest_error", sprintf("%s, %s", sv__sql_quoted(sv__utf8(path)), conditionMessage(error)))
+  })
+  bytes
+}
+
+# The statements of a file that was read: list(text, line).
+sv__file_statements <- function(file, backslash_escapes) {
+  tryCatch(sv__parse_sql(file$bytes, backslash_escapes), sv_script_error = function(error) {
+    sv__sql_stop("sv_manifest_error", sprintf("%s, %s", sv__sql_quoted(sv__utf8(file$path)), conditionMessage(error)))
+  })
+}
+
+# The names against what was expected of them: list(manifest, error); the words are an interface.
+sv__manifest <- function(names, options) {
+  count <- length(names)
+  latest <- if (count) names[count] else NA_character_
+  expected <- options$expected_latest
+  least <- options$expected_min_count
+  error <- if (!count && !options$allow_empty) {
+    sprintf("No migration files found in: %s", options$directory)
+  } else if (!is.null(expected) && !identical(latest, sv__utf8(expected))) {
+    sprintf("Expected latest migration mismatch: expected %s, found %s", expected, if (count) latest else "None")
+  } else if (!is.null(least) && count < least) {
+    sprintf("Migration file count too low: found %d, expected at least %d", count, as.integer(least))
+  }
+  manifest <- list(
+    ok = is.null(error), allowed_empty = options$allow_empty, count = count,
+    expected_latest = if (is.null(expected)) NA_character_ else expected, latest = latest
+  )
+  list(manifest = manifest, error = error)
+}
+
+# What each old name is called after all renames: a database may have missed the release of one.
+sv__last_names <- function(renames) {
+  if (!length(renames)) return(character())
+  given <- stats::setNames(sv__utf8(as.character(unlist(renames))), sv__utf8(names(renames)))
+  last <- given
+  for (old in names(given)) {
+    seen <- old
+    while (last[[old]] %in% names(given)) {
+      if (last[[old]] %in% seen) stop(sprintf("renames lead from '%s' back to '%s'", old, last[[old]]))
+      seen <- c(seen, last[[old]])
+      last[[old]] <- given[[last[[old]]]]
+    }
+  }
+  last
+}
+
+# -- The connection
+
+# A session to look and to work on: list(con, home, id, mariadb, version, backslash_escapes). One connection does it
+# all: the lock belongs to its session, and is gone when that ends; so it is never replaced by another.
+sv__session <- function(connect) {
+  con <- tryCatch(connect(), error = function(error) {
+    sv__sql_stop("sv_database_error", paste("cannot connect to the database:", trimws(conditionMessage(error))),
+                code = NA_integer_, lost = TRUE)
+  })
+  if (!inherits(con, "DBIConnection")) stop("connect must give a new DBI connection, not a pool or an address")
+  tryCatch({
+    # Within a transaction the look with the lock would show what was there before the lock.
+    sv__db_run(con, "SET autocommit = 1")
+    sv__db_run(con, "SET NAMES utf8mb4")
+    about <- sv__db_rows(con, paste(
+      "SELECT CONVERT(DATABASE() USING utf8mb4), CAST(CONNECTION_ID() AS CHAR),",
+      "VERSION(), @@version_comment, @@SESSION.sql_mode"
+    ))
+    if (is.na(about[[1L]])) {
+      sv__sql_stop("sv_ledger_error", "the connection has no schema: name the database in connect")
+    }
+    list(
+      con = con, home = paste0("`", gsub("`", "``", about[[1L]], fixed = TRUE), "`"), id = about[[2L]],
+      mariadb = grepl("mariadb", paste(about[[3L]], about[[4L]]), ignore.case = TRUE), version = about[[3L]],
+      backslash_escapes = !grepl("NO_BACKSLASH_ESCAPES", about[[5L]], fixed = TRUE)
+    )
+  }, error = function(error) {
+    sv__db_close(con)
+    stop(error)
+  })
+}
+
+# Run one statement, read all of its results; how many rows the last one made or changed.
+sv__db_run <- function(con, text) {
+  changed <- NA_real_
+  sv__db_told(con, {
+    result <- sv__db_send(con, text)
+    repeat {
+      changed <- suppressWarnings(tryCatch(DBI::dbGetRowsAffected(result), error = function(error) NA_real_))
+      suppressWarnings(DBI::dbClearResult(result))  # which reads the rows that are left
+      sv__db_refuse_silence(con)
+      if (!inherits(con, "MySQLConnection") || !RMySQL::dbMoreResults(con)) break
+      result <- RMySQL::dbNextResult(con)
+    }
+  })
+  invisible(changed)
+}
+
+# The rows that a question gives, as a list of columns. Text is UTF-8.
+sv__db_rows <- function(con, text) {
+  rows <- sv__db_told(con, {
+    result <- sv__db_send(con, text)
+    # Of numbers that might not fit an integer RMySQL warns each time.
+    rows <- suppressWarnings(tryCatch(DBI::dbFetch(result, n = -1L), finally = DBI::dbClearResult(result)))
+    sv__db_refuse_silence(con)
+    rows
+  })
+  lapply(unname(as.list(rows)), function(column) if (is.character(column)) sv__utf8(column) else column)
+}
+
+sv__db_send <- function(con, text) {
+  if (inherits(con, "MariaDBConnection")) {
+    DBI::dbSendQuery(con, text, immediate = TRUE)  # else it is prepared: ? would mean something, and some cannot be
+  } else {
+    DBI::dbSendQuery(con, text)
+  }
+}
+
+# RMySQL tells of an error among the rows only if it is asked.
+sv__db_refuse_silence <- function(con) {
+  told <- sv__db_exception(con)
+  if (!is.null(told) && told$errorNum != 0) stop(told$errorMsg)
+}
+
+sv__db_exception <- function(con) {
+  told <- tryCatch(suppressWarnings(DBI::dbGetException(con)), error = function(error) NULL)
+  if (is.null(told$errorNum) || is.na(told$errorNum)) NULL else told
+}
+
+# Errors of the driver as sv_database_error: $code is the server's number or NA, $lost whether the connection is gone.
+sv__db_told <- function(con, work) {
+  tryCatch(work, error = function(error) {
+    told <- sv__db_exception(con)
+    words <- conditionMessage(error)
+    code <- suppressWarnings(as.integer(sub(".*\\[([0-9]+)\\]\\s*$", "\\1", words)))  # RMariaDB ends so
+    if (!is.null(told) && told$errorNum != 0) {
+      words <- told$errorMsg  # RMySQL's own are less: "error in getting next result set"
+      code <- as.integer(told$errorNum)
+    }
+    alive <- tryCatch({
+      result <- DBI::dbSendQuery(con, "SELECT 1")
+      DBI::dbClearResult(result)
+      TRUE
+    }, error = function(error) FALSE)
+    number <- if (is.na(code)) "" else sprintf(" (error %d)", code)
+    sv__sql_stop("sv_database_error", paste0(sv__utf8(words), number), code = code, lost = !alive)
+  })
+}
+
+sv__db_close <- function(con) {
+  try(suppressWarnings(for (result in DBI::dbListResults(con)) DBI::dbClearResult(result)), silent = TRUE)
+  try(suppressWarnings(DBI::dbDisconnect(con)), silent = TRUE)
+}
+
+# A string in SQL: without quotes, so that it means the same under each sql_mode; a literal, so that it takes on the
+# collation of what it is compared with.
+sv__sql_text <- function(text) {
+  if (!nzchar(text)) return("_utf8mb4 ''")
+  paste0("_utf8mb4 0x", paste(as.character(charToRaw(text)), collapse = ""))
+}
+
+# Take the bytes of strings for UTF-8, which they are wherever Latin-1 was not said: drivers and list.files() do not
+# mark what they give.
+sv__utf8 <- function(text) {
+  latin1 <- Encoding(text) == "latin1"
+  text[latin1] <- enc2utf8(text[latin1])
+  Encoding(text) <- "UTF-8"
+  text
+}
+
+# -- The lock
+
+# Take the lock, waiting for it on the server. GET_LOCK has three answers: 1 it is yours, 0 it is not, NULL it went
+# wrong. In slices: MariaDB answers NULL at once to a wait for ever, and who waits says for whom.
+sv__take_lock <- function(run, session) {
+  con <- session$con
+  options <- run$options
+  sv__check_lock_name(session, options$lock_name)
+  sv__note(run, lock_name = options$lock_name)
+  if (!options$allow_unsafe) sv__refuse_cluster(session, options$lock_name)
+  begun <- proc.time()[["elapsed"]]
+  waited <- slice <- 0  # the sum of what the server waited: a clock that is set does not matter
+  repeat {
+    granted_to <- sv__ask_for_lock(session, options$lock_name, slice)
+    if (!is.na(granted_to)) break
+    waited <- waited + slice
+    left <- options$timeout - waited
+    holder <- sv__lock_holder(con, options$lock_name)
+    sv__note(run, lock_holder = sv__holder_fields(holder), waited = round(waited, 3))
+    if (left <= 0) {
+      who <- if (is.null(holder)) "another process, thread or task" else sv__holder_words(holder)
+      tried <- if (options$timeout > 0) sprintf("gave up after %g s", options$timeout) else "not waiting"
+      sv__sql_stop(c("sv_lock_timeout", "sv_lock_error"), sprintf(
+        "lock %s is held by %s: %s; allow a longer timeout, or look for a holder that hangs",
+        sv__sql_quoted(options$lock_name), who, tried
+      ), holder = holder)
+    }
+    if (slice >= 1 || slice == 0) {
+      who <- if (is.null(holder)) "held by another process" else paste("held by", sv__holder_words(holder))
+      run$log(sprintf("waiting for lock %s, %s, for %.0f s so far", sv__sql_quoted(options$lock_name), who, waited))
+      sv__note(run, state = "waiting",
+              activity = sprintf("waiting for lock %s, %s", sv__sql_quoted(options$lock_name), who))
+    }
+    # Short at first, so that the first word of a holder is soon followed by a better one; a longer one keeps the
+    # place in the server's queue longer.
+    slice <- min(left, if (slice == 0) 1 else 5)
+    if (!session$mariadb) {  # MySQL rounds fractions
+      if (slice < 1) {
+        Sys.sleep(min(slice, 0.05))
+        waited <- waited + min(slice, 0.05) - 0.01
+        slice <- 0.01
+      } else {
+        slice <- floor(slice)
+      }
+    }
+  }
+  sv__note(run, lock_holder = NA, waited = round(proc.time()[["elapsed"]] - begun, 3))
+  now <- sv__db_rows(con, sprintf(
+    "SELECT CAST(IS_USED_LOCK(%s) AS CHAR), CAST(CONNECTION_ID() AS CHAR)", sv__sql_text(options$lock_name)
+  ))
+  if (!options$allow_unsafe && !identical(c(session$id, granted_to, now[[1L]]), rep(now[[2L]], 3L))) {
+    sv__sql_stop("sv_lock_error", sprintf(paste(
+      "lock %s would not be kept: something between us and the server shares connections (granted to connection %s,",
+      "first on %s, now on %s); connect to the server itself, or say allow_unsafe = TRUE; connection %s may still have",
+      "it"
+    ), sv__sql_quoted(options$lock_name), granted_to, session$id, now[[2L]], granted_to))
+  }
+}
+
+# Ask once; the connection that got the lock, or NA.
+sv__ask_for_lock <- function(session, lock_name, seconds) {
+  # Else MariaDB's limit for statements would end the wait, with the answer NULL.
+  unlimited <- if (session$mariadb) "SET STATEMENT max_statement_time = 0 FOR " else ""
+  sql <- sprintf("%sSELECT CAST(GET_LOCK(%s, %.3f) AS CHAR), CAST(CONNECTION_ID() AS CHAR)", unlimited,
+                 sv__sql_text(lock_name), seconds)
+  answer <- tryCatch(sv__db_rows(session$con, sql), sv_database_error = function(error) {
+    if (error$code %in% c(1213L, 3058L)) {  # ER_LOCK_DEADLOCK, ER_USER_LOCK_DEADLOCK
+      sv__sql_stop("sv_lock_error", sprintf("waiting for lock %s would never end: %s", sv__sql_quoted(lock_name),
+                                           conditionMessage(error)))
+    }
+    if (error$code %in% 1317L) {  # ER_QUERY_INTERRUPTED
+      sv__sql_stop("sv_lock_error", sprintf("lock %s: the wait was killed: %s", sv__sql_quoted(lock_name),
+                                           conditionMessage(error)))
+    }
+    if (error$code %in% 3024L) return(list("0", session$id))  # ER_QUERY_TIMEOUT, by MySQL's max_execution_time
+    stop(error)
+  })
+  if (is.na(answer[[1L]])) {
+    sv__sql_stop(c("sv_lock_error", "sv_database_error"), sprintf(
+      "lock %s: the server answered NULL: the wait was killed, or it has no memory left", sv__sql_quoted(lock_name)
+    ), code = NA_integer_, lost = FALSE)
+  }
+  if (answer[[1L]] == "1") answer[[2L]] else NA_character_
+}
+
+sv__release_lock <- function(run, session) {
+  sql <- sprintf("SELECT CAST(RELEASE_LOCK(%s) AS CHAR)", sv__sql_text(run$options$lock_name))
+  freed <- tryCatch(sv__db_rows(session$con, sql)[[1L]], sv_database_error = function(error) "0")
+  # What was done under it is not in doubt: each row of the ledger was written only with the lock.
+  if (!identical(freed, "1")) {
+    run$log(sprintf("lock %s was lost before it was released", sv__sql_quoted(run$options$lock_name)))
+  }
+}
+
+# Stop unless the lock is still ours.
+sv__check_lock <- function(run, session, what) {
+  sql <- sprintf("SELECT COALESCE(IS_USED_LOCK(%s) = CONNECTION_ID(), 0)", sv__sql_text(run$options$lock_name))
+  if (sv__db_rows(session$con, sql)[[1L]] != 1) sv__lock_lost(run, what)
+}
+
+sv__lock_lost <- function(run, what) {
+  sv__sql_stop(c("sv_lock_lost", "sv_lock_error"), sprintf(paste(
+    "the lock %s was lost before %s: the migration itself, or something else, released it, and another replica may",
+    "have it"
+  ), sv__sql_quoted(run$options$lock_name), what))
+}
+
+# Who has the lock: list(connection_id, user, host, seconds, doing); NULL if nobody has.
+sv__lock_holder <- function(con, lock_name) {
+  lock <- sv__sql_text(lock_name)
+  found <- tryCatch(sv__db_rows(con, sprintf(paste(
+    "SELECT CAST(ID AS CHAR), CONVERT(USER USING utf8mb4), CONVERT(HOST USING utf8mb4),",
+    "CAST(COALESCE(TIME, 0) AS CHAR), CONVERT(COALESCE(INFO, COMMAND) USING utf8mb4)",
+    "FROM information_schema.PROCESSLIST WHERE ID = IS_USED_LOCK(%s)"
+  ), lock)), sv_database_error = function(error) list(character()))  # who may not look still learns the number
+  if (length(found[[1L]])) {
+    return(list(connection_id = as.numeric(found[[1L]]), user = found[[2L]], host = found[[3L]],
+                seconds = as.numeric(found[[4L]]), doing = found[[5L]]))
+  }
+  number <- sv__db_rows(con, sprintf("SELECT CAST(IS_USED_LOCK(%s) AS CHAR)", lock))[[1L]]
+  if (is.na(number)) return(NULL)
+  list(connection_id = as.numeric(number), user = NA_character_, host = NA_character_, seconds = NA_real_,
+       doing = NA_character_)
+}
+
+# For a status: without the statement, which may hold secrets.
+sv__holder_fields <- function(holder) if (is.null(holder)) NA else holder[names(holder) != "doing"]
+
+sv__holder_words <- function(holder) {
+  if (is.na(holder$user)) return(sprintf("connection %.0f", holder$connection_id))
+  # One word of what it does: what follows may be a value.
+  word <- toupper(sub("^([A-Za-z]+)?.*", "\\1", gsub("[^ -~]", " ", holder$doing, useBytes = TRUE)))
+  doing <- if (nzchar(word)) sprintf(", %s for %.0f s", word, holder$seconds) else ""
+  sprintf("connection %.0f (%s from %s%s)", holder$connection_id, holder$user, holder$host, doing)
+}
+
+sv__check_lock_name <- function(session, lock_name) {
+  characters <- nchar(lock_name, "chars")
+  too_long <- if (session$mariadb) nchar(lock_name, "bytes") > 192L else characters > 64L
+  if (too_long) {
+    sv__sql_stop("sv_lock_error", sprintf("lock name %s is longer than the %s that %s takes: shorten it",
+                                         sv__sql_quoted(lock_name),
+                                         if (session$mariadb) "192 bytes" else "64 characters", session$version))
+  }
+  if (!session$mariadb && any(utf8ToInt(lock_name) > 0xffffL)) {
+    sv__sql_stop("sv_lock_error", sprintf("lock name %s has characters beyond U+FFFF, which %s takes in no name",
+                                         sv__sql_quoted(lock_name), session$version))
+  }
+}
+
+# The nodes of a cluster do not share named locks.
+sv__refuse_cluster <- function(session, lock_name) {
+  rows <- sv__db_rows(session$con, paste(
+    "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('wsrep_on', 'wsrep_cluster_name', 'group_replication_group_name')"
+  ))
+  known <- stats::setNames(as.list(rows[[2L]]), tolower(rows[[1L]]))
+  cluster <- if (isTRUE(toupper(known$wsrep_on) %in% c("ON", "1"))) {
+    sprintf("the server is a node of the Galera cluster %s", sv__sql_quoted(known$wsrep_cluster_name))
+  } else if (isTRUE(nzchar(known$group_replication_group_name))) {
+    sprintf("the server is a member of the replication group %s", sv__sql_quoted(known$group_replication_group_name))
+  }
+  if (is.null(cluster)) return(invisible())
+  sv__sql_stop("sv_lock_error", sprintf(paste(
+    "lock %s would not exclude others: %s, whose nodes do not share locks; let all replicas use one node and say",
+    "allow_unsafe = TRUE, or use another lock"
+  ), sv__sql_quoted(lock_name), cluster))
+}
+
+# -- The ledger
+
+# What is pending: list(pending, ahead, half, state, records). Changes nothing and creates nothing: an account that may
+# only read comes this far.
+sv__look <- function(run, session, names) {
+  records <- sv__read_ledger(session)
+  progress <- sv__read_progress(session)
+  renames <- run$options$renames
+  pending <- setdiff(names, records$applied)
+  due <- sv__due_renames(renames, names, c(records$all, progress$name))
+  if (length(pending) && is.null(progress)) {
+    sv__sql_stop("sv_ledger_error", paste(
+      "this account may not read the table sharedvol_migration, which tells how far the pending migrations got: grant",
+      "SELECT on it"
+    ))
+  }
+  begun <- which(!progress$applied & progress$started > 0)
+  known_as <- ifelse(progress$name[begun] %in% names(due), due[progress$name[begun]], progress$name[begun])
+  begun <- begun[known_as %in% pending]
+  half <- lapply(begun, function(one) {
+    list(
+      name = progress$name[one], statements = progress$statements[one], done = progress$done[one],
+      "next" = progress$done[one] + 1L, line = 0L, words = "",
+      error = progress$error[one],
+      obstacle = "a Python replica began it, and R does not go on in the middle of a file", can_resume = FALSE
+    )
+  })
+  renamed <- names(renames)[renames %in% names]
+  functions <- progress$name[progress$checksum == ""]  # applied by Python, and no files
+  ahead <- sort(setdiff(records$applied, c(names, renamed, functions)), method = "radix")
+  state <- if (length(pending)) "pending" else if (length(ahead)) "ahead" else "up_to_date"
+  sv__note(run, pending_migrations = length(pending), total_migrations = length(names), pending = pending,
+           ahead = ahead, half_applied = half)
+  list(pending = pending, half = half, state = state, due = due, records = records)
+}
+
+# The ledger: list(exists, applied, all). One that cannot be read is never taken for "nothing applied".
+sv__read_ledger <- function(session) {
+  table <- paste0(session$home, ".schema_version")  # in full: a migration may have said USE
+  tryCatch({
+    rows <- sv__db_rows(session$con, sprintf(
+      "SELECT CONVERT(filename USING utf8mb4), COALESCE(success <> 0, 0) FROM %s", table
+    ))
+    names <- as.character(rows[[1L]])
+    list(exists = TRUE, applied = names[rows[[2L]] == 1], all = names)
+  }, sv_database_error = function(error) {
+    if (error$code %in% 1146L) return(list(exists = FALSE, applied = character(), all = character()))
+    sv__unreadable(table, error)
+  })
+}
+
+# Python's own table: how far each file got there. NULL where this account may not read it.
+sv__read_progress <- function(session) {
+  table <- paste0(session$home, ".sharedvol_migration")
+  columns <- c("name", "checksum", "applied", "statements", "started", "done", "error")
+  rows <- tryCatch(sv__db_rows(session$con, sprintf(paste(
+    "SELECT CONVERT(filename USING utf8mb4), CONVERT(checksum USING utf8mb4), applied, statements, started, done,",
+    "CONVERT(error USING utf8mb4) FROM %s"
+  ), table)), sv_database_error = function(error) {
+    if (error$code %in% 1146L) return(list())  # no Python replica was ever here
+    if (error$code %in% c(1142L, 1143L)) return(NULL)
+    sv__unreadable(table, error)
+  })
+  if (is.null(rows)) return(NULL)
+  if (!length(rows) || !length(rows[[1L]])) rows <- rep(list(character()), length(columns))
+  progress <- stats::setNames(rows, columns)
+  for (column in c("statements", "started", "done")) progress[[column]] <- as.integer(progress[[column]])
+  progress$applied <- as.integer(progress$applied) == 1L
+  progress
+}
+
+sv__unreadable <- function(table, error) {
+  if (isTRUE(error$lost)) stop(error)
+  sv__sql_stop("sv_ledger_error", sprintf(
+    "cannot read the table %s, so what has been applied is not known and nothing is run: %s", table,
+    conditionMessage(error)
+  ))
+}
+
+# The renames to be made now: old names that are recorded, with the new names of their files.
+sv__due_renames <- function(renames, names, recorded) {
+  renames[names(renames) %in% recorded & renames %in% names & !(names(renames) %in% names)]
+}
+
+sv__create_ledger <- function(session) {
+  sql <- sprintf(paste(
+    "CREATE TABLE IF NOT EXISTS %s.schema_version (filename VARCHAR(255) NOT NULL PRIMARY KEY,",
+    "applied_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP, success BOOLEAN DEFAULT TRUE)"
+  ), session$home)
+  tryCatch(sv__db_run(session$con, sql), sv_database_error = function(error) {
+    if (error$lost) stop(error)
+    sv__sql_stop("sv_ledger_error", sprintf(paste(
+      "cannot make the table that records migrations: %s; grant CREATE to the account, or let another one run: %s"
+    ), conditionMessage(error), sql))
+  })
+}
+
+# Refuse names that the ledger's column cannot hold, or cannot tell apart: they would be run, and not be recorded.
+sv__refuse_clashes <- function(session, names) {
+  names <- sort(unique(names), method = "radix")
+  column <- sv__db_rows(session$con, sprintf("SHOW FULL COLUMNS FROM %s.schema_version WHERE Field = 'filename'",
+                                            session$home))
+  collation <- if (length(column) && length(column[[3L]])) column[[3L]] else NA
+  if (!length(names) || is.na(collation) || collation == "binary") return(invisible())
+  charset <- sub("_.*", "", collation)
+  literals <- vapply(names, sv__sql_text, "")
+  if (charset != "utf8mb4") {
+    table <- paste("SELECT", literals, "AS name,", seq_along(names), "AS number", collapse = " UNION ALL ")
+    unfit <- sv__db_rows(session$con, sprintf(paste(
+      "SELECT number FROM (%s) AS names",
+      "WHERE HEX(CONVERT(CONVERT(name USING %s) USING utf8mb4)) <> HEX(CONVERT(name USING utf8mb4))"
+    ), table, charset))[[1L]]
+    for (one in unfit) {
+      sv__sql_stop("sv_ledger_error", sprintf(paste(
+        "the ledger cannot hold the name %s, whose characters its column does not have: rename the file, or give the",
+        "column the character set utf8mb4"
+      ), sv__sql_quoted(names[one])))
+    }
+  }
+  table <- paste0("SELECT CONVERT(", literals, " USING ", charset, ") COLLATE ", collation, " AS name, ",
+                  seq_along(names), " AS number", collapse = " UNION ALL ")
+  pairs <- sv__db_rows(session$con, sprintf(
+    "SELECT MIN(number), MAX(number) FROM (%s) AS names GROUP BY name HAVING COUNT(*) > 1", table
+  ))
+  if (length(pairs[[1L]])) {
+    sv__sql_stop("sv_ledger_error", sprintf(paste(
+      "the ledger cannot tell %s from %s: its column compares without case or accents, so the second would be run and",
+      "not be recorded; rename one of them, or say so in renames"
+    ), sv__sql_quoted(names[pairs[[1L]][1L]]), sv__sql_quoted(names[pairs[[2L]][1L]])))
+  }
+}
+
+# Write to the ledger, in one statement with the question for the lock. `sql` ends where a condition may follow.
+sv__write_ledger <- function(run, session, sql, what) {
+  fenced <- sprintf("%s IS_USED_LOCK(%s) = CONNECTION_ID()", sql, sv__sql_text(run$options$lock_name))
+  changed <- tryCatch(sv__db_run(session$con, fenced), sv_database_error = function(error) {
+    if (error$lost) {
+      error$message <- sprintf("the connection was lost while %s: the next start will see whether it was: %s", what,
+                               conditionMessage(error))
+      stop(error)
+    }
+    sv__sql_stop("sv_ledger_error", paste("cannot write the ledger:", conditionMessage(error)))
+  })
+  if (!isTRUE(changed >= 1)) sv__lock_lost(run, sprintf("the end of: %s", what))
+}
+
+# -- Applying
+
+sv__apply_pending <- function(run, session, files, survey) {
+  sv__refuse_half(survey$half)
+  # All of them, before anything is changed: a mistake in the last one must not leave half a release.
+  scripts <- lapply(files[survey$pending], sv__file_statements, session$backslash_escapes)
+  if (!survey$records$exists) sv__create_ledger(session)  # who may not create can still migrate what it may
+  sv__refuse_clashes(session, setdiff(c(names(files), survey$records$all), names(survey$due)))
+  for (old in names(survey$due)) sv__rename(run, session, old, survey$due[[old]])
+  survey <- sv__look(run, session, names(files))
+  settings <- sv__session_settings(session)
+  for (name in survey$pending) {
+    number <- match(name, survey$pending)
+    sv__note(run, activity = sprintf("migration %d of %d: %s", number, length(survey$pending), name))
+    # Asked here and not between the statements, where ROW_COUNT() or LAST_INSERT_ID() would see the question.
+    sv__check_lock(run, session, sprintf("%s could begin", sv__sql_quoted(name)))
+    begun <- proc.time()[["elapsed"]]
+    sv__run_file(session, name, scripts[[name]])
+    sv__settle(session, settings, scripts[[name]]$text)
+    sv__record(run, session, name, name %in% survey$records$all)
+    sv__note(run, newly_applied = run$status$newly_applied + 1L, filenames = c(run$status$filenames, name),
+            pending = setdiff(run$status$pending, name), pending_migrations = run$status$pending_migrations - 1L)
+    run$log(sprintf("migration %s applied: %d statements in %.3f s", name, length(scripts[[name]]$text),
+                    proc.time()[["elapsed"]] - begun))
+  }
+}
+
+# A file that a Python replica began and did not end: run from the start, its first statements would be done twice.
+sv__refuse_half <- function(half) {
+  if (!length(half)) return(invisible())
+  one <- half[[1L]]
+  error <- if (is.na(one$error)) "" else sprintf("; it failed with: %s", one$error)
+  sv__sql_stop("sv_half_applied", sprintf(paste0(
+    "half-applied migration %s: %d of %d statements are done%s; %s. Start a Python replica, or run `sharedvol migrate ",
+    "run` with the same --lock-name: it goes on behind them, or says what to look at. Or undo by hand what it did and ",
+    "delete its row from sharedvol_migration: then it is run from its start"
+  ), one$name, one$done, one$statements, error, one$obstacle), half_applied = half)
+}
+
+sv__rename <- function(run, session, old, new) {
+  records <- sv__read_ledger(session)  # anew: two old names may have come to one new one
+  if (!(old %in% records$all)) return(invisible())
+  table <- paste0(session$home, ".schema_version")
+  sql <- if (new %in% records$all) {
+    sprintf("DELETE FROM %s WHERE filename = %s AND", table, sv__sql_text(old))
+  } else {
+    sprintf("UPDATE %s SET filename = %s WHERE filename = %s AND", table, sv__sql_text(new), sv__sql_text(old))
+  }
+  sv__write_ledger(run, session, sql, sprintf("renaming %s to %s", sv__sql_quoted(old), sv__sql_quoted(new)))
+  run$log(sprintf("migration %s is now %s", old, new))
+}
+
+# The row says that the file ended: only success is ever written.
+sv__record <- function(run, session, name, has_row) {
+  table <- paste0(session$home, ".schema_version")
+  sql <- if (has_row) {  # with success = FALSE
+    sprintf("UPDATE %s SET success = TRUE, applied_at = CURRENT_TIMESTAMP WHERE filename = %s AND", table,
+            sv__sql_text(name))
+  } else {
+    sprintf("INSERT INTO %s (filename, success) SELECT %s, TRUE FROM DUAL WHERE", table, sv__sql_text(name))
+  }
+  sv__write_ledger(run, session, sql, sprintf("recording %s", sv__sql_quoted(name)))
+}
+
+sv__run_file <- function(session, name, script) {
+  total <- length(script$text)
+  for (number in seq_len(total)) {
+    tryCatch(sv__db_run(session$con, script$text[number]), sv_database_error = function(error) {
+      words <- regmatches(script$text[number], regexpr("^[A-Za-z_]+(\\s+`?[A-Za-z_][A-Za-z0-9_$]*`?){0,2}",
+                                                       script$text[number]))  # no more: what follows may be a value
+      then <- if (error$lost) {
+        "the connection is gone, and the lock with it; whether the statement was done is not known"
+      } else {
+        "what it did before it failed may remain"
+      }
+      before <- if (number > 1L) sprintf("; the %d before it are done", number - 1L) else ""
+      sv__sql_stop(c("sv_statement_failed", "sv_database_error"), sprintf(
+        paste0("%s: statement %d of %d (line %d, %s) failed: %s; %s%s; look at the database: the next start runs the ",
+               "file from its first statement again"),
+        name, number, total, script$line[number], if (length(words)) words else "statement", conditionMessage(error),
+        then, before
+      ), code = error$code, lost = error$lost, migration = name, statement = number)
+    })
+  }
+}
+
+# End what the file left open and undo its settings, before the ledger and the next file.
+sv__settle <- function(session, settings, texts) {
+  con <- session$con
+  sv__db_run(con, "UNLOCK TABLES")
+  sv__db_run(con, "COMMIT")
+  sv__db_run(con, paste("USE", session$home))
+  sv__db_run(con, "SET NAMES utf8mb4")
+  used <- unique(unlist(regmatches(texts, gregexpr("(?<![@\\w`'\"])@`?[\\w$.]{1,64}", texts, perl = TRUE))))
+  tidy <- if (length(used)) paste("SET", paste0("@`", sub("^@`?", "", used), "` = NULL", collapse = ", "))
+  if (any(grepl("(?i)\\b(SET|CALL|EXECUTE)\\b|;", texts, perl = TRUE))) {  # nothing else sets anything
+    tidy <- c(tidy, "SET SESSION timestamp = DEFAULT")
+    now <- sv__session_settings(session)
+    for (name in names(now)[names(now) %in% names(settings)]) {
+      before <- settings[[name]]
+      if (identical(before, now[[name]])) next
+      number <- grepl("^-?[0-9]+([.][0-9]+)?$", before)
+      tidy <- c(tidy, sprintf("SET SESSION %s = %s", name, if (number) before else sv__sql_text(before)))
+    }
+  }
+  for (sql in tidy) {
+    tryCatch(sv__db_run(con, sql), sv_database_error = function(error) {
+      if (error$lost) stop(error)  # else it is not this account's to set: then the file did not set it either
+    })
+  }
+}
+
+sv__session_settings <- function(session) {
+  rows <- sv__db_rows(session$con, "SHOW SESSION VARIABLES")
+  volatile <- c("error_count", "identity", "in_transaction", "insert_id", "last_gtid", "last_insert_id", "rand_seed1",
+                "rand_seed2", "timestamp", "warning_count")
+  settings <- stats::setNames(as.list(rows[[2L]]), rows[[1L]])
+  settings[setdiff(names(settings), volatile)]
+}
 
 
 # ---- Readiness ------------------------------------------------------------------------------------------------------
+#
+# What /health/ready answers, as sharedvol.health does: the same fields with the same words. For plumber:
+#
+#   #* @get /health/ready
+#   #* @serializer unboxedJSON
+#   function(res) {
+#     report <- sv_readiness(status, connect)
+#     res$status <- report$code
+#     report$body
+#   }
+#
+# It asks the database each time: let a load balancer ask every few seconds, and let `connect` give up soon. The answer
+# holds error messages of the database: keep the path inside.
+
+# Whether the replica may serve: list(code = 200 or 503, body = list(...)).
+#   status: what sv_migrate() returned, or the $status of the condition it stopped with.
+#   connect: as for sv_migrate().
+# 200 when the database answers, nothing is pending and the manifest is as expected; else 503 with the reason
+# database_unavailable, migration_error or migrations_pending. Never stops for what it finds.
+sv_readiness <- function(status, connect) {
+  options <- attr(status, "look")
+  if (is.null(options)) stop("status must come from sv_migrate(): what it returned, or its condition's $status")
+  run <- new.env()
+  run$options <- options
+  run$status <- sv__status()
+  names <- tryCatch(names(sv__migration_files(options$directory)), sv_manifest_error = identity)
+  if (inherits(names, "condition")) {
+    return(sv__report(status, "migration_error", "unknown", conditionMessage(names)))
+  }
+  manifest <- sv__manifest(names, options)
+  sv__note(run, manifest = manifest$manifest)
+  if (!is.null(manifest$error)) {
+    status$manifest <- manifest$manifest
+    return(sv__report(status, "migration_error", "unknown", manifest$error))
+  }
+  found <- tryCatch({
+    session <- sv__session(connect)
+    on.exit(sv__db_close(session$con))
+    survey <- sv__look(run, session, names)
+    holder <- sv__lock_holder(session$con, options$lock_name)
+    sv__note(run, state = survey$state, lock_name = options$lock_name, lock_holder = sv__holder_fields(holder))
+    run$status
+  }, error = identity)
+  if (inherits(found, "sv_database_error")) {
+    return(sv__report(status, "database_unavailable", "unavailable", conditionMessage(found)))
+  }
+  if (inherits(found, "condition")) {
+    return(sv__report(status, "migration_error", "connected", conditionMessage(found)))
+  }
+  if (identical(status$state, "failed")) return(sv__report(status, "migration_error", "connected"))
+  if (length(found$pending)) return(sv__report(found, "migrations_pending", "connected"))
+  # What this replica's own run did, if that is still how things are; and who has the lock now.
+  if (!identical(status$state, found$state)) return(sv__report(found, NULL, "connected"))
+  status[c("lock_name", "lock_holder")] <- found[c("lock_name", "lock_holder")]
+  sv__report(status, NULL, "connected")
+}
+
+# An answer whose JSON is Python's: vectors that are arrays become lists, so that one name stays an array.
+sv__report <- function(status, reason, database, error = NULL) {
+  head <- list(status = if (is.null(reason)) "ready" else "not_ready")
+  if (!is.null(reason)) head$reason <- reason
+  fields <- unclass(status)
+  attr(fields, "look") <- NULL
+  for (name in c("filenames", "pending", "ahead", "drifted")) fields[[name]] <- as.list(fields[[name]])
+  if (!is.null(error)) fields$error <- error
+  list(
+    code = if (is.null(reason)) 200L else 503L,
+    body = c(head, list(database = database, timestamp = sv__now()), fields)
+  )
+}
