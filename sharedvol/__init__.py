@@ -32,7 +32,7 @@ from sharedvol.errors import (
     SharedVolError,
 )
 from sharedvol.identity import Identity, container_id, whoami, worker_token
-from sharedvol.locks import FileHolder, FileLock
+from sharedvol.locks import FileHolder, FileLock, Semaphore
 from sharedvol.paths import ParsedName, container_path, log_path, parse_name, unique_path
 from sharedvol.publish import publish, remove_stale_temporaries, stale_temporaries
 from sharedvol.volume import Membership, Replica, Volume
@@ -80,6 +80,7 @@ __all__ = [
     "Replica",
     "ReplicaAliveError",
     "ScriptError",
+    "Semaphore",
     "SharedVolError",
     "Volume",
     "container_id",

@@ -406,6 +406,8 @@ sv__check_lock_arguments <- function(timeout, shared, fenced, purpose) {
     "a shared lock has several holders, and so no fencing token"
   } else if (!is.character(purpose) || length(purpose) != 1L || is.na(purpose)) {
     "purpose must be one string"
+  } else if (nchar(sv__valid_utf8(purpose)) > 200L) {
+    "purpose has more than 200 characters"
   } else if (!requireNamespace("filelock", quietly = TRUE)) {
     "the package filelock is missing: install.packages(\"filelock\")"
   }
@@ -462,14 +464,25 @@ sv__take <- function(path, timeout, shared, mode) {
                "another name of the file, or by the parent that it was forked from: take it with sv_lock() alone")
     }
     if (identical(sv__descriptor_path(fd), path)) {
-      hold <- list(path = path, shared = shared, native = native, fd = fd, told = sv__kernel_says_locked(fd), count = 0)
-      sv__state$holds[[path]] <- list2env(hold, parent = emptyenv())
-      return(sv__state$holds[[path]])
+      return(sv__keep(path, shared, native, fd))
     }
     filelock::unlock(native) # deleted or replaced while we waited
     replaced <- replaced + 1
   }
   sv__lock_error(path, " is deleted or replaced again and again: find out by whom, and stop it")
+}
+
+# Remember the lock that filelock has just taken.
+sv__keep <- function(path, shared, native, fd) {
+  hold <- list2env(list(path = path, shared = shared, native = native, fd = fd, count = 0), parent = emptyenv())
+  hold$told <- sv__kernel_says_locked(fd)
+  others <- vapply(sv__state$holds, function(other) sv__inode(other$fd), "")
+  if (!hold$told && sv__inode(fd) %in% others[nzchar(others)]) {
+    # To the kernel it is one lock of this process, which ends when either descriptor is closed.
+    sv__lock_error(path, " is another name of a lock file that this process holds, and has lost by opening it again")
+  }
+  sv__state$holds[[path]] <- hold
+  hold
 }
 
 # filelock::lock(), which gives NULL where the time is over, without the descriptor that it leaks then.
@@ -556,9 +569,14 @@ sv__descriptors <- function() {
 
 sv__descriptor_path <- function(fd) Sys.readlink(file.path("/proc/self/fd", fd))
 
-sv__kernel_says_locked <- function(fd) {
-  lines <- tryCatch(suppressWarnings(readLines(file.path("/proc/self/fdinfo", fd))), error = function(e) character())
-  any(grepl("^lock:.* POSIX ", lines))
+# A file system that keeps locks by itself (some of FUSE) may not tell.
+sv__kernel_says_locked <- function(fd) any(grepl("^lock:.* POSIX ", sv__descriptor_lines(fd)))
+
+# Empty before Linux 5.14.
+sv__inode <- function(fd) c(grep("^ino:", sv__descriptor_lines(fd), value = TRUE), "")[1]
+
+sv__descriptor_lines <- function(fd) {
+  tryCatch(suppressWarnings(readLines(file.path("/proc/self/fdinfo", fd))), error = function(e) character())
 }
 
 # Those of `fds` that were opened by this path.
@@ -567,8 +585,10 @@ sv__named <- function(fds, path) fds[sv__descriptor_path(fds) %in% c(path, paste
 # The descriptor by which filelock has just locked `path`, or NULL where it opened none: it believed to have the lock.
 sv__new_descriptor <- function(path, before) {
   new <- setdiff(sv__descriptors(), before)
+  named <- sv__named(new, path)
   locked <- Filter(sv__kernel_says_locked, new)
-  found <- c(locked, sv__named(new, path)) # the second for a kernel that does not tell
+  # The second for a file system that does not tell, the third for a file that was renamed.
+  found <- c(intersect(named, locked), named, locked)
   if (length(found)) found[1]
 }
 
@@ -586,23 +606,26 @@ sv__uptime <- function() {
   as.numeric(sub(" .*", "", line))
 }
 
-# The next token of the lock `path`, which this process holds alone. See docs/protocol.md for the file. SIGKILL cannot
-# take back what was written; a power cut can, so every 10,000 tokens and after each boot it is synced, and a boot
-# goes on after all that the last one may have given.
+# The next token of the lock `path`, which this process holds alone. See docs/protocol.md for the file. SIGKILL takes
+# back nothing that was written; a power cut takes back what was not synced. So every 10,000 tokens a reservation is
+# synced, and the first token after another boot is above the last one. It is written without a boot first: were its
+# writer killed before the sync, the next holder would take it for one that is on the disk.
 sv__next_token <- function(path, mode) {
   boot <- sv__boot_id()
   last <- sv__read_token(path)
-  token <- if (is.null(last)) {
-    floor(as.numeric(Sys.time()) * 1e6) # a deleted file does not take tokens back
-  } else if (identical(last$boot, boot) && boot != "-") {
-    last$token + 1
-  } else {
-    max(last$token, last$reserved) + 1
+  if (is.null(last)) {
+    sv__create_token(path, floor(as.numeric(Sys.time()) * 1e6) - 1, mode) # a deleted file does not take tokens back
+    last <- sv__read_token(path)
   }
-  again <- is.null(last) || token > last$reserved || boot == "-" || !identical(last$boot, boot)
-  reserved <- if (again) token + 10000 else last$reserved
-  line <- charToRaw(sprintf(sv__token_format, token, reserved, boot))
-  if (is.null(last)) sv__create_token(path, line, mode) else sv__overwrite(sv__token_path(path), line, "token", again)
+  same_boot <- identical(last$boot, boot) && boot != "-"
+  token <- (if (same_boot) last$token else max(last$token, last$reserved)) + 1
+  if (same_boot && token <= last$reserved) {
+    sv__write_token(path, token, last$reserved, boot)
+  } else {
+    sv__write_token(path, token, token + 10000, "-", sync = TRUE)
+    if (!same_boot) sv__token_step(path, sv__sync(dirname(path))) # its maker may have been killed before that
+    if (boot != "-") sv__write_token(path, token, token + 10000, boot)
+  }
   token
 }
 
@@ -619,9 +642,9 @@ sv__read_token <- function(path) {
   line <- if (!sv__is_link(file) && identical(file.size(file), as.numeric(size))) {
     tryCatch(rawToChar(sv__read(file, size)), error = function(e) "")
   }
-  words <- if (!is.null(line)) sv__groups("\\Asharedvol-token 1 ([0-9]{19}) ([0-9]{19}) ([0-9a-f-]+) *\\n\\z", line)
+  words <- if (!is.null(line)) sv__groups("\\Asharedvol-token 1 ([0-9]{19}) ([0-9]{19}) ([!-~]{1,36}) *\\n\\z", line)
   numbers <- suppressWarnings(as.numeric(words[1:2]))
-  if (is.null(words) || any(numbers > 2^53 - 20000)) {
+  if (is.null(words) || any(numbers > 2^53 - 1 - 20000)) {
     sv__stop("sv_lock_error", "token file ", sv__quote(file), " is damaged: remove it while nobody holds the lock; ",
              "the next holder's token is made from the clock")
   }
@@ -630,34 +653,38 @@ sv__read_token <- function(path) {
 
 sv__boot_id <- function() {
   id <- tryCatch(suppressWarnings(readLines("/proc/sys/kernel/random/boot_id", n = 1L)), error = function(e) "-")
-  if (sv__matches("\\A[0-9a-f-]{1,36}\\z", id)) id else "-"
+  if (sv__matches("\\A[!-~]{2,36}\\z", id)) id else "-"
 }
 
-sv__create_token <- function(path, line, mode) {
+sv__create_token <- function(path, token, mode) {
   file <- sv__token_path(path)
   temporary <- sv__temporary(path, ".sharedvol-tmp")
   on.exit(unlink(temporary, expand = FALSE))
-  done <- tryCatch({
-    sv__write(temporary, line, "wb")
-    Sys.chmod(temporary, mode, use_umask = FALSE) && sv__sync(temporary) && file.link(temporary, file) &&
-      sv__sync(dirname(file))
-  }, warning = identity, error = identity)
-  if (!isTRUE(done)) sv__stop_token(file, done)
+  line <- charToRaw(sprintf(sv__token_format, token, token, "-"))
+  sv__token_step(path, sv__write(temporary, line, "wb"))
+  sv__token_step(path, identical(sv__read(temporary, length(line)), line))
+  sv__token_step(path, Sys.chmod(temporary, mode, use_umask = FALSE))
+  sv__token_step(path, sv__sync(temporary))
+  sv__token_step(path, file.link(temporary, file))
+  sv__token_step(path, sv__sync(dirname(file)))
 }
 
-# Write `bytes` over the beginning of a file, with one write(2). Where that fails R does not say so: it is read again.
-sv__overwrite <- function(file, bytes, what, sync) {
-  done <- tryCatch({
-    sv__write(file, bytes, "r+b")
-    identical(sv__read(file, length(bytes)), bytes) && (!sync || sv__sync(file, data = TRUE))
-  }, warning = identity, error = identity)
-  if (!isTRUE(done)) sv__stop_token(file, done)
+# In place, with one write(2). Where that fails R does not say so: it is read again.
+sv__write_token <- function(path, token, reserved, boot, sync = FALSE) {
+  file <- sv__token_path(path)
+  line <- charToRaw(sprintf(sv__token_format, token, reserved, boot))
+  sv__token_step(path, sv__write(file, line, "r+b"))
+  sv__token_step(path, identical(sv__read(file, length(line)), line))
+  if (sync) sv__token_step(path, sv__sync(file, data = TRUE))
 }
 
-sv__stop_token <- function(file, why) {
-  why <- if (inherits(why, "condition")) conditionMessage(why) else "the disk took only a part of it"
-  sv__stop("sv_lock_error", "cannot write ", sv__quote(file), ": ", why, "; there is no token without it: give this ",
-           "user write permission on it and on its directory, or free some space")
+# `expr`, with a warning or FALSE as an error.
+sv__token_step <- function(path, expr) {
+  why <- tryCatch(if (isFALSE(expr)) "the disk did not take it", warning = conditionMessage, error = conditionMessage)
+  if (is.character(why)) {
+    sv__stop("sv_lock_error", "cannot write ", sv__quote(sv__token_path(path)), ": ", why, "; there is no token ",
+             "without it: give this user write permission on it and on its directory, or free some space")
+  }
 }
 
 # Say in the holder file who holds the lock, and lock that file, too: what a reader finds in it is of a living holder
@@ -666,7 +693,7 @@ sv__write_holder <- function(hold, mode, purpose) {
   file <- paste0(hold$path, ".holder")
   hold$holder <- tryCatch({
     sv__make_lock_file(file, mode)
-    sv__write(file, sv__holder_record(hold$token, purpose), "r+b")
+    sv__write(file, sv__holder_record(hold$token, purpose), if (file.size(file) > 1024) "wb" else "r+b")
     before <- sv__descriptors()
     sv__wait(file, FALSE, 0, before)
   }, warning = function(e) NULL, error = function(e) NULL)
@@ -674,16 +701,19 @@ sv__write_holder <- function(hold, mode, purpose) {
 
 # One JSON object, padded to 1,023 bytes, and a newline.
 sv__holder_record <- function(token, purpose) {
-  purpose <- substr(iconv(enc2utf8(purpose), "UTF-8", "UTF-8", sub = "?"), 1L, 200L)
+  purpose <- sv__valid_utf8(purpose)
+  replica <- tryCatch(sv__json_string(sv_container_id()), sv_identity_error = function(e) "null")
   repeat {
     line <- sprintf('{"sharedvol":1,"token":%.0f,"since":%.6f,"replica":%s,"pid":%d,"worker":%s,"purpose":%s}', token,
-                    as.numeric(Sys.time()), sv__json_string(sv_container_id()), Sys.getpid(),
-                    sv__json_string(sv_worker_token()), sv__json_string(purpose))
+                    as.numeric(Sys.time()), replica, Sys.getpid(), sv__json_string(sv_worker_token()),
+                    sv__json_string(purpose))
     bytes <- charToRaw(line)
     if (length(bytes) <= 1023L) return(c(bytes, rep(charToRaw(" "), 1023L - length(bytes)), charToRaw("\n")))
-    purpose <- substr(purpose, 1L, nchar(purpose) - 8L)
+    purpose <- substr(purpose, 1L, nchar(purpose) - 1L)
   }
 }
+
+sv__valid_utf8 <- function(text) iconv(enc2utf8(text), "UTF-8", "UTF-8", sub = "?")
 
 sv__json_string <- function(text) {
   letters <- vapply(utf8ToInt(enc2utf8(text)), function(code) {

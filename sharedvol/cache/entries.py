@@ -41,6 +41,7 @@ HEADER_BYTES: Final = len(_MAGIC) + 1 + 65 + 21 + 21 + 2 * _DIGEST_BYTES + 1
 _TOUCH_SECONDS: Final = 60.0
 _CLOCK_SECONDS: Final = 1.0
 _CHUNK: Final = 1 << 20
+_FIRST_READ: Final = 1 << 16
 _MAX_READ: Final = 1 << 30  # Linux reads at most 0x7ffff000 bytes at once, see read(2)
 _UNUSABLE: Final = (errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENXIO)
 
@@ -95,9 +96,12 @@ class Entries:
             return opened
         fd, info = opened
         try:
-            data = _read(fd, info.st_size)
+            data = os.read(fd, _FIRST_READ)
             header = _parse(data[:HEADER_BYTES], name, info.st_size)
-            if header is None or _checksum(header.line, memoryview(data)[HEADER_BYTES:]) != header.checksum:
+            if header is None:
+                return Absent.DAMAGED  # and, whatever its size, not read
+            data += _read(fd, info.st_size - len(data))
+            if _checksum(header.line, memoryview(data)[HEADER_BYTES:]) != header.checksum:
                 return Absent.DAMAGED
             if self._is_old(header.created):
                 return Absent.MISSING
@@ -208,7 +212,7 @@ class Entries:
             try:
                 with self.fan(digits) as fan, os.scandir(fan) as files:
                     for file in files:
-                        if NAME.fullmatch(file.name):
+                        if NAME.fullmatch(file.name) and file.name.startswith(digits):
                             with contextlib.suppress(FileNotFoundError):  # removed since
                                 info = file.stat(follow_symlinks=False)
                                 regular = stat.S_ISREG(info.st_mode)
@@ -248,7 +252,7 @@ def write_payload(temporary: Temporary, name: str, payload: bytes) -> int:
         OSError: the disk is full.
     """
     line = _line(name, len(payload))
-    data = line + _checksum(line, payload).hex().encode() + b"\n" + payload
+    data = line + _checksum(line, payload) + payload
     view = memoryview(data)
     while view:
         view = view[os.write(temporary.fd, view[:_MAX_READ]) :]
@@ -273,8 +277,7 @@ def seal(temporary: Temporary, name: str) -> int:
     """
     size = os.fstat(temporary.fd).st_size
     line = _line(name, size - HEADER_BYTES)
-    header = line + _checksum_of_file(line, temporary.fd).hex().encode() + b"\n"
-    os.pwrite(temporary.fd, header, 0)
+    os.pwrite(temporary.fd, line + _checksum_of_file(line, temporary.fd), 0)
     return size
 
 
@@ -297,17 +300,17 @@ def _parse(header: bytes, name: str, size: int) -> _Header | None:
     line, rest = header[: -2 * _DIGEST_BYTES - 1], header[-2 * _DIGEST_BYTES - 1 :]
     try:
         length, created = int(line[-42:-22]), int(line[-21:-1])
-        checksum = bytes.fromhex(rest.decode("ascii"))
         whole = line == _LINE.format(magic=_MAGIC, name=name, length=length, created=created).encode()
     except ValueError:
         return None
-    return _Header(line, length, created, checksum) if whole and size == HEADER_BYTES + length else None
+    return _Header(line, length, created, rest) if whole and size == HEADER_BYTES + length else None
 
 
 def _checksum(line: bytes, payload: bytes | memoryview) -> bytes:
+    """The end of a header: the checksum, and the end of the line."""
     digest = hashlib.blake2b(line, digest_size=_DIGEST_BYTES)
     digest.update(payload)
-    return digest.digest()
+    return b"%s\n" % digest.hexdigest().encode()
 
 
 def _checksum_of_file(line: bytes, fd: int) -> bytes:
@@ -316,18 +319,15 @@ def _checksum_of_file(line: bytes, fd: int) -> bytes:
     while chunk := os.pread(fd, _CHUNK, position):
         digest.update(chunk)
         position += len(chunk)
-    return digest.digest()
+    return b"%s\n" % digest.hexdigest().encode()
 
 
 def _read(fd: int, size: int) -> bytes:
-    """All of a file, in one call where it is not huge."""
-    data = os.read(fd, min(size, _MAX_READ))
-    if len(data) == size:
-        return data
-    parts = [data]
-    while data:
-        data = os.read(fd, _MAX_READ)
+    """The next bytes of a file, as many as there are."""
+    parts = []
+    while size > 0 and (data := os.read(fd, min(size, _MAX_READ))):
         parts.append(data)
+        size -= len(data)
     return b"".join(parts)
 
 

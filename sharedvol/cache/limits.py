@@ -40,6 +40,7 @@ class Limits:
 
     def __init__(self, entries: Entries, max_bytes: int | None) -> None:
         self._entries, self._max = entries, max_bytes
+        self._boot = here()[0] or "-"
         self._lock = FileLock(os.path.join(entries.path, "limits.lock"), timeout=_LOCK_SECONDS)
 
     def fits(self, size: int) -> bool:
@@ -58,15 +59,16 @@ class Limits:
             temporary.rename(name)
             return
         with self._held(), self._tally() as tally:
-            total = tally.read()
-            if total is None or total + size > self._max:
-                total, _ = self._evict(self._max - size)
-                if total + size > self._max:
-                    raise OSError(errno.ENOSPC, "the entries that are there cannot be removed")
-            tally.write(total + size)
             replaced = temporary.replaced(name)
+            total = tally.read()
+            others = None if total is None else max(0, total - replaced)
+            if others is None or others + size > self._max:
+                others, _ = self._evict(self._max - size, besides=name)
+                if others + size > self._max:
+                    raise OSError(errno.ENOSPC, "the entries that are there cannot be removed")
+            tally.write(others + replaced + size)
             temporary.rename(name)
-            tally.write(total + size - replaced)
+            tally.write(others + size)
 
     def trim(self) -> int:
         """Evict what is too much, and count anew. Returns how many were evicted.
@@ -81,10 +83,10 @@ class Limits:
             tally.write(total)
         return evicted
 
-    def _evict(self, room: int) -> tuple[int, int]:
-        """Make the entries fit into ``room``. Returns the bytes that are left, and how many were evicted."""
+    def _evict(self, room: int, besides: str = "") -> tuple[int, int]:
+        """Make all other entries fit into ``room``. Returns the bytes that are left, and how many were evicted."""
         assert self._max is not None
-        found = [one for one in self._entries.scan() if one.regular]
+        found = [one for one in self._entries.scan() if one.regular and one.name != besides]
         total = sum(one.size for one in found)
         if total <= room:
             return total, 0
@@ -115,7 +117,7 @@ class Limits:
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file", os.path.join(self._entries.path, _TALLY))
-            yield _Tally(fd)
+            yield _Tally(fd, self._boot)
         finally:
             os.close(fd)
 
@@ -132,9 +134,8 @@ class Limits:
 class _Tally:
     """The file, open. Written in place with one pwrite, which SIGKILL does not tear."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._boot = here()[0] or "-"
+    def __init__(self, fd: int, boot: str) -> None:
+        self._fd, self._boot = fd, boot
 
     def read(self) -> int | None:
         """The bytes that are stored, or more; None where the file does not tell."""

@@ -165,6 +165,7 @@ class Storage:
     def _store(self, key: Key, name: str, value: Any) -> Any:
         try:
             payload = self._codec.dumps(value)
+            value = self._codec.loads(payload)  # what all others will read, he who computed it gets, too
         except Exception as error:
             raise CacheValueError(
                 f"the value of {key!r} cannot be stored as {self._codec.name} in cache {self._directory!r}: {error}; "
@@ -177,7 +178,7 @@ class Storage:
                     self.limits.place(temporary, name, entries.write_payload(temporary, name, payload))
                 finally:
                     temporary.drop()
-        return self._codec.loads(payload)
+        return value
 
     def filled(self, name: str, write: Callable[[BinaryIO], object]) -> Temporary:
         """A temporary with what ``write`` writes."""

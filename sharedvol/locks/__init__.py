@@ -5,6 +5,7 @@ from sharedvol.locks.file import FileLock
 from sharedvol.locks.holder import Holder
 from sharedvol.locks.protocol import Lock
 from sharedvol.locks.record import FileHolder
+from sharedvol.locks.semaphore import Semaphore
 
 __all__ = [
     "FileHolder",
@@ -17,4 +18,5 @@ __all__ = [
     "LockLostError",
     "LockTimeout",
     "NotLockedError",
+    "Semaphore",
 ]
