@@ -441,6 +441,10 @@ def refuses_leftovers() -> Verbs:
     return {"purge": purge}
 
 
+def splits_at_semicolons() -> Verbs:
+    return {"split": lambda text: say("ok", *(part for piece in text.split(";") if (part := piece.strip())))}
+
+
 FAULTS: dict[str, tuple[Callable[[], Verbs], tuple[str, ...]]] = {
     "none": (dict, ()),
     "no lock": (
@@ -510,6 +514,7 @@ FAULTS: dict[str, tuple[Callable[[], Verbs], tuple[str, ...]]] = {
         purges_always,
         ("CACHE-1.once", "CACHE-1.only_entries", "CACHE-1.same_version", "CACHE-2.no_cache"),
     ),
+    "splits at semicolons": (splits_at_semicolons, ("SQL-2.split", "SQL-2.random_scripts")),
     "refuses leftovers": (refuses_leftovers, ("CACHE-1.killed",)),
 }
 """By name: what it does, and the checks that must see it."""

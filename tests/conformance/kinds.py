@@ -20,6 +20,7 @@ import name_rules  # noqa: F401
 import publish_rules  # noqa: F401
 import pytest
 import race_rules  # noqa: F401
+import sql_rules  # noqa: F401
 from adapter import CAPABILITIES, Adapter, Claims, Missing
 from rules import RULES
 
@@ -44,7 +45,7 @@ def _reference(language: str, family: str, command: list[str], *lacks: str) -> K
 REFERENCES = {
     "python": _reference("python", "both", [sys.executable, str(HERE / "python.py")]),
     "r": _reference("r", "fcntl", ["Rscript", "--vanilla", str(HERE / "r.R")], "holder"),
-    "shell": _reference("shell", "flock", ["sh", str(HERE / "shell.sh")], "fence", "holder", "names", "purge"),
+    "shell": _reference("shell", "flock", ["sh", str(HERE / "shell.sh")], "fence", "holder", "names", "purge", "sql"),
 }
 """Those of this repository, with their claims known beforehand: nothing is started to collect the tests."""
 

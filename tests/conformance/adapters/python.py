@@ -14,8 +14,10 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import sharedvol
 from sharedvol import FileLock
+from sharedvol.cache import Cache
+from sharedvol.migrations import split_script
 
-CAPABILITIES = "lock shared timeout queue fork fence holder names publish purge"
+CAPABILITIES = "lock shared timeout queue fork fence holder names publish purge sql"
 locks: dict[str, FileLock] = {}
 kept: dict[tuple[object, ...], FileLock] = {}  # as a program would: one object for each lock
 
@@ -158,9 +160,11 @@ def _publish(path: str, source: str, pause: Callable[[], None]) -> None:
 
 
 def purge(directory: str, version: str) -> None:
-    from sharedvol.cache import Cache
-
     say("ok", "yes" if Cache(directory, version=version).purged else "no")
+
+
+def split(text: str) -> None:
+    say("ok", *split_script(text))
 
 
 VERBS: tuple[Callable[..., None], ...] = (
@@ -177,7 +181,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     container,
     build_container,
 )
-VERBS += (build_log, build_unique, parse, publish, publish_slowly, purge)
+VERBS += (build_log, build_unique, parse, publish, publish_slowly, purge, split)
 BY_NAME = {verb.__name__.replace("_", "-"): verb for verb in VERBS}
 
 

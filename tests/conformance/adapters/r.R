@@ -43,7 +43,7 @@ number <- function(value) sprintf("%.0f", value)
 verbs <- list(
   hello = function() {
     if (!requireNamespace("filelock", quietly = TRUE)) return(say("missing", "R has no package filelock"))
-    say("ok", 1, "r", "fcntl", "lock", "shared", "timeout", "queue", "fork", "fence", "names", "publish", "purge")
+    say("ok", 1, "r", "fcntl", "lock", "shared", "timeout", "queue", "fork", "fence", "names", "publish", "purge", "sql")
   },
   reset = function() {
     for (lock in locks) sv_unlock(lock)
@@ -118,7 +118,8 @@ verbs <- list(
     })
     say("ok")
   },
-  purge = function(dir, version) say("ok", if (sv_purge_cache(dir, version)) "yes" else "no")
+  purge = function(dir, version) say("ok", if (sv_purge_cache(dir, version)) "yes" else "no"),
+  split = function(text) do.call(say, as.list(c("ok", sv_split_sql(text))))
 )
 
 repeat {
