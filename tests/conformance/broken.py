@@ -252,11 +252,12 @@ def publishing(write: Callable[[str, str, Callable[[], None]], None]) -> Verbs:
 
 def overwrites() -> Verbs:
     def write(path: str, source: str, between: Callable[[], None]) -> None:
-        shutil.copy(source, f"{path}.tmp")
+        temporary = f"{path}.{os.getpid()}.tmp"
+        shutil.copy(source, temporary)
         between()
         if Path(path).is_dir():
             os.rename(path, f"{path}.old")
-        os.replace(f"{path}.tmp", path)
+        os.replace(temporary, path)
 
     return publishing(write)
 
@@ -434,8 +435,9 @@ def purges_always() -> Verbs:
 
 def refuses_leftovers() -> Verbs:
     def purge(directory: str, version: str) -> None:
-        if set(os.listdir(directory)) - {"version.lock", "version", "entries"}:
-            raise OSError("not a cache")
+        with good.FileLock(f"{directory}/version.lock"):
+            if set(os.listdir(directory)) - {"version.lock", "version", "entries"}:
+                raise OSError("not a cache")
         good.purge(directory, version)
 
     return {"purge": purge}

@@ -6,7 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kinds import Cast, Kind, Pool, all_kinds, given_command
+
+# Before they are imported: so that a check that fails shows the values it compared.
+pytest.register_assert_rewrite(*(path.stem for path in Path(__file__).parent.glob("*_rules.py")), "kernel_view")
+
+from kinds import Cast, Kind, Pool, all_kinds, given_command  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
