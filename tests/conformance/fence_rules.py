@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from adapter import Adapter
-from kernel_view import is_free
+from kernel_view import is_free, wait_for
 from rules import Scene, rule
 
 RESERVED = 10_000
+KILLS = 3
+"""Takers that are killed while they take tokens as fast as they can."""
+
 TAKEN = 40
 """Tokens that each of four takers takes."""
 
@@ -73,6 +76,22 @@ def killed(scene: Scene, holder: Adapter, other: Adapter) -> None:
     token = int(holder.do("fence", 1, path, "inf", "")[0])
     holder.kill()
     assert (token, take(other, path)) == (before + 1, before + 2)
+
+
+@rule("FENCE-1", "Killed at whatever moment, a holder leaves a token file that counts.", "fence", "fence", meeting=True)
+def killed_anywhere(scene: Scene, holder: Adapter, other: Adapter) -> None:
+    path, data = scene.directory / "x.lock", scene.directory / "tokens"
+    data.touch()
+    for _ in range(KILLS):
+        before = data.stat().st_size
+        holder.send("tokens", path, data, 1_000_000)
+        wait_for(lambda: data.stat().st_size > before, "tokens to be given")  # noqa: B023 - called at once
+        holder.kill()
+        holder.owed = 0
+        tokens = [int(word) for word in data.read_text().split()]
+        assert tokens == sorted(set(tokens))
+        assert take(other, path) > tokens[-1]
+        holder = scene.another(holder)
 
 
 @rule(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from adapter import Adapter
@@ -12,6 +13,9 @@ from rules import Scene, rule
 
 SIZE = 300_000
 """Bytes of a published file: more than any buffer, so that a file in the making would be seen to be short."""
+
+KILLS = 6
+"""Moments of a publication, evenly spread, at which it is killed."""
 
 RACES = 20
 """Names that are raced for."""
@@ -139,3 +143,23 @@ def impossible(scene: Scene, one: Adapter) -> None:
     answer = one.ask("publish", missing / "result", content(scene, "a"))
     assert answer.word == "error", answer
     assert not missing.exists()
+
+
+@rule("PUB-1", "Killed at whatever moment, a publisher leaves a whole file or none.", "publish")
+def killed_anywhere(scene: Scene, one: Adapter) -> None:
+    target, source = folder(scene), content(scene, "a")
+    begun = time.monotonic()
+    one.do("publish", target / "first", source)
+    took = time.monotonic() - begun  # only to spread the kills: what is asserted is true at any moment
+    for number in range(KILLS):
+        path = target / f"result-{number}"
+        one.send("publish", path, source)
+        time.sleep(took * number / KILLS)
+        one.kill()
+        one.owed = 0
+        if path.exists():
+            assert path.read_bytes() == source.read_bytes(), (
+                f"a part of the file is visible, killed at {number}/{KILLS}"
+            )
+        one = scene.another(one)
+    assert all(name == "first" or name.startswith("result-") for name in visible(target)), visible(target)
