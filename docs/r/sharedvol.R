@@ -1569,7 +1569,9 @@ sv__db_rows <- function(con, text) {
     sv__db_refuse_silence(con)
     rows
   })
-  lapply(unname(as.list(rows)), function(column) if (is.character(column)) sv__utf8(column) else column)
+  lapply(unname(as.list(rows)), function(column) {
+    if (is.character(column)) sv__utf8(column) else as.numeric(column)  # RMariaDB gives integer64, which is no index
+  })
 }
 
 sv__db_send <- function(con, text) {
@@ -1833,7 +1835,7 @@ sv__look <- function(run, session, names) {
   state <- if (length(pending)) "pending" else if (length(ahead)) "ahead" else "up_to_date"
   sv__note(run, pending_migrations = length(pending), total_migrations = length(names), pending = pending,
            ahead = ahead, half_applied = half)
-  list(pending = pending, half = half, state = state, due = due, records = records)
+  list(pending = pending, half = half, state = state, due = due, records = records, progress = progress)
 }
 
 # The ledger: list(exists, applied, all). One that cannot be read is never taken for "nothing applied".
@@ -1854,10 +1856,10 @@ sv__read_ledger <- function(session) {
 # Python's own table: how far each file got there. NULL where this account may not read it.
 sv__read_progress <- function(session) {
   table <- paste0(session$home, ".sharedvol_migration")
-  columns <- c("name", "checksum", "applied", "statements", "started", "done", "error")
+  columns <- c("name", "checksum", "applied", "statements", "started", "done", "error_at", "error", "digests")
   rows <- tryCatch(sv__db_rows(session$con, sprintf(paste(
     "SELECT CONVERT(filename USING utf8mb4), CONVERT(checksum USING utf8mb4), applied, statements, started, done,",
-    "CONVERT(error USING utf8mb4) FROM %s"
+    "error_at, CONVERT(error USING utf8mb4), CONVERT(digests USING utf8mb4) FROM %s"
   ), table)), sv_database_error = function(error) {
     if (error$code %in% 1146L) return(list())  # no Python replica was ever here
     if (error$code %in% c(1142L, 1143L)) return(NULL)
@@ -1866,7 +1868,7 @@ sv__read_progress <- function(session) {
   if (is.null(rows)) return(NULL)
   if (!length(rows) || !length(rows[[1L]])) rows <- rep(list(character()), length(columns))
   progress <- stats::setNames(rows, columns)
-  for (column in c("statements", "started", "done")) progress[[column]] <- as.integer(progress[[column]])
+  for (column in c("statements", "started", "done", "error_at")) progress[[column]] <- as.integer(progress[[column]])
   progress$applied <- as.integer(progress$applied) == 1L
   progress
 }
@@ -1956,6 +1958,7 @@ sv__apply_pending <- function(run, session, files, survey) {
   sv__refuse_clashes(session, setdiff(c(names(files), survey$records$all), names(survey$due)))
   for (old in names(survey$due)) sv__rename(run, session, old, survey$due[[old]])
   survey <- sv__look(run, session, names(files))
+  sv__refuse_other_name(session, survey, files, scripts)
   settings <- sv__session_settings(session)
   for (name in survey$pending) {
     number <- match(name, survey$pending)
@@ -1983,6 +1986,30 @@ sv__refuse_half <- function(half) {
     "run` with the same --lock-name: it goes on behind them, or says what to look at. Or undo by hand what it did and ",
     "delete its row from sharedvol_migration: then it is run from its start"
   ), one$name, one$done, one$statements, error, one$obstacle), half_applied = half)
+}
+
+# A file whose beginning a Python replica ran already, under a name that is no more.
+sv__refuse_other_name <- function(session, survey, files, scripts) {
+  progress <- survey$progress
+  begun <- ifelse(progress$error_at > 0L, progress$done, pmax(progress$done, progress$started))
+  gone <- which(!progress$applied & begun > 0L & !(progress$name %in% c(survey$records$all, names(files))))
+  for (one in gone) {
+    first <- seq_len(begun[one])
+    before <- strsplit(progress$digests[one], " ", fixed = TRUE)[[1L]][first]
+    for (name in setdiff(survey$pending, progress$name)) {
+      texts <- scripts[[name]]$text[first]
+      if (anyNA(texts) || all(grepl("^(?i)(USE|SET(?!\\s+(GLOBAL|PERSIST|PASSWORD)))\\b", texts, perl = TRUE))) next
+      now <- sv__db_rows(session$con, paste(
+        "SELECT", paste0("LEFT(SHA2(", vapply(texts, sv__sql_text, ""), ", 256), 20)", collapse = ", ")
+      ))
+      if (identical(unlist(now), before)) {
+        sv__sql_stop("sv_half_applied", sprintf(paste(
+          "%s begins as %s does, which stopped behind %d statements: if it is the same file, say so in renames; if",
+          "what it did was undone, delete its row from sharedvol_migration"
+        ), sv__sql_quoted(name), sv__sql_quoted(progress$name[one]), progress$done[one]))
+      }
+    }
+  }
 }
 
 sv__rename <- function(run, session, old, new) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import select
@@ -68,14 +69,26 @@ while (length(line <- readLines(input, 1L, encoding = "UTF-8"))) {
 
 
 def program() -> str:
-    """R; a test without it is skipped, or fails where R is required."""
-    found = shutil.which("Rscript")
-    if found is None or os.environ.get("SHAREDVOL_TEST_R") == "no":
-        reason = "R is not tested: run scripts/install-r, as 'make test' does"
-        if os.environ.get("SHAREDVOL_TEST_R") == "required":
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
-    return found
+    """R; a test without it or its packages is skipped, or fails where R is required."""
+    missing = _missing()
+    if missing and os.environ.get("SHAREDVOL_TEST_R") == "required":
+        pytest.fail(missing, pytrace=False)
+    if missing:
+        pytest.skip(missing)
+    return "Rscript"
+
+
+@functools.cache
+def _missing() -> str:
+    """Why R cannot be tested; empty where it can."""
+    if os.environ.get("SHAREDVOL_TEST_R") == "no":
+        return "R is not tested: SHAREDVOL_TEST_R=no"
+    code = "cat(setdiff(c('DBI', 'RMySQL', 'jsonlite'), rownames(installed.packages())))"
+    said = "no Rscript"
+    if shutil.which("Rscript"):
+        asked = ["Rscript", "--vanilla", "-e", code]
+        said = subprocess.run(asked, capture_output=True, text=True, timeout=LIMIT, check=True).stdout.strip()
+    return f"R is not tested: {said} is missing: run scripts/install-r, as 'make test' does" if said else ""
 
 
 def start(code: str, *args: str | os.PathLike[str], **environment: str) -> subprocess.Popen[str]:

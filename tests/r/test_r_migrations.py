@@ -25,6 +25,7 @@ from rmigrations import (
 from servers import Database, Server
 
 from sharedvol.errors import ManifestError, SharedVolError
+from sharedvol.locks.mysql import NamedLock
 
 FILES = numbered(2)
 R_LEDGER = (
@@ -229,6 +230,22 @@ def test_connection_that_is_killed_is_told_and_not_replaced(
     assert replica.migrate(database, write(directory, FILES))["newly_applied"] == 2
 
 
+def test_connection_that_is_lost_while_a_file_is_recorded_is_told_as_such(
+    database: Database, tmp_path: Path, replica: Replica
+) -> None:
+    with Gate(database) as gate:
+        body = gate.statement.replace("DO ", "SET @x = ").strip()
+        slow = f"CREATE TRIGGER slow BEFORE INSERT ON schema_version FOR EACH ROW {body}"
+        directory = write(tmp_path / "sql", {"1.sql": f"{LOG};\n{note('1', 1)}{slow}"})
+        replica.send(database, directory)
+        database.server.query(f"KILL {gate.wait_reached()}")
+        found = replica.receive()
+    assert "sv_database_error" in found["classes"] and found["open"] == 0
+    assert found["error"].startswith("the connection was lost while recording '1.sql': the next start will see")
+    assert found["status"]["filenames"] == [] and found["status"]["pending"] == ["1.sql"]
+    assert not recorded(database)
+
+
 @pytest.mark.parametrize("released", ["DO RELEASE_ALL_LOCKS()", f"SELECT RELEASE_LOCK('{LOCK}')"])
 def test_lock_that_is_lost_ends_the_run_and_nothing_is_recorded(
     released: str, database: Database, tmp_path: Path, replica: Replica
@@ -363,6 +380,15 @@ def test_lock_name_that_the_server_does_not_take_is_refused(
     found = replica.failing(database, directory, lock_name=name)
     assert "sv_lock_error" in found["classes"] and not database.query("SHOW TABLES")
     assert found["error"].split(" that ")[0] == str(caught.value).split(" that ")[0]
+
+
+def test_lock_of_python_without_a_literal_name_can_be_shared(
+    database: Database, tmp_path: Path, replica: Replica
+) -> None:
+    directory = write(tmp_path / "sql", FILES)
+    with NamedLock(f"{database.url}&ssl_disabled=1", "sharedvol_migration", timeout=0):
+        found = replica.failing(database, directory, lock_name=f"{database.name}.sharedvol_migration", timeout=0)
+    assert "sv_lock_timeout" in found["classes"]
 
 
 def test_hundreds_of_files_are_one_run(mariadb: Database, tmp_path: Path, replica: Replica) -> None:

@@ -175,6 +175,11 @@ def test_r_refuses_the_file_in_which_python_was_killed_and_python_goes_on(
     found = replica.failing(database, renamed, renames={"002_table.sql": "002_new_table.sql"})
     assert "sv_half_applied" in found["classes"]
 
+    found = replica.failing(database, renamed)  # without a word of the rename
+    assert "sv_half_applied" in found["classes"]
+    assert found["error"].startswith("'002_new_table.sql' begins as '002_table.sql' does, which stopped behind 2 ")
+    assert found["status"]["filenames"] == [] and logged(database)["002", 1] == 1
+
     status = coordinator(database, write(directory, FILES)).run()
     assert status.filenames == ["002_table.sql", "003_table.sql", "004_table.sql"]
     assert_all_once(database)
