@@ -80,15 +80,15 @@ def killed(scene: Scene, holder: Adapter, other: Adapter) -> None:
 
 @rule("FENCE-1", "Killed at whatever moment, a holder leaves a token file that counts.", "fence", "fence", meeting=True)
 def killed_anywhere(scene: Scene, holder: Adapter, other: Adapter) -> None:
-    path, data = scene.directory / "x.lock", scene.directory / "tokens"
-    data.touch()
-    for _ in range(KILLS):
-        before = data.stat().st_size
+    path = scene.directory / "x.lock"
+    for number in range(KILLS):
+        data = scene.directory / f"tokens-{number}"
+        data.touch()
         holder.send("tokens", path, data, 1_000_000)
-        wait_for(lambda: data.stat().st_size > before, "tokens to be given")  # noqa: B023 - called at once
+        wait_for(lambda data=data: b"\n" in data.read_bytes(), "tokens to be given")
         holder.kill()
         holder.owed = 0
-        tokens = [int(word) for word in data.read_text().split()]
+        tokens = [int(row) for row in data.read_text().splitlines(keepends=True) if row.endswith("\n")]
         assert tokens == sorted(set(tokens))
         assert take(other, path) > tokens[-1]
         holder = scene.another(holder)

@@ -30,12 +30,12 @@ HOSTILE: tuple[str, ...] = (
 HOSTILE += ("a_u0123456789abc-7", "web1.json", "x_20260131", "line\nfeed", "$(id) 'x'", "u0123456789abc-1")
 """Values of HOSTNAME."""
 
-NAMES = ("job_7.json", "a.json.gz", ".bashrc", "v1.2", "ü ber_-.csv", "_", "plain")
+NAMES = ("job_7.json", "a.json.gz", ".bashrc", "ü ber_-.csv", "_")
 """File names to make unique."""
 
 ALPHABET = "aZ09_.-__.. é日" + "ugzjson"
 SEED = 20260131
-RANDOM = 100
+RANDOM = 60
 
 
 def decode(word: str) -> str:

@@ -14,8 +14,6 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import sharedvol
 from sharedvol import FileLock
-from sharedvol.cache import Cache
-from sharedvol.migrations import split_script
 
 CAPABILITIES = "lock shared timeout queue fork fence holder names publish purge sql"
 locks: dict[str, FileLock] = {}
@@ -160,10 +158,14 @@ def _publish(path: str, source: str, pause: Callable[[], None]) -> None:
 
 
 def purge(directory: str, version: str) -> None:
+    from sharedvol.cache import Cache  # here, as it makes each start slower
+
     say("ok", "yes" if Cache(directory, version=version).purged else "no")
 
 
 def split(text: str) -> None:
+    from sharedvol.migrations import split_script
+
     say("ok", *split_script(text))
 
 

@@ -90,7 +90,7 @@ verbs <- list(
   tokens = function(path, data, times) {
     for (i in seq_len(as.integer(times))) {
       lock <- sv_lock(path, fenced = TRUE)
-      cat(number(lock$token), "\n", sep = "", file = data, append = TRUE)
+      cat(paste0(number(lock$token), "\n"), file = data, append = TRUE)
       sv_unlock(lock)
     }
     say("ok")
