@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING, Any
 from sharedvol.errors import (
     AheadError,
     AlreadyPublishedError,
+    CacheError,
+    CacheTimeout,
+    CacheValueError,
     DatabaseError,
     DriftError,
     DuplicateReplicaError,
@@ -29,12 +32,13 @@ from sharedvol.errors import (
     SharedVolError,
 )
 from sharedvol.identity import Identity, container_id, whoami, worker_token
-from sharedvol.locks import FileLock
+from sharedvol.locks import FileHolder, FileLock, Semaphore
 from sharedvol.paths import ParsedName, container_path, log_path, parse_name, unique_path
 from sharedvol.publish import publish, remove_stale_temporaries, stale_temporaries
 from sharedvol.volume import Membership, Replica, Volume
 
 if TYPE_CHECKING:
+    from sharedvol.cache import Cache
     from sharedvol.migrations import MigrationCoordinator, MigrationFailed, MigrationStatus
 
 __version__ = "0.1.0"
@@ -42,9 +46,14 @@ __version__ = "0.1.0"
 __all__ = [
     "AheadError",
     "AlreadyPublishedError",
+    "Cache",
+    "CacheError",
+    "CacheTimeout",
+    "CacheValueError",
     "DatabaseError",
     "DriftError",
     "DuplicateReplicaError",
+    "FileHolder",
     "FileLock",
     "HalfAppliedError",
     "Identity",
@@ -71,6 +80,7 @@ __all__ = [
     "Replica",
     "ReplicaAliveError",
     "ScriptError",
+    "Semaphore",
     "SharedVolError",
     "Volume",
     "container_id",
@@ -87,7 +97,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The migrations are loaded when they are asked for: a service that has none need not wait for them."""
+    """The migrations and the cache are loaded when they are asked for: who has none need not wait for them."""
+    if name == "Cache":
+        import sharedvol.cache
+
+        return sharedvol.cache.Cache
     if name in ("MigrationCoordinator", "MigrationFailed", "MigrationStatus"):
         import sharedvol.migrations
 

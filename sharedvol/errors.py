@@ -56,7 +56,7 @@ class LockTimeout(LockError, filelock.Timeout):
     Attributes:
         lock_file: the path of the lock file, or the name of the lock on its server.
         waited: the time that was allowed, in seconds.
-        holder: who has it, where a server tells: a `sharedvol.locks.mysql.LockHolder`.
+        holder: who has it, where that is known: a `sharedvol.locks.Holder` or one of its kinds.
     """
 
     def __init__(self, lock_file: str, waited: float = 0.0, holder: object = None) -> None:
@@ -98,7 +98,7 @@ class NotLockedError(LockError, RuntimeError):
 
 
 class LockLostError(LockError):
-    """A lock on a server ended before it was released: its connection is gone, or something else freed it.
+    """A lock ended before it was released: its connection or descriptor is gone, or something else freed it.
 
     Another process may have it by now. What was done under it since the last check is in doubt.
     """
@@ -134,6 +134,30 @@ class NotJoinedError(PresenceError, RuntimeError):
 
 class ReplicaAliveError(PresenceError):
     """What may only be done to a dead replica was asked for a live one."""
+
+
+class CacheError(SharedVolError):
+    """The cache directory cannot be used as it is, or is not one."""
+
+
+class CacheTimeout(CacheError, TimeoutError):
+    """Another process, thread or task computed the entry and was not ready in time. Also a ``TimeoutError``.
+
+    Attributes:
+        key: the entry's key.
+        waited: the time that was allowed, in seconds.
+    """
+
+    def __init__(self, message: str, key: object = None, waited: float = 0.0) -> None:
+        super().__init__(message)
+        self.key, self.waited = key, waited
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (*self.args, self.key, self.waited)
+
+
+class CacheValueError(CacheError, ValueError):
+    """A computed value that the cache's codec cannot put into bytes."""
 
 
 class DatabaseError(SharedVolError):

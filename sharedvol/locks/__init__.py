@@ -1,6 +1,22 @@
 """Locks that replicas share."""
 
-from sharedvol.errors import LockDeadlockError, LockError, LockFileError, LockTimeout, NotLockedError
+from sharedvol.errors import LockDeadlockError, LockError, LockFileError, LockLostError, LockTimeout, NotLockedError
 from sharedvol.locks.file import FileLock
+from sharedvol.locks.holder import Holder
+from sharedvol.locks.protocol import Lock
+from sharedvol.locks.record import FileHolder
+from sharedvol.locks.semaphore import Semaphore
 
-__all__ = ["FileLock", "LockDeadlockError", "LockError", "LockFileError", "LockTimeout", "NotLockedError"]
+__all__ = [
+    "FileHolder",
+    "FileLock",
+    "Holder",
+    "Lock",
+    "LockDeadlockError",
+    "LockError",
+    "LockFileError",
+    "LockLostError",
+    "LockTimeout",
+    "NotLockedError",
+    "Semaphore",
+]

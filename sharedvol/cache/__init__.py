@@ -1,0 +1,8 @@
+"""Compute once, share between replicas: values in files on a volume. Begin at `Cache`."""
+
+from sharedvol.cache.cache import Cache
+from sharedvol.cache.codecs import BYTES, JSON, PICKLE, TEXT, Codec
+from sharedvol.cache.keys import Key
+from sharedvol.cache.report import Statistics, Trimmed
+
+__all__ = ["BYTES", "JSON", "PICKLE", "TEXT", "Cache", "Codec", "Key", "Statistics", "Trimmed"]

@@ -1,0 +1,295 @@
+"""`Cache`: compute once, share."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import math
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any, BinaryIO, Final, ParamSpec, TypeVar, cast
+
+from sharedvol.cache import computing
+from sharedvol.cache import version as versions
+from sharedvol.cache.codecs import JSON, Codec
+from sharedvol.cache.entries import Absent
+from sharedvol.cache.keys import NAME, Key, name_of
+from sharedvol.cache.report import Statistics, Trimmed
+from sharedvol.cache.storage import FILE, Storage, words
+from sharedvol.errors import CacheError, LockError, describe
+from sharedvol.locks import kernel
+from sharedvol.publish import remove_stale_temporaries
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class _Default:
+    def __repr__(self) -> str:
+        return "the cache's own"
+
+
+_DEFAULT: Final = _Default()
+
+
+class Cache:
+    """Values that replicas compute once and share, in a directory of its own on a volume.
+
+    ::
+
+        cache = Cache("/app/shared/cache", version="2", max_bytes=10**9, max_age=3600)
+        report = cache.get(("report", user), lambda: make_report(user))
+
+    Of all processes, threads and tasks that ask for a missing entry, in any container, one computes; the others wait in
+    the kernel, without polling, and read. When the computer is killed, the next takes its place. When it fails, its
+    exception goes to its own caller, nothing is stored, and the others try in turn.
+
+    A cache must not stop a service. Once it was made, a volume that is full or read-only or a lock that cannot be
+    had means that everyone computes for himself, said once in the log (``sharedvol.cache``). A damaged entry is never
+    returned: it is computed anew. What can go wrong for good (see Raises) is told here.
+
+    It may be used by threads and tasks at once, and by forked children; it can be pickled.
+
+    Args:
+        directory: made where missing; its parent must exist. It must be empty, or a cache.
+        version: of the code that computes. Of all replicas that start with another one than before, exactly one
+            removes the old entries; replicas of the old version go on, without storing.
+        max_bytes: the most that all entries may have together, headers included; the least recently used go
+            first. Give every replica the same.
+        max_age: seconds after which an entry is computed anew, by the clock. One from the future is too old.
+        codec: `JSON`, `BYTES`, `TEXT`, or `PICKLE`, which is only for volumes that nobody else can write: reading a
+            pickle runs whatever code its writer wants.
+        timeout: seconds to wait while another one computes; None waits for ever. The computation itself is not
+            limited by it.
+
+    Attributes:
+        purged: whether making this object put the directory into the hands of a new version, the first included.
+
+    Raises:
+        CacheError: the directory cannot be used: missing parent, no permission, read-only, not a cache; not Linux.
+        CacheTimeout: another one removes the old entries, and is not ready in time.
+        ValueError: an argument is none.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        version: str,
+        max_bytes: int | None = None,
+        max_age: float | None = None,
+        codec: Codec = JSON,
+        timeout: float | None = None,
+    ) -> None:
+        if not kernel.AVAILABLE:
+            raise CacheError("the cache needs open file description locks, which only Linux has: run it on Linux")
+        _check(version, max_bytes, max_age, timeout)
+        self._directory, self._version = os.path.abspath(os.fspath(directory)), version
+        self._codec, self._timeout = codec, timeout
+        self._max_bytes, self._max_age = max_bytes, max_age
+        self.purged = versions.enter(self._directory, version, timeout)
+        self._storage = Storage(self._directory, version, max_bytes, max_age, codec, timeout)
+
+    def get(self, key: Key, compute: Callable[[], T], *, timeout: float | _Default | None = _DEFAULT) -> T:
+        """The value of ``key``; computed where it is missing.
+
+        Args:
+            key: a str, bytes, or a tuple of such.
+            compute: called without arguments, by one of all who ask. It may get other entries, but not so that two
+                wait for each other: in one process that is refused, between processes only ``timeout`` ends it.
+            timeout: seconds to wait while another one computes, None for ever, 0 not at all; else the cache's.
+
+        Returns:
+            The value as it is read back from bytes, for him who computed it, too.
+
+        Raises:
+            CacheTimeout: another one computed and was not ready in time.
+            CacheValueError: the codec cannot put the value into bytes.
+            LockDeadlockError: this very computation, or one that waits for it, computes the entry.
+            TypeError: ``key`` is none.
+            Exception: whatever ``compute`` raised here.
+        """
+        job = self._storage.value(key)
+        found = self._storage.find(job)
+        if not isinstance(found, Absent):
+            return cast(T, found)
+        return cast(T, computing.run(self._storage.steps(job, self._limit(timeout)), job.counted(compute)))
+
+    async def get_async(
+        self, key: Key, compute: Callable[[], Awaitable[T]], *, timeout: float | _Default | None = _DEFAULT
+    ) -> T:
+        """As `get`, waiting without blocking the event loop. An entry that is there is read at once, on the loop.
+
+        Cancelling it cancels the computation, if it is this task's: the next takes its place.
+
+        Raises:
+            CacheTimeout, CacheValueError, LockDeadlockError, TypeError, Exception: as `get`.
+        """
+        job = self._storage.value(key)
+        found = self._storage.find(job)
+        if not isinstance(found, Absent):
+            return cast(T, found)
+        return cast(T, await computing.run_async(self._storage.steps(job, self._limit(timeout)), job.counted(compute)))
+
+    def open(
+        self, key: Key, write: Callable[[BinaryIO], object], *, timeout: float | _Default | None = _DEFAULT
+    ) -> BinaryIO:
+        """The entry of ``key`` as a file, for what is too large for `get`; written where it is missing.
+
+        ::
+
+            with cache.open("model", download_to) as file:
+                model = load(file)
+
+        The entry is verified from end to end each time it is opened. It stays whole while the file is open, whatever
+        happens to the entry. These entries and those of `get` are apart, whatever their keys.
+
+        Args:
+            key: as for `get`.
+            write: called with a binary file that can seek, which it fills.
+            timeout: as for `get`.
+
+        Returns:
+            A buffered binary file to read, which can seek; close it. It has no ``fileno``.
+
+        Raises:
+            OSError: a file can be written neither on the volume nor in a temporary directory.
+            CacheTimeout, LockDeadlockError, TypeError, Exception: as `get`.
+        """
+        job = self._storage.file(key)
+        found = self._storage.find(job)
+        if not isinstance(found, Absent):
+            return cast(BinaryIO, found)
+        fill = job.counted(lambda: self._storage.filled(job.name, write))
+        return cast(BinaryIO, computing.run(self._storage.steps(job, self._limit(timeout)), fill))
+
+    def peek(self, key: Key, default: Any = None) -> Any:
+        """The value of ``key`` if it is there, else ``default``. Waits for nobody.
+
+        Raises:
+            TypeError: ``key`` is none.
+        """
+        found = self._storage.find(self._storage.value(key))
+        return default if isinstance(found, Absent) else found
+
+    def delete(self, key: Key) -> bool:
+        """Remove the entries of ``key``, of `get` and of `open`. One that is computed just now is stored all the same.
+
+        Returns:
+            Whether there was any.
+
+        Raises:
+            CacheError: it cannot be removed.
+            TypeError: ``key`` is none.
+        """
+        try:
+            removed = [self._storage.entries.remove(name_of(key, kind)) for kind in (self._codec.name, FILE)]
+        except OSError as error:
+            raise CacheError(
+                f"cannot remove the entry of {key!r} in cache {self._directory!r}: {describe(error)}"
+            ) from error
+        return any(removed)
+
+    def trim(self) -> Trimmed:
+        """Remove what is too old, too much, or was left by killed processes. Call it now and then.
+
+        Entries make room for new ones without it; nothing is removed for its age alone without it.
+
+        Raises:
+            CacheError: the limit cannot be kept: a file cannot be removed or written.
+        """
+        temporaries = locks = 0
+        for digits in self._storage.entries.fans():
+            fan = os.path.join(self._storage.entries.path, digits)
+            with contextlib.suppress(OSError):  # purged since
+                temporaries += len(remove_stale_temporaries(fan))
+                locks += sum(computing.sweep(os.path.join(fan, name)) for name in os.listdir(fan) if _is_lock(name))
+        expired = sum(self._storage.expire(found.name) for found in self._storage.entries.scan())
+        try:
+            evicted = self._storage.limits.trim()
+        except (OSError, LockError) as error:
+            raise CacheError(f"cannot trim cache {self._directory!r}: {words(error)}") from error
+        return Trimmed(expired, evicted, temporaries, locks)
+
+    def statistics(self) -> Statistics:
+        """What is stored, counted one by one, and what this process did."""
+        sizes = [found.size for found in self._storage.entries.scan() if found.regular]
+        return Statistics(len(sizes), sum(sizes), *self._storage.counts.values())
+
+    def memoize(self, key: Callable[P, Key]) -> Callable[[Callable[P, T]], Callable[P, T]]:
+        """A decorator: what the function returns comes from `get`, or from `get_async` for a coroutine function.
+
+        ::
+
+            @cache.memoize(lambda user: ("report", user))
+            def report(user): ...
+
+        Args:
+            key: the key for the function's arguments. Name the function in it: the keys of all are in one space.
+        """
+
+        def decorate(function: Callable[P, T]) -> Callable[P, T]:
+            if inspect.iscoroutinefunction(function):
+
+                @functools.wraps(function)
+                async def call_async(*args: P.args, **options: P.kwargs) -> Any:
+                    return await self.get_async(key(*args, **options), lambda: function(*args, **options))
+
+                return cast(Callable[P, T], call_async)
+
+            @functools.wraps(function)
+            def call(*args: P.args, **options: P.kwargs) -> T:
+                return self.get(key(*args, **options), lambda: function(*args, **options))
+
+            return call
+
+        return decorate
+
+    def __repr__(self) -> str:
+        return f"<Cache {self._directory!r} version {self._version!r}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (
+            self._directory,
+            self._version,
+            self._max_bytes,
+            self._max_age,
+            self._codec,
+            self._timeout,
+        )
+
+    def _limit(self, timeout: float | _Default | None) -> float | None:
+        if isinstance(timeout, _Default):
+            return self._timeout
+        _check_timeout(timeout)
+        return timeout
+
+
+def _is_lock(name: str) -> bool:
+    return name.endswith(".lock") and NAME.fullmatch(name.removesuffix(".lock")) is not None
+
+
+def _rebuild(
+    directory: str,
+    version: str,
+    max_bytes: int | None,
+    max_age: float | None,
+    codec: Codec,
+    timeout: float | None,
+) -> Cache:
+    return Cache(directory, version=version, max_bytes=max_bytes, max_age=max_age, codec=codec, timeout=timeout)
+
+
+def _check(version: str, max_bytes: int | None, max_age: float | None, timeout: float | None) -> None:
+    versions.check_version(version)
+    _check_timeout(timeout)
+    if max_bytes is not None and max_bytes <= 0:
+        raise ValueError(f"max_bytes {max_bytes!r}: give a number of bytes, or None for no limit")
+    if max_age is not None and not max_age > 0:
+        raise ValueError(f"max_age {max_age!r}: give seconds, or None for no limit")
+
+
+def _check_timeout(timeout: float | None) -> None:
+    if timeout is not None and not 0 <= timeout < math.inf:
+        raise ValueError(f"timeout {timeout!r}: give seconds, 0 not to wait, or None to wait for ever")

@@ -1,0 +1,101 @@
+"""Who computes and waits for what in this process: so that nobody waits for himself.
+
+To compute A may take B, whose computation may take A. Each computation knows what it waits for; a wait that leads back
+to a computation of one's own is refused. The chain is a context variable, so that it reaches the asyncio tasks and the
+`asyncio.to_thread` calls of a computation. Threads of its own make do without, and so do other processes: there only
+a time-out ends such a wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Final
+
+from sharedvol.errors import LockDeadlockError
+
+
+class _Computation:
+    __slots__ = ("active", "pid", "waits_for")
+
+    def __init__(self) -> None:
+        self.pid, self.active = os.getpid(), True
+        self.waits_for: list[str] = []
+
+
+_chain: Final[ContextVar[tuple[_Computation, ...]]] = ContextVar("sharedvol_cache_chain", default=())
+_running: dict[str, _Computation] = {}
+_mutex = threading.RLock()  # re-entrant: a signal handler may use a cache while the main thread is in here
+
+
+@contextlib.contextmanager
+def computing(path: str) -> Iterator[None]:
+    """While the entry of the lock file ``path`` is computed here."""
+    computation = _Computation()
+    with _mutex:
+        _running[path] = computation
+    token = _chain.set((*_chain.get(), computation))
+    try:
+        yield
+    finally:
+        computation.active = False
+        with _mutex:
+            if _running.get(path) is computation:
+                del _running[path]
+        with contextlib.suppress(ValueError):  # ended in another context: a generator that was thrown away
+            _chain.reset(token)
+
+
+@contextlib.contextmanager
+def waiting(path: str) -> Iterator[None]:
+    """While the entry of the lock file ``path`` is waited for here.
+
+    Raises:
+        LockDeadlockError: this would wait for itself.
+    """
+    # A forked child has its parent's chain, and a task may outlive the computation that began it.
+    mine = [one for one in _chain.get() if one.active and one.pid == os.getpid()]
+    if not mine:
+        yield
+        return
+    with _mutex:
+        if _leads_to(path, mine):
+            raise LockDeadlockError(
+                f"the cache entry of {path!r} is being computed, and that computation waits for this one, or is this "
+                "one: it would wait for itself for ever; do not get an entry while computing it"
+            )
+        for one in mine:
+            one.waits_for.append(path)
+    try:
+        yield
+    finally:
+        with _mutex:
+            for one in mine:
+                one.waits_for.remove(path)
+
+
+def _leads_to(path: str, mine: list[_Computation]) -> bool:
+    todo, seen = [path], set()
+    while todo:
+        path = todo.pop()
+        running = _running.get(path)
+        if running is None or path in seen:
+            continue
+        if running in mine:
+            return True
+        seen.add(path)
+        todo += running.waits_for
+    return False
+
+
+def _after_fork_in_child() -> None:
+    global _mutex
+    _mutex = threading.RLock()
+    _running.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
