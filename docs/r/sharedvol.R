@@ -101,8 +101,7 @@ sv__names_nobody <- function(raw) {
   space <- paste0("(?:[\\x09-\\x0d\\x1c-\\x20]|\\xc2[\\x85\\xa0]|\\xe1\\x9a\\x80|",
                   "\\xe2\\x80[\\x80-\\x8a\\xa8\\xa9\\xaf]|\\xe2\\x81\\x9f|\\xe3\\x80\\x80)+")
   name <- sv__sub(paste0("\\A", space, "|", space, "\\z"), "", sv__bytes(raw), all = TRUE)
-  chartr("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz", name) %in%
-    c("", "default", "localhost", "localhost.localdomain", "(none)", "unknown")
+  sv__matches("\\A(?i:|default|localhost|localhost\\.localdomain|\\(none\\)|unknown)\\z", name)
 }
 
 # `raw` as a safe part of a file name; two different names never become one. A name that is safe already stays as it
