@@ -16,7 +16,7 @@ import pytest
 from cached import computed, files, getter, lock_path, refuse, wait_until_waiting, waits_in_kernel
 from processes import LIMIT, Child, run_forked, wait_blocked, wait_until
 
-from sharedvol import CacheTimeout, LockDeadlockError
+from sharedvol import CacheTimeout, FileLock, LockDeadlockError
 from sharedvol.cache import Cache, computing, waiting
 from sharedvol.cache.entries import Absent
 
@@ -606,6 +606,45 @@ def test_the_next_computer_after_a_failure_keeps_out_one_who_comes_between(path:
     assert third.arrive() == "end"
     assert third.outcome == "second"
     assert not path.exists()
+
+
+def test_the_lock_file_goes_before_its_lock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the next computer's name would be taken from him, and a third would compute beside him."""
+    entry: dict[str, Any] = {}
+    parties: list[Party] = []
+    real = computing._release
+
+    def release(lock: Any) -> None:
+        real(lock)
+        monkeypatch.undo()
+        parties.append(Party(path, entry, "second"))
+        parties[0].to("compute")
+
+    first = Party(path, entry, computing.Failure(RuntimeError()))
+    first.to("compute")
+    monkeypatch.setattr(computing, "_release", release)
+    first.to("end")
+    third = Party(path, entry, "third")
+    assert third.step() == "wait"
+    parties[0].to("end")
+    third.to("end")
+    assert third.outcome == "second"
+
+
+def test_all_who_wait_through_one_thread_are_told(path: Path) -> None:
+    """While those who were told already take themselves off its list."""
+    told: list[int] = []
+    with FileLock(path):
+        for number in range(4):
+            stack = contextlib.ExitStack()
+
+            def notify(number: int = number, stack: contextlib.ExitStack = stack) -> None:
+                told.append(number)
+                stack.close()
+
+            stack.enter_context(waiting._watched(str(path), notify))
+        wait_blocked(path)
+    wait_until(lambda: sorted(told) == [0, 1, 2, 3], "all of them")
 
 
 def test_queued_for_a_file_that_is_removed_before_the_grant(path: Path) -> None:

@@ -87,7 +87,7 @@ class _Watcher:
             with _mutex:
                 # Before the descriptor is closed: the inode's number is then used again.
                 _watchers.pop(self.identity, None)
-                waiting = self.notify
+                waiting = list(self.notify)  # who is told takes himself off the list, at once
             close_handle(_this, self.fd)
             for notify in waiting:
                 notify()
