@@ -169,8 +169,8 @@ def test_what_a_killed_starter_left_is_no_reason_to_refuse(directory: Path) -> N
 def test_a_version_that_is_not_ours_is_anothers(directory: Path, content: bytes) -> None:
     Cache(directory, version="1").get("a", lambda: 1)
     (directory / "version").write_bytes(content)
-    assert Cache(directory, version="1").purged is (content != b"1")
-    assert Cache(directory, version="1").peek("a") == (1 if content == b"1" else None)
+    assert Cache(directory, version="1").purged
+    assert Cache(directory, version="1").peek("a") is None
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("version.lock")])
