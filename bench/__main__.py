@@ -11,7 +11,7 @@ import platform
 import tempfile
 from pathlib import Path
 
-from bench import backlog, following, latency, locks, migrations, moving
+from bench import backlog, cache, following, latency, locks, migrations, moving
 from bench.figures import say, show
 
 GROUPS = {
@@ -24,6 +24,7 @@ GROUPS = {
     "latency": latency.latency,
     "following": following.following,
     "http": following.http_cost,
+    "cache": cache.cache,
     "splitter": migrations.splitter,
     "replicas": migrations.replicas,
 }

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
         ("latency", 4),
         ("following", 3),
         ("http", 2),
+        ("cache", 5),
         ("splitter", 2),
     ],
 )

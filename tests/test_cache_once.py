@@ -16,8 +16,8 @@ import pytest
 from cached import computed, files, getter, lock_path, refuse, wait_until_waiting, waits_in_kernel
 from processes import LIMIT, Child, run_forked, wait_blocked, wait_until
 
-from sharedvol import CacheTimeout, LockDeadlockError
-from sharedvol.cache import Cache, computing
+from sharedvol import CacheTimeout, FileLock, LockDeadlockError
+from sharedvol.cache import Cache, computing, waiting
 from sharedvol.cache.entries import Absent
 
 KEY = "a"
@@ -283,6 +283,41 @@ def test_large_entries_are_written_once(cache: Cache, tmp_path: Path, directory:
     assert len(files(directory)) == 1
 
 
+def test_waits_that_are_given_up_leave_one_thread_at_most(cache: Cache) -> None:
+    before = threading.active_count()
+    first, _ = started(cache, 0)
+    with first:
+        for _ in range(20):
+            with pytest.raises(CacheTimeout):
+                cache.get(KEY, refuse, timeout=0.001)
+        assert threading.active_count() <= before + 1
+
+        async def many() -> None:
+            waits = [cache.get_async(KEY, lambda: asyncio.sleep(0), timeout=0.01) for _ in range(20)]
+            for outcome in await asyncio.gather(*waits, return_exceptions=True):
+                assert isinstance(outcome, CacheTimeout)
+
+        asyncio.run(many())
+        assert threading.active_count() <= before + 1
+        first.send("value")
+        assert first.receive() == ("got", "value")
+    wait_until(lambda: threading.active_count() == before, "the thread's end")
+
+
+def test_a_child_forked_by_one_who_waits_keeps_nobody_out(cache: Cache, directory: Path) -> None:
+    """It starts without its parent's descriptors, so what the kernel then grants its parent it does not hold on to."""
+    first, _ = started(cache, 0)
+    with first, ThreadPoolExecutor(2) as pool:
+        waits = [pool.submit(cache.get, KEY, lambda: "mine", timeout=timeout) for timeout in (None, LIMIT)]
+        wait_blocked(lock_path(directory, KEY), 2)
+        with Child(lambda connection: connection.recv()) as child:
+            first.kill()
+            assert [wait.result(LIMIT) for wait in waits] == ["mine"] * 2
+            cache.delete(KEY)
+            assert cache.get(KEY, lambda: "again", timeout=0) == "again"
+            child.send("end")
+
+
 # What a computation may get itself.
 
 
@@ -461,6 +496,8 @@ class Party:
                         answer = True
                     except TimeoutError:
                         answer = False
+                elif isinstance(step, computing.Wait):
+                    answer = waiting.wait(step.path, step.timeout)
                 elif isinstance(step, computing.Compute):
                     answer = self._value
                 else:
@@ -473,7 +510,7 @@ class Party:
     @staticmethod
     def _name(step: Any) -> str:
         if isinstance(step, computing.Acquire):
-            return "shared" if step.lock.shared else ("try" if step.timeout == 0 else "queue")
+            return "try" if step.timeout == 0 else "queue"
         return type(step).__name__.lower()
 
     def _pause(self) -> None:
@@ -519,7 +556,7 @@ def test_opened_before_the_removal_and_granted_after_it(path: Path) -> None:
     first = Party(path, entry, "value")
     first.to("compute")
     second = Party(path, entry)
-    second.to("shared")
+    second.to("wait")
     second.begin()
     wait_blocked(path)
     first.to("end")
@@ -533,7 +570,7 @@ def test_refused_before_the_removal_and_opened_after_it(path: Path) -> None:
     first = Party(path, entry, "value")
     first.to("compute")
     second = Party(path, entry)
-    second.to("shared")
+    second.to("wait")
     first.to("end")
     assert not path.exists()
     assert second.step() == "end"
@@ -556,14 +593,13 @@ def test_the_next_computer_after_a_failure_keeps_out_one_who_comes_between(path:
     first = Party(path, entry, computing.Failure(RuntimeError()))
     first.to("compute")
     second, third = Party(path, entry, "second"), Party(path, entry, "third")
-    second.to("shared")
+    second.to("wait")
     second.begin()
     wait_blocked(path)
     first.to("end")
     assert second.arrive() == "queue"
-    assert path.exists()  # the second's own
     assert second.step() == "compute"
-    third.to("shared")
+    third.to("wait")
     third.begin()
     wait_blocked(path)
     second.to("end")
@@ -572,12 +608,73 @@ def test_the_next_computer_after_a_failure_keeps_out_one_who_comes_between(path:
     assert not path.exists()
 
 
+def test_the_lock_file_goes_before_its_lock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the next computer's name would be taken from him, and a third would compute beside him."""
+    entry: dict[str, Any] = {}
+    parties: list[Party] = []
+    real = computing._release
+
+    def release(lock: Any) -> None:
+        real(lock)
+        monkeypatch.undo()
+        parties.append(Party(path, entry, "second"))
+        parties[0].to("compute")
+
+    first = Party(path, entry, computing.Failure(RuntimeError()))
+    first.to("compute")
+    monkeypatch.setattr(computing, "_release", release)
+    first.to("end")
+    third = Party(path, entry, "third")
+    assert third.step() == "wait"
+    parties[0].to("end")
+    third.to("end")
+    assert third.outcome == "second"
+
+
+def test_all_who_wait_through_one_thread_are_told(path: Path) -> None:
+    """While those who were told already take themselves off its list."""
+    told: list[int] = []
+    with FileLock(path):
+        for number in range(4):
+            stack = contextlib.ExitStack()
+
+            def notify(number: int = number, stack: contextlib.ExitStack = stack) -> None:
+                told.append(number)
+                stack.close()
+
+            stack.enter_context(waiting._watched(str(path), notify))
+        wait_blocked(path)
+    wait_until(lambda: sorted(told) == [0, 1, 2, 3], "all of them")
+
+
+def test_queued_for_a_file_that_is_removed_before_the_grant(path: Path) -> None:
+    entry: dict[str, Any] = {}
+    first = Party(path, entry, computing.Failure(RuntimeError()))
+    first.to("compute")
+    second, third, fourth = Party(path, entry, "second"), Party(path, entry), Party(path, entry)
+    for party in (second, third, fourth):
+        party.to("wait")
+        party.begin()
+    wait_blocked(path, 3)
+    first.to("end")
+    assert [party.arrive() for party in (second, third, fourth)] == ["queue"] * 3
+    assert second.step() == "compute"
+    for party in (third, fourth):
+        party.begin()
+    wait_blocked(path, 2)
+    second.to("end")
+    for party in (third, fourth):
+        assert party.arrive() == "end"
+        assert party.outcome == "second"
+    assert not path.exists()
+
+
 def test_a_newcomer_computes_before_one_who_was_woken_by_a_failure(path: Path) -> None:
     entry: dict[str, Any] = {}
     first = Party(path, entry, computing.Failure(RuntimeError()))
     first.to("compute")
     second = Party(path, entry, "second")
-    second.to("shared")
+    second.to("wait")
     first.to("end")
     third = Party(path, entry, "third")
     third.to("compute")
@@ -594,7 +691,7 @@ def test_between_the_wait_and_the_queue_another_computes(path: Path) -> None:
     first = Party(path, entry, computing.Failure(RuntimeError()))
     first.to("compute")
     second = Party(path, entry, "second")
-    second.to("shared")
+    second.to("wait")
     first.to("end")
     assert second.step() == "queue"
     third = Party(path, entry, "third")

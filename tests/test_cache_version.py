@@ -95,7 +95,8 @@ def test_a_replica_of_the_old_version_goes_on_without_feeding_the_new(
     assert old.get("a", lambda: "old") == "old"
     assert os.listdir(directory / "entries") == [directory_name("2")]
     assert len(files(directory)) == 1
-    assert [record.getMessage() for record in caplog.records if "taken over" in record.getMessage()]
+    assert len(caplog.records) == 1
+    assert "another version has taken over from '1'" in caplog.text
     assert old.trim().locks == 0
     assert old.statistics().entries == 0
 
@@ -168,8 +169,8 @@ def test_what_a_killed_starter_left_is_no_reason_to_refuse(directory: Path) -> N
 def test_a_version_that_is_not_ours_is_anothers(directory: Path, content: bytes) -> None:
     Cache(directory, version="1").get("a", lambda: 1)
     (directory / "version").write_bytes(content)
-    assert Cache(directory, version="1").purged is (content != b"1")
-    assert Cache(directory, version="1").peek("a") == (1 if content == b"1" else None)
+    assert Cache(directory, version="1").purged
+    assert Cache(directory, version="1").peek("a") is None
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("version.lock")])

@@ -4,7 +4,8 @@ Who finds no entry
 
 1. tries the lock, exclusive, without waiting. Free: it is the computer. It looks again, computes, puts the entry
    in its place, **removes the lock file, and only then** lets go.
-2. Else it waits with a *shared* lock: all who wait are woken at once, not one after the other. It looks again.
+2. Else it waits until the computer has let go (see `sharedvol.cache.waiting`: all who wait are woken at once, and make
+   no file). It looks again.
 3. Still no entry (the computer failed or was killed): it queues for the exclusive lock, and goes on as in 1.
 
 At most one computes. A computer holds the exclusive lock of the file that has the name (`FileLock` sees to that: it
@@ -18,14 +19,14 @@ entry after that, and it was in place before. So:
 - Opened after the removal: the next file, the same.
 - Opened between creation and lock of another: one of the two is granted, the other waits. Who creates the file has no
   right to it before it is granted.
+- Refused, and the file is gone before it can be waited for: there is nothing to wait for. It looks.
 - Inode numbers are used again, but not while somebody has the file open, so the old file is never taken for the new.
-- Killed before the entry: the kernel frees the lock, those who wait are granted the shared one, find no entry, queue.
+- Killed before the entry: the kernel frees the lock; those who wait find no entry, and queue.
 - Killed after the entry, before the removal: they find it. The file stays, and nobody but a computer looks at it.
 
-No lock file stays. Those of 2 may have made the next file (in the first case above), so each of them, the last thing,
-tries the exclusive lock without waiting, and removes the file if it is granted. Who is refused was refused by
-somebody who has his own last try before him, or removes it himself. What is left after kills, `Cache.trim` removes in
-the same way.
+No lock file stays: only who wants to compute makes one, and whoever is granted one removes it; who is not granted the
+one that he made has been overtaken by another who is. What killed processes leave, `Cache.trim` removes, under its
+lock.
 
 The steps are a generator, so that threads and asyncio tasks go through the same ones.
 """
@@ -40,7 +41,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from sharedvol.cache import chain
+from sharedvol.cache import chain, waiting
 from sharedvol.cache.entries import Absent
 from sharedvol.errors import LockError, LockFileError, LockTimeout
 from sharedvol.locks import FileLock
@@ -63,6 +64,14 @@ class Acquire:
 
 
 @dataclass(frozen=True, slots=True)
+class Wait:
+    """Wait until nobody computes: sent back is whether that was in time."""
+
+    path: str
+    timeout: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Compute:
     """Compute the value: sent back is the value, or a `Failure`."""
 
@@ -81,7 +90,7 @@ class Failure:
     error: BaseException
 
 
-Steps: TypeAlias = Generator[Acquire | Compute | Call, Any, Any]
+Steps: TypeAlias = Generator[Acquire | Wait | Compute | Call, Any, Any]
 
 
 def once(
@@ -109,16 +118,14 @@ def once(
         Unlockable: there can be no lock file. Nothing was computed.
     """
     end = None if timeout is None else time.monotonic() + timeout
-    lock, shared = FileLock(path), FileLock(path, shared=True)
+    lock = FileLock(path)
     try:
         if not _granted((yield Acquire(lock, 0))):
             with chain.waiting(path):
-                if not _granted((yield Acquire(shared, _left(end)))):
+                if timeout == 0 or not (yield Wait(path, _left(end))):
                     raise OutOfTime
-                _release(shared)
                 found = look()
                 if not isinstance(found, Absent):
-                    sweep(path)
                     return found
                 if not _granted((yield Acquire(lock, _left(end)))):
                     raise OutOfTime
@@ -136,8 +143,6 @@ def once(
         if lock.held:
             _remove(path)
             _release(lock)
-        if shared.held:
-            _release(shared)
 
 
 def unlocked(keep: Callable[[Any], Any]) -> Steps:
@@ -160,6 +165,8 @@ def run(steps: Steps, compute: Callable[[], Any]) -> Any:
                     answer = False
                 except LockFileError as error:
                     answer = Failure(error)
+            elif isinstance(step, Wait):
+                answer = waiting.wait(step.path, step.timeout)
             else:
                 try:
                     answer = compute() if isinstance(step, Compute) else step.work()
@@ -186,6 +193,8 @@ async def run_async(steps: Steps, compute: Callable[[], Awaitable[Any]]) -> Any:
                     answer = False
                 except LockFileError as error:
                     answer = Failure(error)
+            elif isinstance(step, Wait):
+                answer = await waiting.wait_async(step.path, step.timeout)
             else:
                 try:
                     answer = await (compute() if isinstance(step, Compute) else asyncio.to_thread(step.work))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -185,7 +186,7 @@ class Storage:
         try:
             temporary = self.entries.temporary(name)
         except OSError as error:
-            self._say("nothing can be stored", error)
+            self._say_unstorable(error)
             temporary = Temporary(os.open(tempfile.gettempdir(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
             temporary.unname()
         try:
@@ -223,8 +224,11 @@ class Storage:
         try:
             yield
         except (OSError, LockError) as error:
-            if not isinstance(error, FileNotFoundError):  # purged by another version, which is told elsewhere
-                self._say("nothing can be stored", error)
+            self._say_unstorable(error)
+
+    def _say_unstorable(self, error: BaseException) -> None:
+        if getattr(error, "errno", None) != errno.ENOENT:  # purged by another version, which is told elsewhere
+            self._say("nothing can be stored", error)
 
     def _say(self, what: str, error: BaseException | None) -> None:
         """Once in the life of this object: a full disk must not fill the log."""

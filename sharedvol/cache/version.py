@@ -136,7 +136,7 @@ def _make(directory: str, version: str) -> None:
 
 
 def _current(directory: str) -> str | None:
-    """The version that is written there; None where there is none."""
+    """The version that is written there; None where there is no whole line."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         text = read_file(fd, _VERSION)
@@ -147,7 +147,8 @@ def _current(directory: str) -> str | None:
             )
     finally:
         os.close(fd)
-    return None if text is None else text.decode("utf-8", "replace").removesuffix("\n")
+    line = None if text is None else text.decode("utf-8", "replace")
+    return line[:-1] if line is not None and line.endswith("\n") else None
 
 
 def _refuse_foreign(directory: str) -> None:

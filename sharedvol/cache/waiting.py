@@ -1,0 +1,150 @@
+"""Wait in the kernel until a lock file's holder has ended, or has let go: nothing is taken, and no file made.
+
+Waiting is for a *shared* lock, so that all who wait are woken at once, and each drops it again at once. The fcntl lock
+is enough, which `FileLock` takes first and drops last. Without a time limit the caller itself blocks. With one, and in
+an asyncio task, a thread does: one for all in this process who wait for the same file, and it is still there for the
+next when one of them gives up. It ends with the wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from sharedvol.errors import LockError
+from sharedvol.locks import kernel
+from sharedvol.locks.handles import close_handle, open_handle
+
+_this: Any = sys.modules[__name__]  # with open_lock_file and close, as `open_handle` wants them
+
+Notify = Callable[[], None]
+
+
+def open_lock_file(path: str, mode: int) -> int:
+    """A descriptor of the lock file that is there."""
+    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+
+
+def close(fd: int) -> None:
+    """Close it."""
+    kernel.close(fd)
+
+
+def wait(path: str, timeout: float | None) -> bool:
+    """Wait until nobody holds the lock file ``path`` exclusively, or it is gone. False if that took too long.
+
+    It may also end early, where the kernel cannot be asked: the caller has to look.
+
+    Args:
+        path: the lock file.
+        timeout: seconds, None for ever.
+    """
+    if timeout is None:
+        with contextlib.suppress(OSError):
+            fd: Any = open_handle(_this, path, 0)
+            try:
+                _block(fd, path)
+            finally:
+                close_handle(_this, fd)
+        return True
+    ended = threading.Event()
+    with _watched(path, ended.set):
+        return ended.wait(timeout)
+
+
+async def wait_async(path: str, timeout: float | None) -> bool:
+    """As `wait`, without blocking the event loop."""
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+    def notify() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+            loop.call_soon_threadsafe(ended.set)
+
+    with _watched(path, notify):
+        try:
+            await asyncio.wait_for(ended.wait(), timeout)
+        except TimeoutError:
+            return False
+    return True
+
+
+class _Watcher:
+    """A thread that waits for one lock file, on behalf of all in this process who do."""
+
+    def __init__(self, fd: Any, identity: object, path: str) -> None:
+        self.fd, self.identity, self.path = fd, identity, path
+        self.notify: list[Notify] = []
+
+    def run(self) -> None:
+        try:
+            _block(self.fd, self.path)
+        finally:
+            with _mutex:
+                # Before the descriptor is closed: the inode's number is then used again.
+                _watchers.pop(self.identity, None)
+                waiting = list(self.notify)  # who is told takes himself off the list, at once
+            close_handle(_this, self.fd)
+            for notify in waiting:
+                notify()
+
+
+_watchers: dict[object, _Watcher] = {}
+_mutex = threading.RLock()  # re-entrant: a signal handler may wait while the main thread is in here
+
+
+@contextlib.contextmanager
+def _watched(path: str, notify: Notify) -> Iterator[None]:
+    """Have ``notify`` called, in another thread, when the wait ends."""
+    try:
+        watcher = _watch(path, notify)
+    except (OSError, RuntimeError):  # it is gone; or no thread can be started, and the caller goes on as if it were
+        notify()
+        yield
+        return
+    try:
+        yield
+    finally:
+        with _mutex, contextlib.suppress(ValueError):
+            watcher.notify.remove(notify)
+
+
+def _watch(path: str, notify: Notify) -> _Watcher:
+    fd: Any = open_handle(_this, path, 0)
+    identity = kernel.identify(fd, path)
+    with _mutex:
+        watcher = _watchers.get(identity)
+        if watcher is not None:
+            close_handle(_this, fd)
+            watcher.notify.append(notify)
+            return watcher
+        watcher = _watchers[identity] = _Watcher(fd, identity, path)
+        watcher.notify.append(notify)
+        try:
+            # A daemon: a wait that nobody waits for must not keep the process from ending.
+            threading.Thread(target=watcher.run, name=f"sharedvol-cache {path}", daemon=True).start()
+        except RuntimeError:
+            del _watchers[identity]
+            close_handle(_this, fd)
+            raise
+    return watcher
+
+
+def _block(fd: Any, path: str) -> None:
+    with contextlib.suppress(LockError):
+        kernel.wait_first(fd, path, True)
+        kernel.unlock_first(fd)  # and not by the close alone: a forked child may have a copy
+
+
+def _after_fork_in_child() -> None:
+    global _mutex
+    _mutex = threading.RLock()
+    _watchers.clear()  # their threads stayed in the parent; `handles` closes the descriptors
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
