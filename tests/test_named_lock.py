@@ -274,7 +274,7 @@ def test_a_deadlock_is_told_apart(database: Database) -> None:
 
 @pytest.mark.parametrize("timeout", [-1, float("nan")])
 def test_a_timeout_that_is_none_is_refused(database: Database, timeout: float) -> None:
-    with pytest.raises(ValueError, match="a timeout is 0 or more seconds"):
+    with pytest.raises(ValueError, match="give seconds, 0 not to wait"):
         named(database, timeout=timeout)
-    with pytest.raises(ValueError, match="a timeout is 0 or more seconds"):
+    with pytest.raises(ValueError, match="give seconds, 0 not to wait"):
         named(database).acquire(timeout=timeout)

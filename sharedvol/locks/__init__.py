@@ -1,6 +1,23 @@
 """Locks that replicas share."""
 
-from sharedvol.errors import LockDeadlockError, LockError, LockFileError, LockTimeout, NotLockedError
+from sharedvol.errors import LockDeadlockError, LockError, LockFileError, LockLostError, LockTimeout, NotLockedError
+from sharedvol.locks.factory import open_lock
 from sharedvol.locks.file import FileLock
+from sharedvol.locks.holder import Holder
+from sharedvol.locks.protocol import Lock
+from sharedvol.locks.watch import Watch, watch
 
-__all__ = ["FileLock", "LockDeadlockError", "LockError", "LockFileError", "LockTimeout", "NotLockedError"]
+__all__ = [
+    "FileLock",
+    "Holder",
+    "Lock",
+    "LockDeadlockError",
+    "LockError",
+    "LockFileError",
+    "LockLostError",
+    "LockTimeout",
+    "NotLockedError",
+    "Watch",
+    "open_lock",
+    "watch",
+]

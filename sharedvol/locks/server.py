@@ -11,6 +11,7 @@ from typing import Any, Final
 from sharedvol.database import Database
 from sharedvol.errors import DatabaseError, LockError
 from sharedvol.locks.holder import Holder
+from sharedvol.locks.session import described
 
 _MAX_CHARACTERS: Final = 64
 _MAX_BYTES: Final = {"mysql": _MAX_CHARACTERS * 4, "mariadb": 192}
@@ -46,10 +47,7 @@ class LockHolder(Holder):
                 "[A-Za-z]+", self.doing or ""
             )  # no more: what follows may be a value, or control characters
             who += f", {word.group().upper()} for {self.seconds} s)" if word else ")"
-        said = [f"replica {self.replica!r}"] if self.replica else []
-        said += [f"process {self.pid}"] if self.pid is not None else []
-        said += [f"for {self.purpose!r}"] if self.purpose else []  # with control characters escaped
-        return ", ".join([who, *said])
+        return described(who, self)
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,15 @@ import threading
 import time
 import weakref
 from types import TracebackType
-from typing import Final, Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 from sharedvol.errors import LockError, LockLostError, LockTimeout, NotLockedError
+from sharedvol.information import MAX_PURPOSE
+from sharedvol.locks.holder import Holder
 from sharedvol.locks.timeouts import DEFAULT, Default, check_timeout
+from sharedvol.printable import shown
 
 _log = logging.getLogger(__name__)
-
-PURPOSE_CHARACTERS: Final = 200
 
 L = TypeVar("L", bound="SessionLock")
 
@@ -58,8 +59,8 @@ class SessionLock:
         if not asked:
             raise ValueError("a lock needs a name")
         check_timeout(timeout)
-        if len(purpose) > PURPOSE_CHARACTERS:
-            raise ValueError(f"a purpose has at most {PURPOSE_CHARACTERS} characters, not {len(purpose)}")
+        if len(purpose) > MAX_PURPOSE:
+            raise ValueError(f"purpose has {len(purpose)} characters: give at most {MAX_PURPOSE}")
         self._asked, self._timeout, self._fenced, self._purpose = asked, timeout, fenced, purpose
         self._name: str | None = None
         self._inherited = 0
@@ -221,6 +222,15 @@ class SessionLock:
             with self._gate:
                 self._turn.notify()
                 self._token, self._depth, self._owner = None, 0, None
+
+
+def described(who: str, holder: Holder) -> str:
+    """``who`` in a message, with what the holder said of itself, made fit for a terminal."""
+    if holder.replica:
+        who += f", replica {shown(holder.replica)}"
+    if holder.pid is not None:
+        who += f", process {holder.pid}"
+    return who + (f', for "{shown(holder.purpose)}"' if holder.purpose else "")
 
 
 _locks: weakref.WeakValueDictionary[int, SessionLock] = weakref.WeakValueDictionary()

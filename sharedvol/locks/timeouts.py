@@ -1,4 +1,4 @@
-"""The timeouts of every lock: seconds, 0 not to wait, None for ever; and a word for "as the lock was made"."""
+"""What a time to wait may be, and the one that stands for the lock's own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 
 class Default:
-    """Stands for a timeout that was not given: None already means for ever."""
+    """The timeout that the lock was made with."""
 
     def __repr__(self) -> str:
         return "the lock's own"
@@ -17,10 +17,12 @@ DEFAULT: Final = Default()
 
 
 def check_timeout(timeout: float | None) -> None:
-    """Refuse what is no number of seconds.
+    """Refuse what is no time to wait.
 
     Raises:
-        ValueError: it is negative, infinite or not a number.
+        ValueError: ``timeout`` is negative, infinite or not a number.
     """
-    if timeout is not None and (not timeout >= 0 or math.isinf(timeout)):
-        raise ValueError(f"a timeout is 0 or more seconds, or None to wait for ever, not {timeout!r}")
+    if timeout is not None and not timeout >= 0:
+        raise ValueError(f"timeout {timeout!r}: give seconds, 0 not to wait, or None to wait for ever")
+    if timeout is not None and math.isinf(timeout):
+        raise ValueError("timeout inf: give None to wait for ever")
