@@ -56,7 +56,7 @@ class LockTimeout(LockError, filelock.Timeout):
     Attributes:
         lock_file: the path of the lock file, or the name of the lock on its server.
         waited: the time that was allowed, in seconds.
-        holder: who has it, where a server tells: a `sharedvol.locks.mysql.LockHolder`.
+        holder: who has it, where that is known: a `sharedvol.locks.Holder` or one of its kinds.
     """
 
     def __init__(self, lock_file: str, waited: float = 0.0, holder: object = None) -> None:
@@ -98,7 +98,7 @@ class NotLockedError(LockError, RuntimeError):
 
 
 class LockLostError(LockError):
-    """A lock on a server ended before it was released: its connection is gone, or something else freed it.
+    """A lock ended before it was released: its connection or descriptor is gone, or something else freed it.
 
     Another process may have it by now. What was done under it since the last check is in doubt.
     """

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, TextIO
 
 from sharedvol.errors import describe
+from sharedvol.printable import shown
 from sharedvol.status import KINDS, Backlog, Lock, Status, look
 from sharedvol.volume import Replica
 
@@ -110,14 +111,6 @@ class Progress:
     def _say(self, text: str) -> None:
         self._stream.write(text)
         self._stream.flush()
-
-
-def shown(text: str) -> str:
-    """``text`` for a terminal: what is not printable as an escape, and the backslash, so that none is forged."""
-    return "".join(
-        letter if letter.isprintable() and letter != "\\" else letter.encode("unicode_escape").decode()
-        for letter in text
-    )
 
 
 def _in_words(status: Status) -> Iterator[str]:

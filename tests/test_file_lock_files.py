@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from processes import LIMIT, descriptors, has_permission_to_mount, run_forked
 
-from sharedvol import FileLock, LockFileError, LockTimeout
+from sharedvol import FileLock, LockFileError, LockLostError, LockTimeout
 
 
 @pytest.fixture
@@ -219,8 +219,9 @@ def test_a_file_replaced_just_before_the_lock_is_noticed(path: Path, monkeypatch
 
 def test_a_descriptor_closed_by_other_code_is_an_error_once(path: Path) -> None:
     lock = FileLock(path, timeout=0)
-    with lock:
+    with pytest.raises(LockLostError, match="closed by other code"), lock:
         os.close(lock.fileno())
+    assert not lock.held
     with lock:
         fd = lock.fileno()
         assert run_forked(lambda: takes(path)) is False

@@ -20,7 +20,7 @@ from servers import Database
 
 from sharedvol import DatabaseError, LockError, LockTimeout
 from sharedvol import database as database_module
-from sharedvol.locks import fencing, getlock, mysql, pooler, session
+from sharedvol.locks import getlock, mysql, pooler, session, token_table
 from sharedvol.locks.holder import Holder
 from sharedvol.locks.mysql import NamedLock
 
@@ -181,7 +181,7 @@ def test_a_network_that_fails_during_acquire_leaves_nothing(database: Database, 
 class Interrupts:
     """Raises KeyboardInterrupt before a given line of those that `work` comes to, clean-up left out."""
 
-    MODULES = (database_module, fencing, getlock, mysql, pooler, session)
+    MODULES = (database_module, getlock, mysql, pooler, session, token_table)
     FILES = tuple(module.__file__ for module in MODULES)
     CLEAN_UP = ("_drop", "close")
 

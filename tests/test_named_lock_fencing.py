@@ -26,7 +26,7 @@ from servers import Database, Server
 
 from sharedvol import DatabaseError, LockError, LockLostError, LockTimeout, NotLockedError, container_id, worker_token
 from sharedvol.database import Database as Opened
-from sharedvol.locks import fencing
+from sharedvol.locks import token_table
 from sharedvol.locks.mysql import LockHolder, NamedLock
 
 SCHEMA = (
@@ -369,7 +369,7 @@ def test_who_loses_the_lock_before_its_token_gets_neither(
 ) -> None:
     token_of(database)
     before = row(database)
-    ourselves = fencing._ourselves
+    ourselves = token_table._ourselves
 
     def lose(purpose: str) -> dict[str, Any]:
         database.query(f"KILL {holder_session(database)}")
@@ -380,7 +380,7 @@ def test_who_loses_the_lock_before_its_token_gets_neither(
     with engine.connect() as connection:
         lock = NamedLock(connection if borrowed else database.url, "report", fenced=True)
         with monkeypatch.context() as patch:
-            patch.setattr(fencing, "_ourselves", lose)
+            patch.setattr(token_table, "_ourselves", lose)
             with pytest.raises(LockLostError if borrowed else DatabaseError):
                 lock.acquire()
         assert not lock.held

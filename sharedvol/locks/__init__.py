@@ -5,9 +5,11 @@ from sharedvol.locks.factory import open_lock
 from sharedvol.locks.file import FileLock
 from sharedvol.locks.holder import Holder
 from sharedvol.locks.protocol import Lock
+from sharedvol.locks.record import FileHolder
 from sharedvol.locks.watch import Watch, watch
 
 __all__ = [
+    "FileHolder",
     "FileLock",
     "Holder",
     "Lock",

@@ -1,58 +1,34 @@
 """The file lock: exclusive or shared between replicas, in every language.
 
 A `FileLock` keeps one descriptor open between uses and lets the kernel decide who has the lock, between
-threads and tasks of one process too: each that holds or waits does so on a descriptor of its own. What
-stays here is who holds how many times, time-outs, and forks.
+threads and tasks of one process too: each that holds or waits does so on a descriptor of its own, a
+`sharedvol.locks.hold.Hold`. What stays here is who holds how many times, and what is said of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
+import errno
+import logging
 import os
 import threading
-import time
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Final
 
-from sharedvol.errors import LockDeadlockError, LockTimeout, NotLockedError
-from sharedvol.locks import kernel, portable, waiter
-from sharedvol.locks.handles import close_handle, open_handle
+from sharedvol.errors import LockError, LockFileError, LockLostError, LockTimeout, NotLockedError
+from sharedvol.locks import kernel, portable
+from sharedvol.locks.beside import Beside
+from sharedvol.locks.hold import Hold
+from sharedvol.locks.ownership import Owner, Ownership
+from sharedvol.locks.record import FileHolder, check_purpose, holder_of, read_record
+from sharedvol.locks.timeouts import DEFAULT, Default, check_timeout
+
+_log = logging.getLogger(__name__)
 
 _system: Final[ModuleType] = kernel if kernel.AVAILABLE else portable
-
-Owner = object
-"""Who holds: a `threading.Thread`, or an `asyncio.Task`."""
-
-
-class _Default:
-    def __repr__(self) -> str:
-        return "the lock's own"
-
-
-_DEFAULT: Final = _Default()
-_POLL_SECONDS: Final = 0.01
-
-
-class _Hold:
-    """One descriptor and, while it is locked, how often its owner has taken it.
-
-    ``handle`` is None while a waiter thread, ``wait``, has the descriptor. ``end`` is when the time to
-    wait is over, by the monotonic clock, once there is one.
-    """
-
-    __slots__ = ("depth", "end", "handle", "identity", "wait")
-
-    def __init__(self, handle: object, identity: object) -> None:
-        self.handle: object | None = handle
-        self.identity = identity
-        self.depth = 0
-        self.wait: waiter.Waiter | None = None
-        self.end: float | None = None
 
 
 class _Held:
@@ -66,14 +42,18 @@ class _Held:
     def __enter__(self) -> FileLock:
         return self._lock
 
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.__exit__(kind, error, trace)
 
     async def __aenter__(self) -> FileLock:
         return self._lock
 
-    async def __aexit__(self, *_: object) -> None:
-        await self._lock.__aexit__(None, None, None)
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._lock.__aexit__(kind, error, trace)
 
 
 class FileLock:
@@ -99,11 +79,14 @@ class FileLock:
         path: the lock file, created where missing; its directory must exist. Never a data file.
         timeout: seconds to wait; None waits for ever, 0 not at all. `acquire` can say otherwise.
         shared: hold it together with other shared holders.
-        mode: permission bits of a lock file that is created here. Everyone by default, so that
-            replicas with different users can share it: the file holds nothing.
+        mode: permission bits of a lock file that is created here, and of the files beside it. Everyone by
+            default, so that replicas with different users can share it: the file holds nothing.
+        fenced: each hold has a `token`, greater than those of all earlier fenced holds, and others can ask by
+            `holder` who has it. For that ``<path>.token`` and ``<path>.holder`` lie beside the lock file.
+        purpose: what a fenced lock's holder says that it is for, at most 200 characters.
 
     Raises:
-        ValueError: ``timeout`` is negative or not a number.
+        ValueError: ``timeout`` is negative or not a number; ``fenced`` and ``shared``; ``purpose`` is too long.
     """
 
     def __init__(
@@ -113,12 +96,17 @@ class FileLock:
         timeout: float | None = None,
         shared: bool = False,
         mode: int = 0o666,
+        fenced: bool = False,
+        purpose: str = "",
     ) -> None:
-        _check_timeout(timeout)
+        check_timeout(timeout)
+        check_purpose(purpose)
+        if fenced and shared:
+            raise ValueError("fenced and shared: only an exclusive holder has a token")
         self._path = os.path.abspath(os.fspath(path))  # a later chdir must not change which file is meant
         self._timeout, self._shared, self._mode = timeout, shared, mode
-        self._forget()
-        _locks[id(self)] = self
+        self._fenced, self._purpose = fenced, purpose
+        self._own = Ownership()
 
     @property
     def path(self) -> Path:
@@ -137,44 +125,59 @@ class FileLock:
 
     @property
     def held(self) -> bool:
-        """Whether the calling thread, or the running task, holds the lock."""
-        return self._owner_here() is not None
+        """Whether the calling thread, or the running task, holds the lock. Whether it was lost, `check` tells."""
+        return self._own.owner_here() is not None
 
-    def acquire(self, timeout: float | _Default | None = _DEFAULT) -> _Held:
+    @property
+    def token(self) -> int:
+        """The fencing token of the caller's hold: greater than that of every earlier fenced hold of this lock file.
+
+        Raises:
+            LockError: the lock was not made with ``fenced=True``.
+            NotLockedError: the caller does not hold it.
+        """
+        if not self._fenced:
+            raise LockError(f"lock {self._path!r} has no fencing token: make it with fenced=True")
+        owner = self._own.owner_here()
+        beside = self._own.held[owner].beside if owner is not None else None
+        if beside is None or beside.token is None:
+            raise self._not_held()
+        return beside.token
+
+    def acquire(self, timeout: float | Default | None = DEFAULT) -> _Held:
         """Take the lock, waiting in the kernel. To be undone by `release`, or a ``with`` on what is returned.
 
         Args:
             timeout: seconds to wait, None for ever, 0 not at all; else as the lock was made.
 
         Raises:
-            LockTimeout: it was not free in time.
+            LockTimeout: it was not free in time. Of a fenced lock it tells the ``holder``.
             LockDeadlockError: this thread holds the file through another object and would wait for ever.
-            LockFileError: the file cannot be opened, or locked, where it is.
+            LockFileError: the file, or the fencing file, cannot be opened, locked or used where it is.
             ValueError: ``timeout`` is negative or not a number.
         """
+        held = _Held(self)  # first: it must not fail, or be interrupted, under the lock
         self._acquire(timeout)
-        return _Held(self)  # not kept: a cycle would keep the descriptor of a dropped lock
+        return held  # not kept: a cycle would keep the descriptor of a dropped lock
 
-    def _acquire(self, timeout: float | _Default | None) -> None:
+    def _acquire(self, timeout: float | Default | None) -> FileLock:
         owner = threading.current_thread()
-        hold = self._holds.get(owner)
-        if hold is None:
-            limit = self._timeout if timeout is _DEFAULT else self._limit(timeout)
-            hold = self._take()
-            try:
-                while True:
-                    if not _system.try_both(hold.handle, self._path, self._shared):
-                        self._wait(hold, limit)
-                    if _system.is_current(self._path, hold.identity):
-                        break
-                    self._reopen(hold)
-            except BaseException:
-                self._put_back(hold)
-                raise
-            self._holds[owner] = hold
-        hold.depth += 1
+        hold = self._own.held.get(owner)
+        if hold is not None:
+            hold.depth += 1
+            return self
+        limit = self._timeout if timeout is DEFAULT else self._limit(timeout)
+        hold = self._take()
+        try:
+            hold.acquire(limit)
+            hold.depth = 1
+            self._own.held[owner] = hold
+            return self
+        except BaseException as error:
+            self._put_back(owner, hold, error)
+            raise
 
-    async def acquire_async(self, timeout: float | _Default | None = _DEFAULT) -> _Held:
+    async def acquire_async(self, timeout: float | Default | None = DEFAULT) -> _Held:
         """As `acquire`, for the running task, and without blocking the event loop.
 
         A cancelled wait gives up its place. ``async with lock:`` does this and releases.
@@ -186,23 +189,21 @@ class FileLock:
         owner = asyncio.current_task()
         if owner is None:
             raise RuntimeError("acquire_async must run in an asyncio task")
-        hold = self._holds.get(owner)
-        if hold is None:
-            limit = self._limit(timeout)
-            hold = self._take()
-            try:
-                while True:
-                    if not _system.try_both(hold.handle, self._path, self._shared):
-                        await self._wait_async(hold, limit)
-                    if _system.is_current(self._path, hold.identity):
-                        break
-                    self._reopen(hold)
-            except BaseException:
-                self._put_back(hold)
-                raise
-            self._holds[owner] = hold
-        hold.depth += 1
-        return _Held(self)  # not kept: a cycle would keep the descriptor of a dropped lock
+        held = _Held(self)
+        hold = self._own.held.get(owner)
+        if hold is not None:
+            hold.depth += 1
+            return held
+        limit = self._limit(timeout)
+        hold = self._take()
+        try:
+            await hold.acquire_async(limit)
+            hold.depth = 1
+            self._own.held[owner] = hold
+            return held
+        except BaseException as error:
+            self._put_back(owner, hold, error)
+            raise
 
     def release(self) -> None:
         """Undo one `acquire` of this thread or task; the last one frees the lock.
@@ -211,41 +212,74 @@ class FileLock:
 
         Raises:
             NotLockedError: the caller does not hold the lock.
+            LockLostError: it was lost before, as `check` tells; everything is freed. Of a plain lock only what costs
+                nothing to know is told here: that its descriptor was closed.
         """
         owner: Owner | None = threading.current_thread()
-        if owner not in self._holds:
-            owner = self._owner_here()
+        if owner not in self._own.held:
+            owner = self._own.owner_here()
         self._release(owner)
 
     def _release(self, owner: Owner | None) -> None:
         if owner is None:
-            if self._undo_inherited():
+            if self._own.undo_inherited():
                 return
-            raise NotLockedError(
-                f"lock {self._path!r} is not held by this thread or task: release where it was acquired, and once"
-            )
-        hold = self._holds[owner]
-        hold.depth -= 1
-        if hold.depth:
+            raise self._not_held()
+        hold = self._own.held[owner]
+        if hold.depth > 1:
+            hold.depth -= 1
             return
-        del self._holds[owner]
         try:
-            _system.unlock(hold.handle)
-        except OSError:
-            # The descriptor was closed by other code, and the lock went with it; or the file server is
-            # gone, and closing is all that is left.
-            self._close(hold)
-        else:
+            del self._own.held[owner]
+            lost = hold.release()
             self._keep(hold)
+        except BaseException:
+            hold.close()
+            self._own.held.pop(owner, None)
+            raise
+        if lost is not None:
+            raise lost
+
+    def check(self) -> None:
+        """Ask whether the lock is still held: by the caller, or else by any thread or task of this process.
+
+        Raises:
+            LockLostError: its descriptor was closed by other code, the lock file was deleted or replaced, or the
+                fencing file has the token of another. Another process may have the lock by now.
+            NotLockedError: nobody in this process holds it.
+        """
+        owner = self._own.owner_here()
+        held = {owner: self._own.held[owner]} if owner is not None else self._own.held.copy()
+        if not held:
+            raise self._not_held()
+        for one, hold in held.items():
+            grants = hold.grants
+            reason = hold.why_lost()
+            # Else it was released while this looked, and what was seen means nothing.
+            if reason is not None and self._own.held.get(one) is hold and hold.grants == grants:
+                raise hold.lost(reason)
+
+    def holder(self) -> FileHolder | None:
+        """Who has the lock now, the caller included; None if nobody has.
+
+        That somebody has it is the kernel's word. The rest a fenced holder wrote of itself: it can be forged by
+        whoever may write to the volume. Takes nothing and waits for nobody.
+
+        Raises:
+            LockFileError: it cannot be asked: the lock file cannot be read.
+        """
+        return holder_of(self._path)
 
     def __enter__(self) -> FileLock:
-        self._acquire(_DEFAULT)
-        return self
+        return self._acquire(DEFAULT)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.release()
+        try:
+            self.release()
+        except LockLostError as lost:
+            self._say_lost(lost, kind)
 
     async def __aenter__(self) -> FileLock:
         await self.acquire_async()
@@ -254,8 +288,11 @@ class FileLock:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # The task's own hold before one of its thread: both exist where the lock is shared.
-        self._release(self._owner_here(task_first=True))
+        try:
+            # The task's own hold before one of its thread: both exist where the lock is shared.
+            self._release(self._own.owner_here(task_first=True))
+        except LockLostError as lost:
+            self._say_lost(lost, kind)
 
     def fileno(self) -> int:
         """The descriptor of the lock that the caller holds: to hand to a program that is to hold it too.
@@ -266,233 +303,79 @@ class FileLock:
         Raises:
             NotLockedError: the caller does not hold the lock.
         """
-        owner = self._owner_here()
-        handle = self._holds[owner].handle if owner is not None else None
+        owner = self._own.owner_here()
+        handle = self._own.held[owner].handle if owner is not None else None
         if not isinstance(handle, int):
             raise NotLockedError(f"lock {self._path!r} is not held by this thread or task: it has no descriptor")
         return handle
 
     def __repr__(self) -> str:
-        kind = "shared " if self._shared else ""
+        kind = "shared " if self._shared else "fenced " if self._fenced else ""
         return f"<{kind}FileLock {self._path!r} {'held' if self.held else 'not held'} here>"
 
     def __reduce__(self) -> tuple[Callable[..., FileLock], tuple[object, ...]]:
         # A lock that is sent to another process is the same file, not the same hold.
-        return _rebuild, (self._path, self._timeout, self._shared, self._mode)
+        return _rebuild, (self._path, self._timeout, self._shared, self._mode, self._fenced, self._purpose)
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # __init__ may have failed; the interpreter may be ending
-            for hold in (*self._holds.values(), *self._idle):
-                self._close(hold)
+            self._own.close()
 
-    # What follows keeps the descriptors.
-
-    def _take(self) -> _Hold:
+    def _take(self) -> Hold:
+        """A descriptor: the one that was kept, or a new one."""
         try:
-            return self._idle.pop()
+            return self._own.idle.pop()
         except IndexError:
-            handle = open_handle(_system, self._path, self._mode)
-            return _Hold(handle, _system.identify(handle, self._path))
+            return Hold(_system, self._path, self._mode, self._shared, self._beside())
 
-    def _keep(self, hold: _Hold) -> None:
+    def _beside(self) -> Beside | None:
+        if not self._fenced:
+            return None
+        if _system is not kernel:
+            raise LockFileError(
+                errno.EOPNOTSUPP,
+                f"cannot fence lock {self._path!r}: this kernel has no open file description locks; "
+                "use Linux, or fenced=False",
+                self._path,
+            )
+        return Beside(self._path, self._mode, self._purpose)
+
+    def _keep(self, hold: Hold) -> None:
         """Keep one unlocked descriptor for the next use."""
         hold.end = None
-        if self._idle:
-            self._close(hold)
+        if hold.handle is None or self._own.idle:
+            hold.close()
         else:
-            self._idle.append(hold)
+            self._own.idle.append(hold)
 
-    def _put_back(self, hold: _Hold) -> None:
-        """After a failed acquire: whatever it got of the lock goes."""
-        hold.depth = 0
-        self._end_wait(hold)
-        if hold.handle is None:
-            return  # a waiter thread has the descriptor, or there is none
-        try:
-            _system.unlock(hold.handle)
-        except OSError:
-            self._close(hold)
-        else:
-            self._keep(hold)
+    def _put_back(self, owner: Owner, hold: Hold, error: BaseException) -> None:
+        """After a failed acquire: nothing is locked, and a time-out says by whom it is."""
+        self._own.held.pop(owner, None)
+        hold.put_back()
+        self._keep(hold)
+        if self._fenced and isinstance(error, LockTimeout) and error.waited:
+            said = read_record(self._path)
+            error.holder = FileHolder(**said) if said is not None else None
 
-    def _close(self, hold: _Hold) -> None:
-        handle, hold.handle = hold.handle, None
-        if handle is not None:
-            close_handle(_system, handle)
-
-    def _reopen(self, hold: _Hold) -> None:
-        """Somebody deleted or replaced the lock file: ours is a lock that nobody else will ask for."""
-        self._close(hold)
-        hold.handle = open_handle(_system, self._path, self._mode)
-        hold.identity = _system.identify(hold.handle, self._path)
-
-    # What follows waits.
-
-    def _wait(self, hold: _Hold, limit: float | None) -> None:
-        if limit is None:
-            self._refuse_deadlock(hold)
-            _system.wait_first(hold.handle, self._path, self._shared)
-            _system.wait_second(hold.handle, self._path, self._shared)
-            return
-        if limit == 0:
-            raise LockTimeout(self._path)
-        ended = threading.Lock()
-        ended.acquire()
-        left = self._left(hold, limit)
-        if not self._lend(hold, ended.release):
-            for pause in self._polls(hold, limit):
-                time.sleep(pause)
-            return
-        ended.acquire(timeout=min(left, threading.TIMEOUT_MAX))
-        self._take_back(hold, limit)
-
-    async def _wait_async(self, hold: _Hold, limit: float | None) -> None:
-        if limit is None:
-            self._refuse_deadlock(hold)
-        elif limit == 0:
-            raise LockTimeout(self._path)
-        loop = asyncio.get_running_loop()
-        ended = loop.create_future()
-
-        def set_ended() -> None:
-            if not ended.done():
-                ended.set_result(None)
-
-        def notify() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
-                loop.call_soon_threadsafe(set_ended)
-
-        left = None if limit is None else self._left(hold, limit)
-        if not self._lend(hold, notify):
-            for pause in self._polls(hold, limit):
-                await asyncio.sleep(pause)
-            return
-        await asyncio.wait([ended], timeout=left)
-        self._take_back(hold, limit)
-
-    def _left(self, hold: _Hold, limit: float) -> float:
-        """The seconds that are left of ``limit``, which began with the first wait for this hold."""
-        now = time.monotonic()
-        if hold.end is None:
-            hold.end = now + limit
-        return max(0.0, hold.end - now)
-
-    def _lend(self, hold: _Hold, notify: Callable[[], None]) -> bool:
-        """Let a thread wait with the descriptor; False where none can be started (a limit of processes).
-
-        The hold knows the waiter before its thread runs: whatever exception comes from then on, `_put_back`
-        finds it, and no lock is granted to nobody.
-        """
-
-        def keep(wait: waiter.Waiter | None) -> None:
-            hold.wait = wait
-
-        handle, hold.handle = hold.handle, None
-        try:
-            waiter.wait_for(_system, handle, hold.identity, self._path, self._shared, notify, keep)
-        except RuntimeError:
-            hold.handle = handle
-            return False
-        return True
-
-    def _polls(self, hold: _Hold, limit: float | None) -> Iterator[float]:
-        """The pauses between tries, where there is no thread to wait; ends with the lock taken."""
-        while not _system.try_both(hold.handle, self._path, self._shared):
-            left = _POLL_SECONDS if limit is None else self._left(hold, limit)
-            if not left:
-                raise LockTimeout(self._path, limit or 0.0)
-            yield min(left, _POLL_SECONDS)
-
-    def _take_back(self, hold: _Hold, limit: float | None) -> None:
-        """The wait has ended, or the time for it has."""
-        wait = self._end_wait(hold)
-        if hold.handle is None:
-            raise LockTimeout(self._path, limit or 0.0)
-        if wait is not None and wait.error is not None:
-            raise wait.error
-
-    def _end_wait(self, hold: _Hold) -> waiter.Waiter | None:
-        """Take the descriptor from the waiter if its wait has ended, else walk away from it."""
-        wait = hold.wait
-        if wait is not None and not waiter.walk_away(wait):
-            hold.handle = wait.handle
-        hold.wait = None
-        return wait
-
-    def _limit(self, timeout: float | _Default | None) -> float | None:
-        if isinstance(timeout, _Default):
+    def _limit(self, timeout: float | Default | None) -> float | None:
+        if isinstance(timeout, Default):
             return self._timeout
-        _check_timeout(timeout)
+        check_timeout(timeout)
         return timeout
 
-    def _refuse_deadlock(self, hold: _Hold) -> None:
-        here = _owners_here()
-        for other in _all_locks():
-            for owner in here:
-                held = other._holds.get(owner)
-                if held is not None and held.identity == hold.identity:
-                    raise LockDeadlockError(
-                        f"lock {self._path!r} is held by this very thread or task, through another FileLock "
-                        "object or call: it would wait for itself for ever; share one object, or set a timeout"
-                    )
+    def _not_held(self) -> NotLockedError:
+        return NotLockedError(
+            f"lock {self._path!r} is not held by this thread or task: release where it was acquired, and once"
+        )
 
-    # What follows knows who holds.
-
-    def _owner_here(self, *, task_first: bool = False) -> Owner | None:
-        for owner in _owners_here()[:: -1 if task_first else 1]:
-            if owner in self._holds:
-                return owner
-        return None
-
-    def _undo_inherited(self) -> bool:
-        # After a fork asyncio tells no current task, though the child may be leaving its parent's `async with`.
-        tasks = [owner for owner in self._inherited if isinstance(owner, asyncio.Task)]
-        for owner in (*_owners_here(), *tasks):
-            depth = self._inherited.get(owner, 0)
-            if depth:
-                self._inherited[owner] = depth - 1
-                return True
-        return False
-
-    def _forget(self) -> None:
-        """Begin with nothing: a new lock, or one in a forked child, where the descriptors are closed."""
-        self._inherited: dict[Owner, int] = {owner: hold.depth for owner, hold in getattr(self, "_holds", {}).items()}
-        self._holds: dict[Owner, _Hold] = {}
-        self._idle: list[_Hold] = []
+    def _say_lost(self, lost: LockLostError, kind: type[BaseException] | None) -> None:
+        """The end of a ``with``: an exception that is on its way is not to be hidden."""
+        if kind is None:
+            raise lost
+        _log.warning("%s", lost)
 
 
-_locks: weakref.WeakValueDictionary[int, FileLock] = weakref.WeakValueDictionary()
-
-
-def _all_locks() -> list[FileLock]:
-    # `valuerefs` copies in one step: to iterate would fail while another thread makes a lock.
-    return [lock for ref in _locks.valuerefs() if (lock := ref()) is not None]
-
-
-def _owners_here() -> tuple[Owner, ...]:
-    thread = threading.current_thread()
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:  # no event loop runs in this thread
-        return (thread,)
-    return (thread,) if task is None else (thread, task)
-
-
-def _rebuild(path: str, timeout: float | None, shared: bool, mode: int) -> FileLock:
-    return FileLock(path, timeout=timeout, shared=shared, mode=mode)
-
-
-def _check_timeout(timeout: float | None) -> None:
-    if timeout is not None and not timeout >= 0:
-        raise ValueError(f"timeout {timeout!r}: give seconds, 0 not to wait, or None to wait for ever")
-    if timeout is not None and math.isinf(timeout):
-        raise ValueError("timeout inf: give None to wait for ever")
-
-
-def _after_fork_in_child() -> None:
-    for lock in _all_locks():
-        lock._forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+def _rebuild(
+    path: str, timeout: float | None, shared: bool, mode: int, fenced: bool = False, purpose: str = ""
+) -> FileLock:
+    return FileLock(path, timeout=timeout, shared=shared, mode=mode, fenced=fenced, purpose=purpose)

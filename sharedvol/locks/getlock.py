@@ -10,8 +10,8 @@ from typing import Final
 
 from sharedvol.database import Database
 from sharedvol.errors import DatabaseError, LockDeadlockError, LockError, LockTimeout
-from sharedvol.locks.fencing import find_holder
 from sharedvol.locks.server import LockHolder, Server
+from sharedvol.locks.token_table import find_holder
 
 _POLL_SECONDS: Final = 0.05  # for what is left of a second, which MySQL would round
 _DEADLOCKS: Final = (1213, 3058)  # ER_LOCK_DEADLOCK, ER_USER_LOCK_DEADLOCK

@@ -1,4 +1,4 @@
-"""Every descriptor of a lock file that this process has open, so that a forked child can close its copies.
+"""Every descriptor of locks that this process has open, so that a forked child can close its copies.
 
 A lock belongs to the open file description, which a fork shares. The child must not unlock (that would
 drop its parent's lock) and must not keep its copy (the lock would outlive a parent that is killed): it
@@ -10,7 +10,11 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Callable
 from types import ModuleType
+from typing import TypeVar
+
+_Handle = TypeVar("_Handle")
 
 _open: dict[object, ModuleType] = {}
 # Held over a fork, so that none happens between the opening of a descriptor and its entry here. Re-entrant:
@@ -20,8 +24,13 @@ _guard = threading.RLock()
 
 def open_handle(system: ModuleType, path: str, mode: int) -> object:
     """``system.open_lock_file``, remembered."""
+    return remember_handle(system, lambda: system.open_lock_file(path, mode))
+
+
+def remember_handle(system: ModuleType, open_it: Callable[[], _Handle]) -> _Handle:
+    """What ``open_it`` gives, remembered, to be closed by ``system.close``."""
     with _guard:
-        handle: object = system.open_lock_file(path, mode)
+        handle = open_it()
         _open[handle] = system
         return handle
 
@@ -31,6 +40,12 @@ def close_handle(system: ModuleType, handle: object) -> None:
     with _guard:
         if _open.pop(handle, None) is not None:
             system.close(handle)
+
+
+def forget_handle(handle: object) -> None:
+    """It was closed by other code, to which its number may belong by now: it is not ours to close."""
+    with _guard:
+        _open.pop(handle, None)
 
 
 def _after_fork_in_child() -> None:

@@ -167,6 +167,36 @@ def try_both(fd: Handle, path: str, shared: bool) -> bool:
     return True
 
 
+def is_linked(fd: Handle, identity: object) -> bool:
+    """Whether the descriptor is that of the file that was opened, and the file has a name."""
+    try:
+        info = os.fstat(fd)
+    except OSError:
+        return False
+    return info.st_nlink > 0 and (info.st_dev, info.st_ino) == identity
+
+
+def why_lost(fd: Handle | None, path: str, identity: object) -> str | None:
+    """How a lock that this descriptor held was lost, in words; None if it was not."""
+    try:
+        if fd is None or identify(fd, path) != identity:
+            return "its descriptor was closed by other code of this process"
+    except OSError:
+        return "its descriptor was closed by other code of this process"
+    return None if is_current(path, identity) else "somebody deleted or replaced the lock file"
+
+
+def try_first(fd: Handle) -> bool:
+    """Take the fcntl lock alone if it is free; never waits."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _WRITE)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True
+
+
 def wait_first(fd: Handle, path: str, shared: bool) -> None:
     """Wait in the kernel for the fcntl lock. Python signal handlers run, and may raise."""
     try:

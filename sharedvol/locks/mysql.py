@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from sharedvol.database import Database
 from sharedvol.errors import DatabaseError, LockError, LockLostError, LockUnsafeError
-from sharedvol.locks import fencing
+from sharedvol.locks import token_table
 from sharedvol.locks.getlock import Claim, Waiting
 from sharedvol.locks.pooler import refuse_pooler
 from sharedvol.locks.server import LockHolder, Server, inspect
@@ -118,11 +118,11 @@ class NamedLock(SessionLock):
             ours, claim = self._speaking()
             if ours is not None and claim is not None:
                 with self._voice(ours) as voice:
-                    return fencing.find_holder(voice, claim.server, claim.name)
+                    return token_table.find_holder(voice, claim.server, claim.name)
         database = self._open()
         try:
             server = inspect(database)
-            return fencing.find_holder(database, server, self._name_on(server))
+            return token_table.find_holder(database, server, self._name_on(server))
         finally:
             if database is not self._target:
                 database.close()
@@ -160,7 +160,7 @@ class NamedLock(SessionLock):
         # Not within a transaction of the caller's, whose rollback would take the token back.
         own = database if database.owned else database.another()
         try:
-            return fencing.draw(own, claim.server, claim.name, claim.session, self._purpose)
+            return token_table.draw(own, claim.server, claim.name, claim.session, self._purpose)
         finally:
             if own is not database:
                 own.close()

@@ -36,6 +36,11 @@ def is_current(path: str, identity: object) -> bool:
     return True
 
 
+def why_lost(handle: Handle | None, path: str, identity: object) -> str | None:
+    """How the lock was lost, as far as filelock knows."""
+    return None if handle is not None and handle.is_locked else "its descriptor was closed"
+
+
 def try_both(handle: Handle, path: str, shared: bool) -> bool:
     """Take the lock if it is free; never waits."""
     if shared:

@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from sharedvol.errors import LockError, LockLostError, LockTimeout, NotLockedError
-from sharedvol.information import MAX_PURPOSE
 from sharedvol.locks.holder import Holder
+from sharedvol.locks.record import check_purpose
 from sharedvol.locks.timeouts import DEFAULT, Default, check_timeout
 from sharedvol.printable import shown
 
@@ -59,8 +59,7 @@ class SessionLock:
         if not asked:
             raise ValueError("a lock needs a name")
         check_timeout(timeout)
-        if len(purpose) > MAX_PURPOSE:
-            raise ValueError(f"purpose has {len(purpose)} characters: give at most {MAX_PURPOSE}")
+        check_purpose(purpose)
         self._asked, self._timeout, self._fenced, self._purpose = asked, timeout, fenced, purpose
         self._name: str | None = None
         self._inherited = 0

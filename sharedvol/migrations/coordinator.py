@@ -29,10 +29,10 @@ from sharedvol.errors import (
     MigrationError,
     SharedVolError,
 )
-from sharedvol.locks.fencing import find_holder
 from sharedvol.locks.file import FileLock
 from sharedvol.locks.mysql import NamedLock, Waiting
 from sharedvol.locks.server import LockHolder, Server, inspect
+from sharedvol.locks.token_table import find_holder
 from sharedvol.migrations import manifest
 from sharedvol.migrations.directory import Directory
 from sharedvol.migrations.source import HalfAppliedPolicy, Session, Source

@@ -1,0 +1,248 @@
+"""One descriptor of a lock file: how it is locked, waited for, and let go of."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Final
+
+from sharedvol.errors import LockLostError, LockTimeout, describe
+from sharedvol.locks import waiter
+from sharedvol.locks.beside import Beside
+from sharedvol.locks.handles import close_handle, forget_handle, open_handle
+from sharedvol.locks.ownership import refuse_deadlock
+
+_POLL_SECONDS: Final = 0.01
+
+
+class Hold:
+    """One descriptor and, while it is locked, how often its owner has taken it.
+
+    ``handle`` is None while a waiter thread, ``wait``, has the descriptor, and when it was closed. ``end`` is when
+    the time to wait is over, by the monotonic clock, once there is one. ``grants`` counts how often it was locked.
+    """
+
+    __slots__ = ("beside", "depth", "end", "grants", "handle", "identity", "mode", "path", "shared", "system", "wait")
+
+    def __init__(self, system: ModuleType, path: str, mode: int, shared: bool, beside: Beside | None = None) -> None:
+        self.system, self.path, self.mode, self.shared, self.beside = system, path, mode, shared, beside
+        self.handle: object | None = open_handle(system, path, mode)
+        self.identity: object = system.identify(self.handle, path)
+        self.depth = self.grants = 0
+        self.wait: waiter.Waiter | None = None
+        self.end: float | None = None
+
+    def acquire(self, limit: float | None) -> None:
+        """Lock the file that the path names, waiting at most ``limit`` seconds.
+
+        Raises:
+            LockTimeout, LockDeadlockError, LockFileError: as `FileLock.acquire`; `put_back` is then to be called.
+        """
+        while True:
+            if not self.system.try_both(self.handle, self.path, self.shared):
+                self._wait(limit)
+            if self.system.is_current(self.path, self.identity):
+                break
+            self._reopen()
+        if self.beside is not None:
+            self.beside.enter()
+        self.grants += 1
+
+    async def acquire_async(self, limit: float | None) -> None:
+        """As `acquire`, without blocking the event loop."""
+        while True:
+            if not self.system.try_both(self.handle, self.path, self.shared):
+                await self._wait_async(limit)
+            if self.system.is_current(self.path, self.identity):
+                break
+            self._reopen()
+        if self.beside is not None:
+            self.beside.enter()
+        self.grants += 1
+
+    def release(self) -> LockLostError | None:
+        """Unlock, also where the lock was lost, and say if it was."""
+        lost = None
+        if self.beside is not None:
+            if not (isinstance(self.handle, int) and self.beside.is_surely_ours(self.handle, self.identity)):
+                reason = self.why_lost()
+                lost = self.lost(reason) if reason else None
+            self.beside.leave()
+            if lost and not self._is_ours():
+                self._forget()
+                return lost
+        try:
+            self.system.unlock(self.handle)
+        except OSError as error:
+            self._give_up(error)
+            return lost or self.lost(_reason(error))
+        return lost
+
+    def put_back(self) -> None:
+        """After a failed acquire: whatever it got of the lock goes."""
+        self.depth = 0
+        self.end_wait()
+        if self.beside is not None:
+            self.beside.leave()
+        if self.handle is None:
+            return  # a waiter thread has the descriptor, or there is none
+        try:
+            self.system.unlock(self.handle)
+        except OSError as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        """Close the descriptors, and so unlock."""
+        if self.beside is not None:
+            self.beside.close()
+        handle, self.handle = self.handle, None
+        if handle is not None:
+            close_handle(self.system, handle)
+
+    def why_lost(self) -> str | None:
+        """How the lock was lost, in words; None while it is ours. Any thread of the process may ask."""
+        reason: str | None = self.system.why_lost(self.handle, self.path, self.identity)
+        if reason is None and self.beside is not None:
+            reason = self.beside.why_lost()
+        return reason
+
+    def lost(self, reason: str) -> LockLostError:
+        """The error that says so."""
+        return LockLostError(
+            f"lock {self.path!r} was lost: {reason}; another may have had it since, so check what was done under it"
+        )
+
+    def _give_up(self, error: OSError) -> None:
+        """The descriptor cannot be unlocked: closed by other code, or the file server is gone."""
+        if error.errno == errno.EBADF:
+            self._forget()
+        else:
+            self.close()
+
+    def _forget(self) -> None:
+        """Other code closed the descriptor, and its number may be another file's by now: that is left alone."""
+        forget_handle(self.handle)
+        self.handle = None
+        self.close()
+
+    def _is_ours(self) -> bool:
+        try:
+            return bool(self.system.identify(self.handle, self.path) == self.identity)
+        except OSError:
+            return False
+
+    def _reopen(self) -> None:
+        """Somebody deleted or replaced the lock file: ours is a lock that nobody else will ask for."""
+        self.close()
+        self.handle = open_handle(self.system, self.path, self.mode)
+        self.identity = self.system.identify(self.handle, self.path)
+
+    # What follows waits.
+
+    def _wait(self, limit: float | None) -> None:
+        if limit is None:
+            refuse_deadlock(self.path, self.identity)
+            self.system.wait_first(self.handle, self.path, self.shared)
+            self.system.wait_second(self.handle, self.path, self.shared)
+            return
+        if limit == 0:
+            raise LockTimeout(self.path)
+        ended = threading.Lock()
+        ended.acquire()
+        left = self._left(limit)
+        if not self.lend(ended.release):
+            for pause in self._polls(limit):
+                time.sleep(pause)
+            return
+        ended.acquire(timeout=min(left, threading.TIMEOUT_MAX))
+        self._take_back(limit)
+
+    async def _wait_async(self, limit: float | None) -> None:
+        if limit is None:
+            refuse_deadlock(self.path, self.identity)
+        elif limit == 0:
+            raise LockTimeout(self.path)
+        ended, notify = future_here()
+        left = None if limit is None else self._left(limit)
+        if not self.lend(notify):
+            for pause in self._polls(limit):
+                await asyncio.sleep(pause)
+            return
+        await asyncio.wait([ended], timeout=left)
+        self._take_back(limit)
+
+    def _left(self, limit: float) -> float:
+        """The seconds that are left of ``limit``, which began with the first wait for this hold."""
+        now = time.monotonic()
+        if self.end is None:
+            self.end = now + limit
+        return max(0.0, self.end - now)
+
+    def lend(self, notify: Callable[[], None]) -> bool:
+        """Let a thread wait with the descriptor; False where none can be started (a limit of processes).
+
+        The hold knows the waiter before its thread runs: whatever exception comes from then on, `put_back`
+        finds it, and no lock is granted to nobody.
+        """
+
+        def keep(wait: waiter.Waiter | None) -> None:
+            self.wait = wait
+
+        handle, self.handle = self.handle, None
+        try:
+            waiter.wait_for(self.system, handle, self.identity, self.path, self.shared, notify, keep)
+        except RuntimeError:
+            self.handle = handle
+            return False
+        return True
+
+    def end_wait(self) -> waiter.Waiter | None:
+        """Take the descriptor from the waiter if its wait has ended, else walk away from it."""
+        wait = self.wait
+        if wait is not None and not waiter.walk_away(wait):
+            self.handle = wait.handle
+        self.wait = None
+        return wait
+
+    def _polls(self, limit: float | None) -> Iterator[float]:
+        """The pauses between tries, where there is no thread to wait; ends with the lock taken."""
+        while not self.system.try_both(self.handle, self.path, self.shared):
+            left = _POLL_SECONDS if limit is None else self._left(limit)
+            if not left:
+                raise LockTimeout(self.path, limit or 0.0)
+            yield min(left, _POLL_SECONDS)
+
+    def _take_back(self, limit: float | None) -> None:
+        """The wait has ended, or the time for it has."""
+        wait = self.end_wait()
+        if self.handle is None:
+            raise LockTimeout(self.path, limit or 0.0)
+        if wait is not None and wait.error is not None:
+            raise wait.error
+
+
+def future_here() -> tuple[asyncio.Future[None], Callable[[], None]]:
+    """A future of the running loop, and what sets it from any thread."""
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+
+    def set_ended() -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    def notify() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+            loop.call_soon_threadsafe(set_ended)
+
+    return ended, notify
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.EBADF:
+        return "its descriptor was closed by other code of this process"
+    return f"it cannot be unlocked, {describe(error)}"

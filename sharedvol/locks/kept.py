@@ -1,0 +1,108 @@
+"""Files beside a lock file that stay open between uses, and count only as long as their paths name them.
+
+To look at two paths at every use would cost as much as the lock itself; and where the kernel has fine time stamps
+for whoever looks, each look makes the next write dearer ("multigrain timestamps" in the kernel's documentation).
+So the directory is asked whether any name in it has changed since both were looked at: by its change time, which
+nobody can set, see inode(7).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Final
+
+from sharedvol.locks import kernel
+from sharedvol.locks.handles import close_handle, forget_handle, remember_handle
+
+_TICK: Final = 100_000_000
+"""Nanoseconds within which two changes may get one change time: more than a tick of any kernel's clock."""
+_COARSE_TICK: Final = 3_000_000_000
+"""As `_TICK`, where the file system keeps whole seconds."""
+
+
+class Kept:
+    """A file that stays open as long as its path names it.
+
+    Args:
+        path: of the file.
+        open_file: opens it.
+    """
+
+    def __init__(self, path: str, open_file: Callable[[], int]) -> None:
+        self.path, self._open_file = path, open_file
+        self.fd: int | None = None
+        self._identity: object = None
+
+    def look(self) -> int:
+        """The descriptor of what the path names now.
+
+        Raises:
+            OSError: as ``open_file``.
+        """
+        if self.fd is None or not self.is_ours() or not self._is_current():
+            self.close()
+            fd = remember_handle(kernel, self._open_file)
+            self._identity = kernel.identify(fd, self.path)
+            self.fd = fd
+        return self.fd
+
+    def is_ours(self) -> bool:
+        """Whether the descriptor is still that of the file that was opened: other code may have closed it."""
+        try:
+            return self.fd is not None and kernel.identify(self.fd, self.path) == self._identity
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Close it, unless other code did: its number may be another file's by now."""
+        fd = self.fd
+        if fd is not None:
+            if self.is_ours():
+                close_handle(kernel, fd)
+            else:
+                forget_handle(fd)
+            self.fd = None
+
+    def _is_current(self) -> bool:
+        return kernel.is_current(self.path, self._identity)
+
+
+class KeptDirectory(Kept):
+    """The directory of a lock file, which tells whether names in it may have changed."""
+
+    def __init__(self, path: str) -> None:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        super().__init__(path, lambda: os.open(path, flags))
+        self._calm: int | None = None
+
+    def is_calm(self) -> bool:
+        """Whether it is certain that no name in it has changed since `calm_since`."""
+        if self.fd is None or self._calm is None:
+            return False
+        try:
+            return os.fstat(self.fd).st_ctime_ns == self._calm
+        except OSError:
+            return False
+
+    def changed(self) -> int:
+        """When the last name in it changed, by its file system's clock. To be asked before the names are looked at."""
+        self._calm = None
+        return os.fstat(self.look()).st_ctime_ns
+
+    def calm_since(self, changed: int) -> None:
+        """All names were looked at after `changed` gave this.
+
+        Names that changed just before may change once more within the same tick of the clock, unseen. Then the
+        names are looked at again next time.
+        """
+        tick = _TICK if changed % 1_000_000_000 else _COARSE_TICK
+        self._calm = changed if time.time_ns() - changed > tick else None
+
+    def _is_current(self) -> bool:
+        try:
+            info = os.stat(self.path)  # it may be reached by a symbolic link
+        except OSError:
+            return False
+        return (info.st_dev, info.st_ino) == self._identity

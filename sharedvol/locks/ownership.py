@@ -1,0 +1,106 @@
+"""Who holds: threads and tasks, and what becomes of it in a forked child."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+from sharedvol.errors import LockDeadlockError
+
+if TYPE_CHECKING:
+    from sharedvol.locks.hold import Hold
+
+Owner = object
+"""Who holds: a `threading.Thread`, or an `asyncio.Task`."""
+
+
+class Ownership:
+    """The descriptors of one lock object: those that are locked, by owner, and one that is kept for the next use."""
+
+    def __init__(self) -> None:
+        self.held: dict[Owner, Hold] = {}
+        self.idle: list[Hold] = []
+        self._inherited: dict[Owner, int] = {}
+        _all[id(self)] = self
+
+    def owner_here(self, *, task_first: bool = False) -> Owner | None:
+        """The calling thread or running task, if it holds."""
+        for owner in owners_here()[:: -1 if task_first else 1]:
+            if owner in self.held:
+                return owner
+        return None
+
+    def undo_inherited(self) -> bool:
+        """In a forked child: whether this undoes what its parent acquired, which is nothing here."""
+        # After a fork asyncio tells no current task, though the child may be leaving its parent's `async with`.
+        tasks = [owner for owner in self._inherited if isinstance(owner, asyncio.Task)]
+        for owner in (*owners_here(), *tasks):
+            depth = self._inherited.get(owner, 0)
+            if depth:
+                self._inherited[owner] = depth - 1
+                return True
+        return False
+
+    def close(self) -> None:
+        """Close everything, which frees what was locked."""
+        for hold in (*self.held.values(), *self.idle):
+            hold.close()
+
+    def forget(self) -> None:
+        """Begin with nothing: in a forked child, where `handles` has closed the descriptors."""
+        self._inherited = {owner: hold.depth for owner, hold in self.held.items()}
+        self.held, self.idle = {}, []
+
+
+def owners_here() -> tuple[Owner, ...]:
+    """The calling thread and, if one runs, the task."""
+    thread = threading.current_thread()
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no event loop runs in this thread
+        return (thread,)
+    return (thread,) if task is None else (thread, task)
+
+
+def is_held_here(identity: object) -> bool:
+    """Whether the caller holds this lock file, through whatever object."""
+    here = owners_here()
+    for other in _everything():
+        for owner in here:
+            held = other.held.get(owner)
+            if held is not None and held.identity == identity:
+                return True
+    return False
+
+
+def refuse_deadlock(path: str, identity: object) -> None:
+    """Refuse to wait for ever for oneself.
+
+    Raises:
+        LockDeadlockError: the caller holds the lock file through another object or call.
+    """
+    if is_held_here(identity):
+        raise LockDeadlockError(
+            f"lock {path!r} is held by this very thread or task, through another FileLock "
+            "object or call: it would wait for itself for ever; share one object, or set a timeout"
+        )
+
+
+_all: weakref.WeakValueDictionary[int, Ownership] = weakref.WeakValueDictionary()
+
+
+def _everything() -> list[Ownership]:
+    # `valuerefs` copies in one step: to iterate would fail while another thread makes a lock.
+    return [one for ref in _all.valuerefs() if (one := ref()) is not None]
+
+
+def _after_fork_in_child() -> None:
+    for one in _everything():
+        one.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
