@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from redis import Redis
 
 _NETWORK_SECONDS: Final = 10.0
-_NEEDED: Final = "+subscribe +unsubscribe +publish +pubsub|numsub +client +info +eval +get +incr +set +time +hset +del"
+NEEDED: Final = (
+    "+subscribe +unsubscribe +publish +pubsub|numsub +client +info +ping "
+    "+eval +time +incr +set +del +hset +hgetall"  # of fenced locks
+)
+"""The commands that an account must be allowed, as ``ACL SETUSER`` takes them."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 # Draws a token and writes the holder down: KEYS are portalocker's key of tokens and ours of the holder, ARGV fields
@@ -145,10 +149,12 @@ def told(client: Redis, name: str) -> Iterator[None]:
 
     try:
         yield
-    except redis.exceptions.NoPermissionError as error:
-        raise LockError(
-            f"lock {name!r}: the account may not use {label(client)} for locks: allow it {_NEEDED} ({error})"
-        ) from error
     except (redis.exceptions.RedisError, OSError) as error:
+        words = str(error).rpartition("of pipeline caused error: ")[2]  # before that stands our script
+        # The second is what a script is told.
+        if isinstance(error, redis.exceptions.NoPermissionError) or "can't run this command" in words:
+            raise LockError(
+                f"lock {name!r}: the account may not use {label(client)} for locks: allow it {NEEDED} ({words})"
+            ) from error
         gone = isinstance(error, redis.exceptions.ConnectionError | redis.exceptions.TimeoutError | OSError)
-        raise DatabaseError(f"{label(client)}: {error}", lost=gone) from error
+        raise DatabaseError(f"{label(client)}: {words}", lost=gone) from error
