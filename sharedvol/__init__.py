@@ -29,7 +29,7 @@ from sharedvol.errors import (
     SharedVolError,
 )
 from sharedvol.identity import Identity, container_id, whoami, worker_token
-from sharedvol.locks import FileHolder, FileLock, Holder, Lock, open_lock, watch
+from sharedvol.locks import FileHolder, FileLock, Holder, Lock, Semaphore, open_lock, watch
 from sharedvol.paths import ParsedName, container_path, log_path, parse_name, unique_path
 from sharedvol.publish import publish, remove_stale_temporaries, stale_temporaries
 from sharedvol.volume import Membership, Replica, Volume
@@ -74,6 +74,7 @@ __all__ = [
     "Replica",
     "ReplicaAliveError",
     "ScriptError",
+    "Semaphore",
     "SharedVolError",
     "Volume",
     "container_id",

@@ -6,6 +6,7 @@ from sharedvol.locks.file import FileLock
 from sharedvol.locks.holder import Holder
 from sharedvol.locks.protocol import Lock
 from sharedvol.locks.record import FileHolder
+from sharedvol.locks.semaphore import Semaphore
 from sharedvol.locks.watch import Watch, watch
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "LockLostError",
     "LockTimeout",
     "NotLockedError",
+    "Semaphore",
     "Watch",
     "open_lock",
     "watch",

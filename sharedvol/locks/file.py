@@ -21,6 +21,7 @@ from typing import Final
 from sharedvol.errors import LockError, LockFileError, LockLostError, LockTimeout, NotLockedError
 from sharedvol.locks import kernel, portable
 from sharedvol.locks.beside import Beside
+from sharedvol.locks.held import Held
 from sharedvol.locks.hold import Hold
 from sharedvol.locks.ownership import Owner, Ownership
 from sharedvol.locks.record import FileHolder, check_purpose, holder_of, read_record
@@ -29,31 +30,6 @@ from sharedvol.locks.timeouts import DEFAULT, Default, check_timeout
 _log = logging.getLogger(__name__)
 
 _system: Final[ModuleType] = kernel if kernel.AVAILABLE else portable
-
-
-class _Held:
-    """What `acquire` returns: a ``with`` on it releases, and does not acquire again."""
-
-    __slots__ = ("_lock",)
-
-    def __init__(self, lock: FileLock) -> None:
-        self._lock = lock
-
-    def __enter__(self) -> FileLock:
-        return self._lock
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lock.__exit__(kind, error, trace)
-
-    async def __aenter__(self) -> FileLock:
-        return self._lock
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._lock.__aexit__(kind, error, trace)
 
 
 class FileLock:
@@ -144,7 +120,7 @@ class FileLock:
             raise self._not_held()
         return beside.token
 
-    def acquire(self, timeout: float | Default | None = DEFAULT) -> _Held:
+    def acquire(self, timeout: float | Default | None = DEFAULT) -> Held[FileLock]:
         """Take the lock, waiting in the kernel. To be undone by `release`, or a ``with`` on what is returned.
 
         Args:
@@ -156,7 +132,7 @@ class FileLock:
             LockFileError: the file, or the fencing file, cannot be opened, locked or used where it is.
             ValueError: ``timeout`` is negative or not a number.
         """
-        held = _Held(self)  # first: it must not fail, or be interrupted, under the lock
+        held = Held(self)  # first: it must not fail, or be interrupted, under the lock
         self._acquire(timeout)
         return held  # not kept: a cycle would keep the descriptor of a dropped lock
 
@@ -177,7 +153,7 @@ class FileLock:
             self._put_back(owner, hold, error)
             raise
 
-    async def acquire_async(self, timeout: float | Default | None = DEFAULT) -> _Held:
+    async def acquire_async(self, timeout: float | Default | None = DEFAULT) -> Held[FileLock]:
         """As `acquire`, for the running task, and without blocking the event loop.
 
         A cancelled wait gives up its place. ``async with lock:`` does this and releases.
@@ -189,7 +165,7 @@ class FileLock:
         owner = asyncio.current_task()
         if owner is None:
             raise RuntimeError("acquire_async must run in an asyncio task")
-        held = _Held(self)
+        held = Held(self)
         hold = self._own.held.get(owner)
         if hold is not None:
             hold.depth += 1
@@ -229,14 +205,7 @@ class FileLock:
         if hold.depth > 1:
             hold.depth -= 1
             return
-        try:
-            del self._own.held[owner]
-            lost = hold.release()
-            self._keep(hold)
-        except BaseException:
-            hold.close()
-            self._own.held.pop(owner, None)
-            raise
+        lost = self._own.free(owner)
         if lost is not None:
             raise lost
 
@@ -323,10 +292,7 @@ class FileLock:
 
     def _take(self) -> Hold:
         """A descriptor: the one that was kept, or a new one."""
-        try:
-            return self._own.idle.pop()
-        except IndexError:
-            return Hold(_system, self._path, self._mode, self._shared, self._beside())
+        return self._own.kept() or Hold(_system, self._path, self._mode, self._shared, self._beside())
 
     def _beside(self) -> Beside | None:
         if not self._fenced:
@@ -340,19 +306,11 @@ class FileLock:
             )
         return Beside(self._path, self._mode, self._purpose)
 
-    def _keep(self, hold: Hold) -> None:
-        """Keep one unlocked descriptor for the next use."""
-        hold.end = None
-        if hold.handle is None or self._own.idle:
-            hold.close()
-        else:
-            self._own.idle.append(hold)
-
     def _put_back(self, owner: Owner, hold: Hold, error: BaseException) -> None:
         """After a failed acquire: nothing is locked, and a time-out says by whom it is."""
         self._own.held.pop(owner, None)
         hold.put_back()
-        self._keep(hold)
+        self._own.keep(hold)
         if self._fenced and isinstance(error, LockTimeout) and error.waited:
             said = read_record(self._path)
             error.holder = FileHolder(**said) if said is not None else None

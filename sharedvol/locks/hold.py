@@ -46,24 +46,31 @@ class Hold:
         while True:
             if not self.system.try_both(self.handle, self.path, self.shared):
                 self._wait(limit)
-            if self.system.is_current(self.path, self.identity):
-                break
+            if self.enter():
+                return
             self._reopen()
-        if self.beside is not None:
-            self.beside.enter()
-        self.grants += 1
 
     async def acquire_async(self, limit: float | None) -> None:
         """As `acquire`, without blocking the event loop."""
         while True:
             if not self.system.try_both(self.handle, self.path, self.shared):
                 await self._wait_async(limit)
-            if self.system.is_current(self.path, self.identity):
-                break
+            if self.enter():
+                return
             self._reopen()
+
+    def enter(self) -> bool:
+        """The descriptor is locked: whether that is the file that the path names, which is then ours.
+
+        Raises:
+            LockFileError: there is no fencing token to be had.
+        """
+        if not self.system.is_current(self.path, self.identity):
+            return False
         if self.beside is not None:
             self.beside.enter()
         self.grants += 1
+        return True
 
     def release(self) -> LockLostError | None:
         """Unlock, also where the lock was lost, and say if it was."""
@@ -167,13 +174,13 @@ class Hold:
             refuse_deadlock(self.path, self.identity)
         elif limit == 0:
             raise LockTimeout(self.path)
-        ended, notify = future_here()
+        ended = Notice()
         left = None if limit is None else self._left(limit)
-        if not self.lend(notify):
+        if not self.lend(ended.tell):
             for pause in self._polls(limit):
                 await asyncio.sleep(pause)
             return
-        await asyncio.wait([ended], timeout=left)
+        await ended.wait(left)
         self._take_back(limit)
 
     def _left(self, limit: float) -> float:
@@ -226,20 +233,27 @@ class Hold:
             raise wait.error
 
 
-def future_here() -> tuple[asyncio.Future[None], Callable[[], None]]:
-    """A future of the running loop, and what sets it from any thread."""
-    loop = asyncio.get_running_loop()
-    ended = loop.create_future()
+class Notice:
+    """What a thread tells a coroutine of the running loop."""
 
-    def set_ended() -> None:
-        if not ended.done():
-            ended.set_result(None)
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._told = self._loop.create_future()
 
-    def notify() -> None:
+    def tell(self) -> None:
+        """Wake the coroutine, from any thread."""
         with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
-            loop.call_soon_threadsafe(set_ended)
+            self._loop.call_soon_threadsafe(self._set)
 
-    return ended, notify
+    async def wait(self, seconds: float | None) -> None:
+        """Until told, or for so long at most. Never swallows a cancellation, as ``asyncio.wait_for`` may."""
+        await asyncio.wait([self._told], timeout=seconds)
+        if self._told.done():
+            self._told = self._loop.create_future()
+
+    def _set(self) -> None:
+        if not self._told.done():
+            self._told.set_result(None)
 
 
 def _reason(error: OSError) -> str:

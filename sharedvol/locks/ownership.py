@@ -8,7 +8,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
-from sharedvol.errors import LockDeadlockError
+from sharedvol.errors import LockDeadlockError, LockLostError
 
 if TYPE_CHECKING:
     from sharedvol.locks.hold import Hold
@@ -43,6 +43,34 @@ class Ownership:
                 self._inherited[owner] = depth - 1
                 return True
         return False
+
+    def free(self, owner: Owner) -> LockLostError | None:
+        """Unlock what ``owner`` holds, whatever happens meanwhile, and say if it was lost."""
+        hold = self.held[owner]
+        try:
+            del self.held[owner]
+            lost = hold.release()
+            self.keep(hold)
+            return lost
+        except BaseException:
+            hold.close()
+            self.held.pop(owner, None)
+            raise
+
+    def kept(self) -> Hold | None:
+        """The descriptor that was kept, if there is one: no more of this object, until it is held or kept."""
+        try:
+            return self.idle.pop()
+        except IndexError:
+            return None
+
+    def keep(self, hold: Hold) -> None:
+        """Keep one unlocked descriptor for the next use."""
+        hold.end = None
+        if hold.handle is None or self.idle:
+            hold.close()
+        else:
+            self.idle.append(hold)
 
     def close(self) -> None:
         """Close everything, which frees what was locked."""

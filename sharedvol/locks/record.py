@@ -108,13 +108,17 @@ class HolderFile:
         self._kept.close()
 
 
-def holder_of(path: str) -> FileHolder | None:
+def holder_of(path: str, holders: Holders | None = None) -> FileHolder | None:
     """Who holds the lock file ``path``, asked of the kernel; None if nobody does.
+
+    Args:
+        path: of the lock file.
+        holders: to ask about many files.
 
     Raises:
         LockFileError: it cannot be read.
     """
-    holding = Holders().look(path)
+    holding = (holders or Holders()).look(path)
     if holding.state == "free":
         return None
     if holding.state == "unknown":

@@ -1,0 +1,163 @@
+"""The permits of a semaphore, the queue for them, and the attempt to get one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+from sharedvol.errors import LockDeadlockError, LockTimeout
+from sharedvol.locks import kernel
+from sharedvol.locks.beside import Beside
+from sharedvol.locks.file import FileLock
+from sharedvol.locks.hold import Hold
+from sharedvol.locks.ownership import Owner, Ownership, is_held_here
+
+
+class Permit(Ownership):
+    """One of the lock files, and this process's descriptors of it."""
+
+    def __init__(self, path: str, mode: int, purpose: str) -> None:
+        super().__init__()
+        self.path, self._mode, self._purpose = path, mode, purpose
+
+    def take(self) -> Hold:
+        """A descriptor, not locked."""
+        kept = self.kept()
+        if kept is not None:
+            return kept
+        return Hold(kernel, self.path, self._mode, False, Beside(self.path, self._mode, self._purpose, fenced=False))
+
+    def put_back(self, hold: Hold) -> None:
+        """After a failed attempt: nothing is locked."""
+        hold.put_back()
+        self.keep(hold)
+
+
+class Attempt:
+    """One acquire: of all permits, the first that is granted. What it has in hand, `undo` puts back.
+
+    Args:
+        permits: to choose from.
+        owner: who is to have it.
+    """
+
+    _serial = itertools.count(1)
+
+    def __init__(self, permits: list[Permit], owner: Owner) -> None:
+        self._permits, self._owner = permits, owner
+        self._in_hand: list[tuple[Permit, Hold]] = []
+        self._won: Permit | None = None
+
+    def try_all(self) -> bool:
+        """Take a permit that is free; never waits."""
+        for permit in self._permits:
+            hold = self._take(permit)
+            try:
+                hold.acquire(0)
+            except LockTimeout:
+                self._put_back()
+            else:
+                self._win(permit, hold)
+                return True
+        return False
+
+    def lend_all(self, notify: Callable[[], None]) -> bool:
+        """Let a thread wait for each; False where one cannot be started."""
+        return all(self._take(permit).lend(notify) for permit in self._permits)
+
+    def end_waits(self) -> bool:
+        """Walk away from the waits that have not ended, and keep one permit of those that have, if there is one."""
+        errors = []
+        for permit, hold in self._in_hand:
+            wait = hold.end_wait()
+            if wait is not None and wait.error is not None:
+                errors.append(wait.error)
+            elif wait is not None and hold.handle is not None and self._won is None and hold.enter():
+                self._win(permit, hold)
+        self._put_back()
+        if self._won is None and errors:
+            raise errors[0]
+        return self._won is not None
+
+    def refuse_deadlock(self, path: str) -> None:
+        """Refuse to wait for ever for what one holds.
+
+        Raises:
+            LockDeadlockError: the caller holds every permit.
+        """
+        for permit in self._permits:
+            hold = self._take(permit)
+            here = is_held_here(hold.identity)
+            self._put_back()
+            if not here:
+                return
+        raise LockDeadlockError(
+            f"all {len(self._permits)} permits of semaphore {path!r} are held by this very thread or task: it would "
+            "wait for itself for ever; release one, or set a timeout"
+        )
+
+    def undo(self) -> None:
+        """Nothing was acquired after all."""
+        if self._won is not None:
+            hold = self._won.held.pop(self._owner, None)
+            if hold is not None:
+                self._in_hand.append((self._won, hold))
+        self._put_back()
+
+    def _take(self, permit: Permit) -> Hold:
+        hold = permit.take()
+        self._in_hand.append((permit, hold))
+        return hold
+
+    def _win(self, permit: Permit, hold: Hold) -> None:
+        before = permit.held.get(self._owner)
+        if before is not None:
+            before.close()  # somebody deleted its file: else there could not be another
+        hold.depth, hold.grants = 1, next(self._serial)
+        self._won = permit
+        permit.held[self._owner] = hold
+        self._in_hand = [one for one in self._in_hand if one[1] is not hold]
+
+    def _put_back(self) -> None:
+        while self._in_hand:
+            permit, hold = self._in_hand[-1]
+            permit.put_back(hold)
+            self._in_hand.pop()
+
+
+class Queue:
+    """The place in the queue during an acquire; with a timeout of 0, only if there is nobody else."""
+
+    def __init__(self, lock: FileLock, path: str, limit: float | None) -> None:
+        self._lock, self._path, self._limit = lock, path, limit
+
+    def __enter__(self) -> None:
+        try:
+            self._lock.acquire(self._limit)
+        except LockTimeout:
+            if self._limit != 0:
+                raise LockTimeout(self._path, self._limit or 0.0) from None
+        except BaseException:
+            self.leave()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
+    async def __aenter__(self) -> None:
+        try:
+            await self._lock.acquire_async(self._limit)
+        except LockTimeout:
+            if self._limit != 0:
+                raise LockTimeout(self._path, self._limit or 0.0) from None
+        except BaseException:
+            self.leave()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Let the next come to the front."""
+        if self._lock.held:
+            self._lock.release()

@@ -1,0 +1,275 @@
+"""A semaphore between replicas: at most n of them inside, in the order in which they came.
+
+A permit is a lock file, ``<path>.<i>.lock``, held exclusively. Who wants one takes ``<path>.queue.lock`` first, so the
+kernel keeps the order; the one at the front waits in the kernel for all the permits at once, in one thread each, and
+walks away from the others when it is granted one. All of these are freed by the kernel when their holder dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from sharedvol.errors import LockFileError, LockLostError, LockTimeout, NotLockedError
+from sharedvol.locks import kernel
+from sharedvol.locks.file import FileLock
+from sharedvol.locks.held import Held
+from sharedvol.locks.hold import Notice
+from sharedvol.locks.holders import Holders
+from sharedvol.locks.ownership import Owner, owners_here
+from sharedvol.locks.permits import Attempt, Permit, Queue
+from sharedvol.locks.record import FileHolder, check_purpose, holder_of
+from sharedvol.locks.timeouts import DEFAULT, Default, check_timeout
+
+_log = logging.getLogger(__name__)
+
+_POLL_SECONDS: Final = 0.01  # where no thread can be started to wait
+
+
+class Semaphore:
+    """At most ``n`` holders at once, among all who share the volume.
+
+    ::
+
+        with Semaphore("/app/shared/locks/render", 4, timeout=60) as semaphore:
+            ...  # here are never more than four
+
+    Each `acquire` takes a permit, also a second one of the same thread; the thread or task that acquired releases. Who
+    waits gets one in the order of coming. Use the same ``n`` everywhere: where two differ, the greater counts.
+
+    Args:
+        path: what the lock files' names begin with; its directory must exist.
+        n: how many permits there are.
+        timeout: seconds to wait; None waits for ever, 0 not at all. `acquire` can say otherwise.
+        purpose: what a holder says that it is for, at most 200 characters.
+        mode: permission bits of files that are created here.
+
+    Raises:
+        ValueError: ``n`` is less than 1; ``timeout`` is negative or not a number; ``purpose`` is too long.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        n: int,
+        *,
+        timeout: float | None = None,
+        purpose: str = "",
+        mode: int = 0o666,
+    ) -> None:
+        if n < 1:
+            raise ValueError(f"a semaphore of {n} would let nobody in: give 1 or more")
+        check_timeout(timeout)
+        check_purpose(purpose)
+        if not kernel.AVAILABLE:
+            raise LockFileError(
+                errno.EOPNOTSUPP, "a semaphore needs open file description locks: use Linux", os.fspath(path)
+            )
+        self._path = os.path.abspath(os.fspath(path))
+        self._timeout, self._purpose, self._mode = timeout, purpose, mode
+        self._queue = FileLock(f"{self._path}.queue.lock", mode=mode)
+        self._permits = [Permit(f"{self._path}.{number}.lock", mode, purpose) for number in range(n)]
+
+    @property
+    def path(self) -> Path:
+        """What the lock files' names begin with, absolute."""
+        return Path(self._path)
+
+    @property
+    def n(self) -> int:
+        """How many permits there are."""
+        return len(self._permits)
+
+    @property
+    def held(self) -> bool:
+        """Whether the calling thread, or the running task, holds a permit."""
+        return self._last() is not None
+
+    @property
+    def permit(self) -> int:
+        """The number of the caller's permit, from 0; of the last one that it acquired.
+
+        Raises:
+            NotLockedError: it holds none.
+        """
+        last = self._last()
+        if last is None:
+            raise self._not_held()
+        return [one is last[0] for one in self._permits].index(True)
+
+    def acquire(self, timeout: float | Default | None = DEFAULT) -> Held[Semaphore]:
+        """Take a permit, waiting in the kernel. To be undone by `release`, or a ``with`` on what is returned.
+
+        Args:
+            timeout: seconds to wait, None for ever, 0 not at all; else as the semaphore was made.
+
+        Raises:
+            LockTimeout: none was free in time.
+            LockDeadlockError: this thread holds all of them and would wait for ever.
+            LockFileError: a lock file cannot be opened or locked where it is.
+            ValueError: ``timeout`` is negative or not a number.
+        """
+        held = Held(self)
+        self._acquire(timeout)
+        return held
+
+    def _acquire(self, timeout: float | Default | None) -> Semaphore:
+        limit = self._limit(timeout)
+        end = None if limit is None else time.monotonic() + limit
+        attempt = Attempt(self._permits, threading.current_thread())
+        try:
+            with Queue(self._queue, self._path, limit):
+                woken = threading.Event()
+                for left in self._waits(attempt, limit, end, woken.set):
+                    woken.wait(left if left is None else min(left, threading.TIMEOUT_MAX))
+                    woken.clear()
+            return self
+        except BaseException:
+            attempt.undo()
+            raise
+
+    async def acquire_async(self, timeout: float | Default | None = DEFAULT) -> Held[Semaphore]:
+        """As `acquire`, for the running task, and without blocking the event loop.
+
+        Raises:
+            LockTimeout, LockDeadlockError, LockFileError, ValueError: as `acquire`.
+            RuntimeError: called outside a task.
+        """
+        owner = asyncio.current_task()
+        if owner is None:
+            raise RuntimeError("acquire_async must run in an asyncio task")
+        held = Held(self)
+        limit = self._limit(timeout)
+        end = None if limit is None else time.monotonic() + limit
+        attempt = Attempt(self._permits, owner)
+        try:
+            async with Queue(self._queue, self._path, limit):
+                woken = Notice()
+                for left in self._waits(attempt, limit, end, woken.tell):
+                    await woken.wait(left)
+            return held
+        except BaseException:
+            attempt.undo()
+            raise
+
+    def release(self) -> None:
+        """Give back the permit that this thread or task acquired last.
+
+        In a forked child, which started without any, undoing its parent's acquire does nothing.
+
+        Raises:
+            NotLockedError: the caller holds none.
+            LockLostError: its lock file was deleted or replaced, or its descriptor closed; everything is freed.
+        """
+        self._release(task_first=False)
+
+    def _release(self, *, task_first: bool) -> None:
+        last = self._last(task_first=task_first)
+        if last is None:
+            if any(permit.undo_inherited() for permit in self._permits):
+                return
+            raise self._not_held()
+        permit, owner = last
+        lost = permit.free(owner)
+        if lost is not None:
+            raise lost
+
+    def holders(self) -> list[FileHolder]:
+        """Who holds the permits now, the caller included, as `FileLock.holder` tells it.
+
+        Raises:
+            LockFileError: it cannot be asked: a lock file cannot be read.
+        """
+        asked = Holders()
+        found = (holder_of(permit.path, asked) for permit in self._permits)
+        return [holder for holder in found if holder is not None]
+
+    def __enter__(self) -> Semaphore:
+        return self._acquire(DEFAULT)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave(kind, task_first=False)
+
+    async def __aenter__(self) -> Semaphore:
+        await self.acquire_async()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave(kind, task_first=True)
+
+    def _leave(self, kind: type[BaseException] | None, *, task_first: bool) -> None:
+        try:
+            self._release(task_first=task_first)
+        except LockLostError as lost:
+            if kind is None:
+                raise
+            _log.warning("%s", lost)  # the exception that is on its way is not to be hidden
+
+    def __repr__(self) -> str:
+        return f"<Semaphore {self._path!r} of {self.n}, {'held' if self.held else 'not held'} here>"
+
+    def __reduce__(self) -> tuple[Callable[..., Semaphore], tuple[object, ...]]:
+        return _rebuild, (self._path, self.n, self._timeout, self._purpose, self._mode)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # __init__ may have failed; the interpreter may be ending
+            for permit in self._permits:
+                permit.close()
+
+    def _waits(
+        self, attempt: Attempt, limit: float | None, end: float | None, notify: Callable[[], None]
+    ) -> Iterator[float | None]:
+        """The seconds to wait for a notice, None until it comes; ends when a permit is granted.
+
+        Raises:
+            LockTimeout: time is up.
+        """
+        if attempt.try_all():
+            return
+        if limit is None:
+            attempt.refuse_deadlock(self._path)
+        while True:
+            left = None if end is None else max(0.0, end - time.monotonic())
+            if left == 0:
+                raise LockTimeout(self._path, limit or 0.0)
+            waiting = attempt.lend_all(notify)
+            yield left if waiting else _POLL_SECONDS
+            if attempt.end_waits() or (not waiting and attempt.try_all()):
+                return
+
+    def _last(self, *, task_first: bool = False) -> tuple[Permit, Owner] | None:
+        """The caller's permit that was acquired last, and whose it is."""
+        for owner in owners_here()[:: -1 if task_first else 1]:
+            mine = [(hold.grants, permit) for permit in self._permits if (hold := permit.held.get(owner)) is not None]
+            if mine:
+                return max(mine, key=lambda one: one[0])[1], owner
+        return None
+
+    def _limit(self, timeout: float | Default | None) -> float | None:
+        if isinstance(timeout, Default):
+            return self._timeout
+        check_timeout(timeout)
+        return timeout
+
+    def _not_held(self) -> NotLockedError:
+        return NotLockedError(
+            f"no permit of semaphore {self._path!r} is held by this thread or task: release where it was acquired, "
+            "and once"
+        )
+
+
+def _rebuild(path: str, n: int, timeout: float | None, purpose: str, mode: int) -> Semaphore:
+    return Semaphore(path, n, timeout=timeout, purpose=purpose, mode=mode)
