@@ -32,11 +32,12 @@ sv_container_id <- function() {
 # A random token of this process: 13 characters of [0-9a-z]. A forked child (mclapply) and a restarted container never
 # have the same. Not from R's random numbers: set.seed() would make them equal everywhere.
 sv_worker_token <- function() {
-  if (!identical(sv__state$worker_pid, Sys.getpid())) {
+  process <- sv__process()
+  if (!identical(sv__state$worker_process, process)) {
     alphabet <- strsplit("0123456789abcdefghjkmnpqrstvwxyz", "")[[1]]
     sv__state$worker <- paste(alphabet[as.integer(sv__random_bytes(13)) %% 32L + 1L], collapse = "")
     sv__state$worker_count <- 0
-    sv__state$worker_pid <- Sys.getpid()
+    sv__state$worker_process <- process
   }
   sv__state$worker
 }
@@ -81,6 +82,14 @@ sv_parse_name <- function(path, containers = NULL) {
   parsed$name <- sv__like(parsed$name, path)
   parsed$container <- sv__like(parsed$container, path)
   parsed
+}
+
+# This process, and no other: its id, and when it started (field 22 of proc_pid_stat(5)). The id alone is the same in
+# each container, after each restart; and what R saves to .RData, with these objects in it, may be loaded by any.
+sv__process <- function() {
+  stat <- tryCatch(suppressWarnings(readLines("/proc/self/stat")), error = function(e) "")
+  fields <- sv__sub(".*\\) ", "", paste(stat, collapse = "\n")) # behind the program's name, which may hold anything
+  paste(Sys.getpid(), strsplit(fields, " ", fixed = TRUE)[[1]][20])
 }
 
 sv__environment_name <- function() Sys.getenv("HOSTNAME")
@@ -274,6 +283,15 @@ sv__bytes <- function(text) {
   text
 }
 
+# Take the bytes of strings for UTF-8, which they are wherever Latin-1 was not said: drivers, files and list.files() do
+# not mark what they give, and enc2utf8() would ask the locale (in C it makes <c3><a9> of an e with an accent).
+sv__utf8 <- function(text) {
+  latin1 <- Encoding(text) == "latin1"
+  text[latin1] <- enc2utf8(text[latin1])
+  Encoding(text) <- "UTF-8"
+  text
+}
+
 # `text`, which came from `given`, declared to be in the same encoding.
 sv__like <- function(text, given) {
   if (Encoding(given) != "unknown") Encoding(text) <- "UTF-8"
@@ -354,7 +372,7 @@ sv_lock <- function(path, timeout = Inf, shared = FALSE, mode = "0666", fenced =
   lock$path <- path
   lock$token <- if (fenced) hold$token
   lock$hold <- hold
-  lock$pid <- Sys.getpid()
+  lock$process <- sv__process()
   class(lock) <- "sv_lock"
   lock
 }
@@ -363,7 +381,7 @@ sv_lock <- function(path, timeout = Inf, shared = FALSE, mode = "0666", fenced =
 # Throws sv_lock_lost where the lock was lost while it was held: what was done under it may be wrong.
 sv_unlock <- function(lock) {
   if (!inherits(lock, "sv_lock")) sv__stop("sv_lock_error", "sv_unlock() takes what sv_lock() returned")
-  if (!identical(lock$pid, Sys.getpid())) return(invisible(FALSE))
+  if (!identical(lock$process, sv__process())) return(invisible(FALSE))
   if (is.null(lock$hold)) {
     sv__stop("sv_lock_error", "lock ", sv__quote(lock$path), " was given back before: give it back once")
   }
@@ -389,7 +407,7 @@ sv_with_lock <- function(path, expr, ...) {
 
 # Whether this process holds the lock still: FALSE when it was given back, in a forked child, and when it was lost.
 sv_held <- function(lock) {
-  inherits(lock, "sv_lock") && identical(lock$pid, Sys.getpid()) && !is.null(lock$hold) &&
+  inherits(lock, "sv_lock") && identical(lock$process, sv__process()) && !is.null(lock$hold) &&
     is.null(sv__why_lost(lock$hold))
 }
 
@@ -432,13 +450,14 @@ sv__lock_path <- function(path) {
 # Forget, in a forked child, what its parent holds, and make filelock forget. It closes the child's descriptors, which
 # takes nothing from the parent: a POSIX lock belongs to the process.
 sv__drop_inherited <- function() {
-  if (!identical(sv__state$holds_pid, Sys.getpid())) {
+  process <- sv__process()
+  if (!identical(sv__state$holds_process, process)) {
     for (hold in sv__state$holds) {
       filelock::unlock(hold$native)
       if (!is.null(hold$holder)) filelock::unlock(hold$holder)
     }
     sv__state$holds <- list()
-    sv__state$holds_pid <- Sys.getpid()
+    sv__state$holds_process <- process
   }
 }
 
@@ -494,7 +513,7 @@ sv__wait <- function(path, shared, timeout, before) {
   interrupted <- TRUE
   on.exit(if (is.null(native)) {
     if (interrupted) gc() # between the grant and its arrival here: ends what nobody has a reference to
-    sv__close(sv__named(setdiff(sv__descriptors(), before), path))
+    sv__close(sv__named(sv__new_descriptors(before), path))
   })
   native <- tryCatch(filelock::lock(path, exclusive = !shared, timeout = milliseconds), error = function(e) {
     sv__lock_error(path, ": ", conditionMessage(e), ": give this user read and write ",
@@ -561,9 +580,18 @@ sv__why_lost <- function(hold) {
 
 # What the kernel says of this process's descriptors, see proc_pid_fd(5) and proc_pid_fdinfo(5).
 
+# What each is open on, by their numbers.
 sv__descriptors <- function() {
   fds <- list.files("/proc/self/fd")
-  fds[!is.na(sv__descriptor_path(fds))] # without the one of the listing, which is closed by now
+  paths <- stats::setNames(sv__descriptor_path(fds), fds)
+  paths[!is.na(paths)] # without the one of the listing, which is closed by now
+}
+
+# The numbers of those that were not there `before`. A number that was may be another file's by now: R closes forgotten
+# connections when it collects garbage, which may be in the midst of filelock::lock().
+sv__new_descriptors <- function(before) {
+  now <- sv__descriptors()
+  names(now)[!(paste(names(now), now) %in% paste(names(before), before))]
 }
 
 sv__descriptor_path <- function(fd) Sys.readlink(file.path("/proc/self/fd", fd))
@@ -583,7 +611,7 @@ sv__named <- function(fds, path) fds[sv__descriptor_path(fds) %in% c(path, paste
 
 # The descriptor by which filelock has just locked `path`, or NULL where it opened none: it believed to have the lock.
 sv__new_descriptor <- function(path, before) {
-  new <- setdiff(sv__descriptors(), before)
+  new <- sv__new_descriptors(before)
   named <- sv__named(new, path)
   locked <- Filter(sv__kernel_says_locked, new)
   # The second for a file system that does not tell, the third for a file that was renamed.
@@ -712,7 +740,7 @@ sv__holder_record <- function(token, purpose) {
   }
 }
 
-sv__valid_utf8 <- function(text) iconv(enc2utf8(text), "UTF-8", "UTF-8", sub = "?")
+sv__valid_utf8 <- function(text) iconv(sv__utf8(text), "UTF-8", "UTF-8", sub = "?")
 
 sv__json_string <- function(text) {
   letters <- vapply(utf8ToInt(enc2utf8(text)), function(code) {
@@ -758,7 +786,8 @@ sv__sync <- function(path, data = FALSE) {
 # A full disk: R's close() does not tell of a failed write. Of raw and text it is found by the size; a function has to
 # look itself.
 sv_publish <- function(path, write, replace = FALSE) {
-  sv__check_published_name(path)
+  given <- path
+  path <- sv__published_name(path)
   if (!replace && sv__exists(path)) sv__stop_taken(path)
   # The Python library's cleaner takes a ".*.sharedvol-tmp" that nobody has locked with flock(2) for a dead writer's,
   # and R cannot lock that way. So this name is another: what a killed R leaves stays there, hidden, until somebody
@@ -795,7 +824,7 @@ sv_publish <- function(path, write, replace = FALSE) {
     sv__stop("sv_publish_error", sv__quote(path), " is published, but may not survive a power cut: ",
              conditionMessage(e))
   })
-  invisible(path)
+  invisible(given)
 }
 
 sv__publish_error <- function(path, ...) sv__stop("sv_publish_error", "cannot publish ", sv__quote(path), ": ", ...)
@@ -805,7 +834,7 @@ sv__content <- function(path, write) {
   if (!is.character(write) || anyNA(write)) {
     sv__publish_error(path, "give a function, raw bytes, or lines of text")
   }
-  charToRaw(paste0(enc2utf8(write), rep("\n", length(write)), collapse = ""))
+  charToRaw(paste0(sv__utf8(write), rep("\n", length(write)), collapse = ""))
 }
 
 # `expr`, with a warning or FALSE, by which R's file functions say that they failed, as an error.
@@ -817,14 +846,16 @@ sv__publishing <- function(path, expr) {
   }
 }
 
-sv__check_published_name <- function(path) {
-  if (!is.character(path) || length(path) != 1L || is.na(path) || grepl("/$", path) ||
-      basename(path) %in% c("", ".", "..")) {
+# `path` in bytes, which the locale cannot make another name of.
+sv__published_name <- function(path) {
+  bytes <- if (is.character(path) && length(path) == 1L && !is.na(path)) sv__bytes(path) else ""
+  if (grepl("/$", bytes) || basename(bytes) %in% c("", ".", "..")) {
     sv__stop("sv_invalid_name", deparse(path)[1], " names no file to publish")
   }
-  if (grepl("^\\..*\\.sharedvol-tmp(-r)?$", basename(path))) {
+  if (grepl("^\\..*\\.sharedvol-tmp(-r)?$", basename(bytes))) {
     sv__stop("sv_invalid_name", sv__quote(path), " is named like a temporary file, which a cleaner would remove")
   }
+  bytes
 }
 
 # What a function has written: a file, which is closed. The rest of one that is not would come after its publication.
@@ -832,7 +863,7 @@ sv__check_written <- function(path, temporary) {
   if (!utils::file_test("-f", temporary) || sv__is_link(temporary)) {
     sv__publish_error(path, "`write` made no file of the path that it was given")
   }
-  if (temporary %in% sv__descriptor_path(sv__descriptors())) {
+  if (temporary %in% sv__descriptors()) {
     sv__publish_error(path, "`write` has left its file open: close() it there")
   }
 }
@@ -867,7 +898,7 @@ sv_purge_cache <- function(dir, version, timeout = Inf) {
   }
   sv__refuse_foreign(dir)
   sv_with_lock(file.path(dir, "version.lock"), timeout = timeout, {
-    stale <- !identical(sv__cache_version(dir), charToRaw(paste0(enc2utf8(version), "\n")))
+    stale <- !identical(sv__cache_version(dir), charToRaw(paste0(sv__utf8(version), "\n")))
     if (stale) {
       sv__refuse_foreign(dir)
       sv__empty(file.path(dir, "entries"))
@@ -904,7 +935,7 @@ sv__write_version <- function(dir, version) {
   file <- file.path(dir, "version")
   temporary <- sv__temporary(file, ".sharedvol-tmp")
   on.exit(unlink(temporary, expand = FALSE))
-  sv__publishing(file, sv__write(temporary, charToRaw(paste0(enc2utf8(version), "\n")), "wb"))
+  sv__publishing(file, sv__write(temporary, charToRaw(paste0(sv__utf8(version), "\n")), "wb"))
   sv__publishing(file, Sys.chmod(temporary, "0644", use_umask = FALSE))
   sv__publishing(file, sv__sync(temporary))
   sv__publishing(file, file.rename(temporary, file))
@@ -1623,15 +1654,6 @@ sv__db_close <- function(con) {
 sv__sql_text <- function(text) {
   if (!nzchar(text)) return("_utf8mb4 ''")
   paste0("_utf8mb4 0x", paste(as.character(charToRaw(text)), collapse = ""))
-}
-
-# Take the bytes of strings for UTF-8, which they are wherever Latin-1 was not said: drivers and list.files() do not
-# mark what they give.
-sv__utf8 <- function(text) {
-  latin1 <- Encoding(text) == "latin1"
-  text[latin1] <- enc2utf8(text[latin1])
-  Encoding(text) <- "UTF-8"
-  text
 }
 
 # -- The lock

@@ -241,6 +241,33 @@ def test_a_try_that_fails_leaves_no_descriptor(r: R, lock: Path) -> None:
     assert not is_free(lock)
 
 
+def test_a_connection_that_r_closes_meanwhile_does_not_confuse_the_descriptors(r: R, lock: Path) -> None:
+    code = """
+    # As a garbage collection does it within filelock::lock().
+    sv__wait <- function(...) { sv__wait <<- real; close(forgotten); real(...) }
+    forgotten <- file('/dev/null', 'r')
+    """
+    with FileLock(lock):
+        r.ask(f"real <- sv__wait\n{code}")
+        assert r.fails("sv_lock('x.lock', timeout = 0)").classes == TIMEOUT
+        assert r.descriptors(lock) == 0  # the number of the forgotten one was its number
+    r.ask(code)
+    r.ask("l <- sv_lock('x.lock', timeout = 0)")
+    assert not is_free(lock)
+
+
+def test_what_a_saved_workspace_says_is_another_process_s(r: R, lock: Path) -> None:
+    # A container's processes have small ids, the same ones after each restart.
+    r.ask("real <- sv__process; sv__process <- function() sub(' .*', ' 1', real()) # the same id, another time")
+    r.ask("l <- sv_lock('x.lock'); token <- sv_worker_token()")
+    r.ask("restored <- unserialize(serialize(list(sv__state, l), NULL)); sv_unlock(l)")
+    r.ask("sv__process <- real; sv__state <- restored[[1]]")
+    assert r.ask("c(sv_held(restored[[2]]), sv_unlock(restored[[2]]))") == "FALSE\nFALSE"
+    assert r.ask("sv_worker_token() == token") == "FALSE"
+    r.ask("l <- sv_lock('x.lock', timeout = 0)")
+    assert not is_free(lock)
+
+
 def test_an_interrupted_wait_leaves_nothing(r: R, lock: Path) -> None:
     with FileLock(lock):
         r.tell("tryCatch({ l <- sv_lock('x.lock'); 'locked' }, interrupt = function(e) 'interrupted')")

@@ -31,6 +31,16 @@ def test_content_is_written_as_given(r: R, tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["bytes", "none", "object.rds", "text"]
 
 
+def test_text_and_names_are_utf8_whatever_the_locale(tmp_path: Path) -> None:
+    with R(tmp_path, LANG="C", LC_ALL="C") as r:
+        r.ask("unmarked <- marked <- hex('c3a9'); Encoding(marked) <- 'UTF-8'")
+        r.ask("one <- hex('e9'); Encoding(one) <- 'latin1'")
+        r.ask("sv_publish(marked, c(unmarked, marked, one))")
+        assert r.fails("sv_publish(one, 'again')").classes == TAKEN
+    assert os.listdir(tmp_path) == ["é"]
+    assert (tmp_path / "é").read_text(encoding="utf-8") == "é\né\né\n"
+
+
 def test_nothing_is_ever_overwritten(r: R, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("first")
     (tmp_path / "dangling").symlink_to("nowhere")
