@@ -2128,8 +2128,10 @@ sv__session_settings <- function(session) {
 #     report$body
 #   }
 #
-# It asks the database each time: let a load balancer ask every few seconds, and let `connect` give up soon. The answer
-# holds error messages of the database: keep the path inside.
+# It asks the database each time: let a load balancer ask every few seconds, and let `connect` give up soon, or plumber
+# answers nobody while the server says nothing. RMySQL does by the option file in `default.file`, with connect-timeout=2
+# and read-timeout=2 in its group [client]; setTimeLimit() ends no wait of its. The answer holds error messages of the
+# database: keep the path inside.
 
 # Whether the replica may serve: list(code = 200 or 503, body = list(...)).
 #   status: what sv_migrate() returned, or the $status of the condition it stopped with.

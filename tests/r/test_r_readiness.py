@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -87,6 +88,22 @@ def test_lost_database_is_unavailable(database: Database, tmp_path: Path, replic
     assert (code, body["reason"], body["database"]) == (503, "database_unavailable", "unavailable")
     assert body["error"].startswith("cannot connect to the database: ")
     assert replica.ready(database)[0] == 200
+
+
+def test_server_that_says_nothing_is_unavailable_when_the_time_of_the_option_file_is_over(tmp_path: Path) -> None:
+    (tmp_path / "health.cnf").write_text("[client]\nconnect-timeout=1\n")
+    directory = write(tmp_path / "sql", {"1.sql": f"{LOG};"})
+    code = """
+    connect <- function() {
+      DBI::dbConnect(RMySQL::MySQL(), host = "127.0.0.1", port = as.integer(arguments[2]), default.file = arguments[3])
+    }
+    status <- tryCatch(sv_migrate(connect, arguments[1], "x"), sv_migration_failed = function(e) e$status)
+    report <- sv_readiness(status, connect)
+    cat(report$code, report$body$reason)
+    """
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # the kernel accepts, nobody answers
+        said = run(code, directory, str(mute.getsockname()[1]), tmp_path / "health.cnf")
+    assert said == "503 database_unavailable"
 
 
 def test_files_that_are_others_now_are_no_lost_database(database: Database, tmp_path: Path, replica: Replica) -> None:

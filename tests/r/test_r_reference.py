@@ -9,21 +9,30 @@ from pathlib import Path
 import pytest
 from processes import LIMIT
 from rprocess import REFERENCE, R, quote, run_r
+from servers import Server
 
 PAGE = REFERENCE.with_name("README.md")
 EXAMPLES = re.findall(r"^```r\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+DATABASE = 'host = "db", dbname = "shop", user = "app"'  # in examples: the server of the tests stands for it
 ROOT = REFERENCE.parents[2]
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
-def test_the_examples_run(number: int, tmp_path: Path) -> None:
-    for name in ("results", "logs", "locks", "cache"):
+def test_the_examples_run(number: int, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    for name in ("results", "logs", "locks", "cache", "migrations"):
         (tmp_path / name).mkdir()
-    run_r(EXAMPLES[number].replace('source("sharedvol.R")', ""), cwd=tmp_path)
+    (tmp_path / "migrations" / "001_orders.sql").write_text("CREATE TABLE orders (id INT PRIMARY KEY);\n")
+    code = EXAMPLES[number].replace('source("sharedvol.R")', "")
+    if DATABASE in code:
+        server: Server = request.getfixturevalue("_server_of")("mariadb")
+        name = server.create_database()
+        code = code.replace(DATABASE, f'host = "127.0.0.1", port = {server.port}, dbname = "{name}", user = "root"')
+    run_r(code, cwd=tmp_path)
 
 
 def test_there_are_examples_to_run() -> None:
-    assert len(EXAMPLES) >= 4
+    assert len(EXAMPLES) >= 5
+    assert DATABASE in "".join(EXAMPLES)
 
 
 def test_every_function_of_ours_is_on_the_page_or_documented_where_it_is() -> None:
