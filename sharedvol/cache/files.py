@@ -59,8 +59,9 @@ def remove(name: str, directory: int) -> bool:
         except FileNotFoundError:
             return False
         except OSError:
-            if not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-                raise
+            with contextlib.suppress(FileNotFoundError):  # removed since: the next turn tells
+                if not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+                    raise
         try:
             shutil.rmtree(name, dir_fd=directory)
             return True
