@@ -11,7 +11,7 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -280,24 +280,44 @@ def test_a_value_that_is_there_when_the_time_is_over_is_returned(
         assert cache.get(KEY, refuse, timeout=0.01) == "value"
 
 
-def test_a_copy_of_a_waiters_descriptor_keeps_nobody_out(cache: Cache, directory: Path) -> None:
-    """In a child of a fork that Python did not see, as of a C library: it has the descriptors, and keeps them."""
+@contextlib.contextmanager
+def unseen_fork() -> Iterator[None]:
+    """A child of a fork that Python does not see, as of a C library: it has all descriptors, and keeps them."""
     libc = ctypes.PyDLL(None)
+    pid = libc.fork()
+    if pid == 0:
+        while True:
+            libc.pause()  # no line of Python
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def test_a_copy_of_a_waiters_descriptor_keeps_nobody_out(cache: Cache, directory: Path) -> None:
     with getter(cache, KEY) as first, ThreadPoolExecutor(1) as pool:
         assert first.receive() == "computing"
         waiter = pool.submit(waiting.wait, str(lock_path(directory, KEY)), None)
         wait_blocked(lock_path(directory, KEY))
-        pid = libc.fork()
-        if pid == 0:
-            while True:
-                libc.pause()  # no line of Python
-        try:
+        with unseen_fork():
             first.kill()
             assert waiter.result(LIMIT) is True
             assert cache.get(KEY, lambda: "mine", timeout=0) == "mine"
-        finally:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+
+
+def test_a_copy_of_a_computers_descriptor_keeps_nobody_waiting(cache: Cache, directory: Path) -> None:
+    with contextlib.ExitStack() as stack:
+
+        def compute() -> str:
+            children.append(stack.enter_context(getter(cache, KEY)))
+            wait_blocked(lock_path(directory, KEY))
+            stack.enter_context(unseen_fork())
+            return "value"
+
+        children: list[Child] = []
+        assert cache.get(KEY, compute) == "value"
+        assert children[0].receive() == ("got", "value")
 
 
 # Versions.
