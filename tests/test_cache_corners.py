@@ -401,3 +401,34 @@ def test_a_thousand_gets_and_failures_leave_neither_descriptors_nor_threads(dire
         turn(number)
     assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
     assert computing.sweep(str(lock_path(directory, "fails"))) is False
+
+
+@pytest.mark.parametrize("end", ["return", "raise"])
+def test_a_child_that_leaves_a_writer_changes_nothing_of_its_parents_file(
+    cache: Cache, directory: Path, end: str
+) -> None:
+    parent = os.getpid()
+
+    def write(file: Any) -> None:
+        file.write(b"parent")
+        pid = os.fork()
+        if pid == 0:
+            file.write(b" and child")
+            if end == "raise":
+                raise SystemExit
+            return
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+
+    try:
+        with cache.open(KEY, write) as file:
+            assert file.read() == b"parent"
+    except (CacheError, SystemExit) as error:
+        if os.getpid() != parent:
+            os._exit(7 if isinstance(error, SystemExit) or "parent" in str(error) else 8)
+        raise
+    finally:
+        if os.getpid() != parent:
+            os._exit(9)
+    with cache.open(KEY, refuse) as file:
+        assert file.read() == b"parent"
+    assert len(files(directory)) == 1

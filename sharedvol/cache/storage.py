@@ -189,6 +189,8 @@ class Storage:
         try:
             with entries.payload_writer(temporary) as file:
                 write(file)
+            if not temporary.ours:
+                raise CacheError(f"a forked child cannot end what its parent writes for cache {self._directory!r}")
         except BaseException:
             temporary.drop()
             raise
