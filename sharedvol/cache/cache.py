@@ -120,7 +120,8 @@ class Cache:
         Raises:
             CacheTimeout: another one computed and was not ready in time.
             CacheValueError: the codec cannot put the value into bytes.
-            LockDeadlockError: this very computation, or one that waits for it, computes the entry.
+            LockDeadlockError: this very computation, or one that waits for it, computes the entry; or a task of the
+                event loop that this would block.
             TypeError: ``key`` is none.
             Exception: whatever ``compute`` raised here.
         """
@@ -135,7 +136,8 @@ class Cache:
     ) -> T:
         """As `get`, waiting without blocking the event loop. An entry that is there is read at once, on the loop.
 
-        Cancelling it cancels the computation, if it is this task's: the next takes its place.
+        Cancelling it cancels the computation, if it is this task's: the next takes its place. What has been computed is
+        stored before the cancelled task ends.
 
         Raises:
             CacheTimeout, CacheValueError, LockDeadlockError, TypeError, Exception: as `get`.
