@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -219,7 +220,7 @@ def test_an_entry_of_another_user_that_cannot_be_read_is_replaced(cache: Cache, 
     for path in [directory, *directory.rglob("*")]:
         if path.is_dir():
             path.chmod(0o777)
-    for parent in directory.parents[:3]:
+    for parent in takewhile(lambda one: not one.stat().st_mode & stat.S_ISVTX, directory.parents):  # up to /tmp
         parent.chmod(0o755)
 
     def as_another() -> Any:

@@ -85,11 +85,25 @@ class Cache:
         if not kernel.AVAILABLE:
             raise CacheError("the cache needs open file description locks, which only Linux has: run it on Linux")
         _check(version, max_bytes, max_age, timeout)
-        self._directory, self._version = os.path.abspath(os.fspath(directory)), version
+        if codec.name == FILE:
+            raise ValueError(f"codec name {codec.name!r}: give another, under this one lie the entries of open")
+        directory = os.path.abspath(os.fspath(directory))
+        self.purged = versions.enter(directory, version, timeout)
+        self._use(directory, version, max_bytes, max_age, codec, timeout)
+
+    def _use(
+        self,
+        directory: str,
+        version: str,
+        max_bytes: int | None,
+        max_age: float | None,
+        codec: Codec,
+        timeout: float | None,
+    ) -> None:
+        self._directory, self._version = directory, version
         self._codec, self._timeout = codec, timeout
         self._max_bytes, self._max_age = max_bytes, max_age
-        self.purged = versions.enter(self._directory, version, timeout)
-        self._storage = Storage(self._directory, version, max_bytes, max_age, codec, timeout)
+        self._storage = Storage(directory, version, max_bytes, max_age, codec)
 
     def get(self, key: Key, compute: Callable[[], T], *, timeout: float | _Default | None = _DEFAULT) -> T:
         """The value of ``key``; computed where it is missing.
@@ -106,7 +120,8 @@ class Cache:
         Raises:
             CacheTimeout: another one computed and was not ready in time.
             CacheValueError: the codec cannot put the value into bytes.
-            LockDeadlockError: this very computation, or one that waits for it, computes the entry.
+            LockDeadlockError: this very computation, or one that waits for it, computes the entry; or a task of the
+                event loop that this would block.
             TypeError: ``key`` is none.
             Exception: whatever ``compute`` raised here.
         """
@@ -121,7 +136,8 @@ class Cache:
     ) -> T:
         """As `get`, waiting without blocking the event loop. An entry that is there is read at once, on the loop.
 
-        Cancelling it cancels the computation, if it is this task's: the next takes its place.
+        Cancelling it cancels the computation, if it is this task's: the next takes its place. What has been computed is
+        stored before the cancelled task ends.
 
         Raises:
             CacheTimeout, CacheValueError, LockDeadlockError, TypeError, Exception: as `get`.
@@ -200,21 +216,28 @@ class Cache:
             CacheError: the limit cannot be kept: a file cannot be removed or written.
         """
         temporaries = locks = 0
-        for digits in self._storage.entries.fans():
-            fan = os.path.join(self._storage.entries.path, digits)
-            with contextlib.suppress(OSError):  # purged since
-                temporaries += len(remove_stale_temporaries(fan))
-                locks += sum(computing.sweep(os.path.join(fan, name)) for name in os.listdir(fan) if _is_lock(name))
-        expired = sum(self._storage.expire(found.name) for found in self._storage.entries.scan())
         try:
+            for digits in self._storage.entries.fans():
+                fan = os.path.join(self._storage.entries.path, digits)
+                with contextlib.suppress(OSError):  # purged since
+                    temporaries += len(remove_stale_temporaries(fan))
+                    locks += sum(computing.sweep(os.path.join(fan, name)) for name in os.listdir(fan) if _is_lock(name))
+            expired = sum(self._storage.expire(found.name) for found in self._storage.entries.scan())
             evicted = self._storage.limits.trim()
         except (OSError, LockError) as error:
             raise CacheError(f"cannot trim cache {self._directory!r}: {words(error)}") from error
         return Trimmed(expired, evicted, temporaries, locks)
 
     def statistics(self) -> Statistics:
-        """What is stored, counted one by one, and what this process did."""
-        sizes = [found.size for found in self._storage.entries.scan() if found.regular]
+        """What is stored, counted one by one, and what this process did.
+
+        Raises:
+            CacheError: a directory of the entries cannot be read.
+        """
+        try:
+            sizes = [found.size for found in self._storage.entries.scan() if found.regular]
+        except OSError as error:
+            raise CacheError(f"cannot count the entries of cache {self._directory!r}: {words(error)}") from error
         return Statistics(len(sizes), sum(sizes), *self._storage.counts.values())
 
     def memoize(self, key: Callable[P, Key]) -> Callable[[Callable[P, T]], Callable[P, T]]:
@@ -278,7 +301,11 @@ def _rebuild(
     codec: Codec,
     timeout: float | None,
 ) -> Cache:
-    return Cache(directory, version=version, max_bytes=max_bytes, max_age=max_age, codec=codec, timeout=timeout)
+    """Without asking whose the directory is: that was done, and an old version that is sent must not take it back."""
+    cache = Cache.__new__(Cache)
+    cache.purged = False
+    cache._use(directory, version, max_bytes, max_age, codec, timeout)
+    return cache
 
 
 def _check(version: str, max_bytes: int | None, max_age: float | None, timeout: float | None) -> None:

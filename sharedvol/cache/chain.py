@@ -19,10 +19,10 @@ from sharedvol.errors import LockDeadlockError
 
 
 class _Computation:
-    __slots__ = ("active", "pid", "waits_for")
+    __slots__ = ("active", "pid", "thread", "waits_for")
 
     def __init__(self) -> None:
-        self.pid, self.active = os.getpid(), True
+        self.pid, self.thread, self.active = os.getpid(), threading.get_ident(), True
         self.waits_for: list[str] = []
 
 
@@ -75,6 +75,21 @@ def waiting(path: str) -> Iterator[None]:
         with _mutex:
             for one in mine:
                 one.waits_for.remove(path)
+
+
+def refuse_own_thread(path: str) -> None:
+    """Before this thread blocks until the entry of the lock file ``path`` is computed.
+
+    Raises:
+        LockDeadlockError: a task of this thread's event loop computes it, or what a signal handler has interrupted.
+    """
+    with _mutex:
+        running = _running.get(path)
+    if running is not None and running.thread == threading.get_ident():
+        raise LockDeadlockError(
+            f"the cache entry of {path!r} is being computed in this thread, which would block for itself for ever: in "
+            "an event loop await get_async instead of calling get"
+        )
 
 
 def _leads_to(path: str, mine: list[_Computation]) -> bool:

@@ -35,7 +35,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import os
+import threading
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -122,12 +124,11 @@ def once(
     try:
         if not _granted((yield Acquire(lock, 0))):
             with chain.waiting(path):
-                if timeout == 0 or not (yield Wait(path, _left(end))):
-                    raise OutOfTime
-                found = look()
+                in_time = timeout != 0 and (yield Wait(path, _left(end)))
+                found = look()  # also when the time is over: the computer may be stopped, and have stored it before
                 if not isinstance(found, Absent):
                     return found
-                if not _granted((yield Acquire(lock, _left(end)))):
+                if not in_time or not _granted((yield Acquire(lock, _left(end)))):
                     raise OutOfTime
         found = look()
         if not isinstance(found, Absent):
@@ -140,9 +141,7 @@ def once(
             return computed
         return (yield Call(lambda: keep(computed)))
     finally:
-        if lock.held:
-            _remove(path)
-            _release(lock)
+        _let_go(lock, path)
 
 
 def unlocked(keep: Callable[[Any], Any]) -> Steps:
@@ -166,6 +165,7 @@ def run(steps: Steps, compute: Callable[[], Any]) -> Any:
                 except LockFileError as error:
                     answer = Failure(error)
             elif isinstance(step, Wait):
+                chain.refuse_own_thread(step.path)
                 answer = waiting.wait(step.path, step.timeout)
             else:
                 try:
@@ -197,7 +197,7 @@ async def run_async(steps: Steps, compute: Callable[[], Awaitable[Any]]) -> Any:
                 answer = await waiting.wait_async(step.path, step.timeout)
             else:
                 try:
-                    answer = await (compute() if isinstance(step, Compute) else asyncio.to_thread(step.work))
+                    answer = await (compute() if isinstance(step, Compute) else _in_thread(step.work))
                 except BaseException as error:
                     answer = Failure(error)
     except StopIteration as end:
@@ -205,6 +205,41 @@ async def run_async(steps: Steps, compute: Callable[[], Awaitable[Any]]) -> Any:
     finally:
         steps.close()
     return _result(result)
+
+
+async def _in_thread(work: Callable[[], Any]) -> Any:
+    """Do it in a thread of its own: those of the event loop may all be waiting for this very entry.
+
+    A task that is cancelled meanwhile ends with it: else it would let go of the lock while the value is being stored,
+    and the next one would compute it again.
+
+    Returns:
+        What it returned, or a `Failure`.
+    """
+    loop, ended, context = asyncio.get_running_loop(), asyncio.Event(), contextvars.copy_context()
+    outcome: list[Any] = []
+
+    def run() -> None:
+        try:
+            outcome.append(context.run(work))
+        except BaseException as error:
+            outcome.append(Failure(error))
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+            loop.call_soon_threadsafe(ended.set)
+
+    try:
+        threading.Thread(target=run, name="sharedvol-cache storing").start()
+    except RuntimeError:  # no thread can be started
+        return work()
+    cancelled: asyncio.CancelledError | None = None
+    while not outcome:
+        try:
+            await ended.wait()
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return outcome[0]
 
 
 def sweep(path: str) -> bool:
@@ -226,9 +261,7 @@ def alone(path: str) -> Iterator[bool]:
     try:
         yield granted
     finally:
-        if lock.held:
-            _remove(path)
-            _release(lock)
+        _let_go(lock, path)
 
 
 def _granted(answer: bool | Failure) -> bool:
@@ -247,9 +280,14 @@ def _left(end: float | None) -> float | None:
     return None if end is None else max(0.0, end - time.monotonic())
 
 
-def _remove(path: str) -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(path)
+def _let_go(lock: FileLock, path: str) -> None:
+    """Remove the lock file and unlock it, if it is held here."""
+    if lock.held:
+        # Lost where a version was purged and came back meanwhile: the file of that name is another computer's.
+        with contextlib.suppress(OSError, LockError):
+            lock.check()
+            os.unlink(path)
+        _release(lock)
 
 
 def _release(lock: FileLock) -> None:

@@ -44,6 +44,7 @@ _CHUNK: Final = 1 << 20
 _FIRST_READ: Final = 1 << 16
 _MAX_READ: Final = 1 << 30  # Linux reads at most 0x7ffff000 bytes at once, see read(2)
 _UNUSABLE: Final = (errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENXIO)
+_GONE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 class Absent(enum.Enum):
@@ -195,11 +196,17 @@ class Entries:
             os.close(fd)
 
     def fans(self) -> list[str]:
-        """The directories that exist. Empty if the version was purged."""
+        """The directories that exist. Empty if the version was purged.
+
+        Raises:
+            OSError: they cannot be read.
+        """
         try:
             fd = open_directory(self.top, self.version)
-        except OSError:
-            return []
+        except OSError as error:
+            if error.errno in _GONE:
+                return []
+            raise
         try:
             with os.scandir(fd) as found:
                 return sorted(one.name for one in found if len(one.name) == 2 and one.is_dir(follow_symlinks=False))
@@ -207,7 +214,11 @@ class Entries:
             os.close(fd)
 
     def scan(self) -> Iterator[Found]:
-        """Every entry, expired ones included."""
+        """Every entry, expired ones included.
+
+        Raises:
+            OSError: a directory cannot be read: what is in it must not be taken for nothing.
+        """
         for digits in self.fans():
             try:
                 with self.fan(digits) as fan, os.scandir(fan) as files:
@@ -217,8 +228,9 @@ class Entries:
                                 info = file.stat(follow_symlinks=False)
                                 regular = stat.S_ISREG(info.st_mode)
                                 yield Found(file.name, info.st_size, info.st_mtime_ns, regular)
-            except OSError:
-                continue  # purged since
+            except OSError as error:
+                if error.errno not in _GONE:  # purged since, or replaced by no directory of ours
+                    raise
 
     def _open(self, name: str) -> tuple[int, os.stat_result] | Absent:
         try:

@@ -59,8 +59,9 @@ def remove(name: str, directory: int) -> bool:
         except FileNotFoundError:
             return False
         except OSError:
-            if not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-                raise
+            with contextlib.suppress(FileNotFoundError):  # removed since: the next turn tells
+                if not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+                    raise
         try:
             shutil.rmtree(name, dir_fd=directory)
             return True
@@ -85,7 +86,7 @@ class Temporary:
     """
 
     def __init__(self, directory: int) -> None:
-        self._directory = directory
+        self._directory, self._pid = directory, os.getpid()
         self._name = ""
         try:
             self.fd = self._create()
@@ -104,6 +105,11 @@ class Temporary:
             if os.fstat(fd).st_nlink:
                 return fd
             os.close(fd)
+
+    @property
+    def ours(self) -> bool:
+        """Whether this process made it; else it is a forked child, and the file its parent's."""
+        return self._pid == os.getpid()
 
     @property
     def named(self) -> bool:
@@ -134,7 +140,7 @@ class Temporary:
 
     def drop(self) -> None:
         """Close it; without a name of its own it is gone."""
-        if self._name:
+        if self._name and self.ours:
             with contextlib.suppress(OSError):
                 os.unlink(self._name, dir_fd=self._directory)
         os.close(self.fd)
@@ -144,6 +150,8 @@ class Temporary:
 class Window(io.RawIOBase):
     """A part of a file as a file of its own: reads ``length`` bytes from ``start`` on, or writes there.
 
+    What a forked child writes is dropped: its copy of the buffer would spoil its parent's file.
+
     Args:
         fd: the file; closed with this.
         start: where the part begins, in bytes.
@@ -152,7 +160,7 @@ class Window(io.RawIOBase):
 
     def __init__(self, fd: int, start: int, length: int | None) -> None:
         self._fd, self._start, self._length = fd, start, length
-        self._position = 0
+        self._position, self._pid = 0, os.getpid()
 
     def readable(self) -> bool:
         return self._length is not None
@@ -175,7 +183,8 @@ class Window(io.RawIOBase):
     def write(self, data: ReadableBuffer, /) -> int:
         if self._length is not None:
             raise io.UnsupportedOperation("opened to read")
-        count = os.pwrite(self._fd, data, self._start + self._position)
+        forked = self._pid != os.getpid()
+        count = memoryview(data).nbytes if forked else os.pwrite(self._fd, data, self._start + self._position)
         self._position += count
         return count
 
@@ -194,7 +203,8 @@ class Window(io.RawIOBase):
         if self._length is not None:
             raise io.UnsupportedOperation("opened to read")
         size = self._position if size is None else size
-        os.ftruncate(self._fd, self._start + size)
+        if self._pid == os.getpid():
+            os.ftruncate(self._fd, self._start + size)
         return size
 
     def close(self) -> None:

@@ -103,6 +103,8 @@ class Limits:
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:
+        if self._lock.held:  # a signal handler: what its thread has read of the tally would be old
+            raise OSError(errno.EDEADLK, "this thread is storing another entry")
         with contextlib.suppress(LockLostError), self._lock:  # lost: the version was purged under our hands
             yield
 

@@ -50,7 +50,8 @@ class Counts:
         self._begin()
 
     def _begin(self) -> None:
-        self._pid, self._mutex = os.getpid(), threading.Lock()
+        # Re-entrant: a signal handler may use a cache while its thread counts.
+        self._pid, self._mutex = os.getpid(), threading.RLock()
         self._hits = self._waits = self._computed = 0
 
     def add(self, hits: int = 0, waits: int = 0, computed: int = 0) -> None:

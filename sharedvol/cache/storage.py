@@ -58,7 +58,6 @@ class Storage:
         max_bytes: as for `Cache`.
         max_age: as for `Cache`.
         codec: as for `Cache`.
-        timeout: seconds to wait for who changes the version.
     """
 
     def __init__(
@@ -68,10 +67,8 @@ class Storage:
         max_bytes: int | None,
         max_age: float | None,
         codec: Codec,
-        timeout: float | None,
     ) -> None:
-        self._directory, self._version = directory, version
-        self._codec, self._timeout = codec, timeout
+        self._directory, self._version, self._codec = directory, version, codec
         self.entries = Entries(directory, versions.directory_name(version), max_age, max_bytes)
         self.limits = Limits(self.entries, max_bytes)
         self.counts = Counts()
@@ -120,7 +117,7 @@ class Storage:
             try:
                 self.entries.make_fan(name[:2])
             except FileNotFoundError:
-                if not versions.renew(self._directory, self._version, self._timeout):
+                if not versions.renew(self._directory, self._version):
                     self._say(f"another version has taken over from {self._version!r}", None)
                     return False
                 self.entries.make_fan(name[:2])
@@ -192,6 +189,8 @@ class Storage:
         try:
             with entries.payload_writer(temporary) as file:
                 write(file)
+            if not temporary.ours:
+                raise CacheError(f"a forked child cannot end what its parent writes for cache {self._directory!r}")
         except BaseException:
             temporary.drop()
             raise

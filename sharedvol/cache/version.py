@@ -88,15 +88,17 @@ def enter(directory: str, version: str, timeout: float | None) -> bool:
         raise _failed(directory, error) from error
 
 
-def renew(directory: str, version: str, timeout: float | None) -> bool:
+def renew(directory: str, version: str) -> bool:
     """Make the version's directory again where somebody removed it; False if another version has taken over.
+
+    Waits for nobody: who has the lock may just be purging this version, or be stopped, and the caller an event loop.
 
     Raises:
         OSError, LockTimeout: it cannot be made, or not now.
     """
     if _current(directory) != version:
         return False
-    with FileLock(os.path.join(directory, _LOCK), timeout=timeout):
+    with FileLock(os.path.join(directory, _LOCK), timeout=0):
         if _current(directory) != version:
             return False
         _make(directory, version)
@@ -105,8 +107,11 @@ def renew(directory: str, version: str, timeout: float | None) -> bool:
 
 def _purge(directory: str, version: str) -> None:
     """Under the lock."""
-    with contextlib.suppress(FileNotFoundError):
+    try:
         entries = open_directory(os.path.join(directory, _ENTRIES))
+    except FileNotFoundError:
+        pass
+    else:
         try:
             for name in os.listdir(entries):
                 remove(name, entries)

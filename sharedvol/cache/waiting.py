@@ -79,6 +79,8 @@ class _Watcher:
     def __init__(self, fd: Any, identity: object, path: str) -> None:
         self.fd, self.identity, self.path = fd, identity, path
         self.notify: list[Notify] = []
+        # A daemon: a wait that nobody waits for must not keep the process from ending.
+        self.thread = threading.Thread(target=self.run, name=f"sharedvol-cache {path}", daemon=True)
 
     def run(self) -> None:
         try:
@@ -86,7 +88,8 @@ class _Watcher:
         finally:
             with _mutex:
                 # Before the descriptor is closed: the inode's number is then used again.
-                _watchers.pop(self.identity, None)
+                if _watchers.get(self.identity) is self:
+                    del _watchers[self.identity]
                 waiting = list(self.notify)  # who is told takes himself off the list, at once
             close_handle(_this, self.fd)
             for notify in waiting:
@@ -118,15 +121,15 @@ def _watch(path: str, notify: Notify) -> _Watcher:
     identity = kernel.identify(fd, path)
     with _mutex:
         watcher = _watchers.get(identity)
-        if watcher is not None:
+        # Without a living thread it was interrupted before its start, and tells nobody.
+        if watcher is not None and watcher.thread.is_alive():
             close_handle(_this, fd)
             watcher.notify.append(notify)
             return watcher
         watcher = _watchers[identity] = _Watcher(fd, identity, path)
         watcher.notify.append(notify)
         try:
-            # A daemon: a wait that nobody waits for must not keep the process from ending.
-            threading.Thread(target=watcher.run, name=f"sharedvol-cache {path}", daemon=True).start()
+            watcher.thread.start()
         except RuntimeError:
             del _watchers[identity]
             close_handle(_this, fd)
