@@ -783,8 +783,8 @@ sv__sync <- function(path, data = FALSE) {
 # Throws sv_already_published where the name is taken (with `replace` the file of that name is replaced at once), and
 # sv_publish_error for all else; both are sv_error. An error of `write` passes through.
 #
-# A full disk: R's close() does not tell of a failed write. Of raw and text it is found by the size; a function has to
-# look itself.
+# A full disk: R's cat() and close() do not tell of a failed write. Of raw and text it is found by the size; behind a
+# function 64 KiB must be free. That is found out too late where somebody else freed space meanwhile.
 sv_publish <- function(path, write, replace = FALSE) {
   given <- path
   path <- sv__published_name(path)
@@ -800,6 +800,7 @@ sv_publish <- function(path, write, replace = FALSE) {
   on.exit(unlink(temporary, recursive = TRUE, expand = FALSE))
   if (is.function(write)) {
     write(temporary)
+    sv__refuse_full(path, target)
   } else {
     bytes <- sv__content(path, write)
     sv__publishing(path, sv__write(temporary, bytes, "wb"))
@@ -828,6 +829,18 @@ sv_publish <- function(path, write, replace = FALSE) {
 }
 
 sv__publish_error <- function(path, ...) sv__stop("sv_publish_error", "cannot publish ", sv__quote(path), ": ", ...)
+
+# Of a file that was cut off, as the disk was full, cat() and close() say nothing. What is left of the space then is less
+# than one of their buffers, so a file that is larger finds it out. This space is asked of a good file, too.
+sv__refuse_full <- function(path, target) {
+  probe <- sv__temporary(target, ".sharedvol-tmp-r")
+  on.exit(unlink(probe, expand = FALSE))
+  bytes <- sv__random_bytes(65536) # which no file system makes less of
+  sv__publishing(path, sv__write(probe, bytes, "wb"))
+  if (!identical(file.size(probe), as.numeric(length(bytes)))) {
+    sv__publish_error(path, "the disk is full, and so the file may be cut off: free some space")
+  }
+}
 
 sv__content <- function(path, write) {
   if (is.raw(write)) return(write)

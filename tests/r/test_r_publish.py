@@ -199,11 +199,18 @@ def test_a_full_disk_is_told(r: R, tmp_path: Path) -> None:
         pytest.skip("a small file system takes CAP_SYS_ADMIN")
     small = tmp_path / "small"
     small.mkdir()
-    prefix = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=64k none "$0" && exec "$@"', str(small)]
+    prefix = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=256k none "$0" && exec "$@"', str(small)]
     with R(tmp_path, prefix=prefix) as inside:
         assert inside.fails("sv_publish('small/x', raw(1e6))").classes == FAILED
         assert inside.ask("length(list.files('small', all.files = TRUE, no.. = TRUE))") == "0"
+        # R says nothing of these.
+        cat = "cat(strrep('x', 1e6), file = path)"
+        gzip = "{ file <- gzfile(path, 'w', compression = 0); write.csv(runif(1e5), file); close(file) }"
+        for cut_off in (cat, gzip):
+            assert inside.fails(f"sv_publish('small/x', function(path) {cut_off})").classes == FAILED
+        assert inside.ask("length(list.files('small', all.files = TRUE, no.. = TRUE))") == "0"
         assert inside.ask("sv_publish('small/x', raw(1e3)); file.size('small/x')") == "1000"
+        assert inside.ask("sv_publish('small/y', function(path) cat('y', file = path)); list.files('small')") == "x\ny"
 
 
 def test_unusual_names_and_directories_are_left_as_they_are(r: R, tmp_path: Path) -> None:
