@@ -444,7 +444,7 @@ def test_a_wait_for_a_permit_whose_file_is_deleted_goes_on_with_the_new_one(path
     first.acquire()
     with holder(path, 1, timeout=timeout) as child:
         wait_blocked(permit(path, 0))
-        permit(path, 0).rename(f"{path}.aside")  # the first holds this one, and the child waits for it
+        permit(path, 0).unlink()  # the first holds this one, and the child waits for it
         with pytest.raises(LockLostError):
             first.release()
         assert child.receive() == 0
