@@ -35,11 +35,10 @@ class Beside:
             LockFileError: there is no token to be had. To say who holds may fail in silence.
         """
         calm = self._directory.is_calm()
-        changed = None if calm else self._changed()
         token = None if self._tokens is None else self._tokens.next(calm=calm)
         self.token = token
-        if self._record.write(token, calm=calm) and changed is not None:
-            self._directory.calm_since(changed)
+        if self._record.write(token, calm=calm) and not calm:
+            self._directory.looked()
 
     def leave(self) -> None:
         """Say no more who holds; the lock is still ours, but not for long."""
@@ -72,9 +71,3 @@ class Beside:
         if self._tokens is not None:
             self._tokens.close()
         self._record.close()
-
-    def _changed(self) -> int | None:
-        try:
-            return self._directory.changed()
-        except OSError:  # gone, or not ours to read
-            return None

@@ -84,7 +84,7 @@ class HolderFile:
             self._rest = self._constant.ljust(SIZE - 1 - len(head)) + b"\n"
         try:
             fd = self._kept.fd
-            if fd is None or not calm or os.pread(fd, len(self._last), 0) != self._last:
+            if fd is None or not self._is_last(fd) or not (calm or self._kept.is_named()):
                 fd = self._kept.look()
                 if os.fstat(fd).st_size > SIZE:
                     os.ftruncate(fd, SIZE)
@@ -94,6 +94,11 @@ class HolderFile:
         except (OSError, SharedVolError):
             self._last = b""
             return False
+
+    def _is_last(self, fd: int) -> bool:
+        """Whether there is what we wrote last: else the descriptor's number may be that of another file by now."""
+        data = os.pread(fd, SIZE + 1, 0)
+        return bool(self._last) and len(data) == SIZE and data.startswith(self._last)
 
     def drop(self) -> None:
         """Unlock: what stands there is no more of a holder."""
