@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 
 from sharedvol.errors import LockFileError
 from sharedvol.locks import kernel
 from sharedvol.locks.fence import TokenFile
-from sharedvol.locks.kept import KeptDirectory
+from sharedvol.locks.kept import TICK, KeptDirectory
 from sharedvol.locks.record import HolderFile
 
 
@@ -26,6 +27,7 @@ class Beside:
         self._directory = KeptDirectory(os.path.dirname(path))
         self._tokens = TokenFile(path, mode) if fenced else None
         self._record = HolderFile(path, mode, purpose)
+        self._looked = -TICK  # when the record's name was looked at last, by the monotonic clock
         self.token: int | None = None
 
     def enter(self) -> None:
@@ -37,7 +39,15 @@ class Beside:
         calm = self._directory.is_calm()
         token = None if self._tokens is None else self._tokens.next(calm=calm)
         self.token = token
-        if self._record.write(token, calm=calm) and not calm:
+        if calm:
+            self._record.write(token, look=False)
+            return
+        # The record is only for people: where the directory never rests, its name is not looked at every time.
+        now = time.monotonic_ns()
+        look = self._directory.is_due or now - self._looked > TICK
+        if look:
+            self._looked = now
+        if self._record.write(token, look=look) and look:
             self._directory.looked()
 
     def leave(self) -> None:

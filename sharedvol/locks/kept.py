@@ -16,10 +16,10 @@ from typing import Final
 from sharedvol.locks import kernel
 from sharedvol.locks.handles import close_handle, forget_handle, remember_handle
 
-_TICK: Final = 100_000_000
+TICK: Final = 100_000_000
 """Nanoseconds within which two changes may get one change time: more than a tick of any kernel's clock."""
 _COARSE_TICK: Final = 3_000_000_000
-"""As `_TICK`, where the file system keeps whole seconds."""
+"""As `TICK`, where the file system keeps whole seconds."""
 
 
 class Kept:
@@ -78,7 +78,9 @@ class KeptDirectory(Kept):
         super().__init__(path, lambda: os.open(path, flags))
         # Its change time, and when we first saw that one, by a clock that nobody can set.
         self._changed = self._seen = 0
-        self._due = self._calm = False
+        self._calm = False
+        self.is_due = False
+        """Whether `looked` will make it calm."""
 
     def is_calm(self) -> bool:
         """Whether it is certain that no name in it has changed since `looked`. If not, look at them now.
@@ -89,23 +91,23 @@ class KeptDirectory(Kept):
         try:
             changed = os.fstat(self.look() if self.fd is None else self.fd).st_ctime_ns
         except OSError:  # gone, or not ours to read
-            self._calm = self._due = False
+            self._calm = self.is_due = False
             return False
         if changed != self._changed:
-            self._calm = self._due = False
+            self._calm = self.is_due = False
             self._changed, self._seen = changed, time.monotonic_ns()
         elif not self._calm:
-            tick = _TICK if changed % 1_000_000_000 else _COARSE_TICK
-            self._due = time.monotonic_ns() - self._seen > tick and self.is_named()
+            tick = TICK if changed % 1_000_000_000 else _COARSE_TICK
+            self.is_due = time.monotonic_ns() - self._seen > tick and self.is_named()
         return self._calm
 
     def looked(self) -> None:
         """All names were looked at since `is_calm` said no."""
-        self._calm = self._due
+        self._calm = self.is_due
 
     def close(self) -> None:
         """Close it, and know nothing of it any more."""
-        self._calm = self._due = False
+        self._calm = self.is_due = False
         self._changed = 0
         super().close()
 

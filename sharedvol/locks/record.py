@@ -72,19 +72,19 @@ class HolderFile:
         self._constant, self._rest = _constant(purpose), b""
         self._last = b""  # how what we wrote last begins: enough to know it by
 
-    def write(self, token: int | None, *, calm: bool) -> bool:
+    def write(self, token: int | None, *, look: bool) -> bool:
         """Say who holds, and lock that. Returns whether it could be.
 
         Args:
             token: the fencing token, if there is one.
-            calm: no name in the directory has changed since the last call.
+            look: whether the path names the file that is open, too.
         """
         head = b'{"sharedvol":1,"token":%s,"since":%.6f,' % (b"null" if token is None else b"%d" % token, time.time())
         if len(head) + len(self._rest) != SIZE:
             self._rest = self._constant.ljust(SIZE - 1 - len(head)) + b"\n"
         try:
             fd = self._kept.fd
-            if fd is None or not self._is_last(fd) or not (calm or self._kept.is_named()):
+            if fd is None or not self._is_last(fd) or (look and not self._kept.is_named()):
                 fd = self._kept.look()
                 if os.fstat(fd).st_size > SIZE:
                     os.ftruncate(fd, SIZE)
