@@ -67,9 +67,7 @@ def is_free(path: Path) -> bool:
         os.close(fd)
 
 
-def strikes(
-    directory: Path, make: Callable[[Path], L], phase: str, at_least: int
-) -> Iterator[tuple[L, Path]]:
+def strikes(directory: Path, make: Callable[[Path], L], phase: str, at_least: int) -> Iterator[tuple[L, Path]]:
     """The lock and its path behind each of the interrupts, a new one for each."""
     interrupts, struck = Interrupts(), True
     while struck:
