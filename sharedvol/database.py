@@ -79,6 +79,8 @@ class Database:
         except (sqlalchemy.exc.ArgumentError, ValueError):
             # Neither their texts nor a traceback may repeat the URL, password and all.
             raise ValueError("not a database URL: it should look like mysql://user@host/database") from None
+        if "@" in (url.host or ""):  # the end of the password: no error about that host may show it
+            raise ValueError("the database URL has one @ too many: write that of a password as %40")
         url = url.set(drivername=_DEFAULT_DRIVERS.get(url.drivername, url.drivername))
         try:
             dialect_class = url.get_dialect()

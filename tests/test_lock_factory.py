@@ -116,6 +116,14 @@ def test_a_url_that_cannot_be_used_is_refused_without_its_password(url: str) -> 
     assert SECRET not in said(caught.value)
 
 
+def test_an_at_sign_in_a_password_is_refused_without_it() -> None:
+    lock = open_lock(f"mysql://app:a@{SECRET}@127.0.0.1:1/shop#x", timeout=0)
+    for use in (lock.acquire, lock.holder):
+        with pytest.raises(ValueError, match="%40") as caught:
+            use()
+        assert SECRET not in said(caught.value) + repr(lock)
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "/", "a\nb", "a\0b", "a\x9bb"])
 @pytest.mark.parametrize("url", ["file:///app", MYSQL, REDIS])
 def test_a_name_that_cannot_be_used_is_refused(url: str, name: str) -> None:

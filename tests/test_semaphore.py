@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
-from processes import LIMIT, Child, descriptors, run_forked, wait_blocked, wait_until
+from processes import LIMIT, Child, descriptors, is_free, run_forked, wait_blocked, wait_until
 
 from sharedvol import LockDeadlockError, LockLostError, LockTimeout, NotLockedError, Semaphore, container_id
 from sharedvol.locks import waiter
@@ -436,6 +436,21 @@ def test_a_permit_that_was_lost_is_told(path: Path, end: str) -> None:
         use()
     assert not semaphore.held
     assert free(path, 2) == 2
+
+
+@pytest.mark.parametrize("timeout", [None, LIMIT])
+def test_a_wait_for_a_permit_whose_file_is_deleted_goes_on_with_the_new_one(path: Path, timeout: float | None) -> None:
+    first = Semaphore(path, 1)
+    first.acquire()
+    with holder(path, 1, timeout=timeout) as child:
+        wait_blocked(permit(path, 0))
+        permit(path, 0).unlink()  # the first holds this one, and the child waits for it
+        with pytest.raises(LockLostError):
+            first.release()
+        assert child.receive() == 0
+        assert not is_free(permit(path, 0))
+        child.send("go")
+    assert free(path, 1) == 1
 
 
 def test_a_pickled_semaphore_is_the_same_files(path: Path) -> None:

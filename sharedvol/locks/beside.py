@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 
 from sharedvol.errors import LockFileError
 from sharedvol.locks import kernel
 from sharedvol.locks.fence import TokenFile
-from sharedvol.locks.kept import KeptDirectory
+from sharedvol.locks.kept import TICK, KeptDirectory
 from sharedvol.locks.record import HolderFile
 
 
@@ -26,6 +27,7 @@ class Beside:
         self._directory = KeptDirectory(os.path.dirname(path))
         self._tokens = TokenFile(path, mode) if fenced else None
         self._record = HolderFile(path, mode, purpose)
+        self._looked = -TICK  # when the record's name was looked at last, by the monotonic clock
         self.token: int | None = None
 
     def enter(self) -> None:
@@ -35,11 +37,18 @@ class Beside:
             LockFileError: there is no token to be had. To say who holds may fail in silence.
         """
         calm = self._directory.is_calm()
-        changed = None if calm else self._changed()
         token = None if self._tokens is None else self._tokens.next(calm=calm)
         self.token = token
-        if self._record.write(token, calm=calm) and changed is not None:
-            self._directory.calm_since(changed)
+        if calm:
+            self._record.write(token, look=False)
+            return
+        # The record is only for people: where the directory never rests, its name is not looked at every time.
+        now = time.monotonic_ns()
+        look = self._directory.is_due or now - self._looked > TICK
+        if look:
+            self._looked = now
+        if self._record.write(token, look=look) and look:
+            self._directory.looked()
 
     def leave(self) -> None:
         """Say no more who holds; the lock is still ours, but not for long."""
@@ -72,9 +81,3 @@ class Beside:
         if self._tokens is not None:
             self._tokens.close()
         self._record.close()
-
-    def _changed(self) -> int | None:
-        try:
-            return self._directory.changed()
-        except OSError:  # gone, or not ours to read
-            return None

@@ -64,7 +64,7 @@ class TokenFile:
             LockFileError: the file cannot be read or written, or is damaged.
         """
         try:
-            if not calm or not self.is_unchanged():
+            if not (self.is_unchanged() and (calm or self._kept.is_named())):
                 self._read()
             token = self._known[1] + 1
             if token > self._reserved:
@@ -80,7 +80,8 @@ class TokenFile:
     def is_unchanged(self) -> bool:
         """Whether the file, as it was opened, has what we wrote last."""
         try:
-            return self._kept.fd is not None and os.pread(self._kept.fd, SIZE + 1, 0) == self._known[0]
+            # Not nothing either: the descriptor's number may be that of somebody's empty file by now.
+            return self._kept.fd is not None and os.pread(self._kept.fd, SIZE + 1, 0) == self._known[0] != b""
         except OSError:
             return False
 

@@ -155,7 +155,11 @@ class FileLock:
             self._own.held[owner] = hold
             return self
         except BaseException as error:
-            self._put_back(owner, hold, error)
+            try:
+                self._put_back(owner, hold, error)
+            except BaseException:  # an interrupt, after an error under the lock
+                hold.drop()
+                raise
             raise
 
     async def acquire_async(self, timeout: float | Default | None = DEFAULT) -> Held[FileLock]:
@@ -183,7 +187,11 @@ class FileLock:
             self._own.held[owner] = hold
             return held
         except BaseException as error:
-            self._put_back(owner, hold, error)
+            try:
+                self._put_back(owner, hold, error)
+            except BaseException:  # an interrupt, after an error under the lock
+                hold.drop()
+                raise
             raise
 
     def release(self) -> None:

@@ -103,6 +103,11 @@ class Hold:
         except OSError as error:
             self._give_up(error)
 
+    def drop(self) -> None:
+        """Keep nothing: after a `put_back` that did not come to its end."""
+        self.end_wait()
+        self.close()
+
     def close(self) -> None:
         """Close the descriptors, and so unlock."""
         if self.beside is not None:

@@ -16,10 +16,10 @@ from typing import Final
 from sharedvol.locks import kernel
 from sharedvol.locks.handles import close_handle, forget_handle, remember_handle
 
-_TICK: Final = 100_000_000
+TICK: Final = 100_000_000
 """Nanoseconds within which two changes may get one change time: more than a tick of any kernel's clock."""
 _COARSE_TICK: Final = 3_000_000_000
-"""As `_TICK`, where the file system keeps whole seconds."""
+"""As `TICK`, where the file system keeps whole seconds."""
 
 
 class Kept:
@@ -41,7 +41,7 @@ class Kept:
         Raises:
             OSError: as ``open_file``.
         """
-        if self.fd is None or not self.is_ours() or not self._is_current():
+        if self.fd is None or not self.is_ours() or not self.is_named():
             self.close()
             fd = remember_handle(kernel, self._open_file)
             self._identity = kernel.identify(fd, self.path)
@@ -65,7 +65,8 @@ class Kept:
                 forget_handle(fd)
             self.fd = None
 
-    def _is_current(self) -> bool:
+    def is_named(self) -> bool:
+        """Whether the path still names the file that was opened."""
         return kernel.is_current(self.path, self._identity)
 
 
@@ -75,34 +76,48 @@ class KeptDirectory(Kept):
     def __init__(self, path: str) -> None:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         super().__init__(path, lambda: os.open(path, flags))
-        self._calm: int | None = None
+        # Its change time, and when we first saw that one, by a clock that nobody can set.
+        self._changed = self._seen = 0
+        self._calm = False
+        self.is_due = False
+        """Whether `looked` will make it calm."""
 
     def is_calm(self) -> bool:
-        """Whether it is certain that no name in it has changed since `calm_since`."""
-        if self.fd is None or self._calm is None:
-            return False
-        try:
-            return os.fstat(self.fd).st_ctime_ns == self._calm
-        except OSError:
-            return False
+        """Whether it is certain that no name in it has changed since `looked`. If not, look at them now.
 
-    def changed(self) -> int:
-        """When the last name in it changed, by its file system's clock. To be asked before the names are looked at."""
-        self._calm = None
-        return os.fstat(self.look()).st_ctime_ns
-
-    def calm_since(self, changed: int) -> None:
-        """All names were looked at after `changed` gave this.
-
-        Names that changed just before may change once more within the same tick of the clock, unseen. Then the
-        names are looked at again next time.
+        Names that changed may change once more within the same tick of the file system's clock, unseen. So the
+        names have to be looked at a tick after a change time was first seen, and only then it says something.
         """
-        tick = _TICK if changed % 1_000_000_000 else _COARSE_TICK
-        self._calm = changed if time.time_ns() - changed > tick else None
-
-    def _is_current(self) -> bool:
         try:
-            info = os.stat(self.path)  # it may be reached by a symbolic link
-        except OSError:
+            changed = os.fstat(self.look() if self.fd is None else self.fd).st_ctime_ns
+        except OSError:  # gone, or not ours to read
+            self._calm = self.is_due = False
             return False
-        return (info.st_dev, info.st_ino) == self._identity
+        if changed != self._changed:
+            self._calm = self.is_due = False
+            self._changed, self._seen = changed, time.monotonic_ns()
+        elif not self._calm:
+            tick = TICK if changed % 1_000_000_000 else _COARSE_TICK
+            self.is_due = time.monotonic_ns() - self._seen > tick and self.is_named()
+        return self._calm
+
+    def looked(self) -> None:
+        """All names were looked at since `is_calm` said no."""
+        self._calm = self.is_due
+
+    def close(self) -> None:
+        """Close it, and know nothing of it any more."""
+        self._calm = self.is_due = False
+        self._changed = 0
+        super().close()
+
+    def is_named(self) -> bool:
+        """Whether it is still what the path names, which may be by way of a symbolic link."""
+        try:
+            info = os.stat(self.path)
+        except OSError:
+            info = None
+        if info is None or (info.st_dev, info.st_ino) != self._identity or not self.is_ours():
+            self.close()  # the next look opens what is there now
+            return False
+        return True

@@ -72,8 +72,11 @@ class Attempt:
             wait = hold.end_wait()
             if wait is not None and wait.error is not None:
                 errors.append(wait.error)
-            elif wait is not None and hold.handle is not None and self._won is None and hold.enter():
-                self._win(permit, hold)
+            elif wait is not None and hold.handle is not None and self._won is None:
+                if hold.enter():
+                    self._win(permit, hold)
+                else:
+                    hold.close()  # somebody deleted its file: kept, it would be granted again and again, for nothing
         self._put_back()
         if self._won is None and errors:
             raise errors[0]

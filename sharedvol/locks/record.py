@@ -72,19 +72,19 @@ class HolderFile:
         self._constant, self._rest = _constant(purpose), b""
         self._last = b""  # how what we wrote last begins: enough to know it by
 
-    def write(self, token: int | None, *, calm: bool) -> bool:
+    def write(self, token: int | None, *, look: bool) -> bool:
         """Say who holds, and lock that. Returns whether it could be.
 
         Args:
             token: the fencing token, if there is one.
-            calm: no name in the directory has changed since the last call.
+            look: whether the path names the file that is open, too.
         """
         head = b'{"sharedvol":1,"token":%s,"since":%.6f,' % (b"null" if token is None else b"%d" % token, time.time())
         if len(head) + len(self._rest) != SIZE:
             self._rest = self._constant.ljust(SIZE - 1 - len(head)) + b"\n"
         try:
             fd = self._kept.fd
-            if fd is None or not calm or os.pread(fd, len(self._last), 0) != self._last:
+            if fd is None or not self._is_last(fd) or (look and not self._kept.is_named()):
                 fd = self._kept.look()
                 if os.fstat(fd).st_size > SIZE:
                     os.ftruncate(fd, SIZE)
@@ -94,6 +94,11 @@ class HolderFile:
         except (OSError, SharedVolError):
             self._last = b""
             return False
+
+    def _is_last(self, fd: int) -> bool:
+        """Whether there is what we wrote last: else the descriptor's number may be that of another file by now."""
+        data = os.pread(fd, SIZE + 1, 0)
+        return bool(self._last) and len(data) == SIZE and data.startswith(self._last)
 
     def drop(self) -> None:
         """Unlock: what stands there is no more of a holder."""

@@ -126,15 +126,16 @@ class Semaphore:
         limit = self._limit(timeout)
         end = None if limit is None else time.monotonic() + limit
         attempt = Attempt(self._permits, threading.current_thread())
+        queue = Queue(self._queue, self._path, limit)
         try:
-            with Queue(self._queue, self._path, limit):
+            with queue:
                 woken = threading.Event()
                 for left in self._waits(attempt, limit, end, woken.set):
                     woken.wait(left if left is None else min(left, threading.TIMEOUT_MAX))
                     woken.clear()
             return self
         except BaseException:
-            attempt.undo()
+            self._undo(attempt, queue)
             raise
 
     async def acquire_async(self, timeout: float | Default | None = DEFAULT) -> Held[Semaphore]:
@@ -151,14 +152,15 @@ class Semaphore:
         limit = self._limit(timeout)
         end = None if limit is None else time.monotonic() + limit
         attempt = Attempt(self._permits, owner)
+        queue = Queue(self._queue, self._path, limit)
         try:
-            async with Queue(self._queue, self._path, limit):
+            async with queue:
                 woken = Notice()
                 for left in self._waits(attempt, limit, end, woken.tell):
                     await woken.wait(left)
             return held
         except BaseException:
-            attempt.undo()
+            self._undo(attempt, queue)
             raise
 
     def release(self) -> None:
@@ -249,6 +251,12 @@ class Semaphore:
             yield left if waiting else _POLL_SECONDS
             if attempt.end_waits() or (not waiting and attempt.try_all()):
                 return
+
+    def _undo(self, attempt: Attempt, queue: Queue) -> None:
+        try:
+            attempt.undo()
+        finally:
+            queue.leave()  # it has, unless an interrupt came in between: then everybody would wait for us for ever
 
     def _last(self, *, task_first: bool = False) -> tuple[Permit, Owner] | None:
         """The caller's permit that was acquired last, and whose it is."""
