@@ -17,6 +17,7 @@ demo: $(READY) ## replicas write, two sidecars collect, one is killed: nothing i
 
 test: $(READY) ## every test
 	@sh scripts/install-servers
+	@sh scripts/install-redis
 	@sh scripts/install-chromium
 	@sh scripts/install-filesystems
 	@sh scripts/install-r

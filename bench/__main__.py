@@ -16,6 +16,7 @@ from bench.figures import say, show
 
 GROUPS = {
     "uncontended": locks.uncontended,
+    "fenced": locks.fenced,
     "contended": locks.contended,
     "beside": locks.beside_posix_waiters,
     "moving": moving.moving,

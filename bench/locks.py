@@ -80,6 +80,27 @@ def uncontended(directory: Path, scale: float) -> Iterator[Figure]:
     yield at_least("uncontended: times filelock's rate", peer / ours, 8, detail)
 
 
+def fenced(directory: Path, scale: float) -> Iterator[Figure]:
+    """Acquire and release with fencing token and holder information, nobody else there, the object kept."""
+    rounds, count = 9, int(10_000 * scale)
+    locks = [FileLock(directory / "plain.lock"), FileLock(directory / "fenced.lock", fenced=True, purpose="bench")]
+    times: list[list[float]] = [[], []]
+    for lock in locks:
+        with lock:
+            pass  # makes its files
+    time.sleep(0.5)  # the directory is trusted when its last change is not of this very moment
+    for _ in range(rounds):
+        for lock, column in zip(locks, times, strict=True):
+            began = time.perf_counter()
+            for _ in range(max(200, count)):
+                lock.acquire()
+                lock.release()
+            column.append((time.perf_counter() - began) / max(200, count))
+    plain, both = (statistics.median(column) for column in times)
+    detail = f"{both * 1e6:.2f} us; plain {plain * 1e6:.2f} us"
+    yield at_most("uncontended: fenced, with holder information, times plain", both / plain, 3, detail)
+
+
 def contended(directory: Path, scale: float) -> Iterator[Figure]:
     """Many processes, 1 ms held."""
     for processes in (8, 32):

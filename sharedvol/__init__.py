@@ -32,7 +32,7 @@ from sharedvol.errors import (
     SharedVolError,
 )
 from sharedvol.identity import Identity, container_id, whoami, worker_token
-from sharedvol.locks import FileHolder, FileLock, Semaphore
+from sharedvol.locks import FileHolder, FileLock, Holder, Lock, Semaphore, open_lock, watch
 from sharedvol.paths import ParsedName, container_path, log_path, parse_name, unique_path
 from sharedvol.publish import publish, remove_stale_temporaries, stale_temporaries
 from sharedvol.volume import Membership, Replica, Volume
@@ -56,10 +56,12 @@ __all__ = [
     "FileHolder",
     "FileLock",
     "HalfAppliedError",
+    "Holder",
     "Identity",
     "IdentityError",
     "InvalidNameError",
     "LedgerError",
+    "Lock",
     "LockDeadlockError",
     "LockError",
     "LockFileError",
@@ -86,11 +88,13 @@ __all__ = [
     "container_id",
     "container_path",
     "log_path",
+    "open_lock",
     "parse_name",
     "publish",
     "remove_stale_temporaries",
     "stale_temporaries",
     "unique_path",
+    "watch",
     "whoami",
     "worker_token",
 ]

@@ -172,10 +172,12 @@ def _add_lock(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "The command holds them too: if this wrapper is killed, the lock lasts until the command ends.",
         "examples:\n"
         "  sharedvol lock /app/shared/locks/init.lock -- Rscript start.R\n"
-        "  sharedvol lock /app/shared/locks/index.lock --shared --timeout 5 -- ./read-index\n\n"
+        "  sharedvol lock /app/shared/locks/index.lock --shared --timeout 5 -- ./read-index\n"
+        "  sharedvol lock /app/shared/locks/load.lock --fenced --purpose 'nightly load' -- \\\n"
+        "      sh -c './load --token $SHAREDVOL_LOCK_TOKEN'\n\n"
         "exit codes: the command's own, or\n"
         "  2    wrong usage\n"
-        "  74   the lock file cannot be opened or locked\n"
+        "  74   the lock file cannot be opened or locked, or the lock was lost while the command ran\n"
         "  75   the lock was not free in time\n"
         "  126  the command cannot be executed\n"
         "  127  the command was not found\n"
@@ -183,9 +185,18 @@ def _add_lock(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     parser.add_argument("path", metavar="PATH", help="the lock file; not the data it protects")
     parser.add_argument("--shared", action="store_true", help="hold it together with other shared holders")
+    parser.add_argument(
+        "--fenced", action="store_true", help="give the command a fencing token, in SHAREDVOL_LOCK_TOKEN"
+    )
+    parser.add_argument(
+        "--purpose",
+        default="",
+        metavar="TEXT",
+        help="with --fenced: what `sharedvol status` is to say that it is for, at most 200 characters",
+    )
     parser.add_argument("--timeout", type=_seconds, metavar="S", help="wait so many seconds at most; 0: not at all")
     parser.add_argument("command", nargs="+", metavar="COMMAND", help="after --: the program and its arguments")
-    parser.set_defaults(run=_lock)
+    parser.set_defaults(run=_lock, fail=parser.error)
 
 
 def _seconds(text: str) -> float:
@@ -199,8 +210,19 @@ def _seconds(text: str) -> float:
 
 
 def _lock(options: argparse.Namespace) -> int:
+    if options.purpose and not options.fenced:
+        options.fail("--purpose needs --fenced: a plain lock has nowhere to say it")
     try:
-        lock = FileLock(options.path, timeout=options.timeout, shared=options.shared)
+        lock = FileLock(
+            options.path,
+            timeout=options.timeout,
+            shared=options.shared,
+            fenced=options.fenced,
+            purpose=options.purpose,
+        )
+    except ValueError as error:  # --fenced with --shared, a purpose that is too long
+        options.fail(str(error))
+    try:
         return run_locked(lock, options.command)
     except CannotRun as error:
         return _fail(str(error), error.code)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from sharedvol.errors import DatabaseError
@@ -42,8 +42,10 @@ class Database:
         owned: whether `close` ends the session; an SQLAlchemy ``Connection`` is its owner's to close.
     """
 
-    def __init__(self, raw: Any, dialect: Dialect, label: str, *, owned: bool) -> None:
-        self._raw, self._dialect, self.owned = raw, dialect, owned
+    def __init__(
+        self, raw: Any, dialect: Dialect, label: str, *, owned: bool, again: Callable[[], Database] | None = None
+    ) -> None:
+        self._raw, self._dialect, self.owned, self._again = raw, dialect, owned, again
         self._pid = os.getpid()
         self.label = label
         self.home: str | None = None
@@ -120,10 +122,11 @@ class Database:
                 raise ValueError(f"an option in the URL of {label} is none of {dialect.driver}: {error}") from error
         if impatient and patience is None:
             raw._read_timeout = None  # the log-in is over
-        return cls(raw, dialect, label, owned=True)._in_autocommit()
+        again = functools.partial(cls._connect, url, dialect, _LOGIN_SECONDS)
+        return cls(raw, dialect, label, owned=True, again=again)._in_autocommit()
 
     @classmethod
-    def _from_engine(cls, engine: Engine) -> Database:
+    def _from_engine(cls, engine: Engine, beside: Any = None) -> Database:
         import sqlalchemy
 
         if engine.dialect.is_async:
@@ -140,7 +143,13 @@ class Database:
                 if error.orig is None:
                     raise
                 raise error.orig from error
-        return cls(raw, engine.dialect, label, owned=True)._in_autocommit()
+        if raw is beside is not None:
+            raise DatabaseError(f"the engine of {label} has one connection only, and a second one is needed")
+        return cls(raw, engine.dialect, label, owned=True, again=cls._again_on(engine, raw))._in_autocommit()
+
+    @classmethod
+    def _again_on(cls, engine: Engine, raw: Any) -> Callable[[], Database]:
+        return functools.partial(cls._from_engine, engine, raw)
 
     @classmethod
     def _from_connection(cls, connection: Connection) -> Database:
@@ -152,7 +161,17 @@ class Database:
             raw = connection.connection.driver_connection
         except sqlalchemy.exc.SQLAlchemyError as error:
             raise DatabaseError(f"cannot use the connection to {label}: {error}", lost=True) from error
-        return cls(raw, engine.dialect, label, owned=False)
+        return cls(raw, engine.dialect, label, owned=False, again=cls._again_on(engine, raw))
+
+    def another(self) -> Database:
+        """A second connection to where this one leads, of our own and in autocommit mode. To be closed.
+
+        Raises:
+            DatabaseError: there is none to be had.
+        """
+        if self._again is None:
+            raise DatabaseError(f"there is no second connection to {self.label}")
+        return self._again()
 
     def _in_autocommit(self) -> Database:
         try:

@@ -13,6 +13,8 @@ from sharedvol.locks import FileLock
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
 SIGNALLED = 128
+TOKEN_VARIABLE = "SHAREDVOL_LOCK_TOKEN"
+"""The environment variable by which the command learns its fencing token."""
 
 _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGQUIT)
 _FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
@@ -34,18 +36,23 @@ def run_locked(lock: FileLock, command: Sequence[str]) -> int:
     released, though a daemon that it left behind may have the descriptor still. See flock(2).
 
     Args:
-        lock: acquired here, by its own timeout, and released.
+        lock: acquired here, by its own timeout, and released. If it is fenced, the command finds its token in
+            the environment variable ``SHAREDVOL_LOCK_TOKEN``.
         command: the program and its arguments.
 
     Raises:
         LockTimeout, LockFileError: as `FileLock.acquire`.
+        LockLostError: the lock was lost while the command ran.
         CannotRun: there is no such program, or it is not executable.
     """
     with lock:
-        return _run(command, lock.fileno())
+        environment = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
+        if lock.fenced:
+            environment[TOKEN_VARIABLE] = str(lock.token)
+        return _run(command, lock.fileno(), environment)
 
 
-def _run(command: Sequence[str], descriptor: int) -> int:
+def _run(command: Sequence[str], descriptor: int, environment: dict[str, str]) -> int:
     child: subprocess.Popen[bytes] | None = None
     early: list[int] = []
     in_foreground = _in_foreground()
@@ -62,7 +69,7 @@ def _run(command: Sequence[str], descriptor: int) -> int:
     before = {number: signal.signal(number, forward) for number in _FORWARDED}
     try:
         try:
-            child = subprocess.Popen(command, pass_fds=(descriptor,))
+            child = subprocess.Popen(command, pass_fds=(descriptor,), env=environment)
         except FileNotFoundError:
             raise CannotRun(f"command {command[0]!r} not found", NOT_FOUND) from None
         except OSError as error:

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from sharedvol.errors import InvalidNameError
+from sharedvol.locks.holder import Holder
 from sharedvol.locks.holders import Holders, Holding
+from sharedvol.locks.record import read_record
 from sharedvol.paths import parse_name
 from sharedvol.presence import DIRECTORY, Register
 from sharedvol.volume import Replica, Volume
@@ -32,11 +34,22 @@ class Lock:
         path: relative to the volume.
         state: ``free``, ``shared``, ``exclusive``, ``unknown``.
         holders: the processes that are known, and their replicas: ``{"pid": 12, "replica": "c1"}``.
+        holder: what the holder of a fenced lock says of itself, which may be forged; None where it says nothing.
     """
 
     path: str
     state: str
     holders: list[dict[str, Any]]
+    holder: Holder | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: the time as text."""
+        return {
+            "path": self.path,
+            "state": self.state,
+            "holders": self.holders,
+            "holder": self.holder.as_dict() if self.holder else None,
+        }
 
 
 @dataclass(slots=True)
@@ -71,7 +84,7 @@ class Status:
             "directory": self.directory,
             "replicas": [replica.as_dict() for replica in self.replicas],
             "slots": [{"slot": slot, "replica": name} for slot, name in self.slots.items()],
-            "locks": [asdict(lock) for lock in self.locks],
+            "locks": [lock.as_dict() for lock in self.locks],
             "backlog": [asdict(one) for one in self.backlog],
             "complete": self.complete,
         }
@@ -129,8 +142,15 @@ class _Walk:
             found.append(gate)
 
         def lock(path: str) -> Lock:
-            held: Holding = holders.look(os.path.join(self._top, path))
-            return Lock(path, held.state, [{"pid": pid, "replica": name_of(pid)} for pid in held.pids])
+            whole = os.path.abspath(os.path.join(self._top, path))
+            held: Holding = holders.look(whole)
+            said = read_record(whole) if held.state == "exclusive" else None
+            return Lock(
+                path,
+                held.state,
+                [{"pid": pid, "replica": name_of(pid)} for pid in held.pids],
+                Holder(**said) if said is not None else None,
+            )
 
         return [lock(path) for path in sorted(found)]
 

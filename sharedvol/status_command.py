@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, TextIO
 
 from sharedvol.errors import describe
+from sharedvol.locks import Holder
 from sharedvol.printable import shown
 from sharedvol.status import KINDS, Backlog, Lock, Status, look
 from sharedvol.volume import Replica
@@ -22,7 +23,8 @@ ABOUT: Final = """Show who is alive on a volume, which locks are held, and what 
 
 Replicas are those that joined (Volume.join in Python). Whether one is alive, and whether a lock is held,
 is asked of the kernel; nobody is disturbed, nothing is changed. Of another container's processes the
-kernel tells only that there is one, unless this runs where it can see them, as on the host.
+kernel tells only that there is one, unless this runs where it can see them, as on the host. Holders of
+fenced locks and of semaphores say themselves which replica they are, what for, and since when.
 
 Backlog: the files in DIR/<container>/<kind>/** and in DIR/<kind>/**, where the file's name tells the
 container. Names that begin with a dot do not count."""
@@ -151,7 +153,18 @@ def _holders(lock: Lock) -> str:
     known = [
         f"process {one['pid']}" + (f" of {shown(one['replica'])}" if one["replica"] else "") for one in lock.holders
     ]
-    return f"{lock.state}, by {', '.join(known) or 'a process in another container'}"
+    if lock.holder is None:
+        return f"{lock.state}, by {', '.join(known) or 'a process in another container'}"
+    return f"{lock.state}, by {', '.join([*known, *_said(lock.holder)])}"
+
+
+def _said(holder: Holder) -> Iterator[str]:
+    """What it says of itself; its process is told by the kernel, where it is told at all."""
+    yield f"replica {shown(holder.replica or '?')}"
+    if holder.purpose:
+        yield f'for "{shown(holder.purpose)}"'
+    if holder.since:
+        yield holder.since.strftime("since %Y-%m-%d %H:%M:%S %Z")
 
 
 def _backlog(one: Backlog, states: dict[str, str]) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 import pytest
 from counted import summary
 from installed import FLAVOURS, MYSQL_MISSING, NotInstalled
+from redis_servers import RedisServer
 from servers import Database, Server
 
 
@@ -45,6 +46,13 @@ def private_server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server of the test's own: to stop, to kill, to configure."""
     with _start(request.param) as private:
         yield private
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis server that tests share: leave it running, and its settings as they were."""
+    with RedisServer() as running:
+        yield running
 
 
 def _start(flavour: str) -> Server:

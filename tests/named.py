@@ -50,6 +50,18 @@ def wait_until_ended(database: Database, left: int = 0) -> None:
     wait_until(lambda: len(sessions(database)) <= left, "connections to end")
 
 
+def wait_until_believed(database: Database) -> None:
+    """Until the server has run for so long that rows of holders are certain to be of this life of it."""
+
+    def is_old() -> bool:
+        ((_, seconds),) = database.query("SHOW GLOBAL STATUS LIKE 'Uptime'")
+        if int(seconds) < 4:
+            database.query("SELECT SLEEP(0.2)")
+        return int(seconds) >= 4
+
+    wait_until(is_old, "the server to be older")
+
+
 def in_thread(work: Callable[[], object]) -> object:
     """What ``work`` returns, or raises, in a thread of its own."""
     with ThreadPoolExecutor(1) as pool:

@@ -92,6 +92,49 @@ def test_shared_locks_go_together_and_exclude_an_exclusive_one(tmp_path: Path) -
     assert run("lock", path, "--shared", "--", *inner, "--", "true").returncode == 75
 
 
+def test_a_fenced_lock_gives_the_command_its_token(tmp_path: Path) -> None:
+    path = str(tmp_path / "l.lock")
+    command = ("--", "sh", "-c", "echo $SHAREDVOL_LOCK_TOKEN")
+    tokens = [int(run("lock", path, "--fenced", *command).stdout) for _ in range(2)]
+    with FileLock(path, fenced=True) as lock:
+        assert tokens == [lock.token - 2, lock.token - 1]
+    assert run("lock", path, *command, SHAREDVOL_LOCK_TOKEN="5").stdout == "\n", "that of a lock further out"
+
+
+def test_a_fenced_lock_tells_status_what_it_is_for(tmp_path: Path) -> None:
+    path = str(tmp_path / "l.lock")
+    status = [sys.executable, "-m", "sharedvol.cli", "status", str(tmp_path)]
+    options = ("--fenced", "--purpose", "nightly \x1b[31m", "--")
+    told = run("lock", path, *options, *status, HOSTNAME="c1").stdout
+    (line,) = [line for line in told.splitlines() if line.startswith("  l.lock")]
+    assert "exclusive, by process " in line
+    assert 'replica c1, for "nightly \\x1b[31m", since 2' in line
+    (lock,) = json.loads(run("lock", path, *options, *status, "--json", HOSTNAME="c1").stdout)["locks"]
+    assert (lock["path"], lock["holder"]["replica"]) == ("l.lock", "c1"), "the files beside it are no locks"
+    assert (lock["holder"]["purpose"], lock["holder"]["token"] > 0) == ("nightly \x1b[31m", True)
+    (lock,) = json.loads(run("status", str(tmp_path), "--json").stdout)["locks"]
+    assert (lock["state"], lock["holder"]) == ("free", None)
+    (lock,) = json.loads(run("lock", path, "--", *status, "--json").stdout)["locks"]
+    assert (lock["state"], lock["holder"]) == ("exclusive", None), "a plain holder says nothing"
+
+
+@pytest.mark.parametrize(
+    "options", [("--fenced", "--shared"), ("--purpose", "p"), ("--fenced", "--purpose", "x" * 201)]
+)
+def test_a_lock_that_cannot_be_fenced_so_is_wrong_usage(tmp_path: Path, options: tuple[str, ...]) -> None:
+    result = run("lock", str(tmp_path / "l"), *options, "--", "true")
+    assert result.returncode == 2
+    assert "usage: sharedvol lock" in result.stderr and "Traceback" not in result.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_lock_that_is_lost_while_the_command_runs_is_74(tmp_path: Path) -> None:
+    path = str(tmp_path / "l")
+    result = run("lock", path, "--fenced", "--", "rm", path)
+    assert result.returncode == 74
+    assert "was lost" in result.stderr and "Traceback" not in result.stderr
+
+
 def test_lock_that_is_not_free_in_time_is_75_and_the_command_does_not_run(tmp_path: Path) -> None:
     with FileLock(tmp_path / "l"):
         result = run("lock", str(tmp_path / "l"), "--timeout", "0.05", "--", "touch", str(tmp_path / "ran"))

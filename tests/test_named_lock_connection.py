@@ -18,9 +18,10 @@ from named import holder_of, holder_session, in_thread, named, sessions, wait_un
 from processes import LIMIT, run_forked, wait_until
 from servers import Database
 
-import sharedvol.database
-import sharedvol.locks.mysql
 from sharedvol import DatabaseError, LockError, LockTimeout
+from sharedvol import database as database_module
+from sharedvol.locks import getlock, mysql, pooler, session, token_table
+from sharedvol.locks.holder import Holder
 from sharedvol.locks.mysql import NamedLock
 
 Target = str | sqlalchemy.URL | sqlalchemy.Engine
@@ -125,7 +126,7 @@ def test_a_child_does_not_speak_on_its_parents_session(database: Database) -> No
     engine = sqlalchemy.create_engine(database.url)
     with engine.connect() as connection:
         lock = NamedLock(connection, "report")
-        ours = sharedvol.database.Database.open(database.url)
+        ours = database_module.Database.open(database.url)
 
         def use() -> list[str]:
             said = []
@@ -150,7 +151,7 @@ def test_the_holder_is_told_without_the_lock(database: Database) -> None:
         holder = lock.holder()
         assert holder is not None
         assert holder.connection_id == holder_of(database)
-        assert set(holder.as_dict()) == {"connection_id", "user", "host", "seconds"}
+        assert set(holder.as_dict()) == {"connection_id", "user", "host", "seconds", *Holder().as_dict()}
     wait_until_ended(database)
 
 
@@ -180,7 +181,8 @@ def test_a_network_that_fails_during_acquire_leaves_nothing(database: Database, 
 class Interrupts:
     """Raises KeyboardInterrupt before a given line of those that `work` comes to, clean-up left out."""
 
-    FILES = (sharedvol.locks.mysql.__file__, sharedvol.database.__file__)
+    MODULES = (database_module, getlock, mysql, pooler, session, token_table)
+    FILES = tuple(module.__file__ for module in MODULES)
     CLEAN_UP = ("_drop", "close")
 
     def __init__(self) -> None:

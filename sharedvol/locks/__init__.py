@@ -1,11 +1,13 @@
 """Locks that replicas share."""
 
 from sharedvol.errors import LockDeadlockError, LockError, LockFileError, LockLostError, LockTimeout, NotLockedError
+from sharedvol.locks.factory import open_lock
 from sharedvol.locks.file import FileLock
 from sharedvol.locks.holder import Holder
 from sharedvol.locks.protocol import Lock
 from sharedvol.locks.record import FileHolder
 from sharedvol.locks.semaphore import Semaphore
+from sharedvol.locks.watch import Watch, watch
 
 __all__ = [
     "FileHolder",
@@ -19,4 +21,7 @@ __all__ = [
     "LockTimeout",
     "NotLockedError",
     "Semaphore",
+    "Watch",
+    "open_lock",
+    "watch",
 ]

@@ -95,6 +95,11 @@ class FileLock:
         return self._shared
 
     @property
+    def fenced(self) -> bool:
+        """Whether each hold has a token."""
+        return self._fenced
+
+    @property
     def timeout(self) -> float | None:
         """The seconds to wait unless `acquire` says otherwise."""
         return self._timeout

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, Self
 
 from sharedvol.locks.holder import Holder
 
 
-@runtime_checkable
 class Lock(Protocol):
     """An exclusive lock between replicas, whatever keeps it. Made by `sharedvol.open_lock`.
 

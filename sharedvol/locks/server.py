@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 from sharedvol.database import Database
 from sharedvol.errors import DatabaseError, LockError
+from sharedvol.locks.holder import Holder
+from sharedvol.locks.session import described
 
 _MAX_CHARACTERS: Final = 64
 _MAX_BYTES: Final = {"mysql": _MAX_CHARACTERS * 4, "mariadb": 192}
 
 
-@dataclass(frozen=True)
-class LockHolder:
-    """Who has a lock on the server.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockHolder(Holder):
+    """Who has a lock on the server. What is common to all engines is known of a holder with ``fenced=True``.
 
     Attributes:
         connection_id: the server's number of the session, as ``KILL`` takes it.
@@ -35,7 +37,7 @@ class LockHolder:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; without the statement, which may hold secrets."""
-        return {key: value for key, value in asdict(self).items() if key != "doing"}
+        return {key: value for key, value in Holder.as_dict(self).items() if key != "doing"}
 
     def __str__(self) -> str:
         who = f"connection {self.connection_id}"
@@ -45,7 +47,7 @@ class LockHolder:
                 "[A-Za-z]+", self.doing or ""
             )  # no more: what follows may be a value, or control characters
             who += f", {word.group().upper()} for {self.seconds} s)" if word else ")"
-        return who
+        return described(who, self)
 
 
 @dataclass(frozen=True)
@@ -120,20 +122,20 @@ def inspect(database: Database) -> Server:
         cluster = f"the server is a node of the Galera cluster {known.get('wsrep_cluster_name', '')!r}"
     elif known.get("group_replication_group_name"):
         cluster = f"the server is a member of the replication group {known['group_replication_group_name']!r}"
-    database.home = database.home or _text(schema)  # the first answer: later a migration may have said USE
+    database.home = database.home or text_of(schema)  # the first answer: later a migration may have said USE
     mariadb = "mariadb" in f"{version} {known.get('version_comment', '')}".lower()
     return Server(
         flavour="mariadb" if mariadb else "mysql",
         version=str(version),
-        schema=_text(schema),
+        schema=text_of(schema),
         session=int(session),
         cluster=cluster,
-        backslash_escapes="NO_BACKSLASH_ESCAPES" not in str(_text(mode)),
+        backslash_escapes="NO_BACKSLASH_ESCAPES" not in str(text_of(mode)),
     )
 
 
-def find_holder(database: Database, name: str) -> LockHolder | None:
-    """Who has the lock ``name`` on the server, and what the session does; None if it is free."""
+def find_session(database: Database, name: str) -> LockHolder | None:
+    """The session that has the lock ``name`` on the server, and what it does; None if it is free."""
     with contextlib.suppress(DatabaseError):  # who may not look still learns the number, below
         rows = database.query(
             "SELECT ID, USER, HOST, TIME, COALESCE(INFO, COMMAND) FROM information_schema.PROCESSLIST "
@@ -141,12 +143,19 @@ def find_holder(database: Database, name: str) -> LockHolder | None:
             name=name,
         )
         for holder, user, host, seconds, doing in rows:
-            return LockHolder(int(holder), _text(user), _text(host), int(seconds or 0), _text(doing))
+            return LockHolder(
+                connection_id=int(holder),
+                user=text_of(user),
+                host=text_of(host),
+                seconds=int(seconds or 0),
+                doing=text_of(doing),
+            )
     ((holder,),) = database.query("SELECT IS_USED_LOCK(:name)", name=name)
-    return None if holder is None else LockHolder(int(holder))
+    return None if holder is None else LockHolder(connection_id=int(holder))
 
 
-def _text(value: object) -> str | None:
+def text_of(value: object) -> str | None:
+    """A value of the server as text, whatever the driver makes of it."""
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     return None if value is None else str(value)

@@ -31,7 +31,8 @@ from sharedvol.errors import (
 )
 from sharedvol.locks.file import FileLock
 from sharedvol.locks.mysql import NamedLock, Waiting
-from sharedvol.locks.server import LockHolder, Server, find_holder, inspect
+from sharedvol.locks.server import LockHolder, Server, inspect
+from sharedvol.locks.token_table import find_holder
 from sharedvol.migrations import manifest
 from sharedvol.migrations.directory import Directory
 from sharedvol.migrations.source import HalfAppliedPolicy, Session, Source
@@ -307,7 +308,7 @@ class MigrationCoordinator:
             return None, None
         server = inspect(database)
         name = server.checked(self._lock_name) if self._lock_name else server.scoped(LOCK)
-        return name, find_holder(database, name)
+        return name, find_holder(database, server, name)
 
     def _waiting(self, waiting: Waiting) -> None:
         self._waits += 1
