@@ -12,34 +12,16 @@ import threading
 import time
 import weakref
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Self
 
 from sharedvol.errors import LockError, LockLostError, LockTimeout, NotLockedError
+from sharedvol.locks.held import Held
 from sharedvol.locks.holder import Holder
 from sharedvol.locks.record import check_purpose
-from sharedvol.locks.timeouts import DEFAULT, Default, check_timeout
+from sharedvol.locks.timeouts import DEFAULT, Default, check_timeout, limit_of
 from sharedvol.printable import shown
 
 _log = logging.getLogger(__name__)
-
-L = TypeVar("L", bound="SessionLock")
-
-
-class Held(Generic[L]):
-    """What `acquire` returns: a ``with`` on it releases, and does not acquire again."""
-
-    __slots__ = ("_lock",)
-
-    def __init__(self, lock: L) -> None:
-        self._lock = lock
-
-    def __enter__(self) -> L:
-        return self._lock
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lock.__exit__(kind, error, trace)
 
 
 class SessionLock:
@@ -139,8 +121,7 @@ class SessionLock:
                 refused the fencing token.
             DatabaseError: the server cannot be reached or refused.
         """
-        limit = self._timeout if isinstance(timeout, Default) else timeout
-        check_timeout(limit)
+        limit = limit_of(timeout, self._timeout)
         begun = time.monotonic()
         held, me = Held(self), threading.get_ident()
         before = self._depth if self._owner == me else 0
