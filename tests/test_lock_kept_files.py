@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -120,3 +121,19 @@ def test_a_file_that_got_the_number_of_a_closed_descriptor_is_left_alone(tmp_pat
         assert (mine / "result").read_bytes() == b""
     finally:
         os.close(taken)
+
+
+def test_a_process_without_free_descriptors_has_not_lost_its_lock(tmp_path: Path) -> None:
+    lock, taken = FileLock(tmp_path / "x.lock", fenced=True), []
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with lock:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                while True:
+                    taken.append(os.dup(0))
+            lock.check()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for fd in taken:
+                os.close(fd)

@@ -65,7 +65,7 @@ class Beside:
     def why_lost(self) -> str | None:
         """In words, if the token file has a token of another; None otherwise. Any thread may ask."""
         token = self.token
-        if self._tokens is None:
+        if self._tokens is None or self._tokens.is_as_left():
             return None
         try:
             found = self._tokens.look()
