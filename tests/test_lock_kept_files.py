@@ -10,8 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from processes import is_free
 
-from sharedvol import FileLock
+from sharedvol import FileLock, LockLostError
 from sharedvol.locks import kept
 from sharedvol.locks.kept import KeptDirectory
 
@@ -137,3 +138,17 @@ def test_a_process_without_free_descriptors_has_not_lost_its_lock(tmp_path: Path
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             for fd in taken:
                 os.close(fd)
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+def test_a_release_frees_no_other_lock_that_got_the_number_of_a_closed_descriptor(tmp_path: Path, fenced: bool) -> None:
+    lock, other = FileLock(tmp_path / "x.lock", fenced=fenced), FileLock(tmp_path / "other.lock")
+    lock.acquire()
+    number = lock.fileno()
+    os.close(number)  # by a mistake somewhere else in the process
+    with other:
+        assert other.fileno() == number
+        with pytest.raises(LockLostError, match="closed by other code"):
+            lock.release()
+        assert not is_free(other.path)
+    assert is_free(other.path)
