@@ -245,8 +245,8 @@ class FileLock:
         """Who has the lock now, the caller included; None if nobody has.
 
         That somebody has it is the kernel's word. The rest a fenced holder wrote of itself: it can be forged by
-        whoever may write to the volume. Waits for nobody, and takes nothing, except in
-        a container a shared lock for an instant where no other sign is: nothing else shows another container's flock(2).
+        whoever may write to the volume. Waits for nobody, and takes nothing; but in a container, where nothing
+        else shows that another one has the flock(2), it tries that shared for an instant if no other sign is there.
 
         Raises:
             LockFileError: it cannot be asked: the lock file cannot be read.
