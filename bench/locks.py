@@ -9,6 +9,7 @@ import statistics
 import struct
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -82,23 +83,40 @@ def uncontended(directory: Path, scale: float) -> Iterator[Figure]:
 
 def fenced(directory: Path, scale: float) -> Iterator[Figure]:
     """Acquire and release with fencing token and holder information, nobody else there, the object kept."""
-    rounds, count = 9, int(10_000 * scale)
-    locks = [FileLock(directory / "plain.lock"), FileLock(directory / "fenced.lock", fenced=True, purpose="bench")]
-    times: list[list[float]] = [[], []]
-    for lock in locks:
-        with lock:
-            pass  # makes its files
-    time.sleep(0.5)  # the directory is trusted when its last change is not of this very moment
+    for where, target in (("quiet", 3), ("restless", 4)):
+        place = directory / where
+        place.mkdir()
+        locks = [FileLock(place / "plain.lock"), FileLock(place / "fenced.lock", fenced=True, purpose="bench")]
+        for lock in locks:
+            with lock:
+                pass  # makes its files
+        time.sleep(0.5)  # the directory is trusted when its last change is not of this very moment
+        disturb = partial(_touch, place / "other") if where == "restless" else lambda: None
+        plain, both = _side_by_side(locks, disturb, rounds=9, count=max(200, int(10_000 * scale)))
+        detail = f"{both * 1e6:.2f} us; plain {plain * 1e6:.2f} us"
+        yield at_most(f"fenced, with holder information, {where} directory: times plain", both / plain, target, detail)
+
+
+def _side_by_side(locks: list[FileLock], disturb: Callable[[], None], *, rounds: int, count: int) -> list[float]:
+    """The median seconds of acquire and release of each, with ``disturb`` before, which is not counted."""
+    times: list[list[float]] = [[] for _ in locks]
     for _ in range(rounds):
         for lock, column in zip(locks, times, strict=True):
-            began = time.perf_counter()
-            for _ in range(max(200, count)):
+            spent = 0.0
+            for _ in range(count):
+                disturb()
+                began = time.perf_counter()
                 lock.acquire()
                 lock.release()
-            column.append((time.perf_counter() - began) / max(200, count))
-    plain, both = (statistics.median(column) for column in times)
-    detail = f"{both * 1e6:.2f} us; plain {plain * 1e6:.2f} us"
-    yield at_most("uncontended: fenced, with holder information, times plain", both / plain, 3, detail)
+                spent += time.perf_counter() - began
+            column.append(spent / count)
+    return [statistics.median(column) for column in times]
+
+
+def _touch(path: Path) -> None:
+    """Change the names of a directory."""
+    path.touch()
+    path.unlink()
 
 
 def contended(directory: Path, scale: float) -> Iterator[Figure]:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
     ("group", "figures"),
     [
         ("uncontended", 2),
-        ("fenced", 1),
+        ("fenced", 2),
         ("contended", 6),
         ("beside", 2),
         ("idle", 2),
