@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from processes import is_free
 
-from sharedvol import FileLock
+from sharedvol import FileLock, LockLostError
 from sharedvol.locks import kept
 from sharedvol.locks.kept import KeptDirectory
 
@@ -120,3 +122,33 @@ def test_a_file_that_got_the_number_of_a_closed_descriptor_is_left_alone(tmp_pat
         assert (mine / "result").read_bytes() == b""
     finally:
         os.close(taken)
+
+
+def test_a_process_without_free_descriptors_has_not_lost_its_lock(tmp_path: Path) -> None:
+    lock, taken = FileLock(tmp_path / "x.lock", fenced=True), []
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with lock:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                while True:
+                    taken.append(os.dup(0))
+            lock.check()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for fd in taken:
+                os.close(fd)
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+def test_a_release_frees_no_other_lock_that_got_the_number_of_a_closed_descriptor(tmp_path: Path, fenced: bool) -> None:
+    lock, other = FileLock(tmp_path / "x.lock", fenced=fenced), FileLock(tmp_path / "other.lock")
+    lock.acquire()
+    number = lock.fileno()
+    os.close(number)  # by a mistake somewhere else in the process
+    with other:
+        assert other.fileno() == number
+        with pytest.raises(LockLostError, match="closed by other code"):
+            lock.release()
+        assert not is_free(other.path)
+    assert is_free(other.path)

@@ -419,17 +419,24 @@ def test_the_holders_say_who_they_are(path: Path) -> None:
     assert semaphore.holders() == []
 
 
+@pytest.mark.parametrize("how", ["deleted", "moved"])
 @pytest.mark.parametrize("end", ["with", "release"])
-def test_a_permit_that_was_lost_is_told(path: Path, end: str) -> None:
+def test_a_permit_that_was_lost_is_told(path: Path, end: str, how: str) -> None:
     semaphore = Semaphore(path, 2)
+
+    def lose() -> None:
+        if how == "deleted":
+            permit(path, 0).unlink()
+        else:
+            permit(path, 0).rename(f"{path}.aside")
 
     def use() -> None:
         if end == "with":
             with semaphore:
-                permit(path, 0).unlink()
+                lose()
         else:
             semaphore.acquire()
-            permit(path, 0).unlink()
+            lose()
             semaphore.release()
 
     with pytest.raises(LockLostError, match="deleted or replaced"):

@@ -830,8 +830,8 @@ sv_publish <- function(path, write, replace = FALSE) {
 
 sv__publish_error <- function(path, ...) sv__stop("sv_publish_error", "cannot publish ", sv__quote(path), ": ", ...)
 
-# Of a file that was cut off, as the disk was full, cat() and close() say nothing. What is left of the space then is less
-# than one of their buffers, so a file that is larger finds it out. This space is asked of a good file, too.
+# Of a file that was cut off, as the disk was full, cat() and close() say nothing. What is free then is less than one of
+# their buffers, so a file that is larger finds it out. It has to be free behind a good file, too.
 sv__refuse_full <- function(path, target) {
   probe <- sv__temporary(target, ".sharedvol-tmp-r")
   on.exit(unlink(probe, expand = FALSE))

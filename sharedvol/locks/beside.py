@@ -57,15 +57,17 @@ class Beside:
     def is_surely_ours(self, fd: int, identity: object) -> bool:
         """Whether all is as it was at `enter`, at little cost. If not, `why_lost` tells what it means.
 
-        A lock file that was moved aside is not noticed here, but by `why_lost`; whoever has taken the lock
+        A fenced lock file that was moved aside is not noticed here, but by `why_lost`; whoever has taken the lock
         meanwhile has taken a token, too.
         """
-        return kernel.is_linked(fd, identity) and (self._tokens is None or self._tokens.is_unchanged())
+        if self._tokens is None:
+            return kernel.why_lost(fd, self._path, identity) is None
+        return kernel.is_linked(fd, identity) and self._tokens.is_unchanged()
 
     def why_lost(self) -> str | None:
         """In words, if the token file has a token of another; None otherwise. Any thread may ask."""
         token = self.token
-        if self._tokens is None:
+        if self._tokens is None or self._tokens.is_as_left():
             return None
         try:
             found = self._tokens.look()

@@ -64,7 +64,7 @@ class TokenFile:
             LockFileError: the file cannot be read or written, or is damaged.
         """
         try:
-            if not (self.is_unchanged() and (calm or self._kept.is_named())):
+            if not (self.is_unchanged() if calm else self.is_as_left()):
                 self._read()
             token = self._known[1] + 1
             if token > self._reserved:
@@ -84,6 +84,10 @@ class TokenFile:
             return self._kept.fd is not None and os.pread(self._kept.fd, SIZE + 1, 0) == self._known[0] != b""
         except OSError:
             return False
+
+    def is_as_left(self) -> bool:
+        """Whether what we wrote last stands in the file that the path names. Any thread may ask, and opens nothing."""
+        return self.is_unchanged() and self._kept.is_named()
 
     def look(self) -> int | None:
         """The token that stands in the file which the path names now; None where there is none.

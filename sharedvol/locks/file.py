@@ -25,7 +25,7 @@ from sharedvol.locks.held import Held
 from sharedvol.locks.hold import Hold
 from sharedvol.locks.ownership import Owner, Ownership
 from sharedvol.locks.record import FileHolder, check_purpose, holder_of, read_record
-from sharedvol.locks.timeouts import DEFAULT, Default, check_timeout
+from sharedvol.locks.timeouts import DEFAULT, Default, check_timeout, limit_of
 
 _log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class FileLock:
         if hold is not None:
             hold.depth += 1
             return self
-        limit = self._timeout if timeout is DEFAULT else self._limit(timeout)
+        limit = self._timeout if timeout is DEFAULT else limit_of(timeout, self._timeout)
         hold = self._take()
         try:
             hold.acquire(limit)
@@ -179,7 +179,7 @@ class FileLock:
         if hold is not None:
             hold.depth += 1
             return held
-        limit = self._limit(timeout)
+        limit = limit_of(timeout, self._timeout)
         hold = self._take()
         try:
             await hold.acquire_async(limit)
@@ -245,7 +245,8 @@ class FileLock:
         """Who has the lock now, the caller included; None if nobody has.
 
         That somebody has it is the kernel's word. The rest a fenced holder wrote of itself: it can be forged by
-        whoever may write to the volume. Takes nothing and waits for nobody.
+        whoever may write to the volume. Waits for nobody, and takes nothing, except in
+        a container a shared lock for an instant where no other sign is: nothing else shows another container's flock(2).
 
         Raises:
             LockFileError: it cannot be asked: the lock file cannot be read.
@@ -327,12 +328,6 @@ class FileLock:
         if self._fenced and isinstance(error, LockTimeout) and error.waited:
             said = read_record(self._path)
             error.holder = FileHolder(**said) if said is not None else None
-
-    def _limit(self, timeout: float | Default | None) -> float | None:
-        if isinstance(timeout, Default):
-            return self._timeout
-        check_timeout(timeout)
-        return timeout
 
     def _not_held(self) -> NotLockedError:
         return NotLockedError(

@@ -83,6 +83,10 @@ class Hold:
             if lost and not self._is_ours():
                 self._forget()
                 return lost
+        elif not self._is_ours():  # to unlock that number could free somebody else's lock
+            lost = self.lost(_reason(OSError(errno.EBADF, "")))
+            self._forget()
+            return lost
         try:
             self.system.unlock(self.handle)
         except OSError as error:

@@ -200,7 +200,7 @@ class NamedLock(SessionLock):
     @contextlib.contextmanager
     def _voice(self, database: Database) -> Iterator[Database]:
         """A connection to ask on beside the lock's: the very one, unless its owner may be speaking on it now."""
-        if not self._is_shared(database) or threading.get_ident() == self._owner:
+        if not self._is_shared(database) or threading.current_thread() is self._owner:
             yield database
             return
         other = database.another()

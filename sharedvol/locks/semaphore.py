@@ -28,7 +28,7 @@ from sharedvol.locks.holders import Holders
 from sharedvol.locks.ownership import Owner, owners_here
 from sharedvol.locks.permits import Attempt, Permit, Queue
 from sharedvol.locks.record import FileHolder, check_purpose, holder_of
-from sharedvol.locks.timeouts import DEFAULT, Default, check_timeout
+from sharedvol.locks.timeouts import DEFAULT, Default, check_timeout, limit_of
 
 _log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Semaphore:
         return held
 
     def _acquire(self, timeout: float | Default | None) -> Semaphore:
-        limit = self._limit(timeout)
+        limit = limit_of(timeout, self._timeout)
         end = None if limit is None else time.monotonic() + limit
         attempt = Attempt(self._permits, threading.current_thread())
         queue = Queue(self._queue, self._path, limit)
@@ -149,7 +149,7 @@ class Semaphore:
         if owner is None:
             raise RuntimeError("acquire_async must run in an asyncio task")
         held = Held(self)
-        limit = self._limit(timeout)
+        limit = limit_of(timeout, self._timeout)
         end = None if limit is None else time.monotonic() + limit
         attempt = Attempt(self._permits, owner)
         queue = Queue(self._queue, self._path, limit)
@@ -265,12 +265,6 @@ class Semaphore:
             if mine:
                 return max(mine, key=lambda one: one[0])[1], owner
         return None
-
-    def _limit(self, timeout: float | Default | None) -> float | None:
-        if isinstance(timeout, Default):
-            return self._timeout
-        check_timeout(timeout)
-        return timeout
 
     def _not_held(self) -> NotLockedError:
         return NotLockedError(

@@ -12,34 +12,16 @@ import threading
 import time
 import weakref
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Self
 
 from sharedvol.errors import LockError, LockLostError, LockTimeout, NotLockedError
+from sharedvol.locks.held import Held
 from sharedvol.locks.holder import Holder
 from sharedvol.locks.record import check_purpose
-from sharedvol.locks.timeouts import DEFAULT, Default, check_timeout
+from sharedvol.locks.timeouts import DEFAULT, Default, check_timeout, limit_of
 from sharedvol.printable import shown
 
 _log = logging.getLogger(__name__)
-
-L = TypeVar("L", bound="SessionLock")
-
-
-class Held(Generic[L]):
-    """What `acquire` returns: a ``with`` on it releases, and does not acquire again."""
-
-    __slots__ = ("_lock",)
-
-    def __init__(self, lock: L) -> None:
-        self._lock = lock
-
-    def __enter__(self) -> L:
-        return self._lock
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lock.__exit__(kind, error, trace)
 
 
 class SessionLock:
@@ -71,7 +53,7 @@ class SessionLock:
         # `with` on these, not on a Condition or a generator, whose Python code an interrupt could leave half-way.
         self._gate, self._talk = threading.RLock(), threading.Lock()
         self._turn = threading.Condition(self._gate)
-        self._owner: int | None = None
+        self._owner: threading.Thread | None = None  # not its number, which a later thread may have
         self._depth = 0
         self._token: int | None = None
         self._reset()
@@ -139,11 +121,10 @@ class SessionLock:
                 refused the fencing token.
             DatabaseError: the server cannot be reached or refused.
         """
-        limit = self._timeout if isinstance(timeout, Default) else timeout
-        check_timeout(limit)
+        limit = limit_of(timeout, self._timeout)
         begun = time.monotonic()
-        held, me = Held(self), threading.get_ident()
-        before = self._depth if self._owner == me else 0
+        held, me = Held(self), threading.current_thread()
+        before = self._depth if self._owner is me else 0
         try:
             self._take_turn(me, limit)
             if before == 0:
@@ -151,7 +132,7 @@ class SessionLock:
             self._depth = before + 1
             return held
         except BaseException:  # an interrupt too, wherever it strikes
-            if self._owner == me:
+            if self._owner is me:
                 self._depth = before
                 if before == 0:
                     self._drop()
@@ -171,7 +152,7 @@ class SessionLock:
             return
         if not self.held:
             raise NotLockedError(f"lock {self._asked!r} is not held by this process: release it where it was acquired")
-        if self._owner != threading.get_ident():
+        if self._owner is not threading.current_thread():
             raise NotLockedError(f"lock {self._asked!r} is held by another thread: release it there")
         if self._depth > 1:
             self._depth -= 1
@@ -180,7 +161,7 @@ class SessionLock:
             self._end()
             self._drop()
         except BaseException:  # an interrupt too, also one of the first `_drop`
-            if self._owner == threading.get_ident():
+            if self._owner is threading.current_thread():
                 self._drop()
             raise
 
@@ -204,11 +185,11 @@ class SessionLock:
     def _not_held(self) -> NotLockedError:
         return NotLockedError(f"lock {self._asked!r} is not held by this process")
 
-    def _take_turn(self, me: int, limit: float | None) -> None:
+    def _take_turn(self, me: threading.Thread, limit: float | None) -> None:
         """Wait for the other threads that use this object."""
         with self._gate:
             wait = None if limit is None else min(limit, threading.TIMEOUT_MAX)
-            if not self._turn.wait_for(lambda: self._owner in (None, me), wait):
+            if not self._turn.wait_for(lambda: self._owner is None or self._owner is me, wait):
                 raise LockTimeout(self._name or self._asked, limit or 0.0)
             self._owner = me
 
@@ -238,7 +219,7 @@ _locks: weakref.WeakValueDictionary[int, SessionLock] = weakref.WeakValueDiction
 def _after_fork_in_child() -> None:
     # `valuerefs` copies in one step: another thread of the parent may have been making a lock.
     for lock in [lock for ref in _locks.valuerefs() if (lock := ref()) is not None]:
-        lock._inherited += lock._depth if lock._owner == threading.get_ident() else 0
+        lock._inherited += lock._depth if lock._owner is threading.current_thread() else 0
         lock._forget()
 
 

@@ -26,3 +26,15 @@ def check_timeout(timeout: float | None) -> None:
         raise ValueError(f"timeout {timeout!r}: give seconds, 0 not to wait, or None to wait for ever")
     if timeout is not None and math.isinf(timeout):
         raise ValueError("timeout inf: give None to wait for ever")
+
+
+def limit_of(timeout: float | Default | None, own: float | None) -> float | None:
+    """The seconds to wait where a caller said ``timeout`` and the lock was made with ``own``.
+
+    Raises:
+        ValueError: as `check_timeout`.
+    """
+    if isinstance(timeout, Default):
+        return own
+    check_timeout(timeout)
+    return timeout

@@ -99,6 +99,8 @@ def no_cache(scene: Scene, one: Adapter) -> None:
     assert one.ask("purge", directory, "2").word == "error"
     assert (directory / "entries" / "result").read_text() == "precious"
     assert not (directory / "version").exists()
+    (directory / "entries" / "result").unlink()
+    assert one.ask("purge", directory, "2").word == "error", "entries/ alone, empty, is no cache either"
 
 
 @rule(
