@@ -51,11 +51,11 @@ def test_of_many_replicas_one_empties_it(start_r: Callable[[], R], cache: Path) 
 
 
 def test_a_killed_purger_is_replaced(r: R, start_r: Callable[[], R], cache: Path) -> None:
-    r.ask("real <- sv__write_version; sv__write_version <- function(...) { file.create('emptied'); Sys.sleep(600) }")
+    r.ask("real <- sv__empty; sv__empty <- function(...) { real(...); file.create('emptied'); Sys.sleep(600) }")
     r.tell("sv_purge_cache('cache', '2')")
     wait_until((cache.parent / "emptied").exists, "the purge")
     r.kill()
-    assert (cache / "version").read_text() == "1\n"
+    assert (cache / "version").read_text() == "1\n"  # it is written last
     (cache / ".left.sharedvol-tmp").touch()
     assert start_r().ask("sv_purge_cache('cache', '2')") == "TRUE"
     assert (cache / "version").read_text() == "2\n"
