@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import time
@@ -10,9 +11,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from processes import is_free
+from processes import is_free, run_forked
 
-from sharedvol import FileLock, LockLostError
+from sharedvol import FileLock, LockLostError, LockTimeout
 from sharedvol.locks import kept
 from sharedvol.locks.kept import KeptDirectory
 
@@ -152,3 +153,54 @@ def test_a_release_frees_no_other_lock_that_got_the_number_of_a_closed_descripto
             lock.release()
         assert not is_free(other.path)
     assert is_free(other.path)
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+def test_a_descriptor_that_was_closed_between_two_uses_is_not_locked_again(tmp_path: Path, fenced: bool) -> None:
+    lock, other = FileLock(tmp_path / "x.lock", fenced=fenced), FileLock(tmp_path / "other.lock")
+    with lock:
+        number = lock.fileno()
+    os.close(number)  # as a daemon does with all that it finds open
+    with other:
+        assert other.fileno() == number
+        with lock:
+            lock.check()
+            with pytest.raises(LockTimeout):
+                FileLock(tmp_path / "x.lock").acquire(timeout=0)
+        other.check()
+        with pytest.raises(LockTimeout):
+            FileLock(tmp_path / "other.lock").acquire(timeout=0)
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+def test_a_lock_that_is_dropped_closes_no_file_that_got_its_number(tmp_path: Path, fenced: bool) -> None:
+    lock = FileLock(tmp_path / "x.lock", fenced=fenced)
+    with lock:
+        number = lock.fileno()
+    os.close(number)
+    with open(tmp_path / "data", "wb") as file:
+        assert file.fileno() == number
+        del lock
+        gc.collect()
+        file.write(b"mine")
+    assert (tmp_path / "data").read_bytes() == b"mine"
+
+
+def test_a_forked_child_closes_a_lock_that_got_the_number_of_a_closed_one(tmp_path: Path) -> None:
+    lock, other = FileLock(tmp_path / "x.lock"), FileLock(tmp_path / "other.lock")
+    with lock:
+        number = lock.fileno()
+    os.close(number)
+    with other:
+        assert other.fileno() == number
+        del lock
+        gc.collect()
+
+        def is_open() -> bool:
+            try:
+                os.fstat(number)
+            except OSError:
+                return False
+            return True
+
+        assert not run_forked(is_open)

@@ -76,7 +76,8 @@ def test_a_forked_worker_keeps_the_replica_alive_when_the_first_process_leaves(t
 def test_a_child_that_did_not_join_does_not_keep_its_parent_alive(tmp_path: Path) -> None:
     def parent(connection: Connection) -> None:
         Volume(tmp_path).join("c1")
-        with Child(lambda inner: inner.recv()) as child:
+        with Child(lambda inner: (inner.send("I run"), inner.recv())) as child:
+            child.receive()  # until then it is in the fork, where it has what its parent holds
             connection.send(child.pid)
             connection.recv()
 

@@ -148,7 +148,10 @@ class FileLock:
             hold.depth += 1
             return self
         limit = self._timeout if timeout is DEFAULT else limit_of(timeout, self._timeout)
-        hold = self._take()
+        try:
+            hold = self._own.idle.pop()
+        except IndexError:
+            hold = self._new()
         try:
             hold.acquire(limit)
             hold.depth = 1
@@ -180,7 +183,7 @@ class FileLock:
             hold.depth += 1
             return held
         limit = limit_of(timeout, self._timeout)
-        hold = self._take()
+        hold = self._own.kept() or self._new()
         try:
             await hold.acquire_async(limit)
             hold.depth = 1
@@ -204,10 +207,8 @@ class FileLock:
             LockLostError: it was lost before, as `check` tells; everything is freed. Of a plain lock only what costs
                 nothing to know is told here: that its descriptor was closed.
         """
-        owner: Owner | None = threading.current_thread()
-        if owner not in self._own.held:
-            owner = self._own.owner_here()
-        self._release(owner)
+        owner = threading.current_thread()
+        self._release(owner if owner in self._own.held else self._own.owner_here())
 
     def _release(self, owner: Owner | None) -> None:
         if owner is None:
@@ -304,9 +305,9 @@ class FileLock:
         with contextlib.suppress(Exception):  # __init__ may have failed; the interpreter may be ending
             self._own.close()
 
-    def _take(self) -> Hold:
-        """A descriptor: the one that was kept, or a new one."""
-        return self._own.kept() or Hold(_system, self._path, self._mode, self._shared, self._beside())
+    def _new(self) -> Hold:
+        """A descriptor, where none was kept."""
+        return Hold(_system, self._path, self._mode, self._shared, self._beside())
 
     def _beside(self) -> Beside | None:
         if not self._fenced:

@@ -17,6 +17,7 @@ from typing import TypeVar
 _Handle = TypeVar("_Handle")
 
 _open: dict[object, ModuleType] = {}
+_overtaken: dict[object, int] = {}  # how many of ours had that number before, and were closed by other code
 # Held over a fork, so that none happens between the opening of a descriptor and its entry here. Re-entrant:
 # a garbage collection inside may close another lock's descriptor.
 _guard = threading.RLock()
@@ -31,6 +32,8 @@ def remember_handle(system: ModuleType, open_it: Callable[[], _Handle]) -> _Hand
     """What ``open_it`` gives, remembered, to be closed by ``system.close``."""
     with _guard:
         handle = open_it()
+        if handle in _open:
+            _overtaken[handle] = _overtaken.get(handle, 0) + 1
         _open[handle] = system
         return handle
 
@@ -45,7 +48,11 @@ def close_handle(system: ModuleType, handle: object) -> None:
 def forget_handle(handle: object) -> None:
     """It was closed by other code, to which its number may belong by now: it is not ours to close."""
     with _guard:
-        _open.pop(handle, None)
+        before = _overtaken.pop(handle, 0)
+        if before > 1:
+            _overtaken[handle] = before - 1
+        elif not before:
+            _open.pop(handle, None)
 
 
 def _after_fork_in_child() -> None:
@@ -53,6 +60,7 @@ def _after_fork_in_child() -> None:
         with contextlib.suppress(OSError):
             system.close(handle)
     _open.clear()
+    _overtaken.clear()
     _guard.release()
 
 

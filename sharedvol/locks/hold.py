@@ -44,6 +44,7 @@ class Hold:
             LockTimeout, LockDeadlockError, LockFileError: as `FileLock.acquire`; `put_back` is then to be called.
         """
         while True:
+            self._ensure()
             if not self.system.try_both(self.handle, self.path, self.shared):
                 self._wait(limit)
             if self.enter():
@@ -53,10 +54,19 @@ class Hold:
     async def acquire_async(self, limit: float | None) -> None:
         """As `acquire`, without blocking the event loop."""
         while True:
+            self._ensure()
             if not self.system.try_both(self.handle, self.path, self.shared):
                 await self._wait_async(limit)
             if self.enter():
                 return
+            self._reopen()
+
+    def _ensure(self) -> None:
+        """Have a descriptor of ours: other code may have closed it, as daemons do with all that they find open.
+
+        Its number may be another file's by now. To lock that would keep nobody out.
+        """
+        if not self.system.is_of(self.handle, self.identity):
             self._reopen()
 
     def enter(self) -> bool:
@@ -80,10 +90,10 @@ class Hold:
                 reason = self.why_lost()
                 lost = self.lost(reason) if reason else None
             self.beside.leave()
-            if lost and not self._is_ours():
+            if lost and not self.system.is_of(self.handle, self.identity):
                 self._forget()
                 return lost
-        elif not self._is_ours():  # to unlock that number could free somebody else's lock
+        elif not self.system.is_of(self.handle, self.identity):  # to unlock that number could free somebody else's
             lost = self.lost(_reason(OSError(errno.EBADF, "")))
             self._forget()
             return lost
@@ -117,8 +127,12 @@ class Hold:
         if self.beside is not None:
             self.beside.close()
         handle, self.handle = self.handle, None
-        if handle is not None:
+        if handle is None:
+            return
+        if self.system.is_of(handle, self.identity):
             close_handle(self.system, handle)
+        else:
+            forget_handle(handle)  # other code closed it, and its number may be another file's: that is left alone
 
     def why_lost(self) -> str | None:
         """How the lock was lost, in words; None while it is ours. Any thread of the process may ask."""
@@ -145,12 +159,6 @@ class Hold:
         forget_handle(self.handle)
         self.handle = None
         self.close()
-
-    def _is_ours(self) -> bool:
-        try:
-            return bool(self.system.identify(self.handle, self.path) == self.identity)
-        except OSError:
-            return False
 
     def _reopen(self) -> None:
         """Somebody deleted or replaced the lock file: ours is a lock that nobody else will ask for."""

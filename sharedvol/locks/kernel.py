@@ -149,6 +149,15 @@ def is_current(path: str, identity: object) -> bool:
     return (info.st_dev, info.st_ino) == identity
 
 
+def is_of(fd: Handle, identity: object) -> bool:
+    """Whether it is still of the file that was opened: other code may have closed it, and its number be another's."""
+    try:
+        info = os.fstat(fd)
+    except OSError:
+        return False
+    return (info.st_dev, info.st_ino) == identity
+
+
 def try_both(fd: Handle, path: str, shared: bool) -> bool:
     """Take both locks if they are free, or neither; never waits."""
     try:

@@ -31,6 +31,11 @@ def identify(handle: Handle, path: str) -> object:
     return path
 
 
+def is_of(handle: Handle, identity: object) -> bool:
+    """The handle is an object of our own."""
+    return True
+
+
 def is_current(path: str, identity: object) -> bool:
     """filelock looks after a replaced file itself."""
     return True

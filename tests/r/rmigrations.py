@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import select
-import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -15,8 +13,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import pytest
 from processes import LIMIT, Child, reaped, wait_until
+from rprocess import command
 from servers import Database, Server
 
 from sharedvol.migrations import MigrationCoordinator
@@ -68,34 +66,11 @@ while (length(line <- readLines(input, 1L, encoding = "UTF-8"))) {
 """
 
 
-def program() -> str:
-    """R; a test without it or its packages is skipped, or fails where R is required."""
-    missing = _missing()
-    if missing and os.environ.get("SHAREDVOL_TEST_R") == "required":
-        pytest.fail(missing, pytrace=False)
-    if missing:
-        pytest.skip(missing)
-    return "Rscript"
-
-
-@functools.cache
-def _missing() -> str:
-    """Why R cannot be tested; empty where it can."""
-    if os.environ.get("SHAREDVOL_TEST_R") == "no":
-        return "R is not tested: SHAREDVOL_TEST_R=no"
-    code = "cat(setdiff(c('DBI', 'RMySQL', 'jsonlite'), rownames(installed.packages())))"
-    said = "no Rscript"
-    if shutil.which("Rscript"):
-        asked = ["Rscript", "--vanilla", "-e", code]
-        said = subprocess.run(asked, capture_output=True, text=True, timeout=LIMIT, check=True).stdout.strip()
-    return f"R is not tested: {said} is missing: run scripts/install-r, as 'make test' does" if said else ""
-
-
 def start(code: str, *args: str | os.PathLike[str], **environment: str) -> subprocess.Popen[str]:
     """An R process that runs ``code`` with the reference sourced; ``args`` are ``commandArgs(TRUE)``."""
     whole = f"source('{REFERENCE}', encoding = 'UTF-8'); arguments <- commandArgs(TRUE)\n{code}"
     return subprocess.Popen(
-        [program(), "--vanilla", "-e", whole, *map(os.fspath, args)],
+        [*command(), "-e", whole, *map(os.fspath, args)],
         env={**os.environ, "LC_ALL": "C.UTF-8", **environment},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

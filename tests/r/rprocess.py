@@ -14,11 +14,10 @@ from pathlib import Path
 from types import TracebackType
 
 import pytest
+from installed import R_MISSING
 from processes import LIMIT
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "r" / "sharedvol.R"
-R_MISSING = "R is not tested"
-"""How every reason to skip its tests begins."""
 
 # A request is a line: R code in hexadecimal, so that it may hold anything. So is an answer, after its mark: all other
 # lines are what the code, or a forked child, printed.
@@ -81,7 +80,7 @@ class R:
 
     def __init__(self, cwd: Path | None = None, *, prefix: list[str] | None = None, **environment: str) -> None:
         self._process = subprocess.Popen(
-            [*(prefix or []), *_command(), "-e", f"source({quote(str(REFERENCE))})", "-e", _LOOP],
+            [*(prefix or []), *command(), "-e", f"source({quote(str(REFERENCE))})", "-e", _LOOP],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=cwd,
@@ -187,7 +186,7 @@ class R:
 def run_r(code: str, *, cwd: Path | None = None, **environment: str) -> str:
     """What a fresh R prints when it has sourced the reference and runs ``code``."""
     done = subprocess.run(
-        [*_command(), "-e", f"source({quote(str(REFERENCE))})", "-e", code],
+        [*command(), "-e", f"source({quote(str(REFERENCE))})", "-e", code],
         cwd=cwd,
         env=_environment(environment),
         stdin=subprocess.DEVNULL,
@@ -214,7 +213,7 @@ def _environment(more: dict[str, str]) -> dict[str, str]:
     return {**os.environ, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", **more}
 
 
-def _command() -> list[str]:
+def command() -> list[str]:
     """R, or the test is skipped; with SHAREDVOL_TEST_R=required it fails."""
     missing = _missing()
     if missing:
@@ -232,7 +231,7 @@ def _missing() -> str:
     how = "run scripts/install-r, as 'make test' does"
     if shutil.which("Rscript") is None:
         return f"{R_MISSING}: no Rscript: {how}"
-    code = "cat(setdiff(c('filelock', 'DBI', 'RMySQL'), rownames(installed.packages())))"
+    code = "cat(setdiff(c('filelock', 'DBI', 'RMySQL', 'jsonlite'), rownames(installed.packages())))"
     said = subprocess.run(
         ["Rscript", "--vanilla", "-e", code], capture_output=True, text=True, timeout=LIMIT, check=True
     ).stdout.strip()
