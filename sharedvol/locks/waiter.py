@@ -89,11 +89,12 @@ class Waiter:
     def _finish(self) -> bool:
         """The wait is over: hand over, or let go of what nobody wants. Called under the mutex."""
         self._finished = True
-        _waiting.discard(self)
         if self._abandoned:
             _unpark(self)
             close_handle(self._system, self.handle)
+            _waiting.discard(self)  # it may have had the lock until now
         else:
+            _waiting.discard(self)
             self._notify()
         return True
 
@@ -158,7 +159,7 @@ def walk_away(waiter: Waiter) -> bool:
         parked = _parked.get(waiter.key, [])
         # Not if it ended meanwhile, and has closed its descriptor; nor twice, when a signal handler raised
         # after the first time: two would take it over, and both believe that they have the lock.
-        if waiter in _waiting and waiter not in parked:
+        if not waiter._finished and waiter not in parked:
             _parked.setdefault(waiter.key, []).append(waiter)
     return True
 
