@@ -91,16 +91,16 @@ class Hold:
                 lost = self.lost(reason) if reason else None
             self.beside.leave()
             if lost and not self.system.is_of(self.handle, self.identity):
-                self._forget()
+                self.close()
                 return lost
         elif not self.system.is_of(self.handle, self.identity):  # to unlock that number could free somebody else's
             lost = self.lost(_reason(OSError(errno.EBADF, "")))
-            self._forget()
+            self.close()
             return lost
         try:
             self.system.unlock(self.handle)
         except OSError as error:
-            self._give_up(error)
+            self.close()
             return lost or self.lost(_reason(error))
         return lost
 
@@ -114,8 +114,8 @@ class Hold:
             return  # a waiter thread has the descriptor, or there is none
         try:
             self.system.unlock(self.handle)
-        except OSError as error:
-            self._give_up(error)
+        except OSError:
+            self.close()
 
     def drop(self) -> None:
         """Keep nothing: after a `put_back` that did not come to its end."""
@@ -146,19 +146,6 @@ class Hold:
         return LockLostError(
             f"lock {self.path!r} was lost: {reason}; another may have had it since, so check what was done under it"
         )
-
-    def _give_up(self, error: OSError) -> None:
-        """The descriptor cannot be unlocked: closed by other code, or the file server is gone."""
-        if error.errno == errno.EBADF:
-            self._forget()
-        else:
-            self.close()
-
-    def _forget(self) -> None:
-        """Other code closed the descriptor, and its number may be another file's by now: that is left alone."""
-        forget_handle(self.handle)
-        self.handle = None
-        self.close()
 
     def _reopen(self) -> None:
         """Somebody deleted or replaced the lock file: ours is a lock that nobody else will ask for."""
