@@ -167,6 +167,28 @@ def test_what_has_the_number_of_a_closed_descriptor_is_left_alone(path: Path) ->
     os.close(fd)
 
 
+def test_an_heir_of_the_descriptor_that_moves_its_offset_loses_nobody_the_lock(path: Path) -> None:
+    lock = FileLock(path)
+    with lock:
+        os.lseek(lock.fileno(), 0, os.SEEK_SET)  # as a program that inherited it and reads does to all
+    with lock:
+        assert not is_free(path)
+    assert is_free(path)
+    assert descriptors(path) == 1
+
+
+def test_a_closed_descriptor_whose_number_is_another_locks_is_told(path: Path, tmp_path: Path) -> None:
+    lock, other = FileLock(path), FileLock(tmp_path / "other.lock")
+    with other:
+        lock.acquire()
+        number = lock.fileno()
+        os.dup2(other.fileno(), number)  # closes it, and its number is of the other lock's file
+        with pytest.raises(LockLostError, match="closed by other code"):
+            lock.release()
+        assert not is_free(other.path)
+        os.close(number)
+
+
 def test_a_deleted_token_file_is_no_lost_lock(path: Path) -> None:
     """The lock file keeps others out, and nobody has taken a token since."""
     with FileLock(path, fenced=True) as lock:

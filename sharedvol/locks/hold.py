@@ -27,12 +27,25 @@ class Hold:
     the time to wait is over, by the monotonic clock, once there is one. ``grants`` counts how often it was locked.
     """
 
-    __slots__ = ("beside", "depth", "end", "grants", "handle", "identity", "mode", "path", "shared", "system", "wait")
+    __slots__ = (
+        "beside",
+        "depth",
+        "end",
+        "grants",
+        "handle",
+        "identity",
+        "marked",
+        "mode",
+        "path",
+        "shared",
+        "system",
+        "wait",
+    )
 
     def __init__(self, system: ModuleType, path: str, mode: int, shared: bool, beside: Beside | None = None) -> None:
         self.system, self.path, self.mode, self.shared, self.beside = system, path, mode, shared, beside
-        self.handle: object | None = open_handle(system, path, mode)
-        self.identity: object = system.identify(self.handle, path)
+        self.handle: object | None
+        self._open()
         self.depth = self.grants = 0
         self.wait: waiter.Waiter | None = None
         self.end: float | None = None
@@ -66,7 +79,7 @@ class Hold:
 
         Its number may be another file's by now. To lock that would keep nobody out.
         """
-        if not self.system.is_of(self.handle, self.identity):
+        if not self.system.is_of(self.handle, self.identity, self.marked):
             self._reopen()
 
     def enter(self) -> bool:
@@ -90,10 +103,12 @@ class Hold:
                 reason = self.why_lost()
                 lost = self.lost(reason) if reason else None
             self.beside.leave()
-            if lost and not self.system.is_of(self.handle, self.identity):
+            if lost and not self.system.is_of(self.handle, self.identity, self.marked):
                 self.close()
                 return lost
-        elif not self.system.is_of(self.handle, self.identity):  # to unlock that number could free somebody else's
+        elif not self.system.is_of(
+            self.handle, self.identity, self.marked
+        ):  # to unlock that number could free somebody else's
             lost = self.lost(_reason(OSError(errno.EBADF, "")))
             self.close()
             return lost
@@ -129,7 +144,7 @@ class Hold:
         handle, self.handle = self.handle, None
         if handle is None:
             return
-        if self.system.is_of(handle, self.identity):
+        if self.system.is_of(handle, self.identity, self.marked):
             close_handle(self.system, handle)
         else:
             forget_handle(handle)  # other code closed it, and its number may be another file's: that is left alone
@@ -150,8 +165,12 @@ class Hold:
     def _reopen(self) -> None:
         """Somebody deleted or replaced the lock file: ours is a lock that nobody else will ask for."""
         self.close()
+        self._open()
+
+    def _open(self) -> None:
         self.handle = open_handle(self.system, self.path, self.mode)
-        self.identity = self.system.identify(self.handle, self.path)
+        self.identity: object = self.system.identify(self.handle, self.path)
+        self.marked: int = self.system.mark(self.handle)
 
     # What follows waits.
 
@@ -202,6 +221,8 @@ class Hold:
         """
 
         def keep(wait: waiter.Waiter | None) -> None:
+            if wait is not None and wait.handle == handle:  # not a parked one, which has another descriptor
+                wait.marked = self.marked
             self.wait = wait
 
         handle, self.handle = self.handle, None
@@ -216,7 +237,7 @@ class Hold:
         """Take the descriptor from the waiter if its wait has ended, else walk away from it."""
         wait = self.wait
         if wait is not None and not waiter.walk_away(wait):
-            self.handle = wait.handle
+            self.handle, self.marked = wait.handle, wait.marked
         self.wait = None
         return wait
 

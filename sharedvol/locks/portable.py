@@ -31,7 +31,12 @@ def identify(handle: Handle, path: str) -> object:
     return path
 
 
-def is_of(handle: Handle, identity: object) -> bool:
+def mark(handle: Handle) -> int:
+    """An object of our own needs none."""
+    return -1
+
+
+def is_of(handle: Handle, identity: object, marked: int) -> bool:
     """The handle is an object of our own."""
     return True
 

@@ -26,6 +26,7 @@ class Waiter:
         self, system: ModuleType, handle: object, identity: object, path: str, shared: bool, notify: Callable[[], None]
     ) -> None:
         self.handle = handle
+        self.marked = -1  # what its owner knows the handle by
         self.key: Key = (identity, shared)
         self.error: Exception | None = None
         self._system, self._path, self._shared = system, path, shared
