@@ -15,7 +15,7 @@ from sqlalchemy import create_engine
 
 from sharedvol import Cache, MigrationCoordinator, Semaphore, container_id
 from sharedvol.integrations import Service
-from sharedvol.integrations.starlette import health_routes, lifespan
+from sharedvol.integrations.starlette import DrainMiddleware, health_routes, lifespan
 
 from . import logs
 from .jobs import Job, Jobs
@@ -60,6 +60,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="jobs", lifespan=lifespan(service))
     app.router.routes.extend(health_routes(service))
+    app.add_middleware(DrainMiddleware, service=service)
     app.add_middleware(SayReplica)
 
     @app.get("/")

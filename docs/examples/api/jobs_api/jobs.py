@@ -47,7 +47,7 @@ class Jobs:
         self._spool = spool
 
     def put(self, job_id: str, numbers: list[float], seconds: float) -> tuple[Job, bool]:
-        """Do a job, unless it is done. Asked again, by a client or by a load balancer that repeats, it answers the same.
+        """Do a job, unless it is done: whoever asks again, a client or a load balancer, gets the same answer.
 
         Args:
             job_id: the client's name for it.
