@@ -78,7 +78,8 @@ class Service:
         self.drain, self.purpose, self.exit_on_failure = drain, purpose, exit_on_failure
         self._max_age = max_age
         self._checks = Checks(checks or {}, timeout=check_timeout, max_age=max_age)
-        self._migrated = coordinator is None or not migrate
+        self._migrates = coordinator is not None and migrate
+        self._migrated = not self._migrates
         self._told_to_drain: Callable[[], bool] | None = None
         self.renew()
         _renew_in_child(self)
@@ -139,7 +140,7 @@ class Service:
                 self._started = True
             if not self._migrated and (self._run is None or not self._run.is_alive()):
                 if wait:
-                    self._migrate()
+                    self.run_migrations()
                 else:
                     self._run = start_thread(self._migrate_or_end, "migrations")
 
@@ -147,6 +148,21 @@ class Service:
         """`start`, in a thread: what it raises ends the process."""
         if not self._started and not self._lock.locked():
             start_thread(self._start_or_end, "start")
+
+    def run_migrations(self) -> None:
+        """Apply what is pending, here and now, also when it was done before: a reload may bring new ones.
+
+        Raises:
+            SharedVolError: as `MigrationCoordinator.run`.
+        """
+        if self.coordinator is None or not self._migrates:
+            return
+        try:
+            self.coordinator.run()
+        except BaseException as error:
+            self.failed = error
+            raise
+        self._migrated = True
 
     def live(self) -> Report:
         """Whether the process answers at all."""
@@ -178,6 +194,12 @@ class Service:
         """
         if self._gate is not None or self._told_to_drain is not None:
             return False
+        if os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn"):
+            _log.warning(
+                "each gunicorn worker drains by itself, also when it is only replaced, and graceful_timeout must be "
+                "longer than drain=%g: use sharedvol.integrations.gunicorn.hooks",
+                self.drain,
+            )
         gate = SigtermGate(self.drain, self._on_sigterm)
         if gate.install():
             self._gate = gate
@@ -200,18 +222,9 @@ class Service:
         if membership is not None:
             membership.leave()
 
-    def _migrate(self) -> None:
-        assert self.coordinator is not None
-        try:
-            self.coordinator.run()
-        except BaseException as error:
-            self.failed = error
-            raise
-        self._migrated = True
-
     def _migrate_or_end(self) -> None:
         try:
-            self._migrate()
+            self.run_migrations()
         except BaseException as error:
             self._fail("the migrations failed", error)
 
