@@ -39,13 +39,15 @@ class SteadyClient:
 
     Args:
         port: of Traefik.
+        name: what its jobs' names begin with.
         threads: how many.
         sticky: each thread keeps the cookie that it is given, as a browser does.
     """
 
-    def __init__(self, port: int, threads: int = 4, *, sticky: bool = False) -> None:
-        self._port = port
+    def __init__(self, port: int, name: str, threads: int, *, sticky: bool = False) -> None:
+        self._port, self._name = port, name
         self._sticky = sticky
+        self._count = threads
         self._stop = threading.Event()
         self._asked: list[Asked] = []  # appending is atomic
         self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(threads)]
@@ -58,7 +60,7 @@ class SteadyClient:
             for count in itertools.count():
                 if self._stop.is_set():
                     return
-                job = f"t{number}-{count}"
+                job = f"{self._name}{number}-{count}"
                 for method, body in (("PUT", order), ("GET", None)):
                     answer = ask(connection, method, f"/jobs/{job}", body, cookie)
                     self._asked.append(Asked(method, job, answer))
@@ -82,6 +84,11 @@ class SteadyClient:
         """Until each of those has answered something that was asked from now on."""
         since = len(self._asked)
         wait_until(lambda: set(replicas) <= set(shares(self.answers(since))), f"answers by {replicas}")
+
+    def stays(self) -> list[list[str]]:
+        """For each thread the replicas that answered it, one after the other."""
+        threads = [[one for one in self._asked if one.job.startswith(f"{self._name}{n}-")] for n in range(self._count)]
+        return [[key for key, _ in itertools.groupby(one.answer.replica for one in asked)] for asked in threads]
 
     def bad(self) -> list[Asked]:
         """What was no success: a 5xx, an error of the connection, or a job that was done and is not there."""

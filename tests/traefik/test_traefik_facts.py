@@ -14,15 +14,6 @@ Make = Callable[[str], Stub]
 BARE = Balancing(check=NEVER, retry=None, passive=None)
 
 
-def ask_until(traefik: Traefik, replica: str, method: str, path: str, body: str | None) -> int:
-    """Ask until a server that is named in the path obeys and dies; the status that its client saw, 0 for none."""
-    for _ in range(20):
-        answer = traefik.ask(method, path, body)
-        if answer.replica != replica or answer.status != 200:
-            return answer.status
-    raise AssertionError(f"{path} never reached its server")
-
-
 def test_a_server_counts_as_healthy_until_its_first_check_an_interval_later(traefik: Traefik, stub: Make) -> None:
     alive, dead = stub("alive"), stub("dead")
     dead.kill()
@@ -112,3 +103,49 @@ def test_a_request_that_kills_takes_as_many_servers_as_it_has_attempts(traefik: 
     traefik.serve([one.port for one in servers], Balancing(check=NEVER, retry={**RETRY, "attempts": 3}))
     assert traefik.ask("GET", "/die").status == 502
     assert traefik.ask("GET", "/").status == 200
+
+
+def test_two_answers_of_500_put_a_server_out_and_a_good_one_between_starts_anew(traefik: Traefik, stub: Make) -> None:
+    good, failing = stub("good"), stub("failing")
+    traefik.serve([good.port, failing.port], Balancing(check=NEVER))
+    asked = [traefik.ask("GET", "/code-failing/500").status for _ in range(12)]
+    assert Counter(asked) == {200: 10, 500: 2}
+    traefik.serve([failing.port], Balancing(check=NEVER))
+    assert [traefik.ask("GET", path).status for path in ("/code/500", "/", "/code/500", "/")] == [500, 200, 500, 200]
+
+
+@pytest.mark.parametrize(("method", "status"), [("GET", 200), ("POST", 502)])
+def test_a_server_that_closes_a_kept_connection_first_fails_the_post_on_it(
+    traefik: Traefik, stub: Make, method: str, status: int
+) -> None:
+    """What happens where the server's keep-alive time is shorter than Traefik's."""
+    one = stub("one")
+    traefik.serve([one.port], Balancing(check=NEVER))
+    assert traefik.ask("GET", "/").status == 200
+    assert traefik.ask(method, "/drop", None if method == "GET" else "body").status == status
+
+
+def test_the_cookie_keeps_a_client_on_its_server_and_moves_it_without_an_error(traefik: Traefik, stub: Make) -> None:
+    servers = {name: stub(name) for name in "abc"}
+    traefik.serve([one.port for one in servers.values()], Balancing(check=NEVER, sticky=True))
+    first = traefik.ask("GET", "/")
+    stays = [traefik.ask("PUT", "/", "body", first.cookie) for _ in range(8)]
+    assert {one.replica for one in stays} == {first.replica}
+    assert {traefik.ask("GET", "/").replica for _ in range(12)} == set("abc")  # who has no cookie
+    moved = traefik.ask("PUT", f"/die-{first.replica}", "body", first.cookie)
+    assert (moved.status, moved.body) == (200, "body")
+    assert moved.replica != first.replica and moved.cookie not in ("", first.cookie)
+    servers[first.replica].await_end()
+    stays = [traefik.ask("PUT", "/", "body", moved.cookie) for _ in range(8)]
+    assert {one.replica for one in stays} == {moved.replica}
+
+
+def test_a_sticky_client_is_moved_when_its_server_drains(traefik: Traefik, stub: Make) -> None:
+    servers = {name: stub(name) for name in "ab"}
+    traefik.serve([one.port for one in servers.values()], Balancing(sticky=True))
+    first = traefik.ask("GET", "/")
+    assert traefik.ask("GET", "/ready/503", cookie=first.cookie).replica == first.replica
+    (other,) = (one for name, one in servers.items() if name != first.replica)
+    traefik.await_up([other.port])
+    moved = traefik.ask("GET", "/", cookie=first.cookie)
+    assert (moved.status, moved.replica) == (200, other.name)

@@ -16,7 +16,7 @@ from api_replica import API, Mounts, Replica
 from processes import LIMIT, reaped, wait_until
 from servers import Database, Server
 from steady_client import Asked, SteadyClient, shares
-from traefik_proxy import Traefik
+from traefik_proxy import Balancing, Traefik
 from volume import CLI, run_cli
 
 MIGRATIONS = sorted(path.name for path in (API / "jobs_api" / "migrations").glob("*.sql"))
@@ -54,12 +54,16 @@ class Deployment:
     def add(self, replica: Replica) -> None:
         """Its container is healthy: the list has it from now on."""
         self._listed.append(replica)
-        self._traefik.serve(one.port for one in self._listed)
+        self._list()
 
     def remove(self, replica: Replica) -> None:
         """Its container is gone."""
         self._listed.remove(replica)
-        self._traefik.serve(one.port for one in self._listed)
+        self._list()
+
+    def _list(self) -> None:
+        # Sticky for those who send the cookie back; the others are spread as without it.
+        self._traefik.serve((one.port for one in self._listed), Balancing(sticky=True))
 
     def start_up(self, names: list[str]) -> Iterator[Replica]:
         """All at once; each as soon as it is ready, and in the list."""
@@ -112,7 +116,8 @@ def test_a_client_sees_no_error_while_replicas_start_die_and_are_replaced(
         # Start-up: Traefik begins with the first that is ready.
         starting = deployment.start_up(names)
         replicas = [next(starting)]
-        client = clients.enter_context(SteadyClient(traefik.port))
+        client = clients.enter_context(SteadyClient(traefik.port, "free", 4))
+        sticky = clients.enter_context(SteadyClient(traefik.port, "kept", 2, sticky=True))
         replicas.extend(starting)
         client.await_served_by(*names)
         created = [text for text in log.statements() if "CREATE TABLE jobs " in text]
@@ -137,6 +142,7 @@ def test_a_client_sees_no_error_while_replicas_start_die_and_are_replaced(
         drained, long = drain_one(replicas, mounts, traefik)
         client.await_more(20)
         client.stop()
+        sticky.stop()
         for one in replicas:
             if one is not drained:
                 one.terminate()
@@ -144,11 +150,12 @@ def test_a_client_sees_no_error_while_replicas_start_die_and_are_replaced(
             if one is not drained:
                 one.await_end()
 
-    assert client.bad() == []
+    assert client.bad() == sticky.bad() == []
+    assert_moved_only_when_gone(sticky.stays(), killed.name)
     assert [one.answer.status for one in long] == [201] * len(long)
     assert len(created) == 1
     assert database.query("SELECT filename, success FROM schema_version ORDER BY 1") == [(n, 1) for n in MIGRATIONS]
-    assert_collected(mounts, database, [*client.answers(), *long])
+    assert_collected(mounts, database, [*client.answers(), *sticky.answers(), *long])
 
 
 def assert_even(asked: list[Asked], names: list[str]) -> None:
@@ -156,6 +163,13 @@ def assert_even(asked: list[Asked], names: list[str]) -> None:
     served = shares(asked)
     assert set(served) == set(names)
     assert min(served.values()) >= len(asked) / len(names) / 2, served
+
+
+def assert_moved_only_when_gone(stays: list[list[str]], killed: str) -> None:
+    """A client with the cookie stays until its replica is gone, so it never comes back to one."""
+    for replicas in stays:
+        assert replicas[0] == killed  # the only one there was when it came
+        assert len(set(replicas)) == len(replicas) > 1, replicas
 
 
 def drain_one(replicas: list[Replica], mounts: Mounts, traefik: Traefik) -> tuple[Replica, list[Asked]]:

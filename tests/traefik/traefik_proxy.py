@@ -22,9 +22,9 @@ PROGRAM = Path(sys.executable).with_name("traefik")
 
 RETRY: dict[str, Any] = {"attempts": 3, "initialInterval": "50ms", "status": ["502"], "maxRequestBodyBytes": 2**20}
 PASSIVE: dict[str, Any] = {"failureWindow": "10s", "maxFailedAttempts": 2}
-CHECK: dict[str, Any] = {"path": "/health/ready", "interval": "200ms", "timeout": "1s"}
+CHECK: dict[str, Any] = {"path": "/health/ready", "interval": "200ms", "timeout": "10s"}
 NEVER: dict[str, Any] = {**CHECK, "interval": "600s"}
-"""`RETRY` and `PASSIVE` are those of docs/traefik.md; the check's interval is shorter, so that nobody waits for it."""
+"""`RETRY` and `PASSIVE` are those of docs/traefik.md; checks come sooner, so that nobody waits, and may take longer."""
 
 STICKY = {"name": "replica", "httpOnly": True, "sameSite": "lax"}
 

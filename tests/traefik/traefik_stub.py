@@ -14,34 +14,39 @@ if __name__ != "__main__":
 
 
 class Handler(BaseHTTPRequestHandler):
-    """``/die`` kills the server before an answer, ``/cut`` within one; ``/code/N`` answers N; the rest is told back."""
+    """Obeys the first word of the path, which may name the only server that is to obey; tells the body back.
+
+    ``die`` kills the server before the answer, ``cut`` within it, ``drop`` closes a connection that was used before,
+    ``code`` answers with the status that follows, ``ready`` sets the one of ``/health/ready``.
+    """
 
     protocol_version = "HTTP/1.1"
     ready = 200
-    asked = 0
+    used = False
 
     def handle_any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         what, _, argument = self.path[1:].partition("/")
-        name = self.server.name  # type: ignore[attr-defined]
+        what, _, whom = what.partition("-")
+        self.used, used = True, self.used
         if what == "health":
             return self.say(Handler.ready, b"")
-        Handler.asked += 1
-        if what == f"die-{name}" or what == "die":
+        if whom not in ("", self.server.name):  # type: ignore[attr-defined]
+            what = ""
+        if what == "die":
             os.kill(os.getpid(), signal.SIGKILL)
-        if what == f"cut-{name}":
+        if what == "cut":
             self.send_response(200)
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
             self.wfile.write(b"4\r\nhalf\r\n")
             os.kill(os.getpid(), signal.SIGKILL)
-        if what == f"code-{name}":
-            return self.say(int(argument), b"")
+        if what == "drop" and used:
+            self.close_connection = True
+            return None
         if what == "ready":
             Handler.ready = int(argument)
-        if what == "asked":
-            return self.say(200, str(Handler.asked - 1).encode())
-        return self.say(200, body)
+        return self.say(int(argument) if what == "code" else 200, body)
 
     def say(self, code: int, body: bytes) -> None:
         self.send_response(code)
