@@ -10,8 +10,8 @@ from collections import Counter
 from dataclasses import dataclass
 from types import TracebackType
 
-from processes import LIMIT, wait_until
-from traefik_proxy import Answer, ask
+from processes import LIMIT
+from traefik_proxy import Answer, ask, wait_told
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,13 @@ class SteadyClient:
     def await_more(self, count: int) -> list[Asked]:
         """The next ``count`` answers, or some more."""
         since = len(self._asked)
-        wait_until(lambda: len(self._asked) >= since + count, f"{count} more answers")
+        wait_told(lambda: len(self._asked) >= since + count, f"{count} more answers")
         return self.answers(since)
 
     def await_served_by(self, *replicas: str) -> None:
         """Until each of those has answered something that was asked from now on."""
         since = len(self._asked)
-        wait_until(lambda: set(replicas) <= set(shares(self.answers(since))), f"answers by {replicas}")
+        wait_told(lambda: set(replicas) <= set(shares(self.answers(since))), f"answers by {replicas}")
 
     def stays(self) -> list[list[str]]:
         """For each thread the replicas that answered it, one after the other."""

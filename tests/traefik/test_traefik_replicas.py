@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 from api_replica import API, Mounts, Replica
-from processes import LIMIT, reaped, wait_until
+from processes import LIMIT, reaped
 from servers import Database, Server
 from steady_client import Asked, SteadyClient, shares
-from traefik_proxy import Balancing, Traefik
+from traefik_proxy import Balancing, Traefik, wait_told
 from volume import CLI, run_cli
 
 MIGRATIONS = sorted(path.name for path in (API / "jobs_api" / "migrations").glob("*.sql"))
@@ -116,8 +116,8 @@ def test_a_client_sees_no_error_while_replicas_start_die_and_are_replaced(
         # Start-up: Traefik begins with the first that is ready.
         starting = deployment.start_up(names)
         replicas = [next(starting)]
-        client = clients.enter_context(SteadyClient(traefik.port, "free", 4))
-        sticky = clients.enter_context(SteadyClient(traefik.port, "kept", 2, sticky=True))
+        client = clients.enter_context(SteadyClient(traefik.port, "free", 3))
+        sticky = clients.enter_context(SteadyClient(traefik.port, "kept", 1, sticky=True))
         replicas.extend(starting)
         client.await_served_by(*names)
         created = [text for text in log.statements() if "CREATE TABLE jobs " in text]
@@ -190,7 +190,7 @@ def drain_one(replicas: list[Replica], mounts: Mounts, traefik: Traefik) -> tupl
         begun.update({one.name: len(set(re.findall(r"job (long-\d) begins", one.console()))) for one in replicas})
         return begun.total() == len(threads)
 
-    wait_until(all_begun, "long orders under way")
+    wait_told(all_begun, "long orders under way")
     drained = max(replicas, key=lambda one: begun[one.name])
     assert begun[drained.name] > 0
     drained.terminate()
