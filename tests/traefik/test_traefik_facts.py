@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
-from traefik_proxy import NEVER, RETRY, Balancing, Traefik
+from traefik_proxy import CHECK, NEVER, RETRY, Balancing, Traefik
 from traefik_stub import Stub
 
 Make = Callable[[str], Stub]
@@ -42,6 +42,14 @@ def test_a_server_that_says_that_it_is_not_ready_gets_no_requests(traefik: Traef
     traefik.serve([draining.port])
     traefik.await_up([])
     assert traefik.ask("GET", "/").status == 503
+
+
+def test_a_server_that_hangs_gets_no_new_requests_after_its_check(traefik: Traefik, stub: Make) -> None:
+    alive, hanging = stub("alive"), stub("hanging")
+    traefik.serve([alive.port, hanging.port], Balancing(check={**CHECK, "timeout": "1s"}))
+    hanging.stop()
+    traefik.await_up([alive.port])
+    assert {traefik.ask("GET", "/").replica for _ in range(8)} == {"alive"}
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "POST"])

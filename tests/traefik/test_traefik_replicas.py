@@ -8,33 +8,17 @@ import re
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 from api_replica import API, Mounts, Replica
 from processes import LIMIT, reaped
-from servers import Database, Server
+from servers import Database
 from steady_client import Asked, SteadyClient, shares
 from traefik_proxy import Balancing, Traefik, wait_told
 from volume import CLI, run_cli
 
 MIGRATIONS = sorted(path.name for path in (API / "jobs_api" / "migrations").glob("*.sql"))
-
-
-@pytest.fixture
-def database(_server_of: Callable[[str], Server]) -> Iterator[Database]:
-    server = _server_of("mariadb")
-    made = Database(server, server.create_database())
-    yield made
-    made.drop()
-
-
-@pytest.fixture
-def mounts(database: Database, tmp_path: Path) -> Mounts:
-    made = Mounts(database.url, tmp_path)
-    made.make()
-    return made
 
 
 class Deployment:
