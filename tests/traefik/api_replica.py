@@ -100,11 +100,11 @@ class Replica:
 
     def await_ready(self) -> None:
         """As the health check of its container does it."""
-        wait_told(lambda: self.is_ready() or self._ended(), f"{self.name} ready")
-        assert not self._ended(), f"{self.name} ended:\n{self.console()}"
+        wait_told(self.is_ready, f"{self.name} ready")
 
     def is_ready(self) -> bool:
         """What ``/health/ready`` says, asked past Traefik."""
+        assert self._process is not None and self._process.poll() is None, f"{self.name} ended:\n{self.console()}"
         return self.ask("GET", "/health/ready").status == 200
 
     def ask(self, method: str, path: str, body: object = None) -> Answer:
@@ -141,6 +141,3 @@ class Replica:
             self._process.kill()
             self._process.wait(LIMIT)
             self._process = None
-
-    def _ended(self) -> bool:
-        return self._process is None or self._process.poll() is not None

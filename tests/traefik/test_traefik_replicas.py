@@ -53,13 +53,11 @@ class Deployment:
         """All at once; each as soon as it is ready, and in the list."""
         waiting = [self.create(name) for name in names]
         while waiting:
-            ready = [one for one in waiting if one.is_ready()]
-            for one in ready:
+            wait_told(lambda: any(one.is_ready() for one in waiting), "one more that is ready")
+            for one in [one for one in waiting if one.is_ready()]:
                 waiting.remove(one)
                 self.add(one)
                 yield one
-            if not ready:
-                waiting[0].await_ready()
 
     def replace(self, old: Replica, new: Replica) -> None:
         """Start first: the new one is ready and in the list before the old one is told to stop, and drains."""

@@ -164,7 +164,10 @@ def wait_told(condition: Callable[[], bool], what: str) -> None:
     """`wait_until` for what is asked over HTTP: that costs those who are asked, so less often."""
 
     def look() -> bool:
-        return condition() or bool(time.sleep(0.02))
+        if condition():
+            return True
+        time.sleep(0.02)
+        return False
 
     wait_until(look, what)
 
