@@ -225,23 +225,24 @@ class Service:
     def _migrate_or_end(self) -> None:
         try:
             self.run_migrations()
-        except BaseException as error:
-            self._fail("the migrations failed", error)
+        except BaseException:
+            self._fail("the migrations failed")  # the coordinator has said why, and what was applied before
 
     def _start_or_end(self) -> None:
         try:
             self.start()
         except BaseException as error:
-            self._fail("cannot start", error)
+            self.failed = error
+            self._fail(f"cannot start: {error}")
 
-    def _fail(self, what: str, error: BaseException) -> None:
-        self.failed = error
+    def _fail(self, what: str) -> None:
         if self._stopped:
             return
-        applied = self.coordinator.current.filenames if self.coordinator is not None else []
-        _log.critical("%s: %s; applied before: %s", what, error, ", ".join(applied) or "nothing")
-        if self.exit_on_failure:
-            end_process()
+        if not self.exit_on_failure:
+            _log.critical("%s", what)
+            return
+        _log.critical("%s: this process ends with status %d", what, START_UP_FAILED)
+        end_process()
 
     def _look(self) -> Report:
         if self.failed is not None:
