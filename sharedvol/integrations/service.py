@@ -52,6 +52,10 @@ class Service:
         exit_on_failure: whether a start-up that fails in the background ends the process, with status 3. Only a
             test wants it not to.
 
+    Attributes:
+        failed: why the start-up failed; None if it did not.
+        serving: whether the server takes requests, so that it makes sense to drain.
+
     Raises:
         TypeError: a check is no function.
         ValueError: ``drain`` or another time is negative.
@@ -88,6 +92,7 @@ class Service:
         """Forget what belongs to the parent process. A forked child does so by itself."""
         self._lock = threading.Lock()
         self._started = self._stopped = self._draining = False
+        self.serving = False
         self._membership: Membership | None = None
         self._run: threading.Thread | None = None
         self._gate: SigtermGate | None = None
@@ -186,12 +191,16 @@ class Service:
         """Drain when ``told()``, and not at a SIGTERM of this process: a master decides for all its workers."""
         self._told_to_drain = told
 
-    def drain_on_sigterm(self) -> bool:
+    def drain_on_sigterm(self, *, serving: bool = True) -> bool:
         """Hold back SIGTERM from whoever handles it now, for ``drain`` seconds. Only in the main thread.
+
+        Args:
+            serving: whether requests are taken already; else SIGTERM is not held back before ``self.serving`` is set.
 
         Returns:
             Whether it will be. Not in a worker whose master drains.
         """
+        self.serving = serving
         if self._gate is not None or self._told_to_drain is not None:
             return False
         if os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn"):
@@ -207,7 +216,7 @@ class Service:
 
     def stop(self) -> None:
         """Leave the volume. Waits for nothing; a migration that still runs ends with the process."""
-        self._stopped, self._started, self._draining = True, False, False
+        self._stopped, self._started, self._draining, self.serving = True, False, False, False
         if self._gate is not None:
             self._gate.remove()
             self._gate = None
@@ -267,7 +276,7 @@ class Service:
     def _on_sigterm(self) -> bool:
         """In the signal handler: take no lock."""
         self._draining = True
-        if not self._started or self.drain == 0 or _is_reloaded():
+        if not self._started or not self.serving or self.drain == 0 or _is_reloaded():
             return False
         waiting = not self._migrated and self.coordinator is not None and self.coordinator.current.state == "waiting"
         return not waiting  # for who waits for another replica nobody has sent requests, and nothing is half done
