@@ -143,15 +143,12 @@ class Service:
                     self._leave()
                     return
                 self._started = True
-            if not self._migrated and (self._run is None or not self._run.is_alive()):
-                if wait:
-                    self.run_migrations()
-                else:
-                    self._run = start_thread(self._migrate_or_end, "migrations")
+            if not self._migrated:
+                self._begin_to_migrate(wait)
 
     def start_in_background(self) -> None:
         """`start`, in a thread: what it raises ends the process."""
-        if not self._started and not self._lock.locked():
+        if not self._started and not self._stopped and not self._lock.locked():
             start_thread(self._start_or_end, "start")
 
     def run_migrations(self) -> None:
@@ -231,6 +228,18 @@ class Service:
         if membership is not None:
             membership.leave()
 
+    def _begin_to_migrate(self, wait: bool) -> None:
+        running = self._run is not None and self._run.is_alive()
+        if wait and running:
+            assert self._run is not None
+            self._run.join()
+            if self.failed is not None:
+                raise self.failed
+        elif wait:
+            self.run_migrations()
+        elif not running:
+            self._run = start_thread(self._migrate_or_end, "migrations")
+
     def _migrate_or_end(self) -> None:
         try:
             self.run_migrations()
@@ -258,7 +267,7 @@ class Service:
             migrating = self._started and self.coordinator is not None
             return self._health.not_ready("migration_error" if migrating else "startup_error", str(self.failed))
         if not self._started:
-            return self._health.not_ready("starting", "this process has not joined its volume yet")
+            return self._health.not_ready("starting", "the service has not been started in this process, or not yet")
         if not self._migrated:
             return self._health.not_ready("migrations_pending")
         report = self._health.ready()
