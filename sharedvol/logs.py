@@ -111,7 +111,7 @@ class ReplicaFileHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; never raises because of the file."""
         try:
-            data = self.line(record)
+            data, sync = self.line(record), record.levelno >= self._sync_level
         except RecursionError:  # as in logging: see CPython issue 36272
             raise
         except Exception:
@@ -120,7 +120,7 @@ class ReplicaFileHandler(logging.Handler):
         if self._told.busy:
             self._told.back(data)
         else:
-            self._writer.write(data, record.levelno >= self._sync_level)
+            self._writer.write(data, sync)
 
     def line(self, record: logging.LogRecord) -> bytes:
         """A record as it stands in the file."""
