@@ -74,8 +74,9 @@ def test_a_dead_server_is_an_error_without_retry_and_none_with_it(traefik: Traef
         ("PUT", Balancing(check=NEVER), 200),
         ("POST", Balancing(check=NEVER), 502),
         ("PUT", Balancing(check=NEVER, retry={**RETRY, "maxRequestBodyBytes": 3}), 502),
+        ("PUT", Balancing(check=NEVER, retry={**RETRY, "timeout": "1us"}), 502),
     ],
-    ids=["no-retry", "retry-without-status", "get", "put", "post", "put-larger-than-the-limit"],
+    ids=["no-retry", "retry-without-status", "get", "put", "post", "put-of-more-bytes", "put-of-more-time"],
 )
 def test_a_kill_before_the_answer_is_hidden_by_retry_on_502_and_not_for_post(
     traefik: Traefik, stub: Make, method: str, how: Balancing, status: int

@@ -65,6 +65,7 @@ def test_the_settings_on_the_page_are_understood_and_list_exactly_the_healthy_co
     assert balancer["sticky"]["cookie"]["name"] == "replica"
     retry = configured.told("middlewares/api-retry@docker")["retry"]
     assert {name: retry[name] for name in RETRY} == RETRY
+    assert retry.get("timeout", "0s") == "0s"
     assert configured.told("routers/api@docker")["middlewares"] == ["api-retry@docker"]
     assert "ERR" not in configured.log()
 

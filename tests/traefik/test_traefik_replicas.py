@@ -90,6 +90,7 @@ def sidecar_beside(mounts: Mounts) -> Iterator[None]:
         assert process.wait(LIMIT) == 0, (mounts.root / "sidecar.log").read_text()
 
 
+@pytest.mark.timeout(300)
 def test_a_client_sees_no_error_while_replicas_start_die_and_are_replaced(
     database: Database, mounts: Mounts, deployment: Deployment, traefik: Traefik
 ) -> None:
