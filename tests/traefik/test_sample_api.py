@@ -6,7 +6,8 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -14,6 +15,9 @@ from api_replica import Mounts, Replica
 from processes import LIMIT
 from servers import Database
 from traefik_proxy import Answer, wait_told
+
+BUSY = "&init_command=SET%20innodb_lock_wait_timeout%3D1"
+"""On the URL: who waits for a row gives up after a second."""
 
 Pair = tuple[Replica, Replica]
 
@@ -88,3 +92,17 @@ def test_an_order_whose_replica_is_killed_is_done_by_the_next_that_waits(pair: P
     done = json.loads(answer.body)
     assert (answer.status, done["replica"], done["total"]) == (201, "c2", 2)
     assert files(mounts) == [done["file"]]
+
+
+def test_an_order_that_somebody_else_has_for_too_long_is_to_be_asked_again(mounts: Mounts, database: Database) -> None:
+    with ExitStack() as stack:
+        one = Replica("c1", replace(mounts, url=mounts.url + BUSY))
+        stack.callback(one.close)
+        one.start()
+        one.await_ready()
+        other = stack.enter_context(closing(database.connect(autocommit=False)))
+        other.cursor().execute("INSERT INTO jobs (id, replica) VALUES ('held', 'other')")
+        assert one.ask("PUT", "/jobs/held", {"numbers": [1]}).status == 503
+        other.rollback()
+        assert one.ask("PUT", "/jobs/held", {"numbers": [1]}).status == 201
+    assert len(files(mounts)) == 1
