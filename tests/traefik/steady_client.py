@@ -66,7 +66,7 @@ class SteadyClient:
                     self._asked.append(Asked(method, job, answer))
                     if self._sticky and answer.cookie:
                         cookie = answer.cookie
-                self._stop.wait(0.02)  # leaves the machine to the replicas
+                self._stop.wait(0.04)  # leaves the machine to the replicas
         finally:
             connection.close()
 

@@ -80,7 +80,7 @@ def sidecar_beside(mounts: Mounts) -> Iterator[None]:
     directories = ["--from", str(mounts.spool), "--to", str(mounts.collected)]
     with (mounts.root / "sidecar.log").open("wb") as log:
         process = subprocess.Popen(
-            [*CLI, "run", *directories, "--quiet", "0.2", "--interval", "0.5", "--listen", "off"],
+            [*CLI, "run", *directories, "--quiet", "0.2", "--interval", "1", "--listen", "off"],
             stdout=log,
             stderr=subprocess.STDOUT,
         )
@@ -105,7 +105,7 @@ def test_a_client_sees_no_error_while_replicas_start_die_and_are_replaced(
         client.await_served_by(*names)
         created = [text for text in log.statements() if "CREATE TABLE jobs " in text]
 
-        assert_even(client.await_more(200), names)
+        assert_even(client.await_more(160), names)
 
         killed = replicas[0]
         interrupted = LongOrders(traefik, killed, "interrupted")
