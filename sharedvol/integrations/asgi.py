@@ -39,7 +39,7 @@ async def running(service: Service) -> AsyncIterator[bool]:
 async def _start(service: Service) -> bool:
     starting = in_thread(service.start, "start")
     while not starting.done():
-        if service.draining:
+        if service.told_to_stop:
             return False
         await asyncio.wait({starting}, timeout=_LOOK_SECONDS)
     starting.result()

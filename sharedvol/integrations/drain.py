@@ -37,7 +37,7 @@ class SigtermGate:
     def __init__(self, seconds: float, begin: Callable[[], bool]) -> None:
         self._seconds, self._begin = seconds, begin
         self._pid = os.getpid()
-        self._begun = False
+        self._begun = self._passed = False
         self._previous: Any = None
         # The handler runs wherever the main thread is, so what it uses must be re-entrant: SimpleQueue.put is, and
         # the start of a thread is not, hence the thread that waits from the beginning.
@@ -54,6 +54,12 @@ class SigtermGate:
         start_thread(self._wait, "drain")
         signal.signal(signal.SIGTERM, self._handle)
         return True
+
+    @property
+    def opened(self) -> bool:
+        """Whether the server has been told to stop, also by a SIGTERM that came before we stood here."""
+        # uvicorn.Server.handle_exit: the server that it belongs to knows.
+        return self._passed or bool(getattr(getattr(self._previous, "__self__", None), "should_exit", False))
 
     def remove(self) -> None:
         """Stand there no more, if nobody has taken the place since."""
@@ -73,6 +79,7 @@ class SigtermGate:
         self._orders.put(True)
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self._passed = True
         if callable(self._previous):
             self._previous(number, frame)
             return

@@ -125,6 +125,11 @@ class Service:
         """Whether this replica is about to stop."""
         return self._draining or (self._told_to_drain is not None and self._told_to_drain())
 
+    @property
+    def told_to_stop(self) -> bool:
+        """Whether the server stops, so that a start is in vain. Only after `drain_on_sigterm`."""
+        return self._gate is not None and self._gate.opened
+
     def start(self, *, wait: bool = False) -> None:
         """Join the volume, and begin to migrate in a thread. Does nothing in a process that has started.
 

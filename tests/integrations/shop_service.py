@@ -45,7 +45,7 @@ service = Service(
     ),
     checks={"gate": gate},
     drain=float(os.environ.get("SHOP_DRAIN", "1000")),
-    check_timeout=0.2,
+    check_timeout=float(os.environ.get("SHOP_CHECK_TIMEOUT", "0.2")),
     max_age=0,
     purpose="shop",
 )

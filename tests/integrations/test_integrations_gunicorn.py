@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from processes import LIMIT, is_free, wait_until
@@ -14,6 +15,8 @@ from served import Place, Served, Slow
 from servers import Server
 
 from sharedvol import FileLock, Volume
+from sharedvol.integrations import Service
+from sharedvol.integrations.gunicorn import hooks
 
 STARLETTE = "shop_starlette:app"
 KINDS = {
@@ -57,15 +60,6 @@ def test_the_master_migrates_once_and_the_workers_drain(place: Place, kind: str)
     assert len(place.runs) == 1
 
 
-def test_a_second_sigterm_ends_the_drain_of_gunicorn(place: Place) -> None:
-    with _workers(place) as served:
-        served.until("ready")
-        served.tell()
-        served.until("draining")
-        served.tell()
-        assert served.wait() == 0
-
-
 def test_workers_that_are_replaced_do_not_make_the_replica_unready(place: Place) -> None:
     with _workers(place, "sync", "--max-requests", "3") as served:
         served.until("ready")
@@ -86,7 +80,7 @@ def test_workers_that_are_replaced_do_not_make_the_replica_unready(place: Place)
         assert served.ask().body["slot"] == 0
         served.tell()
         served.until("draining")
-        served.tell(signal.SIGINT)
+        served.tell()  # a second one ends the drain
         assert served.wait() == 0
     assert place.is_alive() is False
     assert {run.split()[0] for run in place.runs} == {str(served.process.pid)}
@@ -119,6 +113,16 @@ def test_a_killed_worker_leaves_nothing_behind_and_is_replaced(place: Place) -> 
         served.process.kill()
         served.process.wait(LIMIT)
         wait_until(lambda: place.is_alive() is False, "the end of orphans")
+
+
+def test_what_the_master_hears_of_a_dead_worker_is_not_its_own_end(place: Place) -> None:
+    service = Service(volume=place.path / "volume")
+    made = hooks(service)
+    service.start()
+    made["worker_exit"](None, SimpleNamespace(pid=os.getpid() + 1))
+    assert service.started
+    made["worker_exit"](None, SimpleNamespace(pid=os.getpid()))
+    assert not service.started
 
 
 def test_a_failed_migration_ends_the_master_before_it_listens(place: Place) -> None:
