@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from docker_engine import Container, DockerEngine
 from ruamel.yaml import YAML
 from traefik_proxy import PASSIVE, RETRY, Traefik, wait_told
+from traefik_stub import Stub
 
 PAGE = (Path(__file__).parents[2] / "docs" / "traefik.md").read_text()
 BLOCKS: list[dict[str, Any]] = [
@@ -46,10 +47,7 @@ def test_the_settings_on_the_page_are_understood_and_list_exactly_the_healthy_co
 ) -> None:
     def await_listed(*addresses: str) -> None:
         wanted = {f"http://{address}:8000" for address in addresses}
-        wait_told(
-            lambda: {one["url"] for one in _balancer(configured).get("servers", [])} == wanted,
-            f"{wanted}:\n{configured.log()}",
-        )
+        wait_told(lambda: _listed(configured) == wanted, f"{wanted}:\n{configured.log()}")
 
     for number in (1, 2):
         engine.start(Container(f"api-{number}", f"127.0.0.{number}", {**LABELS, **STICKY}))
@@ -69,12 +67,34 @@ def test_the_settings_on_the_page_are_understood_and_list_exactly_the_healthy_co
     assert configured.told("routers/api@docker")["middlewares"] == ["api-retry@docker"]
     assert "ERR" not in configured.log()
 
-    engine.turn("api-2", "unhealthy")  # it drains
+    engine.turn("api-2", "unhealthy")
     await_listed("127.0.0.1")
     engine.turn("api-2", "healthy")
     await_listed("127.0.0.1", "127.0.0.2")
     engine.die("api-1")
     await_listed("127.0.0.2")
+
+
+def test_while_no_container_is_healthy_the_answer_is_503_and_one_that_starts_costs_nobody_an_answer(
+    engine: DockerEngine, configured: Traefik, stub: Callable[[str], Stub]
+) -> None:
+    """For `allowEmptyServices` puts a server without an address into the list, which fails until its first check."""
+    replica = stub("api-1")
+    labels = {**LABELS, "traefik.http.services.api.loadbalancer.server.port": str(replica.port)}
+    engine.start(Container("api-1", "127.0.0.1", labels))
+    wait_told(lambda: configured.told("routers/api@docker") != {}, f"a route:\n{configured.log()}")
+    assert {configured.ask("GET", "/").status for _ in range(8)} == {503}
+    engine.turn("api-1", "healthy")
+    wait_told(lambda: len(_listed(configured)) == 1, f"a server:\n{configured.log()}")
+    engine.start(Container("api-2", "127.0.0.2", labels))
+    wait_told(lambda: len(_balancer(configured)["servers"]) == 2, f"another, that starts:\n{configured.log()}")
+    answers = [configured.ask("POST", "/", "body") for _ in range(8)]
+    assert [(one.status, one.body) for one in answers] == [(200, "body")] * 8
+
+
+def _listed(traefik: Traefik) -> set[str]:
+    """The servers that have an address."""
+    return {one["url"] for one in _balancer(traefik).get("servers", []) if "url" in one}
 
 
 def _balancer(traefik: Traefik) -> dict[str, Any]:
