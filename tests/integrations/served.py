@@ -163,6 +163,11 @@ class Served:
         wait_until(look, f"{count} workers, not {found}\n{self.log}")
         return found
 
+    def children(self, word: str) -> list[int]:
+        """The processes that it started with that word in their command line."""
+        found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [int(pid) for pid in found if word in Path(f"/proc/{pid}/cmdline").read_text()]
+
     def tell(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)
 

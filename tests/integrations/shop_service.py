@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sharedvol import MigrationCoordinator, worker_token
+from sharedvol import MigrationCoordinator, Volume, worker_token
 from sharedvol.integrations import Service
 
 HERE = Path(os.environ["SHOP"])
@@ -36,7 +36,7 @@ def wait(name: str) -> None:
 
 wait("import")
 service = Service(
-    volume=HERE / "volume",
+    volume=Volume(HERE / "volume", timeout=300),
     coordinator=Told(
         os.environ.get("SHOP_DATABASE", f"sqlite:///{HERE / 'shop.db'}"),
         HERE / "migrations",
