@@ -1,10 +1,4 @@
-"""The files of a `sharedvol.logs.ReplicaFileHandler`: their names, and how a process gets one for itself.
-
-::
-
-    3f9c0d1e2b4a_20260131.log            the first of the day, in R's form
-    log-20260131-2_3f9c0d1e2b4a.log      the second, and so on
-    api-20260131_3f9c0d1e2b4a.log        the first where the handler has the name "api"
+"""The files of a `sharedvol.logs.ReplicaFileHandler`: how a process gets one for itself.
 
 Each file has one writer at a time: who writes it holds flock(2) on it, taken without waiting. So each process
 finds a file without asking the others: the first in this order that nobody holds and that has room. A process
@@ -24,11 +18,8 @@ import stat
 from collections.abc import Iterator
 from datetime import date as Date
 
-from sharedvol.errors import InvalidNameError
-from sharedvol.paths import PathLike, container_path, log_path, unique_path
-
-MAX_NUMBER = 1000
-"""Names that are tried before one is made that nobody else ever makes (`sharedvol.unique_path`)."""
+from sharedvol.log_names import MAX_NUMBER, LogNames
+from sharedvol.paths import PathLike
 
 _PLACE = "{container}"
 _TIMES = 10  # a sidecar may remove the empty directory of a replica that looks dead while it is made
@@ -48,40 +39,6 @@ _OF_THE_NAME = frozenset(
         errno.ETXTBSY,
     }
 )
-
-
-class LogNames:
-    """The names of a replica's logs.
-
-    Args:
-        name: what they begin with; None for R's form.
-        container: the replica's name.
-
-    Raises:
-        InvalidNameError: ``name`` cannot be a part of a file name.
-    """
-
-    def __init__(self, name: str | None, container: str) -> None:
-        self._name, self._container = name, container
-        if name is not None and (not name or name.startswith(".")):
-            raise InvalidNameError(f"log name {name!r} is empty or hidden, and hidden files are never collected")
-        self.number(Date.max, MAX_NUMBER)
-        self.unique(Date.max)
-
-    def number(self, day: Date | None, number: int) -> str:
-        """The name of a day's log with a number that counts from 1; of no day where they are not parted by days."""
-        if number == 1 and day is not None and self._name is None:
-            return log_path("", container=self._container, date=day).name
-        more = f"-{number}" if number > 1 else ""
-        return container_path("", f"{self._stem(day)}{more}.log", container=self._container).name
-
-    def unique(self, day: Date | None) -> str:
-        """One that is never made again."""
-        return unique_path("", f"{self._stem(day)}.log").name
-
-    def _stem(self, day: Date | None) -> str:
-        of = "" if day is None else f"-{day.year:04}{day:%m%d}"
-        return f"{self._name or 'log'}{of}"
 
 
 class LogDirectory:
@@ -108,19 +65,22 @@ class LogDirectory:
         return os.path.isdir(self._base)
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator[int]:
+    def opened(self, durable: bool) -> Iterator[int]:
         """A descriptor of it.
+
+        Args:
+            durable: sync the directories in which others are made.
 
         Raises:
             OSError: it cannot be opened or made.
         """
-        fd = self._descend(os.open(self._base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        fd = self._descend(os.open(self._base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), durable)
         try:
             yield fd
         finally:
             os.close(fd)
 
-    def _descend(self, fd: int) -> int:
+    def _descend(self, fd: int, durable: bool) -> int:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         for part in self._below:
             try:
@@ -129,6 +89,8 @@ class LogDirectory:
                 except FileNotFoundError:
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(part, dir_fd=fd)
+                    if durable:
+                        _sync(fd)
                     inside = os.open(part, flags, dir_fd=fd)
             finally:
                 os.close(fd)
@@ -219,11 +181,11 @@ class LogFiles:
         return self._open(day, first, room)
 
     def _open(self, day: Date | None, first: int, room: float) -> LogFile:
-        with self._directory.opened() as parent:
+        with self._directory.opened(self._durable) as parent:
             number, name, fd = self._find(parent, day, first, room)
             try:
                 if self._durable:
-                    os.fsync(parent)
+                    _sync(parent)
                 return LogFile(os.path.join(self._directory.path, name), number, fd)
             except BaseException:
                 os.close(fd)
@@ -246,8 +208,10 @@ class LogFiles:
             made += is_new
             if made == _TIMES:
                 break  # the file system does not give back what was put there: no use to go on
-        name = self._names.unique(day)
-        return MAX_NUMBER, name, self._create(parent, name)
+        while True:
+            name = self._names.unique(day)
+            with contextlib.suppress(FileExistsError):  # another handler of this process was first
+                return MAX_NUMBER, name, self._create(parent, name)
 
     def _look(self, parent: int, name: str, room: float) -> tuple[bool, int | None]:
         """A descriptor of the file of that name, made where it is missing (then True); None where it is not fit."""
@@ -290,10 +254,12 @@ def _is_the_one(parent: int, name: str, fd: int, room: float) -> bool:
     info = os.fstat(fd)
     # A sidecar may have moved it between the look-up of the name and the opening. Once it is open for writing
     # under its own name, no lease on it is granted any more.
-    if not _is_fit(info, room) or not _leads_to(name, parent, info.st_dev, info.st_ino):
-        return False
-    os.utime(fd)  # a sidecar that knows no leases counts its quiet time from here
-    return True
+    return _is_fit(info, room) and _leads_to(name, parent, info.st_dev, info.st_ino)
+
+
+def _sync(directory: int) -> None:
+    with contextlib.suppress(OSError):  # some file systems cannot; whether the record is on the disk is told
+        os.fsync(directory)
 
 
 def _is_fit(info: os.stat_result, room: float) -> bool:

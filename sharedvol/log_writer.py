@@ -122,7 +122,7 @@ class LogWriter:
         self._untold = 0
         for entry in self._queue:
             entry.done = True
-        if not self._busy:
+        if not (self._busy and self._is_draining()):
             self._leave()
         elif self._file is not None:
             self._file.blind()  # the fork came in the middle of a write, with which the child goes on

@@ -20,7 +20,8 @@ from datetime import UTC, datetime
 
 from sharedvol.errors import describe
 from sharedvol.identity import container_id
-from sharedvol.log_files import LogDirectory, LogFiles, LogNames
+from sharedvol.log_files import LogDirectory, LogFiles
+from sharedvol.log_names import LogNames
 from sharedvol.log_writer import LogWriter
 from sharedvol.paths import PathLike
 
@@ -63,7 +64,8 @@ class ReplicaFileHandler(logging.Handler):
         IdentityError: nothing names this container; see `sharedvol.container_id`.
         InvalidNameError: ``name`` cannot be a part of a file name.
         LookupError: no such encoding.
-        ValueError: an argument that cannot be used."""
+        ValueError: an argument that cannot be used.
+    """
 
     def __init__(
         self,
@@ -100,7 +102,7 @@ class ReplicaFileHandler(logging.Handler):
 
     @property
     def path(self) -> str | None:
-        """The file that the last record went to; None before the first."""
+        """The file that is written to; None before the first record, and when it was closed."""
         return self._writer.path
 
     @property
@@ -112,15 +114,14 @@ class ReplicaFileHandler(logging.Handler):
         """Write one record; never raises because of the file."""
         try:
             data, sync = self.line(record), record.levelno >= self._sync_level
+            if self._told.busy:
+                self._told.back(data)
+            else:
+                self._writer.write(data, sync)
         except RecursionError:  # as in logging: see CPython issue 36272
             raise
         except Exception:
             self.handleError(record)
-            return
-        if self._told.busy:
-            self._told.back(data)
-        else:
-            self._writer.write(data, sync)
 
     def line(self, record: logging.LogRecord) -> bytes:
         """A record as it stands in the file."""

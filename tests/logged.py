@@ -12,10 +12,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from sharedvol import log_files, log_writer, logs
+from sharedvol import log_files, log_names, log_writer, logs
 from sharedvol.logs import ReplicaFileHandler
 
-_MODULES = frozenset({logs.__file__, log_writer.__file__, log_files.__file__})
+_MODULES = frozenset({logs.__file__, log_names.__file__, log_writer.__file__, log_files.__file__})
 
 
 def log(handler: logging.Handler, text: str, level: int = logging.INFO) -> None:
