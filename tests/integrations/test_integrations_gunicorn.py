@@ -57,6 +57,8 @@ def test_the_master_migrates_once_and_the_workers_drain(place: Place, kind: str)
             wait_until(lambda: served.log.count("Handling signal: term") == 2, "the end of the drain")
         assert slow.answer().code == 200
         assert served.wait() == 0
+    for pid in pids:  # none was killed, as one that drains once more would be
+        assert f"Worker exiting (pid: {pid})" in served.log or f"Finished server process [{pid}]" in served.log
     assert place.is_alive() is False
     assert len(place.runs) == 1
 

@@ -184,8 +184,8 @@ def test_a_check_that_hangs_holds_up_neither_answers_nor_the_end(place: Place) -
         assert served.ask("/health/live").code == 200
         served.tell()
         served.until("draining")
-        served.tell()
-        assert served.wait() == -signal.SIGTERM
+        served.tell(signal.SIGINT)  # the interpreter ends in order, and would wait for threads of another kind
+        assert served.wait() in (0, -signal.SIGINT)
 
 
 def test_a_check_that_takes_long_does_not_stop_the_event_loop(place: Place) -> None:
