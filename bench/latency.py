@@ -36,7 +36,7 @@ def latency(directory: Path, scale: float) -> Iterator[Figure]:
 
     Both sides read CLOCK_MONOTONIC, which all processes of a machine share.
     """
-    count = max(5, int(500 * scale))
+    count = max(5, int(250 * scale))
     scan_only = (sys.executable, "-c", _WITHOUT_EVENTS)
     flags = ("--interval", str(INTERVAL))
     for name, write, program, extra, limit in (
