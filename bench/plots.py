@@ -15,8 +15,20 @@ from typing import Any
 from bench.figures import Reading, say
 
 # Told apart by people who do not see all colours, too (Okabe and Ito).
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
-_WHO = ("sharedvol", "filelock", "portalocker", "fasteners", "tooz", "Alembic", "blocking flock")
+_COLOURS = {
+    "sharedvol": "#0072B2",
+    "filelock": "#E69F00",
+    "portalocker": "#009E73",
+    "fasteners": "#CC79A7",
+    "tooz": "#56B4E9",
+    "blocking flock": "#999999",
+    "GET_LOCK": "#999999",
+    "Alembic, no lock": "#D55E00",
+    "Alembic under sharedvol": "#56B4E9",
+    "yoyo": "#009E73",
+    "bare": "#999999",
+}
+_OTHER = "#E69F00"
 _STYLE = {
     "svg.hashsalt": "sharedvol",
     "svg.fonttype": "path",
@@ -69,10 +81,7 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
 
 
 def _colour(who: str) -> str:
-    for number, name in enumerate(_WHO):
-        if who.startswith(name):
-            return _COLOURS[number]
-    return {"yoyo": "#009E73", "GET_LOCK": "#CC79A7"}.get(re.split(r"[ ,]", who)[0], "#E69F00")
+    return next((colour for name, colour in _COLOURS.items() if who.startswith(name)), _OTHER)
 
 
 def _cells(readings: Sequence[Reading], table: str) -> dict[tuple[str, str], Reading]:
@@ -149,6 +158,7 @@ def _lock_waits(readings: Sequence[Reading]) -> Any:
                     label=label if place == 0 else None,
                 )
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         axes.set_yticks(range(len(names)), names if count == crowds[0] else [""] * len(names))
         axes.set_xlabel("wait of a turn, ms (log scale)")
         axes.set_title(f"{count} processes (less is better)")
@@ -173,7 +183,7 @@ def _lost(readings: Sequence[Reading]) -> Any:
 
 
 def _startup(readings: Sequence[Reading]) -> Any:
-    figure, (left, right) = _figure(7.2, 3.2, 2)
+    figure, (left, right) = _figure(7.2, 3.5, 2)
     counts = [count for count in (1, 4, 16) if _cells(readings, f"startup-{count}")]
     cells = {count: _cells(readings, f"startup-{count}") for count in counts}
     for axes, what in ((left, "seconds"), (right, "failed")):
@@ -185,7 +195,7 @@ def _startup(readings: Sequence[Reading]) -> Any:
     right.set_ylabel("failed starts, all replicas together")
     left.set_title("Time (less is better)")
     right.set_title("Failures (less is better, 0 is right)")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 

@@ -151,9 +151,9 @@ def _reading(reading: Reading | None, best: float | None, *, notes: bool) -> str
     text = number(reading.value)
     if best is not None and text == number(best):
         text = f"**{text}**"
-    around = spread(reading.samples)
+    around = spread(reading.samples) if min(reading.samples) != max(reading.samples) else ""
     said = f"; {reading.note}" if notes and reading.note else ""
-    return f"{text} ({around}{said})" if around else text + said
+    return f"{text} ({around}{said})" if around else text + said.replace("; ", " (") + (")" if said else "")
 
 
 def _others(results: Results) -> str:
