@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench import backlog, cache, following, latency, locks, lost, migrations, moving, startup
+from bench import backlog, cache, following, latency, locks, logs, lost, migrations, moving, startup
 from bench.figures import Measured
 
 GROUPS: dict[str, Callable[[Path, float], Iterator[Measured]]] = {
@@ -25,4 +25,5 @@ GROUPS: dict[str, Callable[[Path, float], Iterator[Measured]]] = {
     "splitter": migrations.splitter,
     "replicas": migrations.replicas,
     "startup": startup.startup,
+    "logs": logs.logs,
 }

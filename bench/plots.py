@@ -240,11 +240,41 @@ def _moving(readings: Sequence[Reading]) -> Any:
     return figure
 
 
+def _logs(readings: Sequence[Reading]) -> Any:
+    figure, (left, right) = _figure(7.2, 2.0, 2)
+    cells = _cells(readings, "logs-together")
+    names = _rows(cells)[::-1]
+    for axes, what in ((left, "rate"), (right, "lost")):
+        for place, who in enumerate(names):
+            reading = cells[who, what]
+            error = [[reading.value - min(reading.samples)], [max(reading.samples) - reading.value]]
+            axes.barh(place, reading.value, 0.7, color=_colour(who), xerr=error, error_kw={"elinewidth": 0.8})
+            if what == "lost":
+                axes.annotate(
+                    f"{reading.value:.0f}",
+                    (max(reading.samples), place),
+                    xytext=(3, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=7,
+                )
+        axes.set_yticks(range(len(names)), names if axes is left else [""] * len(names))
+        axes.set_xlim(left=0)
+        axes.grid(visible=False, axis="y")
+    left.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.0f}")
+    left.set_xlabel("thousand records per second")
+    right.set_xlabel("records lost, %")
+    left.set_title("4 processes (more is better)")
+    right.set_title("Lost (less is better, 0 is right)")
+    return figure
+
+
 _PLOTS: dict[str, tuple[tuple[str, ...], Callable[[Sequence[Reading]], Any]]] = {
     "lost": (("lost",), _lost),
     "lock-rate": (("crowd-2", "crowd-8", "crowd-32"), _lock_rate),
     "lock-waits": (("crowd-8", "crowd-32"), _lock_waits),
     "startup": (("startup-1", "startup-4", "startup-16"), _startup),
     "cache-hits": (("hits",), _hits),
+    "logs": (("logs-together",), _logs),
     "moving": (("moving",), _moving),
 }

@@ -132,6 +132,19 @@ SECTIONS = (
         {"cache-hits": "hits a second by size of the value"},
     ),
     Section(
+        "Log handlers",
+        "Records of 100 characters. Four processes of one replica share one configuration, as uvicorn's workers do.\n"
+        "Files are full at 1 MB, and no old one is removed. A record is lost when no file has its whole line\n"
+        "afterwards.",
+        {
+            "logs-alone": Table("One process, no rotation", {"rate": Column("records/s", "more")}),
+            "logs-together": Table(
+                "4 processes", {"rate": Column("records/s, all together", "more"), "lost": Column("lost, %", "less")}
+            ),
+        },
+        {"logs": "records a second of four processes, and how many were lost"},
+    ),
+    Section(
         "Moving",
         "100,000 files of 1 KiB from one directory to another of one file system. The sidecar's time is that of the\n"
         "whole command, with claim, digest, catalog and everything durable before the source is removed. The bare\n"
