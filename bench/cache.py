@@ -12,7 +12,7 @@ from functools import partial
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-from bench.figures import Measured, Reading, at_least, at_most, note, reading, say
+from bench.figures import Measured, Reading, at_least, at_most, note, reading, rounds, say
 from sharedvol.cache import BYTES, PICKLE, Cache
 
 PROCESSES = 32
@@ -21,39 +21,39 @@ SIZES = {100: "100 B", 1_000: "1 kB", 10_000: "10 kB", 100_000: "100 kB", 1_000_
 
 def cache(directory: Path, scale: float) -> Iterator[Measured]:
     """One cold key asked for by many processes at once; then hits."""
-    for seconds, rounds in ((1.0, 3), (0.2, 7)):
-        yield from _stampede(directory, seconds, seconds * scale, rounds)
+    for seconds, count in ((1.0, 3), (0.2, 7)):
+        yield from _stampede(directory, seconds, seconds * scale, rounds(count, scale))
     yield from _hits(directory, int(20_000 * scale))
     yield from _sizes(directory, scale)
 
 
-def _stampede(directory: Path, seconds: float, scaled: float, rounds: int) -> Iterator[Measured]:
+def _stampede(directory: Path, seconds: float, scaled: float, count: int) -> Iterator[Measured]:
     """All of them start at one moment, and the slowest of each round counts."""
-    times, computations = _rounds(directory, "ours", scaled, rounds)
+    times, computations = _rounds(directory, "ours", scaled, count)
     name = f"{PROCESSES} processes, one cold key of {scaled:g} s:"
-    yield at_most(f"{name} computations, at most", max(computations), 1, f"{rounds} rounds", computations)
+    yield at_most(f"{name} computations, at most", max(computations), 1, f"{count} rounds", computations)
     ratios = [took / scaled for took in times]
-    detail = f"worst {max(times) * 1e3:.0f} ms, median {statistics.median(times) * 1e3:.0f} ms of {rounds} rounds"
+    detail = f"worst {max(times) * 1e3:.0f} ms, median {statistics.median(times) * 1e3:.0f} ms of {count} rounds"
     yield at_most(f"{name} worst time, times the computation's", max(ratios), 1.2, detail, ratios)
     if seconds < 1:
         return
     results = {"sharedvol": (times, computations)}
     if importlib.util.find_spec("diskcache"):
-        results["diskcache, memoize"] = _rounds(directory, "memoize", scaled, rounds)
-        results["diskcache, memoize + barrier"] = _rounds(directory, "barrier", scaled, rounds)
+        results["diskcache, memoize"] = _rounds(directory, "memoize", scaled, count)
+        results["diskcache, memoize + barrier"] = _rounds(directory, "barrier", scaled, count)
     for who, (took, computed) in results.items():
         yield reading("stampede", who, "computations", computed)
         yield reading("stampede", who, "seconds", took)
 
 
-def _rounds(directory: Path, kind: str, seconds: float, rounds: int) -> tuple[list[float], list[int]]:
+def _rounds(directory: Path, kind: str, seconds: float, count: int) -> tuple[list[float], list[int]]:
     """The slowest process's time in each round, and how often it was computed."""
     place = directory / f"stampede-{kind}-{seconds:g}"
     if kind == "ours":
         Cache(place, version="1", max_bytes=1 << 30)
     counted = place.with_suffix(".count")
     times, computations = [], []
-    for number in range(rounds):
+    for number in range(count):
         counted.write_bytes(b"")
         times.append(max(_crowd(kind, place, f"key{number}", seconds, counted)))
         computations.append(counted.stat().st_size)

@@ -48,20 +48,20 @@ _STYLE = {
 
 def draw(readings: Sequence[Reading], directory: Path) -> list[str]:
     """Draw what there are readings for; the names of the plots."""
+    there = {reading.table for reading in readings}
+    wanted = {name: plot for name, (tables, plot) in _PLOTS.items() if there.intersection(tables)}
+    if not wanted:
+        return []
     try:
         import matplotlib
     except ImportError:
         say("matplotlib is not installed: no plots")
         return []
     matplotlib.use("svg")
-    drawn = []
     with matplotlib.rc_context(_STYLE):
-        for name, (tables, plot) in _PLOTS.items():
-            if not any(reading.table in tables for reading in readings):
-                continue
+        for name, plot in wanted.items():
             (directory / f"{name}.svg").write_text(_svg(plot, readings))
-            drawn.append(name)
-    return drawn
+    return list(wanted)
 
 
 def _svg(plot: Callable[[Sequence[Reading]], Any], readings: Sequence[Reading]) -> str:
@@ -74,10 +74,10 @@ def _svg(plot: Callable[[Sequence[Reading]], Any], readings: Sequence[Reading]) 
     return re.sub(r"[ \t]+$", "", written.getvalue(), flags=re.MULTILINE)
 
 
-def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
+def _figure(width: float, height: float, columns: int = 1, *, shared: bool = False) -> tuple[Any, Any]:
     import matplotlib.pyplot as plt
 
-    return plt.subplots(1, columns, figsize=(width, height))
+    return plt.subplots(1, columns, figsize=(width, height), sharex=shared)
 
 
 def _colour(who: str) -> str:
@@ -140,7 +140,7 @@ def _lock_rate(readings: Sequence[Reading]) -> Any:
 
 def _lock_waits(readings: Sequence[Reading]) -> Any:
     crowds = [count for count in (8, 32) if _cells(readings, f"crowd-{count}")]
-    figure, all_axes = _figure(7.2, 2.8, len(crowds))
+    figure, all_axes = _figure(7.2, 2.8, len(crowds), shared=True)
     for axes, count in zip([all_axes] if len(crowds) == 1 else all_axes, crowds, strict=True):
         cells = _cells(readings, f"crowd-{count}")
         names = _rows(cells)[::-1]
@@ -158,6 +158,7 @@ def _lock_waits(readings: Sequence[Reading]) -> Any:
                     label=label if place == 0 else None,
                 )
         axes.set_xscale("log")
+        axes.set_xlim(0.02, 5000)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         axes.set_yticks(range(len(names)), names if count == crowds[0] else [""] * len(names))
         axes.set_xlabel("wait of a turn, ms (log scale)")

@@ -151,9 +151,10 @@ def _reading(reading: Reading | None, best: float | None, *, notes: bool) -> str
     text = number(reading.value)
     if best is not None and text == number(best):
         text = f"**{text}**"
-    around = spread(reading.samples) if min(reading.samples) != max(reading.samples) else ""
-    said = f"; {reading.note}" if notes and reading.note else ""
-    return f"{text} ({around}{said})" if around else text + said.replace("; ", " (") + (")" if said else "")
+    more = [spread(reading.samples)] if min(reading.samples) != max(reading.samples) else []
+    if notes and reading.note:
+        more.append(reading.note)
+    return f"{text} ({'; '.join(more)})" if more else text
 
 
 def _others(results: Results) -> str:
