@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from bench.figures import Figure, Measured, at_least, at_most, note, reading, say
+from bench.figures import Figure, Measured, at_least, at_most, note, reading, rounds, say
 from bench.spool import SIDECAR, cpu, make, running, until_logged, volume
 
 ROUNDS = 3
@@ -26,7 +26,8 @@ def moving(directory: Path, scale: float) -> Iterator[Measured]:
     same files. What the others move is neither synced nor looked at: a power cut may leave it empty.
     """
     count = int(100_000 * scale)
-    start = _seconds_to_start(directory)
+    repeated = rounds(ROUNDS, scale)
+    start = _seconds_to_start(directory, repeated)
     movers: dict[str, Mover] = {BARE: _bare, OURS: _once, MV: _mv, RSYNC: _rsync}
     if not shutil.which("rsync"):
         say("rsync is missing: scripts/install-bench-tools installs it")
@@ -34,12 +35,12 @@ def moving(directory: Path, scale: float) -> Iterator[Measured]:
     times: dict[str, list[float]] = {name: [] for name in movers}
     files = directory / "files"
     make(files, count)
-    for number in range(1, ROUNDS + 1):
+    for number in range(1, repeated + 1):
         for name, mover in movers.items():
             took, files = _moved(mover, files, directory / f"{name.split()[0]}{number}")
             times[name].append(took)
         rates = "; ".join(f"{name} {count / column[-1]:,.0f}/s" for name, column in times.items())
-        say(f"moving, round {number} of {ROUNDS}: {rates}")
+        say(f"moving, round {number} of {repeated}: {rates}")
     yield from _judged(count, times)
     whole = statistics.median(times[OURS])
     yield note(
@@ -52,9 +53,9 @@ def moving(directory: Path, scale: float) -> Iterator[Measured]:
         yield reading("moving", name, "rate", (count / took for took in column))
 
 
-def _seconds_to_start(directory: Path) -> float:
+def _seconds_to_start(directory: Path, repeated: int) -> float:
     times = []
-    for number in range(ROUNDS + 1):
+    for number in range(repeated + 1):
         empty = directory / f"empty{number}"
         empty.mkdir()
         times.append(_once(empty, directory / f"start{number}")[0])
