@@ -15,7 +15,7 @@ from bench.figures import Figure, at_most, say
 from bench.spool import LIMIT, SIDECAR, running, volume
 from sharedvol import publish
 
-PACE = 0.04
+PACE = 0.03
 """Seconds between two files: no multiple of an interval or of a gap between two passes."""
 
 INTERVAL = 1.0

@@ -122,7 +122,7 @@ def contended(directory: Path, scale: float) -> Iterator[Measured]:
 def crowds(directory: Path, scale: float) -> Iterator[Measured]:
     """Ours and peers: 1 ms held, then 2 ms of something else, as a service has it."""
     kinds = {OURS: contenders.ours, FLOCK: contenders.flock, **contenders.installed()}
-    for processes, seconds in ((2, 0.5), (8, 1.0), (32, 2.0))[: 3 if scale >= 0.5 else 1]:
+    for processes, seconds in ((2, 0.5), (8, 1.0), (32, 1.5))[: 3 if scale >= 0.5 else 1]:
         runs = _runs(kinds, processes, directory, seconds * scale, rounds(ROUNDS, scale), AWAY)
         for name, run in runs.items():
             for what, samples in _columns(run).items():

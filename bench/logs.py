@@ -52,7 +52,7 @@ _TOGETHER: dict[str, Make] = {
 def logs(directory: Path, scale: float) -> Iterator[Measured]:
     """Records of 100 characters, by one process, and by the four of a replica that start with one configuration."""
     os.environ.setdefault("HOSTNAME", "replica")
-    count = max(100, int(30_000 * scale))
+    count = max(100, int(20_000 * scale))
     alone: dict[str, list[float]] = {name: [] for name in _ALONE}
     together: dict[str, list[tuple[float, float]]] = {name: [] for name in _TOGETHER}
     for number in range(rounds(ROUNDS, scale)):

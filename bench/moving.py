@@ -76,7 +76,7 @@ def _judged(count: int, times: dict[str, list[float]]) -> Iterator[Figure]:
 
 def idle(directory: Path, scale: float) -> Iterator[Figure]:
     """An idle `run`, beside one that has collected much before."""
-    seconds = 12 * scale
+    seconds = 10 * scale
     shares = []
     for files in (0, int(20_000 * scale)):
         home = directory / f"idle{files}"
