@@ -23,7 +23,7 @@ AWAY = 0.002
 def uncontended(directory: Path, scale: float) -> Iterator[Measured]:
     """Acquire and release, nobody else there, the object kept."""
     kinds = {OURS: contenders.ours, "raw": contenders.raw_both, FLOCK: contenders.flock, **contenders.installed()}
-    times = _rounds(directory, kinds, rounds=7, count=int(20_000 * scale))
+    times = _rounds(directory, kinds, repeated=7, count=int(20_000 * scale))
     raw, mine, peer = (times.get(name, []) for name in ("raw", OURS, "filelock"))
     detail = f"{_median(mine) * 1e6:.2f} us; raw {_median(raw) * 1e6:.2f} us"
     yield at_least(
@@ -46,11 +46,11 @@ def _each(upper: Sequence[float], lower: Sequence[float]) -> list[float]:
     return [one / other for one, other in zip(upper, lower, strict=True)]
 
 
-def _rounds(directory: Path, kinds: dict[str, Contender], rounds: int, count: int) -> dict[str, list[float]]:
+def _rounds(directory: Path, kinds: dict[str, Contender], repeated: int, count: int) -> dict[str, list[float]]:
     """Seconds that one turn of each kind takes, one after the other in each round."""
     pairs = {name: kind(str(directory / f"alone-{name}.lock")) for name, kind in kinds.items()}
     times: dict[str, list[float]] = {name: [] for name in kinds}
-    for _ in range(rounds):
+    for _ in range(repeated):
         for name, (acquire, release) in pairs.items():
             turns = max(200, count // (1 if name in (OURS, "raw", FLOCK) else 20))
             began = time.perf_counter()
@@ -72,16 +72,18 @@ def fenced(directory: Path, scale: float) -> Iterator[Figure]:
                 pass  # makes its files
         time.sleep(0.5)  # the directory is trusted when its last change is not of this very moment
         disturb = partial(_touch, place / "other") if where == "restless" else lambda: None
-        plain, both = _side_by_side(locks, disturb, rounds=9, count=max(200, int(10_000 * scale)))
+        plain, both = _side_by_side(locks, disturb, repeated=9, count=max(200, int(10_000 * scale)))
         detail = f"{_median(both) * 1e6:.2f} us; plain {_median(plain) * 1e6:.2f} us"
         name = f"fenced, with holder information, {where} directory: times plain"
         yield at_most(name, *_ratio(both, plain, target), detail, _each(both, plain))
 
 
-def _side_by_side(locks: list[FileLock], disturb: Callable[[], None], *, rounds: int, count: int) -> list[list[float]]:
+def _side_by_side(
+    locks: list[FileLock], disturb: Callable[[], None], *, repeated: int, count: int
+) -> list[list[float]]:
     """The seconds of acquire and release of each, by rounds, with ``disturb`` before, which is not counted."""
     times: list[list[float]] = [[] for _ in locks]
-    for _ in range(rounds):
+    for _ in range(repeated):
         for lock, column in zip(locks, times, strict=True):
             spent = 0.0
             for _ in range(count):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from bench import plots
-from bench.figures import Reading
+from bench.figures import Figure, Reading
 from bench.results import Group, Results
 from bench.tables import SECTIONS, Column, Section, Table
 
@@ -94,19 +94,25 @@ def _targets(results: Results, names: Iterable[str]) -> str:
         (
             f"`{name}`",
             figure.name,
-            number(figure.value),
-            spread(figure.samples),
-            str(len(figure.samples) or 1),
+            _value(figure),
             figure.target,
             "reached" if figure.reached else "**MISSED**",
             figure.detail,
         )
         for name, figure in judged
     ]
-    head = ("group", "figure", "measured", "least to most", "runs", "target", "", "absolute")
+    head = ("group", "figure", "measured", "target", "", "absolute")
     summary = f"{len(judged) - missed} of {len(judged)} reached, {missed} missed."
     absent = f" Not measured: {', '.join(unmeasured)}." if unmeasured else ""
     return f"## Targets\n\n{summary}{absent}\n\n{table(head, rows)}"
+
+
+def _value(figure: Figure) -> str:
+    runs = f"{len(figure.samples)} runs"
+    if len(figure.samples) < 2:
+        return number(figure.value)
+    around = spread(figure.samples)
+    return f"{number(figure.value)} ({around}, {runs})" if " to " in around else f"{number(figure.value)} ({runs})"
 
 
 def _section(section: Section, readings: Sequence[Reading], pictures: set[str]) -> str:
@@ -159,14 +165,14 @@ def _reading(reading: Reading | None, best: float | None, *, notes: bool) -> str
 
 def _others(results: Results) -> str:
     rows = [
-        (f"`{name}`", figure.name, number(figure.value), spread(figure.samples), figure.detail)
+        (f"`{name}`", figure.name, _value(figure), figure.detail)
         for name, group in results.items()
         for figure in group.figures
         if not figure.target
     ]
     if not rows:
         return ""
-    return "## Without a target\n\n" + table(("group", "figure", "measured", "least to most", "absolute"), rows)
+    return "## Without a target\n\n" + table(("group", "figure", "measured", "absolute"), rows)
 
 
 def _machines(results: Results) -> str:
