@@ -37,7 +37,7 @@ lint: $(READY) ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY) ## measure against the targets
+bench: $(READY) ## measure beside peers and against the targets, and write docs/benchmarks.md (12 minutes)
 	@sh scripts/install-servers
 	@sh scripts/install-bench-tools
 	$(BIN)/python -m bench

@@ -15,7 +15,7 @@ from bench.figures import Figure, at_most, say
 from bench.spool import LIMIT, SIDECAR, running, volume
 from sharedvol import publish
 
-PACE = 0.04
+PACE = 0.03
 """Seconds between two files: no multiple of an interval or of a gap between two passes."""
 
 INTERVAL = 1.0
@@ -36,7 +36,7 @@ def latency(directory: Path, scale: float) -> Iterator[Figure]:
 
     Both sides read CLOCK_MONOTONIC, which all processes of a machine share.
     """
-    count = max(5, int(500 * scale))
+    count = max(5, int(250 * scale))
     scan_only = (sys.executable, "-c", _WITHOUT_EVENTS)
     flags = ("--interval", str(INTERVAL))
     for name, write, program, extra, limit in (

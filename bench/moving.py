@@ -1,4 +1,4 @@
-"""The sidecar beside a bare loop of link and unlink, and beside rsync."""
+"""The sidecar beside a bare loop of link and unlink, and beside mv and rsync."""
 
 from __future__ import annotations
 
@@ -8,56 +8,75 @@ import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-from bench.figures import Figure, at_least, at_most, note, say
+from bench.figures import Figure, Measured, at_least, at_most, note, reading, rounds, say
 from bench.spool import SIDECAR, cpu, make, running, until_logged, volume
 
 ROUNDS = 3
+OURS, BARE, MV, RSYNC = "sharedvol-sidecar once", "bare link + unlink", "mv -n", "rsync"
 
 
-def moving(directory: Path, scale: float) -> Iterator[Figure]:
+def moving(directory: Path, scale: float) -> Iterator[Measured]:
     """Files of 1 KiB on one file system, made durable, with catalog and digests as by default.
 
-    Ours is the whole command, from its start to its end. Each round measures all of them one after the other.
+    Ours is the whole command, from its start to its end. Each round measures all of them one after the other, on the
+    same files. What the others move is neither synced nor looked at: a power cut may leave it empty.
     """
     count = int(100_000 * scale)
-    _once(directory / "start", 0)  # compiles its modules
-    start = statistics.median(_once(directory / "start", 0) for _ in range(ROUNDS))
-    shares, times, wholes, details = [], [], [], []
-    for number in range(1, ROUNDS + 1):
-        bare = _bare(directory / "bare", count)
-        ours = _once(directory / "ours", count)
-        peer = _rsync(directory / "rsync", count) if shutil.which("rsync") else None
-        shares.append(bare / ours)
-        wholes.append(ours)
-        details.append(f"{count / ours:,.0f}/s; bare {count / bare:,.0f}/s")
-        if peer is not None:
-            times.append(peer / ours)
-            details[-1] += f"; rsync {count / peer:,.0f}/s"
-        say(f"moving, round {number} of {ROUNDS}: {details[-1]}")
-    detail = _middle(shares, details)
-    yield at_least(
-        f"moving {count:,} files: share of bare link + unlink's rate", statistics.median(shares), 0.4, detail
-    )
-    if times:
-        value = statistics.median(times)
-        yield at_least("moving: times rsync --remove-source-files' rate", value, 2, _middle(times, details))
-    else:
+    repeated = rounds(ROUNDS, scale)
+    start = _seconds_to_start(directory, repeated)
+    movers: dict[str, Mover] = {BARE: _bare, OURS: _once, MV: _mv, RSYNC: _rsync}
+    if not shutil.which("rsync"):
         say("rsync is missing: scripts/install-bench-tools installs it")
-    whole = statistics.median(wholes)
+        del movers[RSYNC]
+    times: dict[str, list[float]] = {name: [] for name in movers}
+    files = directory / "files"
+    make(files, count)
+    for number in range(1, repeated + 1):
+        for name, mover in movers.items():
+            took, files = _moved(mover, files, directory / f"{name.split()[0]}{number}")
+            times[name].append(took)
+        rates = "; ".join(f"{name} {count / column[-1]:,.0f}/s" for name, column in times.items())
+        say(f"moving, round {number} of {repeated}: {rates}")
+    yield from _judged(count, times)
+    whole = statistics.median(times[OURS])
     yield note(
         "moving: share of the time that is the process's start", start / whole, f"{start:.2f} s of {whole:.2f} s"
     )
     for what, flags in (("catalog", ("--catalog", "none")), ("digests", ("--digests", "false"))):
-        with_it, without = _once(directory / "ours", count), _once(directory / "ours", count, *flags)
-        yield note(f"moving: times its own rate without {what}", with_it / without, f"{count / without:,.0f}/s")
+        without, files = _moved(partial(_once, flags=flags), files, directory / f"without-{what}")
+        yield note(f"moving: times its own rate without {what}", whole / without, f"{count / without:,.0f}/s")
+    for name, column in times.items():
+        yield reading("moving", name, "rate", (count / took for took in column))
+
+
+def _seconds_to_start(directory: Path, repeated: int) -> float:
+    times = []
+    for number in range(repeated + 1):
+        empty = directory / f"empty{number}"
+        empty.mkdir()
+        times.append(_once(empty, directory / f"start{number}")[0])
+    return statistics.median(times[1:])  # the first one compiles its modules
+
+
+def _judged(count: int, times: dict[str, list[float]]) -> Iterator[Figure]:
+    for name, words, limit in (
+        (BARE, f"moving {count:,} files: share of bare link + unlink's rate", 0.4),
+        (RSYNC, "moving: times rsync --remove-source-files' rate", 2),
+    ):
+        if name in times:
+            ratios = [peer / ours for peer, ours in zip(times[name], times[OURS], strict=True)]
+            ours, peer = (count / statistics.median(times[who]) for who in (OURS, name))
+            detail = f"{ours:,.0f}/s; {name} {peer:,.0f}/s"
+            yield at_least(words, statistics.median(ratios), limit, detail, ratios)
 
 
 def idle(directory: Path, scale: float) -> Iterator[Figure]:
     """An idle `run`, beside one that has collected much before."""
-    seconds = 20 * scale
+    seconds = 10 * scale
     shares = []
     for files in (0, int(20_000 * scale)):
         home = directory / f"idle{files}"
@@ -75,16 +94,21 @@ def idle(directory: Path, scale: float) -> Iterator[Figure]:
     yield at_most("idle run: share of a core, much collected before", shares[1], 0.01, f"{seconds:g} s")
 
 
-def _middle(values: list[float], details: list[str]) -> str:
-    return details[sorted(range(len(values)), key=lambda index: values[index])[len(values) // 2]]
+Mover = Callable[[Path, Path], tuple[float, Path]]
+"""Moves all files of a directory into one below the other; how long that took, and where they are."""
 
 
-def _bare(home: Path, count: int) -> float:
-    source, target = home / "source", home / "target"
-    make(source, count)
+def _moved(mover: Mover, files: Path, home: Path) -> tuple[float, Path]:
+    count = len(os.listdir(files))
     os.sync()
-    target.mkdir()
-    a, b = os.open(source, os.O_RDONLY), os.open(target, os.O_RDONLY)
+    took, there = mover(files, home)
+    assert len(os.listdir(there)) == count, home
+    return took, there
+
+
+def _bare(source: Path, home: Path) -> tuple[float, Path]:
+    home.mkdir()
+    a, b = os.open(source, os.O_RDONLY), os.open(home, os.O_RDONLY)
     began = time.perf_counter()
     for entry in os.scandir(source):
         os.link(entry.name, entry.name, src_dir_fd=a, dst_dir_fd=b)
@@ -92,33 +116,32 @@ def _bare(home: Path, count: int) -> float:
     took = time.perf_counter() - began
     os.close(a)
     os.close(b)
-    shutil.rmtree(home)
-    return took
+    return took, home
 
 
-def _once(home: Path, count: int, *flags: str) -> float:
-    """Seconds that the whole command takes, with its start."""
+def _once(source: Path, home: Path, flags: Sequence[str] = ()) -> tuple[float, Path]:
+    """The whole command, with its start."""
     spool, collected = volume(home)
-    make(spool / "c1" / "results", count)
-    os.sync()
+    count = len(os.listdir(source))
+    (spool / "c1").mkdir()
+    source.rename(spool / "c1" / "results")
+    command = [*SIDECAR, "once", "--from", spool, "--to", collected, "--quiet", "0", "--json", *flags]
     began = time.perf_counter()
-    answer = subprocess.run(
-        [*SIDECAR, "once", "--from", spool, "--to", collected, "--quiet", "0", "--json", *flags],
-        stdout=subprocess.PIPE,
-        check=True,
-    ).stdout
+    answer = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
     took = time.perf_counter() - began
     assert json.loads(answer)["collected"] == count, answer
-    shutil.rmtree(home)
-    return took
+    return took, next(collected.glob("results/*/c1"), collected)
 
 
-def _rsync(home: Path, count: int) -> float:
-    source, target = home / "source", home / "target"
-    make(source, count)
-    os.sync()
+def _mv(source: Path, home: Path) -> tuple[float, Path]:
+    home.mkdir()
+    command = ["find", str(source), "-type", "f", "-exec", "mv", "-n", "-t", str(home), "{}", "+"]
     began = time.perf_counter()
-    subprocess.run(["rsync", "-a", "--remove-source-files", f"{source}/", f"{target}/"], check=True)
-    took = time.perf_counter() - began
-    shutil.rmtree(home)
-    return took
+    subprocess.run(command, check=True)
+    return time.perf_counter() - began, home
+
+
+def _rsync(source: Path, home: Path) -> tuple[float, Path]:
+    began = time.perf_counter()
+    subprocess.run(["rsync", "-a", "--remove-source-files", f"{source}/", f"{home}/"], check=True)
+    return time.perf_counter() - began, home
