@@ -92,7 +92,9 @@ def _placed(found: object, own: Node, outer: Node, name: str) -> Node:
     if isinstance(found, list):
         return Node(_placed_items(found, own, outer, name), at)
     raw = own.raw if not isinstance(own.value, dict | list) else ""
-    return Node(found if isinstance(found, str | int | float | bool) else None, at, raw)
+    if isinstance(found, str):
+        return Node(found.replace("$$", "$"), at, raw)  # Compose prints what would be read as the same again
+    return Node(found if isinstance(found, int | float | bool) else None, at, raw)
 
 
 def _placed_items(found: list[object], own: Node, outer: Node, name: str) -> list[Node]:

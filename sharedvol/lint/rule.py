@@ -49,6 +49,7 @@ class Rule:
         why: what happens with several replicas, and by which mechanism.
         mend: what to do.
         check: finds it.
+        scales: it is told of a service with one replica, too, as a note.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Rule:
     why: str
     mend: str
     check: Check
+    scales: bool = False
 
     @property
     def page(self) -> str:
@@ -66,22 +68,29 @@ class Rule:
 
 def rule(id: str, title: str, severity: Severity, *, why: str, mend: str) -> Callable[[Check], Rule]:
     """Make a rule of a function that looks at the whole project."""
-    return lambda check: Rule(id, title, severity, " ".join(why.split()), " ".join(mend.split()), check)
+
+    def of(check: Check) -> Rule:
+        return Rule(
+            id, title, severity, " ".join(why.split()), " ".join(mend.split()), check, isinstance(check, _OfEach)
+        )
+
+    return of
 
 
-def of_each(
-    check: Callable[[Project, Service], Iterator[Found]],
-) -> Check:
-    """Ask it of each service that has replicas; of one that may get some its finding is a note."""
+@dataclass(frozen=True)
+class _OfEach:
+    check: Callable[[Project, Service], Iterator[Found]]
 
-    def ask(project: Project) -> Iterator[Found]:
+    def __call__(self, project: Project) -> Iterator[Found]:
         for service in project.services:
-            if not service.replicated and not service.grows:
-                continue
-            for found in check(project, service):
-                yield _scaled(found, service)
+            if service.replicated or service.grows:
+                for found in self.check(project, service):
+                    yield _scaled(found, service)
 
-    return ask
+
+def of_each(check: Callable[[Project, Service], Iterator[Found]]) -> Check:
+    """Ask it of each service that has replicas; of one that may get some its finding is a note."""
+    return _OfEach(check)
 
 
 def of_replicated(check: Callable[[Project, Service], Iterator[Found]]) -> Check:

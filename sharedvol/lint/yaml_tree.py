@@ -10,7 +10,7 @@ from typing import Any, Final
 from sharedvol.lint.errors import LintError
 from sharedvol.lint.node import Node, Position, Scalar
 
-MAX_BYTES: Final = 2_000_000
+MAX_BYTES: Final = 1_000_000
 MAX_DEPTH: Final = 60
 MAX_NODES: Final = 100_000  # with every alias counted where it is used: a few lines can stand for billions
 

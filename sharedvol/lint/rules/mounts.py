@@ -91,23 +91,17 @@ def _is_code(service: Service, mount: Mount) -> bool:
     per-replica}`, or `cache` (sharedvol's Cache), `locked` (under a lock) or `append`. Mount it `read_only:
     true` where it is only read.""",
 )
-def unguarded_volume(project: Project) -> Iterator[Found]:
-    collected = {mount.source for service in project.services if service.is_sidecar for mount in service.mounts}
-    for service in project.services:
-        if service.is_sidecar or not (service.replicated or service.grows):
-            continue
-        for mount in service.mounts:
-            declared = project.volumes.get(mount.source, EMPTY).get("x-sharedvol", "writes").text
-            apart = mount.source in collected or declared in _OWN
-            if mount.kind == "volume" and mount.source and not mount.read_only and not apart:
-                what = f"all replicas write the volume {mount.source!r}, and nothing says who keeps them apart"
-                yield _scaled(mount, service, what)
-
-
-def _scaled(mount: Mount, service: Service, what: str) -> Found:
-    if service.replicated:
-        return Found(mount.at, f"service {service.name!r}: {what}", service.name)
-    return Found(mount.at, f"service {service.name!r}: {what} (once it has replicas)", service.name, Severity.note)
+@of_each
+def unguarded_volume(project: Project, service: Service) -> Iterator[Found]:
+    if service.is_sidecar:
+        return
+    collected = {mount.source for one in project.services if one.is_sidecar for mount in one.mounts}
+    for mount in service.mounts:
+        declared = project.volumes.get(mount.source, EMPTY).get("x-sharedvol", "writes").text
+        apart = mount.source in collected or declared in _OWN
+        if mount.kind == "volume" and mount.source and not mount.read_only and not apart:
+            told = f"all replicas write the volume {mount.source!r}, and nothing says who keeps them apart"
+            yield Found(mount.at, told)
 
 
 @rule(
