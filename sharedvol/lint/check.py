@@ -84,7 +84,7 @@ def _project(files: Sequence[str], options: Options, source: Source) -> tuple[No
     except NoCompose as error:
         if options.reader == "compose":
             raise LintError(f"docker compose does not read these files: {error}; or use --reader files") from None
-        source.notes.append(f"what docker compose makes of the files, which were read here instead: {error}")
+        source.notes.append(f"the files were read here, not by docker compose: {error}")
         return source.project, "files"
     return placed(found, source.project), command
 

@@ -112,11 +112,17 @@ def command(node: Node) -> Node:
     """Words as a shell would split them: Compose runs no shell."""
     if isinstance(node.value, list) or not node.present:
         return node
+    words, raw = _words(node.text), _words(node.raw)
+    if len(raw) != len(words):  # a variable stands for several words: which, nobody asks
+        raw = [node.raw] + [""] * len(words)
+    return Node([Node(word, node.at, was) for word, was in zip(words, raw, strict=False)], node.at, tag=node.tag)
+
+
+def _words(text: str) -> list[str]:
     try:
-        words = shlex.split(node.text)
+        return shlex.split(text)
     except ValueError:
-        words = node.text.split()
-    return Node([Node(word, node.at, word) for word in words], node.at, tag=node.tag)
+        return text.split()
 
 
 def _test(node: Node) -> Node:

@@ -97,10 +97,11 @@ class Service:
         name: its name in the file.
         node: it, in the long form.
         replicas: what was said on the command line, which stands above the file.
+        ends: others wait until it has ended.
     """
 
-    def __init__(self, name: str, node: Node, replicas: int | None = None) -> None:
-        self.name, self.node, self.at = name, node, node.at
+    def __init__(self, name: str, node: Node, replicas: int | None = None, *, ends: bool = False) -> None:
+        self.name, self.node, self.at, self.ends = name, node, node.at, ends
         self._replicas = replicas
 
     @cached_property
@@ -116,8 +117,9 @@ class Service:
 
     @property
     def grows(self) -> bool:
-        """It may be scaled one day: no database, no proxy, and not declared ``single``."""
-        return not (self.declared("single").present or self.is_database or _is_one_of(self.image, _ALONE))
+        """It may be scaled one day: no database, no proxy, nothing that runs once, and not declared ``single``."""
+        settled = self.ends or self.is_database or _is_one_of(self.image, _ALONE)
+        return not (settled or self.declared("single").present)
 
     def declared(self, name: str) -> Node:
         """What ``x-sharedvol: {name: …}`` or the label ``sharedvol.name`` says; empty where nothing does."""
@@ -186,12 +188,11 @@ class Service:
 
     @cached_property
     def is_sidecar(self) -> bool:
-        return (
-            _SIDECAR in self.image
-            or _SIDECAR in self.line
-            or {"SHAREDVOL_FROM", "SHAREDVOL_TO"} <= self.environment.keys()
-            or self.declared("sidecar").true
-        )
+        if self.ends:
+            return False
+        is_image = _SIDECAR in self.image and not self.node.get("entrypoint").present
+        is_set = {"SHAREDVOL_FROM", "SHAREDVOL_TO"} <= self.environment.keys()
+        return is_image or is_set or _SIDECAR in self.line or self.declared("sidecar").true
 
     @cached_property
     def is_routed(self) -> bool:
@@ -232,8 +233,14 @@ class Project:
     ) -> None:
         self.node, self.scripts, self.host = node, tuple(scripts), host or Host()
         given = replicas or {}
+        ended = {
+            name
+            for body in node.get("services").map.values()
+            for name, wait in body.get("depends_on").map.items()
+            if wait.get("condition").text == "service_completed_successfully"
+        }
         self.services = tuple(
-            Service(name, body, given.get(name))
+            Service(name, body, given.get(name), ends=name in ended)
             for name, body in node.get("services").map.items()
             if isinstance(body.value, dict)
         )

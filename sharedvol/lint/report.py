@@ -55,7 +55,7 @@ class Report:
     Attributes:
         findings: what nobody has accepted, by file and line.
         suppressed: what a comment accepts.
-        notes: what was not looked at, and why.
+        notes: what was not looked at or had to be guessed, and why.
         files: the compose files that were read, with what they include and extend, and the scripts.
         read_by: ``docker compose``, ``docker-compose`` or ``files``.
         services: the number of replicas that each was looked at with.
@@ -95,7 +95,7 @@ class Report:
             yield f"{_place(one.at)}: {one.severity.name} {one.rule.id}: {shown(one.message)}"
             yield f"    {one.rule.mend}"
         for note in self.notes:
-            yield f"not looked at: {shown(note)}"
+            yield f"reading: {shown(note)}"
         counts = ", ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in self._counts().items())
         yield f"{counts}; {len(self.suppressed)} accepted by comments; read by {self.read_by}"
 

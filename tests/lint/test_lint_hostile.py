@@ -94,13 +94,14 @@ def test_a_field_of_the_wrong_type_is_told_and_left(name: str, tmp_path: Path) -
 
 # Anything at all
 
-NAMES = st.sampled_from(
-    "services volumes networks api db image command entrypoint environment env_file ports labels deploy replicas "
-    "scale healthcheck test start_period depends_on condition extends include file service path container_name "
-    "hostname network_mode user tmpfs post_start stop_grace_period restart init update_config order parallelism resources "
-    "limits memory mem_limit driver_opts type source target published read_only volume nocopy x-sharedvol pool_size workers "
-    "max_connections HOSTNAME SHAREDVOL_FROM SHAREDVOL_TO UPLOAD_DIR SESSION_TYPE configs secrets profiles <<".split()
-)
+WORDS = """
+    services volumes networks api db image command entrypoint environment env_file ports labels deploy replicas scale
+    healthcheck test start_period depends_on condition extends include file service path container_name hostname
+    network_mode user tmpfs post_start stop_grace_period restart init update_config order parallelism resources limits
+    memory mem_limit driver_opts type source target published read_only volume nocopy x-sharedvol pool_size workers
+    max_connections HOSTNAME SHAREDVOL_FROM SHAREDVOL_TO UPLOAD_DIR SESSION_TYPE configs secrets profiles <<
+"""
+NAMES = st.sampled_from(WORDS.split())
 SCALARS = (
     st.none()
     | st.booleans()

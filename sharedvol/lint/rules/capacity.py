@@ -9,9 +9,17 @@ from typing import Final
 
 from sharedvol.lint.node import EMPTY, Node, Position
 from sharedvol.lint.project import Project, Service
-from sharedvol.lint.rule import Found, Rule, Severity, of_replicated, rule
+from sharedvol.lint.rule import Found, Rule, Severity, of_each, of_replicated, rule
 
-POOL: Final = ("pool_size", "POOL_SIZE", "DB_POOL_SIZE", "DATABASE_POOL_SIZE", "SQLALCHEMY_POOL_SIZE", "DB_POOL_MAX")
+POOL: Final = (
+    "pool_size",
+    "POOL_SIZE",
+    "DATABASE_CONNECTIONS",
+    "DB_POOL_SIZE",
+    "DATABASE_POOL_SIZE",
+    "SQLALCHEMY_POOL_SIZE",
+    "DB_POOL_MAX",
+)
 OVERFLOW: Final = ("max_overflow", "MAX_OVERFLOW", "POOL_OVERFLOW", "DB_MAX_OVERFLOW", "SQLALCHEMY_MAX_OVERFLOW")
 WORKERS: Final = ("workers", "WEB_CONCURRENCY", "UVICORN_WORKERS", "GUNICORN_WORKERS", "WORKERS")
 CONNECTIONS: Final = (
@@ -173,4 +181,19 @@ def _size(number: int) -> str:
     return f"{number} bytes"
 
 
-RULES: Final[tuple[Rule, ...]] = (connections, memory, no_memory_limit)
+@rule(
+    "SV053",
+    "all replicas on the same processors",
+    Severity.warning,
+    why="""`cpuset` names processors, and the same ones for every replica: four of them share what one had,
+    while the other processors have nothing to do.""",
+    mend="Take `cpuset` away and limit the share: `deploy.resources.limits.cpus`.",
+)
+@of_each
+def cpuset(project: Project, service: Service) -> Iterator[Found]:
+    pinned = service.node.get("cpuset")
+    if pinned.text:
+        yield Found(pinned.at, f"all replicas run on the processors {pinned.text}")
+
+
+RULES: Final[tuple[Rule, ...]] = (connections, memory, no_memory_limit, cpuset)

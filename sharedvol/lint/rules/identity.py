@@ -139,6 +139,23 @@ def interpolated_hostname(project: Project, service: Service) -> Iterator[Found]
             yield Found(node.at, f"{node.raw[:100]!r} becomes the same text for all replicas")
 
 
+@rule(
+    "SV008",
+    "host name, IPC or processes shared with the host or another container",
+    Severity.error,
+    why="""With `uts: host` every replica has the host's name as its own. With `ipc: host` or `ipc: service:…`
+    replicas see one `/dev/shm` and one set of named semaphores, and take each other's for their own. With `pid:
+    host` or `pid: service:…` a pid file that one wrote names a process to the others, which they signal.""",
+    mend="Take `uts`, `ipc` and `pid` away: a container has its own.",
+)
+@of_each
+def shared_namespace(project: Project, service: Service) -> Iterator[Found]:
+    for name in ("uts", "ipc", "pid"):
+        mode = service.node.get(name)
+        if mode.text == "host" or mode.text.startswith(("service:", "container:")):
+            yield Found(mode.at, f"all replicas have {name}: {mode.text}")
+
+
 def _several(service: Service) -> str:
     return f"{service.replicas} replicas" if service.replicated else "several replicas"
 
@@ -151,4 +168,5 @@ RULES: Final[tuple[Rule, ...]] = (
     network_mode,
     fixed_address,
     interpolated_hostname,
+    shared_namespace,
 )

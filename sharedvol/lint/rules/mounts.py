@@ -101,7 +101,12 @@ def unguarded_volume(project: Project, service: Service) -> Iterator[Found]:
         apart = mount.source in collected or declared in _OWN
         if mount.kind == "volume" and mount.source and not mount.read_only and not apart:
             told = f"all replicas write the volume {mount.source!r}, and nothing says who keeps them apart"
-            yield Found(mount.at, told)
+            # What is called a cache can be made again: whether its writers are kept apart is still to be said.
+            yield Found(mount.at, told, severity=Severity.note if _is_cache(service, mount) else None)
+
+
+def _is_cache(service: Service, mount: Mount) -> bool:
+    return any("CACHE" in name and mount.holds(value.text) for name, value in service.environment.items())
 
 
 @rule(

@@ -30,8 +30,9 @@ _STATE: Final = re.compile(
 @of_each
 def sticky(project: Project, service: Service) -> Iterator[Found]:
     for name, label in service.labels.items():
-        if _STICKY.fullmatch(name) and label.text.lower() != "false" and name.lower().endswith((".sticky", ".cookie")):
+        if _STICKY.fullmatch(name) and label.text.lower() != "false":
             yield Found(label.at, f"{name!r} ties each client to one replica")
+            return  # the others say how
 
 
 @rule(

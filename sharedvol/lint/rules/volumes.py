@@ -33,7 +33,7 @@ def different_users(project: Project) -> Iterator[Found]:
         users: dict[tuple[str, str], Service] = {}
         for service, mount in project.users_of(volume):
             user = _user(service)
-            if user is None or mount.read_only:
+            if user is None or mount.read_only or service.ends:  # who gives the files to their user has ended
                 continue
             clash = next((one for known, one in users.items() if _differ(known, user)), None)
             if clash is not None:
