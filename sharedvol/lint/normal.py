@@ -43,6 +43,8 @@ def normal(service: Node, folder: str, problem: Problem) -> Node:
     for name in _LISTS:
         if known.get(name).present:
             changed[name] = _listed(known.get(name))
+    if "env_file" in changed:
+        changed["env_file"] = _env_files(changed["env_file"], folder)
     for name in _COMMANDS:
         if known.get(name).present:
             changed[name] = command(known.get(name))
@@ -123,6 +125,16 @@ def _words(text: str) -> list[str]:
         return shlex.split(text)
     except ValueError:
         return text.split()
+
+
+def _env_files(node: Node, folder: str) -> Node:
+    """With whole paths: what is extended lies in another directory than what extends it."""
+    files = []
+    for one in node.items:
+        path = one.get("path") if one.map else one
+        whole = Node(_absolute(path.text, folder), path.at, path.raw) if path.text else path
+        files.append(one.having(path=whole) if one.map else Node(whole.value, one.at, one.raw, one.tag))
+    return Node(files, node.at, tag=node.tag)
 
 
 def _test(node: Node) -> Node:

@@ -14,8 +14,9 @@ MAX_BYTES: Final = 1_000_000
 MAX_DEPTH: Final = 60
 MAX_NODES: Final = 100_000  # with every alias counted where it is used: a few lines can stand for billions
 
-_INT: Final = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
-_OCTAL: Final = re.compile(r"0o?[0-7]{1,12}")
+_INT: Final = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17}|[1-9](?:_?[0-9]){0,17})")
+_BASED: Final = re.compile(r"0x[0-9a-fA-F]{1,15}|0o[0-7]{1,20}|0b[01]{1,60}")
+_OCTAL: Final = re.compile(r"0[0-7]{1,20}")
 _FLOAT: Final = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,3})?")
 _WORDS: Final[dict[str, Scalar]] = {"": None, "~": None, "null": None, "true": True, "false": False}
 _STRING: Final = "tag:yaml.org,2002:str"
@@ -171,8 +172,10 @@ def _resolve(text: str) -> Scalar:
         return _WORDS[text.lower()]
     if _INT.fullmatch(text):
         return int(text)
+    if _BASED.fullmatch(text):
+        return int(text, 0)
     if _OCTAL.fullmatch(text):
-        return int(text.replace("o", ""), 8)
+        return int(text, 8)
     if _FLOAT.fullmatch(text):
         return float(text)
     return text

@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from linted import look, of
 from sharedvol.lint import LintError
 from sharedvol.lint.compose_command import NoCompose, config, placed
 from sharedvol.lint.files import read
-from sharedvol.lint.node import EMPTY
+from sharedvol.lint.node import EMPTY, Node
 
 CACHE = Path(os.environ.get("SHAREDVOL_TEST_CACHE") or Path.home() / ".cache" / "sharedvol") / "containers"
 
@@ -70,6 +71,85 @@ services:
     depends_on: {db: {condition: service_healthy}}
     deploy: !override {replicas: 2}
 """
+ODD = {
+    "compose.yaml": """\
+        include: [inc/part.yaml]
+        x-env: &env
+          {A: 1, B: true, C: ~, D: 0o17, E: 0x1f, F: 1_000, G: 1.5, H: "yes", I: on, J: 12:30:45, K: $$x, L: 017,
+           M: "${UNSET-}", N: "${UNSET:-a:b}", O: "${SET:+has ${SET}}", P: ""}
+        services:
+          api:
+            image: x
+            extends: {file: ext/base.yaml, service: web}
+            environment: {<<: *env, Z: last}
+            ports:
+              - 80
+              - "443:443/tcp"
+              - "8000-8002:8000"
+              - "3000-3001:4000-4001"
+              - {target: 90, published: 9090, protocol: udp}
+              - {target: 91, published: "9091-9093", host_ip: 127.0.0.1}
+              - "0.0.0.0::6000"
+            volumes:
+              - ~/x:/home/x
+              - ../up:/up:rw
+              - named:/n:ro,nocopy
+              - {type: bind, source: ./rel, target: /rel/, bind: {propagation: rslave}}
+              - {type: volume, source: named, target: /n2}
+            tmpfs: /run
+            env_file: a.env
+            command: >
+              serve --a "b c"
+              'd'
+            depends_on: {db: {condition: service_healthy, restart: true}}
+            labels: {one: 1, two: true}
+            scale: 3
+          db: {image: mysql}
+        volumes: {named: {}}
+        """,
+    "over.yaml": """\
+        services:
+          api:
+            environment: [A=over, "NEW="]
+            ports: !reset []
+            volumes: [{type: volume, source: other, target: /n}]
+            tmpfs: [/run, /more]
+            env_file: [c.env]
+            labels: ["three=3", "one=11"]
+            command: null
+            depends_on: [part]
+        volumes: {other: {}}
+        """,
+    "inc/part.yaml": """\
+        services:
+          part: {image: p, env_file: p.env, volumes: ["./d:/d"], environment: {PV: "${PV:-none}"}}
+        """,
+    "ext/base.yaml": """\
+        services:
+          root: {volumes: ["./data:/data"], environment: [FROM=root, A=root], ports: ["80"]}
+          web: {extends: {service: root}, labels: {base: "1"}, command: base, env_file: b.env, tmpfs: [/tmp]}
+        """,
+    "inc/.env": "PV=from-inc\n",
+    "inc/p.env": "PE=1\n",
+    "ext/b.env": "BE=1\n",
+    "c.env": "CE=1\n",
+    ".env": "PV=from-main\nSET=set\nSP = spaced\n# comment\nexport EXP=1\nHASH=a#b\nHC=a #b\n",
+    "a.env": """\
+        E1=plain
+        E2='single $SET'
+        E3="double $SET"
+        E4=un $SET quoted
+        E5=a#b
+        E6=a # b
+        export E8=x
+        E9="multi
+        line"
+        E10="esc\\tq\\"x"
+        E11=${SET:-d}
+        E14= lead
+        A=below
+        """,
+}
 KEYS = (
     "image",
     "command",
@@ -109,8 +189,20 @@ def project(tmp_path: Path) -> list[str]:
     return [str(tmp_path / "compose.yaml"), str(tmp_path / "over.yaml")]
 
 
+@pytest.fixture
+def odd(tmp_path: Path) -> list[str]:
+    for name, text in ODD.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(dedent(text))
+    return [str(tmp_path / "compose.yaml"), str(tmp_path / "over.yaml")]
+
+
 @pytest.mark.parametrize("files", [1, 2])
-def test_the_files_are_read_as_the_real_compose_reads_them(files: int, project: list[str]) -> None:
+@pytest.mark.parametrize("texts", ["project", "odd"])
+def test_the_files_are_read_as_the_real_compose_reads_them(
+    texts: str, files: int, request: pytest.FixtureRequest
+) -> None:
+    project = request.getfixturevalue(texts)
     compose = binary()
     if compose is None:
         pytest.skip("no docker-compose here: make test-containers gets one")
@@ -127,11 +219,13 @@ def test_the_files_are_read_as_the_real_compose_reads_them(files: int, project: 
 
 
 def _comparable(service: dict[str, Any]) -> dict[str, Any]:
-    """What the rules look at, numbers as texts: Compose casts what was interpolated."""
+    """What the rules look at, scalars of mappings as texts: Compose casts them."""
     found = {key: service[key] for key in KEYS if service.get(key)}
+    for key in ("environment", "labels"):
+        found[key] = {name: value if value is None else Node(value).text for name, value in found.get(key, {}).items()}
     deploy = service.get("deploy") or {}
     return {
-        **json.loads(json.dumps(found), parse_int=str),
+        **found,
         "replicas": str(deploy.get("replicas")),
         "order": (deploy.get("update_config") or {}).get("order"),
     }
