@@ -11,8 +11,7 @@ from datetime import date
 from pathlib import Path
 
 import sharedvol
-from sharedvol import FileLock, LockError, LockTimeout, SharedVolError, migrate_command, status_command
-from sharedvol.lint import command as lint_command
+from sharedvol import FileLock, LockError, LockTimeout, SharedVolError, lint_command, migrate_command, status_command
 from sharedvol.run_locked import CannotRun, run_locked
 
 EXIT_ERROR = 1

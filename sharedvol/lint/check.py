@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from sharedvol.lint.compose_command import NoCompose, config, placed
 from sharedvol.lint.errors import LintError
@@ -16,8 +15,6 @@ from sharedvol.lint.report import Finding, Report
 from sharedvol.lint.rule import Found, Rule, Severity
 from sharedvol.lint.rules import ALL, UNUSED, WRONG
 from sharedvol.lint.suppressions import Suppression, collect
-
-READERS: Final = ("auto", "compose", "files")
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ import jsonschema
 import pytest
 
 from sharedvol import cli
-from sharedvol.lint.command import EXIT_CODES
+from sharedvol.lint import Severity
 from sharedvol.lint.rules import EVERY
+from sharedvol.lint_command import EXIT_CODES, SEVERITIES
 
 BAD = """\
 services:
@@ -278,6 +279,10 @@ def test_every_rule_is_listed_and_explained(capsys: pytest.CaptureFixture[str]) 
         assert rule.why in out
         assert rule.mend in out
         assert rule.page in out
+
+
+def test_every_severity_can_be_failed_on() -> None:
+    assert list(SEVERITIES) == [severity.name for severity in reversed(Severity)]
 
 
 def test_exit_codes_are_documented() -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 from linted import look, of
 
+from sharedvol import cli
 from sharedvol.lint import Severity
 from sharedvol.lint.rules import EVERY
 
 PAGES = Path(__file__).parent.parent.parent / "docs" / "lint"
 # What a replicated service lacks is left out of the examples of other rules: they show what they are about.
 LACKS = {"SV040", "SV041", "SV043", "SV044", "SV052"}
+LANGUAGES = ("yaml", "sh", "text")
 RULES = [pytest.param(rule, id=rule.id) for rule in EVERY]
 
 
@@ -66,6 +69,37 @@ def test_the_index_has_every_rule_and_no_other() -> None:
     rows = re.findall(r"^\| \[(SV\d+)\]\((SV\d+)\.md\) \| (\w+) \| (.*) \|$", index, re.MULTILINE)
     assert rows == [(rule.id, rule.id, rule.severity.name, rule.title) for rule in EVERY]
     assert {page.stem for page in PAGES.glob("SV*.md")} == {rule.id for rule in EVERY}
+
+
+def test_the_index_shows_what_the_command_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = (PAGES / "index.md").read_text().partition("\n## ")[0]
+    text, command, printed = (re.search(rf"```{name}\n(.*?)```", index, re.DOTALL)[1] for name in LANGUAGES)
+    (tmp_path / "compose.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    program, *arguments = shlex.split(command)
+    assert program == "sharedvol"
+    assert cli.main(arguments) == 1
+    assert capsys.readouterr().out == printed
+
+
+def test_the_comments_that_the_index_shows_accept(tmp_path: Path) -> None:
+    text = block((PAGES / "index.md").read_text(), "Accepting a finding", "yaml")
+    report = look(tmp_path, text)
+    assert {one.rule.id for one in report.suppressed} == {"SV001", "SV041"}
+    assert not of(report, "SV900")
+    assert not of(report, "SV901")
+
+
+def test_the_python_of_the_index_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = block((PAGES / "index.md").read_text(), "In Python", "python")
+    monkeypatch.chdir(tmp_path)
+    told: list[str] = []
+    exec(code, {"print": lambda *words: told.append(" ".join(map(str, words)))})
+    assert len(told) == 1
+    assert told[0].startswith("compose.yaml:1:34 SV002 ")
 
 
 def test_ids_are_unique_and_in_order() -> None:

@@ -16,7 +16,10 @@ _FIXED: Final = re.compile(
     r"(?:^|[=\s:'\"])(/[^\s:;,'\"=]+\.(log|txt|out|err|pid|sock|json|csv|parquet|rds|feather))(?=$|[\s;,'\"])"
 )
 _APART: Final = re.compile(r"HOSTNAME|\{|\$|%|\*")
-_LOGS: Final = {"log", "out", "err", "txt"}
+_LOGS: Final = {"log", "out", "err"}
+_ALWAYS: Final = {"pid", "sock"}
+# What else a setting names may only be read: unless its name says that it is written.
+_WRITTEN: Final = re.compile(r"out|result|export|dump|writ|report|save|store|target|dest", re.IGNORECASE)
 
 
 @rule(
@@ -72,7 +75,7 @@ def _differ(one: tuple[str, str], other: tuple[str, str]) -> bool:
 )
 @of_each
 def sqlite_shared(project: Project, service: Service) -> Iterator[Found]:
-    for node in _settings(service):
+    for _, node in _settings(service):
         match = _SQLITE.search(node.text)
         mount = service.mount_of(re.sub("^/+", "/", match[1])) if match else None
         if match and mount and mount.shared and not mount.read_only:
@@ -114,7 +117,7 @@ def network_volume(project: Project) -> Iterator[Found]:
 )
 @of_each
 def fixed_log(project: Project, service: Service) -> Iterator[Found]:
-    for node, path, kind in _fixed_files(service):
+    for node, _, path, kind in _fixed_files(service):
         if kind in _LOGS:
             yield Found(node.at, f"all replicas write the log {path!r}")
 
@@ -131,24 +134,30 @@ def fixed_log(project: Project, service: Service) -> Iterator[Found]:
 )
 @of_each
 def fixed_file(project: Project, service: Service) -> Iterator[Found]:
-    for node, path, kind in _fixed_files(service):
-        if kind not in _LOGS:
+    for node, name, path, kind in _fixed_files(service):
+        if kind in _ALWAYS or (kind not in _LOGS and _WRITTEN.search(name)):
             yield Found(node.at, f"all replicas write {path!r}")
 
 
-def _fixed_files(service: Service) -> Iterator[tuple[Node, str, str]]:
-    """Files whose names are settled in the compose file and lie on a writable mount that replicas share."""
-    for node in _settings(service):
+def _fixed_files(service: Service) -> Iterator[tuple[Node, str, str, str]]:
+    """Files whose names are settled in the compose file and lie on a writable mount that replicas share.
+
+    With the name of what sets them, the path and its ending.
+    """
+    for name, node in _settings(service):
         for path, kind in _FIXED.findall(node.text):
             mount = service.mount_of(path)
             if mount and mount.shared and not mount.read_only and mount.target != path and not _APART.search(path):
-                yield node, path, kind.lower()
+                yield node, name, path, kind.lower()
 
 
-def _settings(service: Service) -> Iterator[Node]:
-    """Where a compose file tells a program what to write: environment and command."""
-    yield from (node for node in service.environment.values() if node.text)
-    yield from service.words
+def _settings(service: Service) -> Iterator[tuple[str, Node]]:
+    """Where a compose file tells a program what to write: variables by name, words of the command by the one before."""
+    yield from ((name, node) for name, node in service.environment.items() if node.text)
+    option = ""
+    for word in service.words:
+        yield (word.text.partition("=")[0] if word.text.startswith("-") else option), word
+        option = word.text
 
 
 @rule(

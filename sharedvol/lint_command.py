@@ -1,4 +1,7 @@
-"""The command ``sharedvol lint``."""
+"""The command ``sharedvol lint``.
+
+What it needs is imported when it runs: the rules are many, and the other commands start without them.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,10 @@ import sys
 from collections.abc import Iterable
 from typing import Final, TextIO
 
-from sharedvol.lint.check import READERS, Options, lint
-from sharedvol.lint.errors import LintError
-from sharedvol.lint.node import Node
-from sharedvol.lint.report import explanation, table
-from sharedvol.lint.rule import Severity
-from sharedvol.lint.rules import EVERY
-from sharedvol.lint.sarif import sarif
+from sharedvol.printable import shown
 
+SEVERITIES: Final = ("error", "warning", "note")
+READERS: Final = ("auto", "compose", "files")
 EXIT_FINDINGS: Final = 1
 EXIT_UNREADABLE: Final = 2
 
@@ -76,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--fail-on",
-        choices=[severity.name for severity in reversed(Severity)] + ["never"],
+        choices=[*SEVERITIES, "never"],
         default="warning",
         help="the mildest severity that makes the exit code 1 (default warning)",
     )
@@ -99,6 +98,8 @@ def _replicas(text: str) -> tuple[str, int]:
 
 
 def _size(text: str) -> int:
+    from sharedvol.lint.node import Node
+
     size = Node(text).bytes
     if not size:
         raise argparse.ArgumentTypeError(f"{text!r} is no size: give it as 16G")
@@ -106,6 +107,9 @@ def _size(text: str) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from sharedvol.lint.report import explanation, table
+    from sharedvol.lint.rules import EVERY
+
     if options.list_rules:
         return _print(table(EVERY))
     if options.explain:
@@ -113,9 +117,16 @@ def _run(options: argparse.Namespace) -> int:
         if not wanted:
             options.fail(f"there is no rule {options.explain!r}: --list-rules shows them")
         return _print(explanation(wanted[0]))
-    files = options.files or _default_files()
-    if not files:
-        options.fail("there is no compose.yaml here: name the files")
+    if not options.files:
+        options.files = _default_files() or options.fail("there is no compose.yaml here: name the files")
+    return _look(options)
+
+
+def _look(options: argparse.Namespace) -> int:
+    from sharedvol.lint import LintError, Options, Severity, lint
+    from sharedvol.lint.rules import EVERY
+    from sharedvol.lint.sarif import sarif
+
     asked = Options(
         scripts=options.script,
         replicas=dict(options.replicas),
@@ -125,9 +136,9 @@ def _run(options: argparse.Namespace) -> int:
         reader=options.reader,
     )
     try:
-        report = lint(files, asked)
+        report = lint(options.files, asked)
     except LintError as error:
-        _write(f"sharedvol: {error}", sys.stderr)
+        _write(f"sharedvol: {shown(str(error))}", sys.stderr)
         return EXIT_UNREADABLE
     if options.json:
         _print([json.dumps(report.as_dict(), indent=2)])
