@@ -51,7 +51,7 @@ def lint(files: Sequence[str], options: Options | None = None) -> Report:
     options = options or Options()
     source = read(files, os.environ, options.env_files)
     node, read_by = _project(files, options, source)
-    scripts = [Script(name, read_text(name)) for name in options.scripts]
+    scripts = [Script(name, read_text(name, given=True)) for name in options.scripts]
     host = Host(options.host_memory, True) if options.host_memory is not None else Host(_memory_here(), False)
     project = Project(_of_profiles(node, options.profiles), replicas=options.replicas, scripts=scripts, host=host)
     names = {service.name for service in project.services}
@@ -83,6 +83,7 @@ def _project(files: Sequence[str], options: Options, source: Source) -> tuple[No
             raise LintError(f"docker compose does not read these files: {error}; or use --reader files") from None
         source.notes.append(f"the files were read here, not by docker compose: {error}")
         return source.project, "files"
+    source.notes.clear()  # of the other reader, which is asked for the places only
     return placed(found, source.project), command
 
 

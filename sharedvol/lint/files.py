@@ -75,14 +75,18 @@ def _variables(folder: str, env_files: Sequence[str], environment: Mapping[str, 
     return values
 
 
-def read_text(name: str) -> str:
+def read_text(name: str, *, given: bool = False) -> str:
     """A file's text.
+
+    Args:
+        name: the file.
+        given: somebody named it, and may name a pipe; what a file names is to be a file.
 
     Raises:
         LintError: it cannot be read, is no file, or is too large to be meant.
     """
     try:
-        if os.path.exists(name) and not os.path.isfile(name) and not name.startswith("/dev/"):
+        if os.path.exists(name) and not os.path.isfile(name) and not (given and name.startswith("/dev/")):
             raise LintError(f"cannot read {name!r}: it is no file")
         with open(name, "rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -107,7 +111,7 @@ class _Reader:
 
     def file(self, name: str) -> Node:
         """A file with what it extends and includes."""
-        documents = self._documents(name)
+        documents = self._documents(name, given=not self._including)
         project: Node | None = None
         for document in documents:
             services = {
@@ -126,10 +130,10 @@ class _Reader:
             return False
         return True
 
-    def _documents(self, name: str) -> list[Node]:
+    def _documents(self, name: str, *, given: bool = False) -> list[Node]:
         if name not in self._source.trees and len(self._source.trees) >= MAX_FILES:
             raise LintError(f"more than {MAX_FILES} files include or extend each other")
-        tree = parse(read_text(name), name, scalar=self._replace)
+        tree = parse(read_text(name, given=given), name, scalar=self._replace)
         self._source.trees[name] = tree
         if not tree.documents:
             raise LintError("the file is empty: it must be a mapping with services", Position(name))

@@ -234,7 +234,7 @@ def _volume(one: Node, folder: str, problem: Problem) -> Node:
     kind = "bind" if is_bind else "volume"
     fields = {
         "type": Node(kind, one.at),
-        "source": Node(_absolute(source, folder) if is_bind else source, one.at, source),
+        "source": Node(_absolute(source, folder) if is_bind else source, one.at, one.raw if "$" in one.raw else source),
         "target": Node(_clean(target), one.at),
     }
     if "ro" in modes:

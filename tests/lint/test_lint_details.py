@@ -29,7 +29,8 @@ BROKEN = [
     ("SV006", one("mac_address: 02:42:ac:11:65:43")),
     ("SV007", one("environment: {LOG: '/logs/${HOSTNAME}.log'}")),
     ("SV007", one("environment: ['LOG=/logs/$HOSTNAME']")),
-    ("SV007", one("labels: {a: '$$$HOSTNAME'}")),
+    ("SV007", one("environment: {a: '$$$HOSTNAME'}")),
+    ("SV007", one("volumes: ['./${HOSTNAME}:/x:ro']")),
     ("SV008", one("ipc: service:db")),
     ("SV008", one("pid: host")),
     ("SV010", one("volumes: [{type: bind, source: ./x, target: /x}]")),
@@ -73,6 +74,7 @@ SOUND = [
     ("SV006", one("networks: {a: {aliases: [b]}}")),
     ("SV007", one("command: sh -c 'serve $$HOSTNAME'")),
     ("SV007", one("environment: {A: '${HOSTNAMES}'}")),
+    ("SV007", one("labels: {a: 'Host(`${HOSTNAME}`)'}", "environment: {PUBLIC_URL: 'https://${HOSTNAME}/'}")),
     ("SV008", one("ipc: private")),
     ("SV010", one("volumes: ['/var/run/docker.sock:/var/run/docker.sock']")),
     ("SV010", one("volumes: ['./x:/x:ro']")),
@@ -250,12 +252,12 @@ def test_connections_of_all_services_are_added(tmp_path: Path) -> None:
 
 
 def test_connections_that_nobody_declares_are_unknown(tmp_path: Path) -> None:
-    (found,) = of(look(tmp_path, database("x-a: 0")), "SV050")
+    (found,) = of(look(tmp_path, database("x-a: 0", "environment: {MAX_CONNECTIONS: 5}")), "SV050")
     assert (found.severity, found.service) == (Severity.note, "api")
     assert not of(look(tmp_path, one("image: a")), "SV050")
 
 
-@pytest.mark.parametrize(("memory", "severity"), [(HOST, None), (HOST - 1, Severity.error), (None, Severity.warning)])
+@pytest.mark.parametrize(("memory", "severity"), [(HOST, None), (HOST - 1, Severity.error), (None, Severity.note)])
 def test_memory_is_counted_against_the_host(memory: int | None, severity: Severity | None, tmp_path: Path) -> None:
     limit = "3G" if memory else "900T"
     text = one(f"mem_limit: {limit}") + "  db: {deploy: {resources: {limits: {memory: 2048M}}}}\n"

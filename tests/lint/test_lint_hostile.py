@@ -72,6 +72,9 @@ def test_what_cannot_be_read_is_told_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "folder.yaml").mkdir()
     with pytest.raises(LintError, match="it is no file"):
         look(tmp_path, "include: [folder.yaml]")
+    for device in ("/dev/zero", "/dev/stdin"):
+        with pytest.raises(LintError, match="it is no file"):
+            look(tmp_path, f"include: [{device}]")
     with pytest.raises(LintError, match="larger than"):
         look(tmp_path, "# " + "x" * 3_000_000)
     (tmp_path / "compose.yaml").write_text("services: {}")

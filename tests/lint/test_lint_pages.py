@@ -99,7 +99,7 @@ def test_the_python_of_the_index_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     told: list[str] = []
     exec(code, {"print": lambda *words: told.append(" ".join(map(str, words)))})
     assert len(told) == 1
-    assert told[0].startswith("compose.yaml:1:34 SV002 ")
+    assert told[0].startswith("compose.yaml:1:35 SV002 ")
 
 
 def test_ids_are_unique_and_in_order() -> None:

@@ -82,7 +82,8 @@ def connections(project: Project) -> Iterator[Found]:
 
 def _limit(database: Service) -> tuple[int | None, Position]:
     """How many connections it takes, and where that is said; None for what is no database."""
-    declared = database.number(*CONNECTIONS)
+    # A variable of that name limits what a database takes; in another service it may be what that one opens.
+    declared = database.number(*(CONNECTIONS if database.is_database else CONNECTIONS[:1]))
     if declared:
         return declared[0], declared[1].at
     match = _CONNECTION_OPTION.search(database.line)
@@ -99,7 +100,7 @@ def _databases_of(service: Service, project: Project) -> set[str]:
     declared = service.declared("database").text
     if declared:
         return {declared}
-    known = {one.name for one in project.services if one.is_database or one.number(*CONNECTIONS)} - {service.name}
+    known = {one.name for one in project.services if _limit(one)[0] is not None} - {service.name}
     urls = " ".join(node.text for node in service.environment.values())
     named = {name for name in known if re.search(rf"(?:@|//|^|\s){re.escape(name)}(?:[:/\s]|$)", urls)}
     return (known & service.node.get("depends_on").map.keys()) | named
@@ -138,7 +139,7 @@ def _workers(service: Service) -> int:
     database's.""",
     mend="""Lower the limit or the number of replicas, and leave something for the system. Say what the target
     machine has: `--host-memory 16G`; without it, it is compared with the machine that lint runs on, as a
-    warning.""",
+    note.""",
 )
 def memory(project: Project) -> Iterator[Found]:
     host = project.host.memory
@@ -149,7 +150,7 @@ def memory(project: Project) -> Iterator[Found]:
     service, limit = max(limited, key=lambda one: (one[1].bytes or 0) * one[0].replicas)
     where = "the host has" if project.host.given else "this machine has"
     told = f"{service.replicas} x {_size(limit.bytes or 0)} here, {_size(total)} in all services; {where} {_size(host)}"
-    severity = Severity.error if project.host.given else Severity.warning
+    severity = Severity.error if project.host.given else Severity.note  # another machine's memory says little
     yield Found(limit.at, f"service {service.name!r}: {told}", service.name, severity)
 
 

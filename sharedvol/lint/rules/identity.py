@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from sharedvol.lint.node import EMPTY
 from sharedvol.lint.project import Project, Service
 from sharedvol.lint.rule import Found, Rule, Severity, of_each, rule
 
+# Where a replica's name is meant; in the address of a site (a label, a URL) the machine's name may be just right.
+_NAMING: Final = ("environment", "command", "entrypoint", "volumes", "tmpfs", "healthcheck", "post_start", "pre_stop")
+_ADDRESS: Final = re.compile(r"HOST|URL|URI|DOMAIN|ORIGIN|SITE|ADDR")
 _HOSTNAME: Final = re.compile(r"(?<!\$)(?:\$\$)*\$(?:HOSTNAME\b|\{HOSTNAME\b)")
 
 
@@ -134,9 +136,11 @@ def fixed_address(project: Project, service: Service) -> Iterator[Found]:
 )
 @of_each
 def interpolated_hostname(project: Project, service: Service) -> Iterator[Found]:
-    for node in service.node.without("x-sharedvol", "hostname").scalars():
-        if _HOSTNAME.search(node.raw) and node is not service.environment.get("HOSTNAME", EMPTY):
-            yield Found(node.at, f"{node.raw[:100]!r} becomes the same text for all replicas")
+    addresses = [node for name, node in service.environment.items() if _ADDRESS.search(name)]  # HOSTNAME: SV004
+    for part in _NAMING:
+        for node in service.node.get(part).scalars():
+            if _HOSTNAME.search(node.raw) and not any(node is address for address in addresses):
+                yield Found(node.at, f"{node.raw[:100]!r} becomes the same text for all replicas")
 
 
 @rule(
