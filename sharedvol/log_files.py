@@ -160,10 +160,21 @@ class LogFile:
 
     def close(self) -> None:
         """Let go of it. A descriptor that other code closed, and that is something else by now, is left alone."""
+        if self._is_at_its_descriptor():
+            os.close(self.fd)
+
+    def blind(self) -> None:
+        """Let go of it, and let what is written to the descriptor go nowhere."""
+        if self._is_at_its_descriptor():
+            null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            os.dup2(null, self.fd, inheritable=False)
+            os.close(null)
+
+    def _is_at_its_descriptor(self) -> bool:
         with contextlib.suppress(OSError):
             info = os.fstat(self.fd)
-            if (info.st_dev, info.st_ino) == (self.dev, self.ino):
-                os.close(self.fd)
+            return (info.st_dev, info.st_ino) == (self.dev, self.ino)
+        return False
 
     def _is_at_its_path(self) -> bool:
         return _leads_to(self.path, None, self.dev, self.ino)
@@ -182,6 +193,11 @@ class LogFiles:
     def __init__(self, directory: LogDirectory, names: LogNames, permissions: int | None, durable: bool) -> None:
         self._directory, self._names = directory, names
         self._permissions, self._durable = permissions, durable
+
+    @property
+    def directory(self) -> str:
+        """The path of the directory."""
+        return self._directory.path
 
     def open(self, day: Date | None, first: int, room: float) -> LogFile:
         """A log that no other process writes: the first that nobody holds, or a new one.

@@ -12,15 +12,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from sharedvol import log_files, logs
+from sharedvol import log_files, log_writer, logs
 from sharedvol.logs import ReplicaFileHandler
 
-_MODULES = frozenset({logs.__file__, log_files.__file__})
+_MODULES = frozenset({logs.__file__, log_writer.__file__, log_files.__file__})
 
 
 def log(handler: logging.Handler, text: str, level: int = logging.INFO) -> None:
     """One record, as a logger would give it."""
-    handler.handle(logging.LogRecord("test", level, __file__, 1, "%s", (text,), None))
+    handler.handle(record(text, level))
+
+
+def record(text: str, level: int = logging.INFO) -> logging.LogRecord:
+    """A record as a logger makes it."""
+    return logging.LogRecord("test", level, __file__, 1, "%s", (text,), None)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from logged import contents, lines, log, once, opened
 
-from sharedvol import InvalidNameError, container_id, log_path, logs, parse_name
+from sharedvol import InvalidNameError, container_id, log_path, log_writer, parse_name
 from sharedvol.logs import ReplicaFileHandler
 
 NOON = datetime(2026, 3, 14, 12).timestamp()
@@ -29,7 +29,7 @@ DAY = 86_400.0
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The wall clock: its only element is the time."""
     now = [NOON]
-    monkeypatch.setattr(logs.time, "time", lambda: now[0])
+    monkeypatch.setattr(log_writer.time, "time", lambda: now[0])
     return now
 
 
@@ -108,7 +108,7 @@ def test_each_record_is_in_the_file_of_its_day_wherever_the_clock_jumps(jumps: l
         tempfile.TemporaryDirectory() as place,
         opened(Path(place)) as handler,
     ):
-        patch.setattr(logs.time, "time", lambda: now)
+        patch.setattr(log_writer.time, "time", lambda: now)
         expected: dict[str, list[str]] = {}
         for number, jump in enumerate(jumps):
             now += jump

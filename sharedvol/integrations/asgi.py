@@ -21,7 +21,7 @@ _App = Callable[[_Message, _Receive, _Send], Awaitable[None]]
 
 @contextlib.asynccontextmanager
 async def running(service: Service) -> AsyncIterator[bool]:
-    """The service from its start to its stop, for a lifespan. SIGTERM is held back meanwhile.
+    """The service from its start to its stop, for a lifespan. SIGTERM is held back while ``service.serving``.
 
     Yields:
         False if SIGTERM came before the start was over: then there is nothing to serve.
@@ -29,7 +29,7 @@ async def running(service: Service) -> AsyncIterator[bool]:
     Raises:
         SharedVolError: as `Service.start`.
     """
-    service.drain_on_sigterm()
+    service.drain_on_sigterm(serving=False)
     try:
         yield await _start(service)
     finally:

@@ -119,24 +119,29 @@ def _wait_for(work: Callable[[], object]) -> bool:
 
     What is left then ends with the process, as by a kill: no harm, the next replica goes on.
     """
-    ends: queue.SimpleQueue[BaseException | bool] = queue.SimpleQueue()
+    ends: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+    told: list[int] = []
 
     def run() -> None:
         try:
             work()
-            ends.put(False)
+            ends.put(None)
         except BaseException as error:
             ends.put(error)
 
-    previous = signal.signal(signal.SIGTERM, lambda number, frame: ends.put(True))
+    def handle(number: int, frame: object) -> None:
+        told.append(number)
+        ends.put(None)  # re-entrant, as the handler interrupts the get below
+
+    previous = signal.signal(signal.SIGTERM, handle)
     try:
         start_thread(run, "start-up")
-        end = ends.get()
+        error = ends.get()
     finally:
         signal.signal(signal.SIGTERM, previous)
-    if isinstance(end, BaseException):
-        raise end
-    return end
+    if error is not None:
+        raise error
+    return bool(told)
 
 
 def _forget_pidfile(server: Any) -> None:

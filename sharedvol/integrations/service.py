@@ -52,6 +52,10 @@ class Service:
         exit_on_failure: whether a start-up that fails in the background ends the process, with status 3. Only a
             test wants it not to.
 
+    Attributes:
+        failed: why the start-up failed; None if it did not.
+        serving: whether the server takes requests, so that it makes sense to drain.
+
     Raises:
         TypeError: a check is no function.
         ValueError: ``drain`` or another time is negative.
@@ -88,6 +92,7 @@ class Service:
         """Forget what belongs to the parent process. A forked child does so by itself."""
         self._lock = threading.Lock()
         self._started = self._stopped = self._draining = False
+        self.serving = False
         self._membership: Membership | None = None
         self._run: threading.Thread | None = None
         self._gate: SigtermGate | None = None
@@ -138,15 +143,12 @@ class Service:
                     self._leave()
                     return
                 self._started = True
-            if not self._migrated and (self._run is None or not self._run.is_alive()):
-                if wait:
-                    self.run_migrations()
-                else:
-                    self._run = start_thread(self._migrate_or_end, "migrations")
+            if not self._migrated:
+                self._begin_to_migrate(wait)
 
     def start_in_background(self) -> None:
         """`start`, in a thread: what it raises ends the process."""
-        if not self._started and not self._lock.locked():
+        if not self._started and not self._stopped and not self._lock.locked():
             start_thread(self._start_or_end, "start")
 
     def run_migrations(self) -> None:
@@ -186,12 +188,16 @@ class Service:
         """Drain when ``told()``, and not at a SIGTERM of this process: a master decides for all its workers."""
         self._told_to_drain = told
 
-    def drain_on_sigterm(self) -> bool:
+    def drain_on_sigterm(self, *, serving: bool = True) -> bool:
         """Hold back SIGTERM from whoever handles it now, for ``drain`` seconds. Only in the main thread.
+
+        Args:
+            serving: whether requests are taken already; else SIGTERM is not held back before ``self.serving`` is set.
 
         Returns:
             Whether it will be. Not in a worker whose master drains.
         """
+        self.serving = serving
         if self._gate is not None or self._told_to_drain is not None:
             return False
         if os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn"):
@@ -207,7 +213,7 @@ class Service:
 
     def stop(self) -> None:
         """Leave the volume. Waits for nothing; a migration that still runs ends with the process."""
-        self._stopped, self._started, self._draining = True, False, False
+        self._stopped, self._started, self._draining, self.serving = True, False, False, False
         if self._gate is not None:
             self._gate.remove()
             self._gate = None
@@ -222,33 +228,46 @@ class Service:
         if membership is not None:
             membership.leave()
 
+    def _begin_to_migrate(self, wait: bool) -> None:
+        running = self._run is not None and self._run.is_alive()
+        if wait and running:
+            assert self._run is not None
+            self._run.join()
+            if self.failed is not None:
+                raise self.failed
+        elif wait:
+            self.run_migrations()
+        elif not running:
+            self._run = start_thread(self._migrate_or_end, "migrations")
+
     def _migrate_or_end(self) -> None:
         try:
             self.run_migrations()
-        except BaseException as error:
-            self._fail("the migrations failed", error)
+        except BaseException:
+            self._fail("the migrations failed")  # the coordinator has said why, and what was applied before
 
     def _start_or_end(self) -> None:
         try:
             self.start()
         except BaseException as error:
-            self._fail("cannot start", error)
+            self.failed = error
+            self._fail(f"cannot start: {error}")
 
-    def _fail(self, what: str, error: BaseException) -> None:
-        self.failed = error
+    def _fail(self, what: str) -> None:
         if self._stopped:
             return
-        applied = self.coordinator.current.filenames if self.coordinator is not None else []
-        _log.critical("%s: %s; applied before: %s", what, error, ", ".join(applied) or "nothing")
-        if self.exit_on_failure:
-            end_process()
+        if not self.exit_on_failure:
+            _log.critical("%s", what)
+            return
+        _log.critical("%s: this process ends with status %d", what, START_UP_FAILED)
+        end_process()
 
     def _look(self) -> Report:
         if self.failed is not None:
             migrating = self._started and self.coordinator is not None
             return self._health.not_ready("migration_error" if migrating else "startup_error", str(self.failed))
         if not self._started:
-            return self._health.not_ready("starting", "this process has not joined its volume yet")
+            return self._health.not_ready("starting", "the service has not been started in this process, or not yet")
         if not self._migrated:
             return self._health.not_ready("migrations_pending")
         report = self._health.ready()
@@ -266,7 +285,7 @@ class Service:
     def _on_sigterm(self) -> bool:
         """In the signal handler: take no lock."""
         self._draining = True
-        if not self._started or self.drain == 0 or _is_reloaded():
+        if not self._started or not self.serving or self.drain == 0 or _is_reloaded():
             return False
         waiting = not self._migrated and self.coordinator is not None and self.coordinator.current.state == "waiting"
         return not waiting  # for who waits for another replica nobody has sent requests, and nothing is half done

@@ -42,9 +42,11 @@ def lifespan(service: Service, then: _Lifespan | None = None) -> _Lifespan:
     async def run(app: Any) -> AsyncIterator[Any]:
         async with running(service) as started:
             if then is None or not started:
+                service.serving = started
                 yield
             else:
                 async with then(app) as state:
+                    service.serving = not service.draining  # SIGTERM came already: the server stops at once
                     yield state
 
     return run

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +15,7 @@ from pathlib import Path
 from installed import DIE_WITH_US
 from processes import LIMIT
 from servers import free_port
-from traefik_proxy import wait_told
+from traefik_proxy import Answer, ask, wait_told
 
 API = Path(__file__).parents[2] / "docs" / "examples" / "api"
 
@@ -98,19 +100,18 @@ class Replica:
 
     def await_ready(self) -> None:
         """As the health check of its container does it."""
-        wait_told(lambda: self.is_ready() or self._ended(), f"{self.name} ready")
-        assert not self._ended(), f"{self.name} ended:\n{self.console()}"
+        wait_told(self.is_ready, f"{self.name} ready")
 
     def is_ready(self) -> bool:
         """What ``/health/ready`` says, asked past Traefik."""
+        assert self._process is not None and self._process.poll() is None, f"{self.name} ended:\n{self.console()}"
+        return self.ask("GET", "/health/ready").status == 200
+
+    def ask(self, method: str, path: str, body: object = None) -> Answer:
+        """One request past Traefik."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=LIMIT)
-        try:
-            connection.request("GET", "/health/ready")
-            return connection.getresponse().status == 200
-        except OSError:
-            return False
-        finally:
-            connection.close()
+        with contextlib.closing(connection):
+            return ask(connection, method, path, None if body is None else json.dumps(body))
 
     def console(self) -> str:
         """What it printed."""
@@ -140,6 +141,3 @@ class Replica:
             self._process.kill()
             self._process.wait(LIMIT)
             self._process = None
-
-    def _ended(self) -> bool:
-        return self._process is None or self._process.poll() is not None

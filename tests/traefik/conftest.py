@@ -11,6 +11,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "sidecar"))
 
+from api_replica import Mounts
+from servers import Database, Server
 from traefik_proxy import Traefik
 from traefik_stub import Stub
 
@@ -20,6 +22,23 @@ def traefik(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traefik]:
     """A Traefik that tests share: each begins with `Traefik.serve`."""
     with Traefik(tmp_path_factory.mktemp("traefik")) as running:
         yield running
+
+
+@pytest.fixture
+def database(_server_of: Callable[[str], Server]) -> Iterator[Database]:
+    """An empty one on MariaDB."""
+    server = _server_of("mariadb")
+    made = Database(server, server.create_database())
+    yield made
+    made.drop()
+
+
+@pytest.fixture
+def mounts(database: Database, tmp_path: Path) -> Mounts:
+    """What replicas share: that database, and empty volumes."""
+    made = Mounts(database.url, tmp_path)
+    made.make()
+    return made
 
 
 @pytest.fixture

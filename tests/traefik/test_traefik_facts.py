@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
-from traefik_proxy import NEVER, RETRY, Balancing, Traefik
+from traefik_proxy import CHECK, NEVER, RETRY, Balancing, Traefik
 from traefik_stub import Stub
 
 Make = Callable[[str], Stub]
@@ -44,6 +44,14 @@ def test_a_server_that_says_that_it_is_not_ready_gets_no_requests(traefik: Traef
     assert traefik.ask("GET", "/").status == 503
 
 
+def test_a_server_that_hangs_gets_no_new_requests_after_its_check(traefik: Traefik, stub: Make) -> None:
+    alive, hanging = stub("alive"), stub("hanging")
+    traefik.serve([alive.port, hanging.port], Balancing(check={**CHECK, "timeout": "1s"}))
+    hanging.stop()
+    traefik.await_up([alive.port])
+    assert {traefik.ask("GET", "/").replica for _ in range(8)} == {"alive"}
+
+
 @pytest.mark.parametrize("method", ["GET", "PUT", "POST"])
 def test_a_dead_server_is_an_error_without_retry_and_none_with_it(traefik: Traefik, stub: Make, method: str) -> None:
     """It refuses the connection: nothing was sent, so a POST may be repeated, too."""
@@ -66,8 +74,9 @@ def test_a_dead_server_is_an_error_without_retry_and_none_with_it(traefik: Traef
         ("PUT", Balancing(check=NEVER), 200),
         ("POST", Balancing(check=NEVER), 502),
         ("PUT", Balancing(check=NEVER, retry={**RETRY, "maxRequestBodyBytes": 3}), 502),
+        ("PUT", Balancing(check=NEVER, retry={**RETRY, "timeout": "1us"}), 502),
     ],
-    ids=["no-retry", "retry-without-status", "get", "put", "post", "put-larger-than-the-limit"],
+    ids=["no-retry", "retry-without-status", "get", "put", "post", "put-of-more-bytes", "put-of-more-time"],
 )
 def test_a_kill_before_the_answer_is_hidden_by_retry_on_502_and_not_for_post(
     traefik: Traefik, stub: Make, method: str, how: Balancing, status: int

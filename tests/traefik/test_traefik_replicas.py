@@ -8,33 +8,17 @@ import re
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 from api_replica import API, Mounts, Replica
 from processes import LIMIT, reaped
-from servers import Database, Server
+from servers import Database
 from steady_client import Asked, SteadyClient, shares
 from traefik_proxy import Balancing, Traefik, wait_told
 from volume import CLI, run_cli
 
 MIGRATIONS = sorted(path.name for path in (API / "jobs_api" / "migrations").glob("*.sql"))
-
-
-@pytest.fixture
-def database(_server_of: Callable[[str], Server]) -> Iterator[Database]:
-    server = _server_of("mariadb")
-    made = Database(server, server.create_database())
-    yield made
-    made.drop()
-
-
-@pytest.fixture
-def mounts(database: Database, tmp_path: Path) -> Mounts:
-    made = Mounts(database.url, tmp_path)
-    made.make()
-    return made
 
 
 class Deployment:
@@ -69,13 +53,11 @@ class Deployment:
         """All at once; each as soon as it is ready, and in the list."""
         waiting = [self.create(name) for name in names]
         while waiting:
-            ready = [one for one in waiting if one.is_ready()]
-            for one in ready:
+            wait_told(lambda: any(one.is_ready() for one in waiting), "one more that is ready")
+            for one in [one for one in waiting if one.is_ready()]:
                 waiting.remove(one)
                 self.add(one)
                 yield one
-            if not ready:
-                waiting[0].await_ready()
 
     def replace(self, old: Replica, new: Replica) -> None:
         """Start first: the new one is ready and in the list before the old one is told to stop, and drains."""
@@ -108,6 +90,7 @@ def sidecar_beside(mounts: Mounts) -> Iterator[None]:
         assert process.wait(LIMIT) == 0, (mounts.root / "sidecar.log").read_text()
 
 
+@pytest.mark.timeout(300)
 def test_a_client_sees_no_error_while_replicas_start_die_and_are_replaced(
     database: Database, mounts: Mounts, deployment: Deployment, traefik: Traefik
 ) -> None:

@@ -26,6 +26,11 @@ CHECK: dict[str, Any] = {"path": "/health/ready", "interval": "200ms", "timeout"
 NEVER: dict[str, Any] = {**CHECK, "interval": "600s"}
 """`RETRY` and `PASSIVE` are those of docs/traefik.md; checks come sooner, so that nobody waits, and may take longer."""
 
+QUICK = (
+    "--providers.providersThrottleDuration=10ms",
+    "--serversTransport.forwardingTimeouts.dialTimeout=1s",
+    "--serversTransport.forwardingTimeouts.idleConnTimeout=60s",
+)
 STICKY = {"name": "replica", "httpOnly": True, "sameSite": "lax"}
 
 
@@ -38,21 +43,19 @@ class Balancing:
     passive: Mapping[str, Any] | None = field(default_factory=lambda: PASSIVE)
     sticky: bool = False
 
-    def configuration(self, ports: Iterable[int], generation: str) -> dict[str, Any]:
-        """The dynamic configuration for servers on ``ports``, with a router that is named by its generation."""
+    def configuration(self, ports: Iterable[int]) -> dict[str, Any]:
+        """The dynamic configuration for servers on ``ports``."""
         balancer: dict[str, Any] = {"servers": [{"url": f"http://127.0.0.1:{port}"} for port in ports]}
         balancer |= {"healthCheck": dict(self.check)} if self.check else {}
         balancer |= {"passiveHealthCheck": dict(self.passive)} if self.passive else {}
         balancer |= {"sticky": {"cookie": STICKY}} if self.sticky else {}
         router: dict[str, Any] = {"rule": "PathPrefix(`/`)", "service": "jobs"}
         middlewares = {"again": {"retry": dict(self.retry)}} if self.retry else {}
-        # On the same entry point: what it tells is then what the next request meets.
-        inside = {"rule": "PathPrefix(`/api/http`)", "service": "api@internal"}
         made: dict[str, Any] = {
-            "routers": {"jobs": router | ({"middlewares": ["again"]} if middlewares else {}), generation: inside},
+            "routers": {"jobs": router | ({"middlewares": ["again"]} if middlewares else {})},
             "services": {"jobs": {"loadBalancer": balancer}},
         }
-        return {"http": made | ({"middlewares": middlewares} if middlewares else {})}
+        return made | ({"middlewares": middlewares} if middlewares else {})
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,10 @@ class Traefik:
 
     Args:
         directory: an empty one; holds the dynamic configuration and the log.
+        flags: more than the entry point ``web`` and the file provider.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, flags: Iterable[str] = QUICK) -> None:
         self._directory = directory
         self._dynamic = directory / "dynamic"
         self._dynamic.mkdir()
@@ -86,12 +90,10 @@ class Traefik:
                     str(PROGRAM),
                     f"--entryPoints.web.address=127.0.0.1:{self.port}",
                     f"--providers.file.directory={self._dynamic}",
-                    "--providers.providersThrottleDuration=10ms",
-                    "--serversTransport.forwardingTimeouts.dialTimeout=1s",
-                    "--serversTransport.forwardingTimeouts.idleConnTimeout=60s",
                     "--api=true",
                     "--global.checkNewVersion=false",
                     "--global.sendAnonymousUsage=false",
+                    *flags,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -100,12 +102,22 @@ class Traefik:
 
     def serve(self, ports: Iterable[int], how: Balancing | None = None) -> None:
         """Balance between the servers on ``ports`` from now on. Returns when the next request does."""
+        self._apply((how or Balancing()).configuration(ports))
+
+    def serve_nothing(self) -> None:
+        """What is served comes from another provider."""
+        self._apply({"routers": {}})
+
+    def _apply(self, configuration: dict[str, Any]) -> None:
         generation = f"generation-{next(self._generations)}"
+        # On the same entry point: what it tells is then what the next request meets.
+        inside = {"rule": "PathPrefix(`/api/http`)", "service": "api@internal", "priority": 1000}
         new = self._dynamic / ".new"
-        new.write_text(json.dumps((how or Balancing()).configuration(ports, generation)))
+        new.write_text(
+            json.dumps({"http": configuration | {"routers": {**configuration["routers"], generation: inside}}})
+        )
         os.replace(new, self._dynamic / "servers.yaml")
-        there = f"/api/http/routers/{generation}@file"
-        wait_told(lambda: self.ask("GET", there).status == 200, f"{generation}, see {self._directory}/log")
+        wait_told(lambda: self.told(f"routers/{generation}@file") != {}, f"{generation}:\n{self.log()}")
 
     def up(self) -> set[int]:
         """The ports that it believes to be healthy."""
@@ -117,8 +129,16 @@ class Traefik:
         wait_told(lambda: self.up() == wanted, f"{wanted} up")
 
     def _told(self) -> dict[str, str]:
-        answer = self.ask("GET", "/api/http/services/jobs@file")
-        return dict(json.loads(answer.body).get("serverStatus") or {}) if answer.status == 200 else {}
+        return dict(self.told("services/jobs@file").get("serverStatus") or {})
+
+    def told(self, what: str) -> dict[str, Any]:
+        """What it says of a router, service or middleware; nothing where it has none of that name."""
+        answer = self.ask("GET", f"/api/http/{what}")
+        return dict(json.loads(answer.body)) if answer.status == 200 else {}
+
+    def log(self) -> str:
+        """What it printed."""
+        return (self._directory / "log").read_text(errors="replace")
 
     def ask(self, method: str, path: str, body: str | None = None, cookie: str = "") -> Answer:
         """One request on a connection of its own."""
@@ -144,7 +164,10 @@ def wait_told(condition: Callable[[], bool], what: str) -> None:
     """`wait_until` for what is asked over HTTP: that costs those who are asked, so less often."""
 
     def look() -> bool:
-        return condition() or bool(time.sleep(0.02))
+        if condition():
+            return True
+        time.sleep(0.02)
+        return False
 
     wait_until(look, what)
 

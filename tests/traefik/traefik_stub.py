@@ -90,6 +90,11 @@ class Stub:
         assert self._process.wait(LIMIT) == -signal.SIGKILL
         self._reap()
 
+    def stop(self) -> None:
+        """SIGSTOP: it answers nothing, and the kernel still accepts connections for it."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
     def kill(self) -> None:
         """SIGKILL, and reap."""
         assert self._process is not None

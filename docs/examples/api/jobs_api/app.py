@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi import Path as PathParameter
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from sqlalchemy import create_engine
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnection
 
 from sharedvol import Cache, MigrationCoordinator, Semaphore, container_id
 from sharedvol.integrations import Service
@@ -62,6 +66,12 @@ def create_app(settings: Settings) -> FastAPI:
     app.router.routes.extend(health_routes(service))
     app.add_middleware(DrainMiddleware, service=service)
     app.add_middleware(SayReplica)
+
+    @app.exception_handler(OperationalError)  # the server is gone, or another request had the job's row for too long
+    @app.exception_handler(NoConnection)
+    def not_now(request: Request, error: Exception) -> JSONResponse:
+        logging.getLogger(__name__).warning("%s %s: %s", request.method, request.url.path, error)
+        return JSONResponse({"detail": "the database is busy or away: ask again"}, 503, {"Retry-After": "1"})
 
     @app.get("/")
     def who() -> dict[str, object]:

@@ -103,7 +103,7 @@ class Jobs:
         with self._engine.connect() as connection:
             found = connection.execute(
                 text("SELECT COUNT(*), COALESCE(SUM(total), 0) FROM jobs WHERE created >= :day AND created < :next"),
-                {"day": day, "next": day + timedelta(days=1)},
+                {"day": day.isoformat(), "next": (day + timedelta(days=1)).isoformat()},
             ).one()
         return {"day": day.isoformat(), "jobs": int(found[0]), "total": float(found[1]), "by": container_id()}
 
