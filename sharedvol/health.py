@@ -57,11 +57,12 @@ class Health:
         health.ready()      # Report(code=503, body={'status': 'not_ready', 'reason': 'migrations_pending', ...})
 
     Args:
-        coordinator: whose run, and whose database, it is about. It need not run in this process.
+        coordinator: whose run, and whose database, it is about. It need not run in this process. None for a
+            replica without migrations, which is always ready.
         max_age: seconds for which an answer of the database is used again, so that checks cannot load it.
     """
 
-    def __init__(self, coordinator: MigrationCoordinator, *, max_age: float = 1.0) -> None:
+    def __init__(self, coordinator: MigrationCoordinator | None, *, max_age: float = 1.0) -> None:
         self._coordinator = coordinator
         self._max_age = max_age
         self._lock = threading.Lock()
@@ -78,6 +79,8 @@ class Health:
         ``reason`` ``database_unavailable``, ``migration_error`` or ``migrations_pending``. The other fields are
         those of `MigrationStatus.as_dict`.
         """
+        if self._coordinator is None:
+            return _report(None, None, None)
         current = self._coordinator.current
         if current.state in ("waiting", "migrating"):
             return _report(current, "migrations_pending", "unknown")
@@ -90,19 +93,30 @@ class Health:
                 return asked[1]
             return _report(current, "database_unavailable", "unknown", "the database is being asked")
         try:
-            report = self._ask(current)
+            report = self._ask(self._coordinator, current)
             self._asked = (time.monotonic(), report)
             return report
         finally:
             self._lock.release()
 
-    def _ask(self, current: MigrationStatus) -> Report:
+    def not_ready(self, reason: str, error: str | None = None) -> Report:
+        """The answer of who knows by itself that it may not serve. Asks nobody.
+
+        Args:
+            reason: a word for programs, such as ``draining``.
+            error: the same for people.
+        """
+        if self._coordinator is None:
+            return _report(None, reason, None, error)
+        return _report(self._coordinator.current, reason, "unknown", error)
+
+    def _ask(self, coordinator: MigrationCoordinator, current: MigrationStatus) -> Report:
         try:
-            found = self._coordinator.status(patience=_PATIENCE_SECONDS)
+            found = coordinator.status(patience=_PATIENCE_SECONDS)
         except DatabaseError as error:
             return _report(current, "database_unavailable", "unavailable", str(error))
         except (ManifestError, ValueError) as error:
-            return _report(self._coordinator.current, "migration_error", "unknown", str(error))
+            return _report(coordinator.current, "migration_error", "unknown", str(error))
         except SharedVolError as error:
             return _report(current, "migration_error", "connected", str(error))
         if current.state == "failed":
@@ -160,11 +174,17 @@ async def _lifespan(receive: _Receive, send: _Send) -> None:
             return
 
 
-def _report(status: MigrationStatus, reason: str | None, database: str, error: str | None = None) -> Report:
+def _report(
+    status: MigrationStatus | None, reason: str | None, database: str | None, error: str | None = None
+) -> Report:
     body: dict[str, Any] = {"status": "ready" if reason is None else "not_ready"}
     if reason is not None:
         body["reason"] = reason
-    body |= {"database": database, "timestamp": _now()} | status.as_dict()
+    if database is not None:
+        body["database"] = database
+    body["timestamp"] = _now()
+    if status is not None:
+        body |= status.as_dict()
     if error is not None:
         body["error"] = error
     return Report(200 if reason is None else 503, body)

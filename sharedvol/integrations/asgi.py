@@ -1,0 +1,98 @@
+"""A `Service` in an ASGI application: what Starlette, FastAPI and others have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+from sharedvol.health import Report
+from sharedvol.integrations.background import in_thread
+from sharedvol.integrations.service import Service
+
+_LOOK_SECONDS: Final = 0.05
+
+_Message = MutableMapping[str, Any]
+_Receive = Callable[[], Awaitable[_Message]]
+_Send = Callable[[_Message], Awaitable[None]]
+_App = Callable[[_Message, _Receive, _Send], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def running(service: Service) -> AsyncIterator[bool]:
+    """The service from its start to its stop, for a lifespan. SIGTERM is held back while ``service.serving``.
+
+    Yields:
+        False if SIGTERM came before the start was over: then there is nothing to serve.
+
+    Raises:
+        SharedVolError: as `Service.start`.
+    """
+    service.drain_on_sigterm(serving=False)
+    try:
+        yield await _start(service)
+    finally:
+        service.stop()
+
+
+async def _start(service: Service) -> bool:
+    starting = in_thread(service.start, "start")
+    while not starting.done():
+        if service.draining:
+            return False
+        await asyncio.wait({starting}, timeout=_LOOK_SECONDS)
+    starting.result()
+    return True
+
+
+class Answers:
+    """Readiness for an event loop, which it does not stop: asked in a thread, once for all who ask meanwhile."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._asked: asyncio.Future[Report] | None = None
+
+    async def ready(self) -> Report:
+        """`Service.ready`."""
+        if self._service.draining:
+            return self._service.ready()  # asks nobody
+        asked = self._asked
+        if asked is None or asked.done() or asked.get_loop() is not asyncio.get_running_loop():
+            asked = self._asked = in_thread(self._service.ready, "ready")
+        report = await asyncio.shield(asked)
+        return self._service.ready() if self._service.draining else report
+
+    def live(self) -> Report:
+        """`Service.live`, here and now."""
+        return self._service.live()
+
+
+class DrainMiddleware:
+    """Answers with ``Connection: close`` during the drain, so that a proxy's kept connections go elsewhere.
+
+    The server closes idle connections when it stops, maybe at the moment when a proxy sends a request on one; for a
+    request that changes something most proxies then answer 502.
+
+    Args:
+        app: the ASGI application.
+        service: whose drain it is.
+    """
+
+    def __init__(self, app: _App, service: Service) -> None:
+        self._app, self._service = app, service
+
+    async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
+        """As every ASGI application."""
+        # HTTP/2 forbids the header (RFC 9113, 8.2.2).
+        if scope["type"] != "http" or not str(scope.get("http_version", "1.1")).startswith("1"):
+            await self._app(scope, receive, send)
+            return
+
+        async def send_closing(message: _Message) -> None:
+            if message["type"] == "http.response.start" and self._service.draining:
+                kept = [(name, value) for name, value in message.get("headers", []) if name.lower() != b"connection"]
+                message = {**message, "headers": [*kept, (b"connection", b"close")]}
+            await send(message)
+
+        await self._app(scope, receive, send_closing)

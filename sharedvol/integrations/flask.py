@@ -1,0 +1,38 @@
+"""Flask. Under gunicorn use `sharedvol.integrations.gunicorn`, too, which starts and drains.
+
+::
+
+    app = Flask(__name__)
+    init_app(app, service)
+"""
+
+from __future__ import annotations
+
+from flask import Flask, Response, jsonify
+
+from sharedvol.health import LIVE_PATH, READY_PATH, Report
+from sharedvol.integrations.service import Service
+
+
+def init_app(app: Flask, service: Service, *, live_path: str = LIVE_PATH, ready_path: str = READY_PATH) -> None:
+    """Add the two checks; ``app.extensions["sharedvol"]`` is the service then.
+
+    The first request starts a service that has not been started, as `sharedvol.integrations.wsgi.HealthMiddleware`
+    does.
+
+    Args:
+        app: the application.
+        service: what answers.
+        live_path, ready_path: where.
+    """
+    app.extensions["sharedvol"] = service
+    app.before_request(service.start_in_background)
+    app.add_url_rule(live_path, "sharedvol_live", lambda: _json(service.live()))
+    app.add_url_rule(ready_path, "sharedvol_ready", lambda: _json(service.ready()))
+
+
+def _json(report: Report) -> Response:
+    response = jsonify(report.body)
+    response.status_code = report.code
+    response.headers["Cache-Control"] = "no-store"
+    return response

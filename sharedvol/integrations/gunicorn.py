@@ -1,0 +1,149 @@
+"""gunicorn, with any worker class: the master migrates once and drains, each worker joins.
+
+In ``gunicorn.conf.py``::
+
+    from sharedvol.integrations.gunicorn import hooks
+    from shop.service import service  # a module of its own: the application is imported in the workers
+
+    globals().update(hooks(service))
+
+The master is the one that knows whether the replica stops: a worker gets SIGTERM also when it is replaced
+(``SIGHUP``), and then the replica must stay ready. So the master waits between SIGTERM and its own shutdown, and
+tells its workers by a byte of memory that they share.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+from sharedvol.integrations.background import start_thread
+from sharedvol.integrations.service import START_UP_FAILED, Service
+
+_STOPPED: Final = 128 + signal.SIGTERM
+
+
+def hooks(service: Service) -> dict[str, Callable[..., None]]:
+    """The server hooks, by their names in gunicorn's settings.
+
+    Where a configuration has a hook of the same name, let it call the one from here.
+
+    Args:
+        service: the one that the application uses; from a module that both import.
+    """
+    made = _Hooks(service)
+    return {
+        "on_starting": made.on_starting,
+        "when_ready": made.when_ready,
+        "on_reload": made.on_reload,
+        "post_fork": made.post_fork,
+        "worker_exit": made.worker_exit,
+    }
+
+
+class _Hooks:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._told = mmap.mmap(-1, 1)  # anonymous and shared: what the master writes, its children read
+        service.drain_when(self._is_told)
+
+    def _is_told(self) -> bool:
+        return self._told[0] != 0
+
+    def on_starting(self, server: Any) -> None:
+        """In the master, before it listens: join, and migrate. A failure ends it with status 3."""
+        try:
+            told_to_stop = _wait_for(lambda: self._service.start(wait=True))
+        except Exception as error:
+            server.log.critical("Start-up failed: %s", error)
+            _forget_pidfile(server)
+            raise SystemExit(START_UP_FAILED) from error
+        if told_to_stop:
+            server.log.info("SIGTERM during the start-up: stopping")
+            _forget_pidfile(server)
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise SystemExit(_STOPPED)  # the kernel spares process 1 of a container
+
+    def when_ready(self, server: Any) -> None:
+        """In the master: stand before its own answer to SIGTERM."""
+        shut_down = type(server).handle_term.__get__(server)
+
+        def handle_term() -> None:
+            if self._is_told() or self._service.drain == 0:
+                shut_down()
+                return
+            server.log.info("Draining: not ready any more, requests are answered for %g s", self._service.drain)
+            self._told[0] = 1
+            end = threading.Timer(self._service.drain, os.kill, (os.getpid(), signal.SIGTERM))
+            end.daemon = True
+            end.start()
+
+        server.handle_term = handle_term
+        server.log.info(
+            "At SIGTERM: %g s of drain, then up to %g s for requests under way; let stop_grace_period be longer",
+            self._service.drain,
+            server.cfg.graceful_timeout,
+        )
+
+    def on_reload(self, server: Any) -> None:
+        """In the master, at SIGHUP: the new code may have brought new migrations. A failure ends all, with status 3."""
+        self.when_ready(server)
+        try:
+            told_to_stop = _wait_for(self._service.run_migrations)
+        except Exception as error:
+            from gunicorn.errors import HaltServer  # type: ignore[import-untyped, unused-ignore]
+
+            raise HaltServer(f"Migrations failed: {error}", START_UP_FAILED) from error
+        if told_to_stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def post_fork(self, server: Any, worker: Any) -> None:
+        """In a worker: join by itself, as nothing of the master's part came along."""
+        # Until the worker has its own handlers it has the master's, which would swallow the signal.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self._service.start()
+
+    def worker_exit(self, server: Any, worker: Any) -> None:
+        """In a worker that ends: leave. gunicorn calls it in the master, too, for a worker that is gone."""
+        if os.getpid() == worker.pid:
+            self._service.stop()
+
+
+def _wait_for(work: Callable[[], object]) -> bool:
+    """Do ``work`` in a thread, which may wait for a lock on a server; True if SIGTERM came before it was done.
+
+    What is left then ends with the process, as by a kill: no harm, the next replica goes on.
+    """
+    ends: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+    told: list[int] = []
+
+    def run() -> None:
+        try:
+            work()
+            ends.put(None)
+        except BaseException as error:
+            ends.put(error)
+
+    def handle(number: int, frame: object) -> None:
+        told.append(number)
+        ends.put(None)  # re-entrant, as the handler interrupts the get below
+
+    previous = signal.signal(signal.SIGTERM, handle)
+    try:
+        start_thread(run, "start-up")
+        error = ends.get()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    if error is not None:
+        raise error
+    return bool(told)
+
+
+def _forget_pidfile(server: Any) -> None:
+    if server.pidfile is not None:
+        server.pidfile.unlink()

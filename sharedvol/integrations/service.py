@@ -1,0 +1,323 @@
+"""`Service`: one process of a replica, from its start to its end. Knows no framework and no server."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from sharedvol.errors import SharedVolError
+from sharedvol.health import Health, Report
+from sharedvol.identity import container_id
+from sharedvol.integrations.background import start_thread
+from sharedvol.integrations.checks import OK, Checks
+from sharedvol.integrations.drain import SigtermGate
+from sharedvol.migrations.coordinator import MigrationCoordinator
+from sharedvol.volume import Membership, Volume
+
+START_UP_FAILED: Final = 3
+"""The exit status after a failed start-up. uvicorn and gunicorn both take a worker that ends with 3 for one that
+could not start, and stop instead of starting it again and again."""
+
+_FLUSH_SECONDS: Final = 2.0
+_log = logging.getLogger(__name__)
+
+
+class Service:
+    """Joins a volume, runs the migrations, says whether it is ready, drains, and leaves.
+
+    ::
+
+        service = Service(volume="/shared/spool", coordinator=MigrationCoordinator(url, "/app/migrations"))
+
+    There is one for a process, made when the module that has it is imported. A forked child has it as if it had not
+    been started, but knows when its parent has run the migrations.
+
+    Args:
+        volume: the directory that the replicas share, or a `Volume`; joined at the start and left at the stop.
+        coordinator: the migrations, run at the start in a thread; until they are done the replica is not ready.
+        checks: further conditions of readiness, by name; see `sharedvol.integrations.checks.Checks`. The name is the
+            ``reason`` when one fails.
+        drain: seconds between SIGTERM and the server's own shutdown, in which the readiness check says 503
+            ``draining`` and requests are answered. Longer than the load balancer needs to notice.
+        purpose: a few words for people who look at the volume.
+        migrate: False where something else runs the migrations: readiness then waits for that.
+        check_timeout: seconds that all ``checks`` together may take.
+        max_age: seconds for which answers of the database and the checks are used again.
+        exit_on_failure: whether a start-up that fails in the background ends the process, with status 3. Only a
+            test wants it not to.
+
+    Attributes:
+        failed: why the start-up failed; None if it did not.
+        serving: whether the server takes requests, so that it makes sense to drain.
+
+    Raises:
+        TypeError: a check is no function.
+        ValueError: ``drain`` or another time is negative.
+    """
+
+    def __init__(
+        self,
+        *,
+        volume: str | os.PathLike[str] | Volume | None = None,
+        coordinator: MigrationCoordinator | None = None,
+        checks: Mapping[str, Callable[[], object]] | None = None,
+        drain: float = 5.0,
+        purpose: str = "",
+        migrate: bool = True,
+        check_timeout: float = 2.0,
+        max_age: float = 1.0,
+        exit_on_failure: bool = True,
+    ) -> None:
+        for name, seconds in (("drain", drain), ("check_timeout", check_timeout), ("max_age", max_age)):
+            if not seconds >= 0:
+                raise ValueError(f"{name} is 0 or more seconds, not {seconds!r}")
+        self.volume = volume if isinstance(volume, Volume) or volume is None else Volume(volume)
+        self.coordinator = coordinator
+        self.drain, self.purpose, self.exit_on_failure = drain, purpose, exit_on_failure
+        self._max_age = max_age
+        self._checks = Checks(checks or {}, timeout=check_timeout, max_age=max_age)
+        self._migrates = coordinator is not None and migrate
+        self._migrated = not self._migrates
+        self._told_to_drain: Callable[[], bool] | None = None
+        self.renew()
+        _renew_in_child(self)
+
+    def renew(self) -> None:
+        """Forget what belongs to the parent process. A forked child does so by itself."""
+        self._lock = threading.Lock()
+        self._started = self._stopped = self._draining = False
+        self.serving = False
+        self._membership: Membership | None = None
+        self._run: threading.Thread | None = None
+        self._gate: SigtermGate | None = None
+        self._health = Health(self.coordinator, max_age=self._max_age)
+        self._checks.renew()
+        self.failed: BaseException | None = None
+
+    @property
+    def replica(self) -> str | None:
+        """The replica's name; None where nothing names this container."""
+        if self._membership is not None:
+            return self._membership.name
+        try:
+            return container_id()
+        except SharedVolError:
+            return None
+
+    @property
+    def slot(self) -> int | None:
+        """The replica's slot on the volume; None before the start, after the stop and without a volume."""
+        return None if self._membership is None else self._membership.slot
+
+    @property
+    def started(self) -> bool:
+        """Whether this process has joined and has begun to migrate."""
+        return self._started
+
+    @property
+    def draining(self) -> bool:
+        """Whether this replica is about to stop."""
+        return self._draining or (self._told_to_drain is not None and self._told_to_drain())
+
+    def start(self, *, wait: bool = False) -> None:
+        """Join the volume, and begin to migrate in a thread. Does nothing in a process that has started.
+
+        Args:
+            wait: until nothing is pending.
+
+        Raises:
+            PresenceError, LockError, InvalidNameError, IdentityError: as `Volume.join`.
+            SharedVolError: with ``wait``, as `MigrationCoordinator.run`; else that ends the process.
+        """
+        with self._lock:
+            if not self._started:
+                self._stopped = False
+                self._join()
+                if self._stopped:  # while we waited for others who join
+                    self._leave()
+                    return
+                self._started = True
+            if not self._migrated:
+                self._begin_to_migrate(wait)
+
+    def start_in_background(self) -> None:
+        """`start`, in a thread: what it raises ends the process."""
+        if not self._started and not self._stopped and not self._lock.locked():
+            start_thread(self._start_or_end, "start")
+
+    def run_migrations(self) -> None:
+        """Apply what is pending, here and now, also when it was done before: a reload may bring new ones.
+
+        Raises:
+            SharedVolError: as `MigrationCoordinator.run`.
+        """
+        if self.coordinator is None or not self._migrates:
+            return
+        try:
+            self.coordinator.run()
+        except BaseException as error:
+            self.failed = error
+            raise
+        self._migrated = True
+
+    def live(self) -> Report:
+        """Whether the process answers at all."""
+        return self._health.live()
+
+    def ready(self) -> Report:
+        """Whether the replica may be sent requests: as `Health.ready`, with further reasons.
+
+        These are ``starting``, ``draining``, ``startup_error`` and the names of the ``checks``. The body has
+        ``replica``, ``slot`` and ``checks`` too. Never longer than the database (5 s) and the checks are waited for.
+        """
+        report = self._draining_report() or self._look()
+        report.body.update(replica=self.replica, slot=self.slot)
+        return report
+
+    def begin_drain(self) -> None:
+        """Say that this process is about to stop: from now on it is not ready."""
+        self._draining = True
+
+    def drain_when(self, told: Callable[[], bool]) -> None:
+        """Drain when ``told()``, and not at a SIGTERM of this process: a master decides for all its workers."""
+        self._told_to_drain = told
+
+    def drain_on_sigterm(self, *, serving: bool = True) -> bool:
+        """Hold back SIGTERM from whoever handles it now, for ``drain`` seconds. Only in the main thread.
+
+        Args:
+            serving: whether requests are taken already; else SIGTERM is not held back before ``self.serving`` is set.
+
+        Returns:
+            Whether it will be. Not in a worker whose master drains.
+        """
+        self.serving = serving
+        if self._gate is not None or self._told_to_drain is not None:
+            return False
+        if os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn"):
+            _log.warning(
+                "each gunicorn worker drains by itself, also when it is only replaced, and graceful_timeout must be "
+                "longer than drain=%g: use sharedvol.integrations.gunicorn.hooks",
+                self.drain,
+            )
+        gate = SigtermGate(self.drain, self._on_sigterm)
+        if gate.install():
+            self._gate = gate
+        return self._gate is not None
+
+    def stop(self) -> None:
+        """Leave the volume. Waits for nothing; a migration that still runs ends with the process."""
+        self._stopped, self._started, self._draining, self.serving = True, False, False, False
+        if self._gate is not None:
+            self._gate.remove()
+            self._gate = None
+        self._leave()
+
+    def _join(self) -> None:
+        if self.volume is not None and self._membership is None:
+            self._membership = self.volume.join(purpose=self.purpose)
+
+    def _leave(self) -> None:
+        membership, self._membership = self._membership, None
+        if membership is not None:
+            membership.leave()
+
+    def _begin_to_migrate(self, wait: bool) -> None:
+        running = self._run is not None and self._run.is_alive()
+        if wait and running:
+            assert self._run is not None
+            self._run.join()
+            if self.failed is not None:
+                raise self.failed
+        elif wait:
+            self.run_migrations()
+        elif not running:
+            self._run = start_thread(self._migrate_or_end, "migrations")
+
+    def _migrate_or_end(self) -> None:
+        try:
+            self.run_migrations()
+        except BaseException:
+            self._fail("the migrations failed")  # the coordinator has said why, and what was applied before
+
+    def _start_or_end(self) -> None:
+        try:
+            self.start()
+        except BaseException as error:
+            self.failed = error
+            self._fail(f"cannot start: {error}")
+
+    def _fail(self, what: str) -> None:
+        if self._stopped:
+            return
+        if not self.exit_on_failure:
+            _log.critical("%s", what)
+            return
+        _log.critical("%s: this process ends with status %d", what, START_UP_FAILED)
+        end_process()
+
+    def _look(self) -> Report:
+        if self.failed is not None:
+            migrating = self._started and self.coordinator is not None
+            return self._health.not_ready("migration_error" if migrating else "startup_error", str(self.failed))
+        if not self._started:
+            return self._health.not_ready("starting", "the service has not been started in this process, or not yet")
+        if not self._migrated:
+            return self._health.not_ready("migrations_pending")
+        report = self._health.ready()
+        if not report.ok:
+            return Report(report.code, dict(report.body))
+        answers = self._checks.ask()
+        failing = [name for name, said in answers.items() if said != OK]
+        if failing:
+            report = self._health.not_ready(failing[0], f"{failing[0]}: {answers[failing[0]]}")
+        return self._draining_report() or Report(report.code, {**report.body, "checks": answers})
+
+    def _draining_report(self) -> Report | None:
+        return self._health.not_ready("draining") if self.draining else None
+
+    def _on_sigterm(self) -> bool:
+        """In the signal handler: take no lock."""
+        self._draining = True
+        if not self._started or not self.serving or self.drain == 0 or _is_reloaded():
+            return False
+        waiting = not self._migrated and self.coordinator is not None and self.coordinator.current.state == "waiting"
+        return not waiting  # for who waits for another replica nobody has sent requests, and nothing is half done
+
+
+def end_process(status: int = START_UP_FAILED) -> None:
+    """End at once, from any thread, after what was logged and printed has been written."""
+    flushing = start_thread(_flush, "flush")
+    flushing.join(_FLUSH_SECONDS)  # another thread may hold a handler's lock for ever
+    os._exit(status)
+
+
+def _flush() -> None:
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+
+
+def _is_reloaded() -> bool:
+    """Whether ``uvicorn --reload`` started us: who has just saved a file does not want to wait for a drain."""
+    return multiprocessing.parent_process() is not None and "--reload" in sys.argv
+
+
+def _renew_in_child(service: Service) -> None:
+    """Without a hold on it, as a hook of a fork cannot be taken back."""
+    known: Any = weakref.ref(service)
+
+    def renew() -> None:
+        found = known()
+        if found is not None:
+            found.renew()
+
+    if hasattr(os, "register_at_fork"):  # absent on Windows, as fork is
+        os.register_at_fork(after_in_child=renew)

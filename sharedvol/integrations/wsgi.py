@@ -1,0 +1,62 @@
+"""Any WSGI application. Under gunicorn use `sharedvol.integrations.gunicorn`, too, which starts and drains.
+
+::
+
+    application = HealthMiddleware(application, service)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from typing import Any
+
+from sharedvol.health import LIVE_PATH, READY_PATH, Report
+from sharedvol.integrations.service import Service
+
+_Environ = dict[str, Any]
+_Respond = Callable[..., Any]
+_App = Callable[[_Environ, _Respond], Iterable[bytes]]
+
+
+class HealthMiddleware:
+    """Answers the two checks, and passes on all else.
+
+    The first request starts a service that has not been started, without waiting for it. Better start it before,
+    with `Service.start` or gunicorn's hooks: a server that is asked nothing has not joined its volume either.
+
+    Args:
+        app: the application.
+        service: what answers.
+        live_path, ready_path: where, below the place where the application is mounted.
+    """
+
+    def __init__(
+        self, app: _App, service: Service, *, live_path: str = LIVE_PATH, ready_path: str = READY_PATH
+    ) -> None:
+        self._app, self._service = app, service
+        self._answers = {live_path: service.live, ready_path: service.ready}
+
+    def __call__(self, environ: _Environ, start_response: _Respond) -> Iterable[bytes]:
+        """As every WSGI application (PEP 3333)."""
+        self._service.start_in_background()
+        answer = self._answers.get(environ.get("PATH_INFO", ""))
+        if answer is None:
+            return self._app(environ, start_response)
+        method = environ.get("REQUEST_METHOD", "GET")
+        if method not in ("GET", "HEAD"):
+            return _respond(start_response, Report(405, {"error": "use GET"}), method, [("Allow", "GET, HEAD")])
+        return _respond(start_response, answer(), method, [])
+
+
+def _respond(start_response: _Respond, report: Report, method: str, more: list[tuple[str, str]]) -> Iterable[bytes]:
+    body = json.dumps(report.body).encode()
+    status = HTTPStatus(report.code)
+    headers = [
+        ("Content-Type", "application/json"),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+    ]
+    start_response(f"{status.value} {status.phrase}", headers + more)
+    return [] if method == "HEAD" else [body]

@@ -1,0 +1,174 @@
+"""The real gunicorn, with its worker classes: one migration, a part in the volume for each worker, one drain."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from processes import LIMIT, is_free, wait_until
+from served import Place, Served, Slow
+from servers import Server
+
+from sharedvol import FileLock, Volume
+
+STARLETTE = "shop_starlette:app"
+KINDS = {
+    "sync": ("shop_flask:app", "sync"),
+    "gthread": ("shop_flask:app", "gthread"),
+    "uvicorn": (STARLETTE, "uvicorn_worker.UvicornWorker"),
+    "asgi": (STARLETTE, "asgi"),
+}
+
+
+def _workers(place: Place, kind: str = "sync", *options: str, **environment: str) -> Served:
+    app, worker_class = KINDS[kind]
+    if kind == "gthread":  # it takes more connections than it has threads, so one more than the slow request needs
+        options = (*options, "--threads", "2")
+    return place.gunicorn("-k", worker_class, "-w", "2", *options, app=app, **environment)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_master_migrates_once_and_the_workers_drain(place: Place, kind: str) -> None:
+    with _workers(place, kind, SHOP_DRAIN="1") as served:
+        served.until("ready")
+        pids = served.pids(2)
+        master, token = place.runs[0].split()
+        assert int(master) == served.process.pid
+        assert served.process.pid not in pids
+        abouts = [served.ask().body for _ in range(20)]
+        assert {about["slot"] for about in abouts} == {0}
+        assert {about["replica"] for about in abouts} == {"3f9c0d1e2b4a"}
+        assert token not in {about["worker"] for about in abouts}
+        assert len({(about["pid"], about["worker"]) for about in abouts}) == len({about["pid"] for about in abouts})
+        assert is_free(place.path / "shop.db.migration-lock")
+        slow = Slow(served, place)
+        with slow.under_way():
+            served.tell()
+            served.until("draining")
+            assert served.ask().code == 200
+            wait_until(lambda: served.log.count("Handling signal: term") == 2, "the end of the drain")
+        assert slow.answer().code == 200
+        assert served.wait() == 0
+    assert place.is_alive() is False
+    assert len(place.runs) == 1
+
+
+def test_a_second_sigterm_ends_the_drain_of_gunicorn(place: Place) -> None:
+    with _workers(place) as served:
+        served.until("ready")
+        served.tell()
+        served.until("draining")
+        served.tell()
+        assert served.wait() == 0
+
+
+def test_workers_that_are_replaced_do_not_make_the_replica_unready(place: Place) -> None:
+    with _workers(place, "sync", "--max-requests", "3") as served:
+        served.until("ready")
+        first = served.pids(2)
+        seen: set[int] = set()
+
+        def look() -> bool:
+            answer = served.ask("/health/ready")
+            assert answer.code == 200, answer
+            seen.add(served.ask().body["pid"])
+            return len(seen - first) >= 2
+
+        wait_until(look, "workers recycled by max_requests")
+        served.tell(signal.SIGHUP)
+        wait_until(lambda: served.ask("/health/ready").code == 200 and len(place.runs) == 2, "the reload's migrations")
+        assert served.reason() == "ready"
+        assert place.is_alive()
+        assert served.ask().body["slot"] == 0
+        served.tell()
+        served.until("draining")
+        served.tell(signal.SIGINT)
+        assert served.wait() == 0
+    assert place.is_alive() is False
+    assert {run.split()[0] for run in place.runs} == {str(served.process.pid)}
+
+
+def test_a_reload_applies_new_migrations_and_a_failure_ends_all(place: Place) -> None:
+    with _workers(place, "gthread", SHOP_DRAIN="0") as served:
+        served.until("ready")
+        place.migration("002_more.sql", "CREATE TABLE more (id INT);")
+        served.until("migrations_pending")
+        served.tell(signal.SIGHUP)
+        served.until("ready")
+        place.migration("003_bad.sql", "CREATE NONSENSE;")
+        served.tell(signal.SIGHUP)
+        assert served.wait() == 3
+    assert "003_bad.sql" in served.log
+    assert place.is_alive() is False
+
+
+def test_a_killed_worker_leaves_nothing_behind_and_is_replaced(place: Place) -> None:
+    with _workers(place, "sync", "--timeout", "2", SHOP_DRAIN="0") as served:
+        served.until("ready")
+        first, second = served.pids(2)
+        os.kill(first, signal.SIGKILL)
+        os.kill(second, signal.SIGKILL)
+        assert place.is_alive()  # by its master
+        wait_until(lambda: served.code("/") == 200 and served.pids(2).isdisjoint({first, second}), "new workers")
+        assert served.ask().body["slot"] == 0
+        assert [replica.name for replica in Volume(place.path / "volume").replicas()] == ["3f9c0d1e2b4a"]
+        served.process.kill()
+        served.process.wait(LIMIT)
+        wait_until(lambda: place.is_alive() is False, "the end of orphans")
+
+
+def test_a_failed_migration_ends_the_master_before_it_listens(place: Place) -> None:
+    place.migration("002_bad.sql", "CREATE NONSENSE;")
+    with _workers(place, "sync", "-p", str(place.path / "pid")) as served:
+        assert served.wait() == 3
+    assert "002_bad.sql" in served.log
+    assert "Listening" not in served.log
+    assert not (place.path / "pid").exists()
+    assert place.is_alive() is False
+
+
+def test_sigterm_while_the_master_waits_for_the_lock_ends_it(place: Place, _server_of: Callable[[str], Server]) -> None:
+    server = _server_of("mariadb")
+    name = f"lock_{os.urandom(4).hex()}"
+    with contextlib.closing(server.connect()) as other, other.cursor() as cursor:
+        cursor.execute("SELECT GET_LOCK(%s, 0)", (name,))
+        with _workers(place, SHOP_DATABASE=server.url(server.create_database()), SHOP_LOCK=name) as served:
+            wait_until(lambda: f"{name!r}, held by" in served.log or _waits(server), "a master that waits")
+            served.tell()
+            assert served.wait() == -signal.SIGTERM
+    assert place.is_alive() is False
+
+
+def _waits(server: Server) -> bool:
+    return any(
+        "GET_LOCK" in (row[0] or "")
+        for row in server.query("SELECT info FROM information_schema.processlist WHERE id <> CONNECTION_ID()")
+    )
+
+
+def test_sigterm_while_a_reload_waits_ends_it(place: Place) -> None:
+    with _workers(place, SHOP_DRAIN="0") as served:
+        served.until("ready")
+        place.migration("002_more.sql", "CREATE TABLE more (id INT);")
+        with FileLock(place.path / "shop.db.migration-lock"):
+            served.tell(signal.SIGHUP)
+            wait_until(lambda: len(place.runs) == 2, "a reload")
+            served.tell()
+            assert served.wait() == 0
+    assert place.is_alive() is False
+
+
+def test_without_the_hooks_each_worker_says_what_is_amiss(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "plain.py").write_text("control_socket_disable = True\n")
+    with place.gunicorn(
+        "-k", KINDS["uvicorn"][1], "-c", str(tmp_path / "plain.py"), app=STARLETTE, SHOP_DRAIN="0.1"
+    ) as served:
+        served.until("ready")
+        served.tell()
+        assert served.wait() == 0
+    assert "graceful_timeout must be longer than drain" in served.log
+    assert place.is_alive() is False

@@ -1,0 +1,218 @@
+"""Starlette under the real uvicorn: start-up, drain, and every way to be stopped at a bad moment."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+from processes import wait_until
+from served import CONNECTION_REFUSED, Place, Served, Slow
+from servers import Server
+
+from sharedvol import FileLock, Volume
+
+LAUNCHER = ("python", "-m", "sharedvol.integrations.uvicorn")
+
+
+@pytest.fixture
+def mariadb(place: Place, _server_of: Callable[[str], Server]) -> Server:
+    """The migrations of `place` go there."""
+    server = _server_of("mariadb")
+    place.environment = {
+        "SHOP_DATABASE": server.url(server.create_database()),
+        "SHOP_LOCK": f"lock_{os.urandom(4).hex()}",
+    }
+    return server
+
+
+def test_alive_and_not_ready_while_another_replica_migrates(place: Place, mariadb: Server) -> None:
+    lock = place.environment["SHOP_LOCK"]
+    with contextlib.closing(mariadb.connect()) as other, other.cursor() as cursor:
+        cursor.execute("SELECT GET_LOCK(%s, 0)", (lock,))
+        with place.uvicorn(SHOP_DRAIN="0.1") as served:
+            wait_until(lambda: served.code("/health/live") == 200, "an answer")
+            wait_until(lambda: served.ask("/health/ready").body.get("state") == "waiting", "a replica that waits")
+            answer = served.ask("/health/ready")
+            assert (answer.code, answer.body["reason"]) == (503, "migrations_pending")
+            assert answer.body["lock_name"] == lock
+            assert answer.headers["cache-control"] == "no-store"
+            assert place.is_alive()
+            cursor.execute("SELECT RELEASE_LOCK(%s)", (lock,))
+            served.until("ready")
+            ready = served.ask("/health/ready").body
+            assert (ready["filenames"], ready["checks"], ready["slot"]) == (["001_orders.sql"], {"gate": "ok"}, 0)
+            served.tell()
+            assert served.wait() == -signal.SIGTERM
+    assert place.is_alive() is False
+
+
+def test_sigterm_while_waiting_for_the_lock_ends_it_without_a_drain(place: Place, mariadb: Server) -> None:
+    with contextlib.closing(mariadb.connect()) as other, other.cursor() as cursor:
+        cursor.execute("SELECT GET_LOCK(%s, 0)", (place.environment["SHOP_LOCK"],))
+        with place.uvicorn() as served:
+            wait_until(lambda: served.code("/health/live") == 200, "an answer")
+            wait_until(lambda: served.ask("/health/ready").body.get("state") == "waiting", "a replica that waits")
+            served.tell()
+            assert served.wait() == -signal.SIGTERM
+    assert place.is_alive() is False
+
+
+def test_requests_are_answered_while_it_drains_and_finished_after(place: Place) -> None:
+    with place.uvicorn(SHOP_DRAIN="1.5") as served:
+        served.until("ready")
+        kept = served.connect()
+        assert served.ask("/", kept).headers.get("connection") is None
+        before = Slow(served, place)
+        with before.under_way():
+            served.tell()
+            served.until("draining")
+            accepted = served.ask("/", kept)
+            assert (accepted.code, accepted.headers["connection"]) == (200, "close")
+            assert served.ask("/health/live").code == 200
+            wait_until(lambda: "Shutting down" in served.log, "the end of the drain")
+            assert served.process.poll() is None
+        assert before.answer().code == 200
+        assert served.wait() == -signal.SIGTERM
+    assert place.is_alive() is False
+
+
+def test_a_second_sigterm_ends_the_drain(place: Place) -> None:
+    with place.uvicorn() as served:
+        served.until("ready")
+        served.tell()
+        served.until("draining")
+        served.tell()
+        assert served.wait() == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("drained", [False, True])
+def test_sigint_does_not_drain(place: Place, drained: bool) -> None:
+    with place.uvicorn() as served:
+        served.until("ready")
+        if drained:
+            served.tell()
+            served.until("draining")
+        served.tell(signal.SIGINT)
+        assert served.wait() in (0, -signal.SIGINT)
+
+
+def test_a_failed_migration_ends_the_process_with_a_failure(place: Place) -> None:
+    place.migration("002_bad.sql", "CREATE TABLE b (id INT);\nCREATE NONSENSE;")
+    place.migration("003_more.sql", "CREATE TABLE c (id INT);")
+    with place.uvicorn() as served:
+        codes = {served.code("/health/ready")}
+        while served.process.poll() is None:
+            codes.add(served.code("/health/ready"))
+        assert served.wait() == 3
+    assert 200 not in codes
+    assert "002_bad.sql: statement 2" in served.log
+    assert "applied by this run before: 001_orders.sql" in served.log
+    assert "ends with status 3" in served.log
+
+
+def test_a_volume_that_cannot_be_joined_ends_the_process_with_a_failure(place: Place) -> None:
+    (place.path / "volume").rmdir()
+    with place.uvicorn() as served:
+        assert served.wait() == 3
+    assert "volume" in served.log
+    assert place.runs == []
+
+
+@pytest.mark.parametrize(
+    ("moment", "options", "status"),
+    # With a parent process, uvicorn has its handlers before it imports the application.
+    [("import", [], -signal.SIGTERM), ("import", ["--reload"], 0), ("then", [], -signal.SIGTERM)],
+)
+def test_sigterm_before_it_serves_ends_it(place: Place, moment: str, options: list[str], status: int) -> None:
+    place.fifo(moment)
+    with place.uvicorn(*options) as served:
+        with place.reader(moment):
+            served.tell()
+        assert served.wait() == status
+    assert not place.is_alive()
+
+
+def test_sigterm_while_others_join_ends_it(place: Place) -> None:
+    with Volume(place.path / "volume").join("other"):
+        pass
+    with FileLock(place.path / "volume" / ".replicas" / "join.lock"), place.uvicorn() as served:
+        wait_until(lambda: "Waiting for application startup" in served.log, "the lifespan")
+        served.tell()
+        assert served.wait() in (-signal.SIGTERM, 3)
+
+
+def test_a_check_that_hangs_holds_up_neither_answers_nor_the_end(place: Place) -> None:
+    with place.uvicorn() as served:
+        served.until("ready")
+        (place.path / "broken").touch()
+        assert served.ask("/health/ready").body["checks"] == {"gate": "returned False"}
+        place.fifo("hang")
+        for _ in range(3):
+            answer = served.ask("/health/ready")
+            assert (answer.code, answer.body["reason"]) == (503, "gate")
+            assert "no answer for" in answer.body["error"]
+        assert served.ask("/health/live").code == 200
+        served.tell()
+        served.until("draining")
+        served.tell()
+        assert served.wait() == -signal.SIGTERM
+
+
+def test_workers_share_a_slot_and_a_killed_one_is_replaced(place: Place) -> None:
+    with place.uvicorn("--workers", "2", SHOP_DRAIN="0.5") as served:
+        served.until("ready")
+        first, second = served.pids(2)
+        assert served.ask().body["slot"] == 0
+        assert [replica.slot for replica in Volume(place.path / "volume").replicas()] == [0]
+        os.kill(first, signal.SIGKILL)
+        assert place.is_alive()
+        wait_until(lambda: served.pids(1) != {first} and _answers_of(served) - {first, second} != set(), "a new worker")
+        assert served.ask().body["slot"] == 0
+        served.tell()
+        served.until("draining")
+        assert served.ask().code == 200
+        assert served.wait() == 0
+    assert place.is_alive() is False
+
+
+def test_a_failed_migration_ends_all_workers(place: Place) -> None:
+    place.migration("002_bad.sql", "CREATE NONSENSE;")
+    with place.uvicorn("--workers", "2", program=LAUNCHER) as served:
+        assert served.wait() == 3
+    assert place.is_alive() is False
+
+
+def test_a_second_sigterm_reaches_the_workers(place: Place) -> None:
+    with place.uvicorn("--workers", "2", program=LAUNCHER) as served:
+        served.until("ready")
+        served.pids(2)
+        served.tell()
+        served.until("draining")
+        served.tell()
+        assert served.wait() == 0
+    assert place.is_alive() is False
+
+
+def test_a_reload_does_not_drain(place: Place) -> None:
+    source = place.path / "source"
+    source.mkdir()
+    (source / "code.py").write_text("a = 1\n")
+    with place.uvicorn("--reload", "--reload-dir", str(source), "--reload-delay", "0.05") as served:
+        served.until("ready")
+        (first,) = served.pids(1)
+        (source / "code.py").write_text("a = 2  # longer\n")
+        wait_until(lambda: _answers_of(served) - {first} != set(), "a new process")
+        served.until("ready")
+        served.tell()
+        assert served.wait() == 0
+    assert place.is_alive() is False
+
+
+def _answers_of(served: Served) -> set[int]:
+    try:
+        return {served.ask().body["pid"]}
+    except CONNECTION_REFUSED:
+        return set()
