@@ -29,10 +29,13 @@ _STATE: Final = re.compile(
 )
 @of_each
 def sticky(project: Project, service: Service) -> Iterator[Found]:
-    for name, label in service.labels.items():
-        if _STICKY.fullmatch(name) and label.text.lower() != "false":
-            yield Found(label.at, f"{name!r} ties each client to one replica")
-            return  # the others say how
+    found = [
+        (label.at, name)
+        for name, label in service.labels.items()
+        if _STICKY.fullmatch(name) and label.text.lower() != "false"
+    ]
+    for at, name in sorted(found)[:1]:  # the others say how
+        yield Found(at, f"{name!r} ties each client to one replica")
 
 
 @rule(
