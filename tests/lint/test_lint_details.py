@@ -101,6 +101,7 @@ SOUND = [
     ("SV052", one("mem_limit: 100m")),
     ("SV060", one("labels: [traefik.http.services.a.loadbalancer.sticky=false]")),
     ("SV061", one("environment: {UPLOAD_DIR: /u/x}", "volumes: ['vol:/u']")),
+    ("SV061", one("environment: {UPLOAD_DIR: uploads, HOME: /root}")),
     ("SV062", one("environment: {U: 'http://api:80', V: /data/api-1.json}")),
 ]
 
@@ -160,6 +161,8 @@ def test_what_is_declared_single_or_runs_once_gets_no_notes(tmp_path: Path) -> N
 def test_a_cache_that_nobody_declares_is_a_note(tmp_path: Path) -> None:
     text = one("environment: {CACHE_DIR: /c/x}", f"volumes: [{{type: volume, source: c, target: /c, {NOCOPY}}}]")
     assert [found.severity for found in of(look(tmp_path, text), "SV012")] == [Severity.note]
+    other = text.replace("CACHE_DIR: /c/x", "CACHE_DIR: /x, DATA_DIR: /c")
+    assert [found.severity for found in of(look(tmp_path, other), "SV012")] == [Severity.warning]
     assert not of(look(tmp_path, text + "volumes: {c: {x-sharedvol: {writes: cache}}}\n"), "SV012")
 
 
@@ -285,6 +288,8 @@ SCRIPTS = [
     ("docker cp api:/x .", "SV070"),
     ("docker cp ./x api:/x", "SV070"),
     ("for a in b; do docker exec \\\n  api sh; done", "SV070"),
+    ("docker exec alone sh", "SV070"),
+    ("docker exec twice sh", "SV070"),
     ("docker exec db sh", None),
     ("docker exec other sh", None),
     ('docker exec "$id" sh', None),
@@ -304,7 +309,8 @@ SCRIPTS = [
 
 @pytest.mark.parametrize(("line", "rule"), SCRIPTS)
 def test_scripts(line: str, rule: str | None, tmp_path: Path) -> None:
-    text = one("image: a") + "  keeper: {container_name: fixed, scale: 3}\n  db: {image: mysql, container_name: db}\n"
+    text = one("image: a") + "  keeper: {container_name: fixed, scale: 3}\n  one: {container_name: alone}\n"
+    text += "  two: {image: mysql, container_name: twice, scale: 2}\n  db: {image: mysql, container_name: db}\n"
     report = look(tmp_path, text, scripts=[f"#!/bin/sh\n{line}\n"])
     found = [(one.rule.id, one.at.line) for one in report.findings if one.at.file.endswith(".sh")]
     assert found == ([(rule, 2)] if rule else [])

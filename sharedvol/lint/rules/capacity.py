@@ -138,8 +138,7 @@ def _workers(service: Service) -> int:
     kernel's out-of-memory killer chooses a process when they are kept at the same time, and that may be the
     database's.""",
     mend="""Lower the limit or the number of replicas, and leave something for the system. Say what the target
-    machine has: `--host-memory 16G`; without it, it is compared with the machine that lint runs on, as a
-    note.""",
+    machine has: `--host-memory 16G`; without it, it is compared with the machine that lint runs on, as a note.""",
 )
 def memory(project: Project) -> Iterator[Found]:
     host = project.host.memory

@@ -54,7 +54,7 @@ def writable_bind(project: Project, service: Service) -> Iterator[Found]:
     Severity.warning,
     why="""The code comes from the host's directory, not from the image. An edit or a `git pull` there changes
     all running replicas at once, a worker that restarts runs other code than its neighbours, and a roll-back to
-    the old image brings the old code back nowhere.""",
+    the old image does not bring the old code back.""",
     mend="""Copy the code into the image. Keep the bind mount in `compose.override.yaml`, which production does
     not name, or use `develop.watch`. Files whose names say development (override, dev, local, test) are not
     looked at.""",
@@ -114,9 +114,9 @@ def _is_cache(service: Service, mount: Mount) -> bool:
     "volume of replicas without nocopy",
     Severity.warning,
     why="""The engine copies what the image has at the mount's path into a volume that is empty. Several
-    replicas that start together copy at the same time: one reads files that another's copy is still writing,
-    and what the first one made there is mixed with the image's. After an update the image's newer files are not
-    copied, and the old ones hide them.""",
+    replicas that start together copy at the same time: a start fails ("failed to mkdir …: file exists"), one
+    reads files that another's copy is still writing, and what the first one made there is mixed with the
+    image's. After an update the image's newer files are not copied, and the old ones hide them.""",
     mend="""Use the long syntax with `volume: {nocopy: true}`, and let one service that runs once, or the image
     of the sidecar, make the directories and give them their owner.""",
 )
