@@ -11,7 +11,7 @@ from datetime import date
 from pathlib import Path
 
 import sharedvol
-from sharedvol import FileLock, LockError, LockTimeout, SharedVolError, migrate_command, status_command
+from sharedvol import FileLock, LockError, LockTimeout, SharedVolError, lint_command, migrate_command, status_command
 from sharedvol.run_locked import CannotRun, run_locked
 
 EXIT_ERROR = 1
@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     migrate_command.add_arguments(_command(commands, "migrate", about, migrate_command.EXIT_CODES))
     status_command.add_arguments(_command(commands, "status", status_command.ABOUT, status_command.EXIT_CODES))
+    lint_command.add_arguments(_command(commands, "lint", lint_command.ABOUT, lint_command.EXIT_CODES))
     return parser
 
 

@@ -9,9 +9,10 @@ from typing import Final
 from sharedvol.errors import ScriptError
 from sharedvol.migrations.script import Statement, plain
 
-_SQLITE_LEAD: Final = re.compile(r"(?:\s++|--[^\n]*+|/\*.*?\*/)*+", re.DOTALL)
+_SQLITE_LEAD: Final = re.compile(r"(?:\s++|--[^\n]*+|/\*(?:[^*]++|\*(?!/))*\*/)*", re.DOTALL)
 _TO_SEMICOLON: Final = re.compile(
-    r"""(?:[^;'"`\[/-]++|'[^']*+'|"[^"]*+"|`[^`]*+`|\[[^\]]*+\]|--[^\n]*+|/\*.*?\*/|-(?!-)|/(?!\*))*+;""", re.DOTALL
+    r"""(?:[^;'"`\[/-]++|'[^']*+'|"[^"]*+"|`[^`]*+`|\[[^\]]*+\]|--[^\n]*+|/\*(?:[^*]++|\*(?!/))*\*/|-(?!-)|/(?!\*))*;""",
+    re.DOTALL,
 )
 
 

@@ -32,7 +32,7 @@ STORED_PROGRAM: Final = pattern(
 )
 OF_ACCOUNTS: Final = pattern(rf"{GAP}*+(?:GRANT|REVOKE|(?:CREATE|ALTER|DROP|RENAME){GAP}++{_REPLACE}(?:USER|ROLE))\b")
 _NAMES_A_PROGRAM: Final = pattern(r"\b(?:PROCEDURE|FUNCTION|TRIGGER|EVENT|PACKAGE)\b")
-NOT_CODE: Final = r"'(?:[^'\\]|\\.)*+'|\"(?:[^\"\\]|\\.)*+\"|`[^`]*+`|/\*(?!M?!|\+).*?\*/|\#[^\n]*+|--(?=\s)[^\n]*+"
+NOT_CODE: Final = r"'(?:[^'\\]++|\\.)*'|\"(?:[^\"\\]++|\\.)*\"|`[^`]*+`|/\*(?!M?!|\+).*?\*/|\#[^\n]*+|--(?=\s)[^\n]*+"
 _BLOCKS: Final = pattern(rf"{NOT_CODE}|(;)|\b(BEGIN|CASE|END)\b(?:\s+(IF|LOOP|WHILE|REPEAT|FOR|CASE)\b)?")
 _LABEL: Final = re.compile(r"(?:\s+`?\w+`?)?[\s*/]*")
 # MySQL manual, "Statements That Cause an Implicit Commit".

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from compose_images import ROOT, WHEELS, build_api, build_mysql, build_traefik, download_wheels
 from container_engine import Engine
 
-ROOT = Path(__file__).parents[2]
 LOCKS = ["sidecar/requirements.txt", "sidecar/requirements-build.txt"]
-WHEELS = "build/wheels"
-BASE_PYTHON = "3.11"
-"""Of the base image that `scripts/with-containers` makes."""
 
 if "SHAREDVOL_TEST_ENGINE" not in os.environ:
     collect_ignore_glob = ["test_*.py"]  # `make test` has no engine
@@ -35,18 +29,25 @@ def image(engine: Engine) -> Iterator[str]:
     base = os.environ["SHAREDVOL_TEST_BASE"]
     arguments = [f"--build-arg=BASE={base}", f"--build-arg=WHEELS={WHEELS}"] if base else []
     if base:
-        _download_wheels()
+        download_wheels(LOCKS)
     engine.call("build", "-f", str(ROOT / "Dockerfile.sidecar"), "-t", tag, *arguments, str(ROOT), seconds=600)
     yield tag
     engine.clean_up()  # what still uses it
     engine.call("rmi", "-f", tag)
 
 
-def _download_wheels() -> None:
-    """Out here pip has the machine's own settings, which are none of the image's business."""
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--require-hashes", "--only-binary=:all:"]
-    command += [f"--python-version={BASE_PYTHON}", f"--dest={WHEELS}"]
-    subprocess.run([*command, *(f"-r{lock}" for lock in LOCKS)], cwd=ROOT, check=True, timeout=300)
+@pytest.fixture(scope="session")
+def compose_images(engine: Engine, image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The variables of docs/examples/compose that name the images, all of which are there when this is."""
+    built = {
+        "SIDECAR_IMAGE": image if "/" in image else f"localhost/{image}" if engine.command == "podman" else image,
+        "API_IMAGE": build_api(engine),
+        "TRAEFIK_IMAGE": build_traefik(engine, tmp_path_factory.mktemp("traefik")),
+        "DB_IMAGE": build_mysql(engine),
+    }
+    yield built
+    mine = [name for name in built.values() if name.startswith("localhost/sharedvol-test-")]
+    engine.call("rmi", "-f", *mine)
 
 
 @pytest.fixture

@@ -1,0 +1,9 @@
+"""Look in compose files for what replicas would trip over (``sharedvol lint``)."""
+
+from sharedvol.lint.check import Options, lint
+from sharedvol.lint.errors import LintError
+from sharedvol.lint.node import Position
+from sharedvol.lint.report import Finding, Report
+from sharedvol.lint.rule import Rule, Severity
+
+__all__ = ["Finding", "LintError", "Options", "Position", "Report", "Rule", "Severity", "lint"]

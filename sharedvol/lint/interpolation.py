@@ -1,0 +1,131 @@
+"""``${NAME:-default}`` in compose files, and the ``.env`` files that give values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Final
+
+_NAME: Final = re.compile(r"[_a-zA-Z][_a-zA-Z0-9]*")
+_OPERATORS: Final = (":-", ":?", ":+", "-", "?", "+")
+_LINE: Final = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_.-]*)\s*[=:]\s*(.*)", re.DOTALL)
+_DEEPEST: Final = 20  # defaults within defaults
+
+
+def interpolate(text: str, values: Mapping[str, str], problem: Callable[[str], None]) -> str:
+    """``text`` with its variables replaced (Compose file reference, "Interpolation").
+
+    Args:
+        text: what the file says.
+        values: the variables.
+        problem: is told what cannot be replaced: a variable that must be set, or a form that does not end.
+    """
+    return _interpolate(text, values, problem, 0)
+
+
+def _interpolate(text: str, values: Mapping[str, str], problem: Callable[[str], None], depth: int) -> str:
+    if "$" not in text:
+        return text
+    parts: list[str] = []
+    rest = 0
+    while (dollar := text.find("$", rest)) >= 0:
+        parts.append(text[rest:dollar])
+        rest = dollar + 1
+        if text.startswith("$", rest):
+            parts.append("$")
+            rest += 1
+        elif match := _NAME.match(text, rest):
+            parts.append(_plain(match[0], values, problem))
+            rest = match.end()
+        elif text.startswith("{", rest) and depth < _DEEPEST and (end := _end(text, rest)) > 0:
+            parts.append(_braced(text[rest + 1 : end], values, problem, depth))
+            rest = end + 1
+        else:
+            problem(f"{text!r} is no valid interpolation: write $$ for a dollar sign")
+            return text
+    return "".join(parts) + text[rest:]
+
+
+def _plain(name: str, values: Mapping[str, str], problem: Callable[[str], None]) -> str:
+    if name not in values:
+        problem(f"the variable {name} is not set: taken as empty")
+    return values.get(name, "")
+
+
+def _end(text: str, start: int) -> int:
+    depth = 0
+    for index in range(start, len(text)):
+        if text[index] == "{" and (index == start or text[index - 1] == "$"):
+            depth += 1
+        elif text[index] == "}":
+            depth -= 1
+            if depth == 0:
+                return index
+    return -1
+
+
+def _braced(inner: str, values: Mapping[str, str], problem: Callable[[str], None], depth: int) -> str:
+    match = _NAME.match(inner)
+    if match is None:
+        problem(f"${{{inner}}} is no valid interpolation")
+        return ""
+    name, tail = match[0], inner[match.end() :]
+    if not tail:
+        return _plain(name, values, problem)
+    operator = next((one for one in _OPERATORS if tail.startswith(one)), None)
+    if operator is None:
+        problem(f"${{{inner}}} is no valid interpolation")
+        return ""
+    word = tail[len(operator) :]
+    value = values.get(name)
+    is_there = bool(value) if operator.startswith(":") else value is not None
+    if operator.endswith("+"):
+        return _interpolate(word, values, problem, depth + 1) if is_there else ""
+    if is_there:
+        return value or ""
+    if operator.endswith("?"):
+        problem(f"the variable {name} must be set{': ' + word if word else ''}: taken as empty")
+        return ""
+    return _interpolate(word, values, problem, depth + 1)
+
+
+def read_env(text: str, values: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a ``.env`` file (Compose, "Env file syntax").
+
+    Args:
+        text: the file's content; lines that are no assignment are left out.
+        values: what is set already, for ``$NAME`` in it.
+    """
+    found: dict[str, str] = {}
+    lines = iter(text.splitlines())
+    for line in lines:
+        match = _LINE.fullmatch(line)
+        if match is None or line.lstrip().startswith("#"):
+            continue
+        name, value = match[1], match[2].strip()
+        quote = value[:1]
+        if quote in {"'", '"'}:
+            while _closing(value, quote) < 0 and (more := next(lines, None)) is not None:
+                value += f"\n{more}"
+            end = _closing(value, quote)
+            value = value[1:end] if end > 0 else value[1:]
+            if quote == "'":
+                found[name] = value.replace("\\'", "'")
+                continue
+            value = re.sub(r"\\(.)", lambda escape: {"n": "\n", "t": "\t", "r": "\r"}.get(escape[1], escape[1]), value)
+        else:
+            value = re.split(r"\s+#", f" {value}" if value.startswith("#") else value)[0].strip()
+        found[name] = interpolate(value, {**found, **values}, lambda _: None)
+    return found
+
+
+def _closing(value: str, quote: str) -> int:
+    escaped = False
+    for index in range(1, len(value)):
+        if escaped:
+            escaped = False
+        elif value[index] == "\\":
+            escaped = True
+        elif value[index] == quote:
+            return index
+    return -1

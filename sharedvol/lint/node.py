@@ -1,0 +1,137 @@
+"""A value of a compose file with the place where it is written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+Scalar = str | int | float | bool | None
+
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt])?i?b?", re.IGNORECASE | re.ASCII)
+_UNITS: Final = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_DURATION: Final = re.compile(r"(?:\d+(?:\.\d*)?(?:ns|us|µs|ms|s|m|h|d|w))+", re.ASCII)
+_PART: Final = re.compile(r"(\d+(?:\.\d*)?)(ns|us|µs|ms|s|m|h|d|w)", re.ASCII)
+_SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+@dataclass(frozen=True, order=True)
+class Position:
+    """Where something is written; ``line`` and ``column`` count from 1."""
+
+    file: str = ""
+    line: int = 1
+    column: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A scalar, a mapping or a list, and where it is.
+
+    Whatever is asked of it, it answers: of what is absent, or of another type, the answer is empty.
+
+    Attributes:
+        value: the scalar, the mapping of names to nodes, or the list of nodes.
+        at: where it is: of a mapping's value the key's place.
+        raw: a text as it is in the file, before `${…}` was replaced.
+        tag: ``!reset`` or ``!override``.
+    """
+
+    value: Scalar | dict[str, Node] | list[Node]
+    at: Position = Position()
+    raw: str = ""
+    tag: str = ""
+
+    def get(self, *names: str) -> Node:
+        """The value below the names one after the other; an empty one where there is none."""
+        node = self
+        for name in names:
+            node = node.map.get(name, EMPTY)
+        return node
+
+    @property
+    def map(self) -> Mapping[str, Node]:
+        return self.value if isinstance(self.value, dict) else {}
+
+    @property
+    def items(self) -> Sequence[Node]:
+        return self.value if isinstance(self.value, list) else ()
+
+    @property
+    def present(self) -> bool:
+        return self.value is not None
+
+    @property
+    def text(self) -> str:
+        """The scalar as Compose would write it into an environment; empty where it is none."""
+        if isinstance(self.value, bool):
+            return "true" if self.value else "false"
+        return "" if self.value is None or isinstance(self.value, dict | list) else str(self.value)
+
+    @property
+    def true(self) -> bool:
+        return self.value is True or (isinstance(self.value, str) and self.value.lower() in {"true", "yes", "on", "1"})
+
+    @property
+    def number(self) -> int | None:
+        """A whole number, also one written as a text."""
+        if isinstance(self.value, int) and not isinstance(self.value, bool):
+            return self.value
+        text = self.text.strip()
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+
+    @property
+    def bytes(self) -> int | None:
+        """A size such as ``512M`` (Compose file reference, "Specifying byte values")."""
+        match = _SIZE.fullmatch(self.text.strip())
+        if match is None or isinstance(self.value, bool):
+            return None
+        return int(float(match[1]) * _UNITS[(match[2] or "").lower()])
+
+    @property
+    def seconds(self) -> float | None:
+        """A duration such as ``1m30s`` (Compose file reference, "Specifying durations"), or a bare number."""
+        text = self.text.strip().replace(" ", "")
+        if isinstance(self.value, bool) or len(text) > 100:
+            return None
+        if _DURATION.fullmatch(text):
+            return float(sum(float(amount) * _SECONDS[unit] for amount, unit in _PART.findall(text)))
+        try:
+            seconds = float(text)
+        except ValueError:
+            return None
+        return seconds if 0 <= seconds < 1e12 else None
+
+    def scalars(self) -> Iterator[Node]:
+        """Every scalar in it."""
+        if isinstance(self.value, dict):
+            for child in self.value.values():
+                yield from child.scalars()
+        elif isinstance(self.value, list):
+            for child in self.value:
+                yield from child.scalars()
+        elif self.value is not None:
+            yield self
+
+    def plain(self) -> Any:
+        """It without places, as JSON has it."""
+        if isinstance(self.value, dict):
+            return {name: child.plain() for name, child in self.value.items()}
+        if isinstance(self.value, list):
+            return [child.plain() for child in self.value]
+        return self.value
+
+    def having(self, **changed: Node) -> Node:
+        """This mapping with other values under some names."""
+        return Node({**self.map, **changed}, self.at, tag=self.tag)
+
+    def without(self, *names: str) -> Node:
+        """This mapping without some names."""
+        return Node({name: child for name, child in self.map.items() if name not in names}, self.at, tag=self.tag)
+
+
+EMPTY: Final = Node(None)

@@ -1,0 +1,121 @@
+"""What lint found, for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sharedvol.lint.node import Position
+from sharedvol.lint.rule import Rule, Severity
+from sharedvol.printable import shown
+
+FORMAT: Final = 1
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A rule that is broken somewhere.
+
+    Attributes:
+        rule: which.
+        severity: how bad it is here.
+        message: what is wrong, in one line.
+        at: where.
+        service: whose it is; empty where it is nobody's.
+        reason: why it is accepted, where a comment says so; else None.
+    """
+
+    rule: Rule
+    severity: Severity
+    message: str
+    at: Position
+    service: str = ""
+    reason: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        told = {
+            "rule": self.rule.id,
+            "severity": self.severity.name,
+            "message": self.message,
+            "mend": self.rule.mend,
+            "file": self.at.file,
+            "line": self.at.line,
+            "column": self.at.column,
+            "service": self.service or None,
+            "page": self.rule.page,
+        }
+        return told if self.reason is None else {**told, "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that was found.
+
+    Attributes:
+        findings: what nobody has accepted, by file and line.
+        suppressed: what a comment accepts.
+        notes: what was not looked at or had to be guessed, and why.
+        files: the compose files that were read, with what they include and extend, and the scripts.
+        read_by: ``docker compose``, ``docker-compose`` or ``files``.
+        services: the number of replicas that each was looked at with.
+    """
+
+    findings: tuple[Finding, ...]
+    suppressed: tuple[Finding, ...]
+    notes: tuple[str, ...]
+    files: tuple[str, ...]
+    read_by: str
+    services: Mapping[str, int]
+
+    def at_least(self, severity: Severity) -> tuple[Finding, ...]:
+        return tuple(one for one in self.findings if one.severity >= severity)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it; see docs/lint/index.md."""
+        return {
+            "version": FORMAT,
+            "read_by": self.read_by,
+            "files": list(self.files),
+            "services": dict(self.services),
+            "findings": [one.as_dict() for one in self.findings],
+            "suppressed": [one.as_dict() for one in self.suppressed],
+            "notes": list(self.notes),
+            "summary": {**self._counts(), "suppressed": len(self.suppressed)},
+        }
+
+    def _counts(self) -> dict[str, int]:
+        return {
+            severity.name: sum(one.severity is severity for one in self.findings) for severity in reversed(Severity)
+        }
+
+    def lines(self) -> Iterator[str]:
+        """For a terminal, or for a program that reads compilers' messages."""
+        for one in self.findings:
+            yield f"{_place(one.at)}: {one.severity.name} {one.rule.id}: {shown(one.message)}"
+            yield f"    {one.rule.mend}"
+        for note in self.notes:
+            yield f"reading: {shown(note)}"
+        counts = ", ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in self._counts().items())
+        yield f"{counts}; {len(self.suppressed)} accepted by comments; read by {self.read_by}"
+
+
+def _place(at: Position) -> str:
+    return f"{shown(at.file)}:{at.line}:{at.column}"
+
+
+def table(rules: Iterable[Rule]) -> Iterator[str]:
+    """The rules, one a line."""
+    for rule in rules:
+        yield f"{rule.id}  {rule.severity.name:7}  {rule.title}"
+
+
+def explanation(rule: Rule) -> Iterator[str]:
+    """All of a rule."""
+    yield f"{rule.id} ({rule.severity.name}): {rule.title}"
+    yield ""
+    yield rule.why
+    yield ""
+    yield rule.mend
+    yield ""
+    yield f"Examples: {rule.page}"

@@ -1,0 +1,199 @@
+"""Rules: what is enough for one replica, times their number."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from sharedvol.lint.node import EMPTY, Node, Position
+from sharedvol.lint.project import Project, Service
+from sharedvol.lint.rule import Found, Rule, Severity, of_each, of_replicated, rule
+
+POOL: Final = (
+    "pool_size",
+    "POOL_SIZE",
+    "DATABASE_CONNECTIONS",
+    "DB_POOL_SIZE",
+    "DATABASE_POOL_SIZE",
+    "SQLALCHEMY_POOL_SIZE",
+    "DB_POOL_MAX",
+)
+OVERFLOW: Final = ("max_overflow", "MAX_OVERFLOW", "POOL_OVERFLOW", "DB_MAX_OVERFLOW", "SQLALCHEMY_MAX_OVERFLOW")
+WORKERS: Final = ("workers", "WEB_CONCURRENCY", "UVICORN_WORKERS", "GUNICORN_WORKERS", "WORKERS")
+CONNECTIONS: Final = (
+    "max_connections",
+    "MAX_CONNECTIONS",
+    "MYSQL_MAX_CONNECTIONS",
+    "MARIADB_MAX_CONNECTIONS",
+    "POSTGRESQL_MAX_CONNECTIONS",
+)
+_DEFAULTS: Final = {"mysql": 151, "mariadb": 151, "percona": 151, "postgres": 100, "postgis": 100, "pgvector": 100}
+_WORKER_OPTION: Final = re.compile(r"(?:^|\s)(?:--workers|-w)[=\s]?(\d{1,4})(?=\s|$)")
+_CONNECTION_OPTION: Final = re.compile(r"max[_-]connections\s*[=\s]\s*(\d{1,9})\b")
+
+
+@dataclass(frozen=True)
+class _Demand:
+    service: Service
+    pool: int
+    overflow: int
+    workers: int
+    extra: int
+
+    @property
+    def total(self) -> int:
+        return (self.pool + self.overflow) * self.workers * (self.service.replicas + self.extra)
+
+    def __str__(self) -> str:
+        pool = f"({self.pool} + {self.overflow})" if self.overflow else str(self.pool)
+        replicas = f"({self.service.replicas} + {self.extra} while updating)" if self.extra else self.service.replicas
+        return f"{self.service.name}: {pool} x {self.workers} x {replicas} = {self.total}"
+
+
+@rule(
+    "SV050",
+    "more pooled connections than the database takes",
+    Severity.error,
+    why="""Each worker process of each replica has a pool of its own, so pool x workers x replicas connections
+    are opened under load, and during an update start-first those of the new replicas as well. Beyond
+    `max_connections` the server refuses ("Too many connections") the health checks and the migration, too.""",
+    mend="""Make the pools smaller or `max_connections` larger. Declare what lint cannot see: `x-sharedvol:
+    {pool_size: 5, max_overflow: 0, workers: 2, database: db}` at the service, `{max_connections: 300}` at the
+    database.""",
+)
+def connections(project: Project) -> Iterator[Found]:
+    for database in project.services:
+        limit, at = _limit(database)
+        if limit is None:
+            continue
+        users = [one for one in project.services if database.name in _databases_of(one, project)]
+        demands = [demand for one in users if (demand := _demand(one)) is not None]
+        total = sum(demand.total for demand in demands)
+        if total > limit:
+            told = f"{total} connections ({'; '.join(map(str, demands))}), and it takes {limit}"
+            yield Found(at, f"service {database.name!r}: {told}", database.name)
+        for unknown in users:
+            if unknown.replicated and not unknown.is_sidecar and _demand(unknown) is None:
+                told = f"nothing declares how many connections each of its {unknown.replicas} replicas opens"
+                yield Found(unknown.at, f"service {unknown.name!r}: {told}", unknown.name, Severity.note)
+
+
+def _limit(database: Service) -> tuple[int | None, Position]:
+    """How many connections it takes, and where that is said; None for what is no database."""
+    # A variable of that name limits what a database takes; in another service it may be what that one opens.
+    declared = database.number(*(CONNECTIONS if database.is_database else CONNECTIONS[:1]))
+    if declared:
+        return declared[0], declared[1].at
+    match = _CONNECTION_OPTION.search(database.line)
+    if match and database.is_database:
+        return int(match[1]), database.line_at
+    default = next(
+        (number for name, number in _DEFAULTS.items() if database.is_database and name in database.image), None
+    )
+    return default, database.at
+
+
+def _databases_of(service: Service, project: Project) -> set[str]:
+    """The services whose connections it takes: declared, or what it depends on or names in its environment."""
+    declared = service.declared("database").text
+    if declared:
+        return {declared}
+    known = {one.name for one in project.services if _limit(one)[0] is not None} - {service.name}
+    urls = " ".join(node.text for node in service.environment.values())
+    named = {name for name in known if re.search(rf"(?:@|//|^|\s){re.escape(name)}(?:[:/\s]|$)", urls)}
+    return (known & service.node.get("depends_on").map.keys()) | named
+
+
+def _demand(service: Service) -> _Demand | None:
+    pool = service.number(*POOL)
+    if pool is None:
+        return None
+    overflow = service.number(*OVERFLOW)
+    update = service.node.get("deploy", "update_config")
+    is_first = update.get("order").text == "start-first"
+    extra = min(update.get("parallelism").number or 1, service.replicas) if is_first and service.replicated else 0
+    return _Demand(service, pool[0], overflow[0] if overflow else 0, _workers(service), extra)
+
+
+def _workers(service: Service) -> int:
+    found = _WORKER_OPTION.search(service.line) or _WORKER_OPTION.search(
+        service.environment.get("GUNICORN_CMD_ARGS", EMPTY).text
+    )
+    if found:
+        return max(1, int(found[1]))
+    declared = service.number(*WORKERS)
+    return max(1, declared[0]) if declared else 1
+
+
+# Memory
+
+
+@rule(
+    "SV051",
+    "memory limits of all replicas above the host's memory",
+    Severity.error,
+    why="""A limit is a promise to each replica. Where the promises together are more than the machine has, the
+    kernel's out-of-memory killer chooses a process when they are kept at the same time, and that may be the
+    database's.""",
+    mend="""Lower the limit or the number of replicas, and leave something for the system. Say what the target
+    machine has: `--host-memory 16G`; without it, it is compared with the machine that lint runs on, as a note.""",
+)
+def memory(project: Project) -> Iterator[Found]:
+    host = project.host.memory
+    limited = [(service, limit) for service in project.services if (limit := _memory(service)) is not None]
+    total = sum(limit.bytes * service.replicas for service, limit in limited if limit.bytes)
+    if host is None or total <= host or not any(service.replicated for service, _ in limited):
+        return
+    service, limit = max(limited, key=lambda one: (one[1].bytes or 0) * one[0].replicas)
+    where = "the host has" if project.host.given else "this machine has"
+    told = f"{service.replicas} x {_size(limit.bytes or 0)} here, {_size(total)} in all services; {where} {_size(host)}"
+    severity = Severity.error if project.host.given else Severity.note  # another machine's memory says little
+    yield Found(limit.at, f"service {service.name!r}: {told}", service.name, severity)
+
+
+@rule(
+    "SV052",
+    "no memory limit on a replicated service",
+    Severity.warning,
+    why="""One replica that leaks takes the memory of its neighbours and of the database: the kernel kills
+    whatever is largest then. With a limit it kills the one that leaks, and the others go on.""",
+    mend="Set `deploy.resources.limits.memory`; limit x replicas, with the other services, is to fit the machine.",
+)
+@of_replicated
+def no_memory_limit(project: Project, service: Service) -> Iterator[Found]:
+    if _memory(service) is None:
+        yield Found(service.at, "no limit holds a replica's memory")
+
+
+def _memory(service: Service) -> Node | None:
+    for node in (service.node.get("deploy", "resources", "limits", "memory"), service.node.get("mem_limit")):
+        if node.bytes:
+            return node
+    return None
+
+
+def _size(number: int) -> str:
+    for unit, size in (("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)):
+        if number >= size:
+            return f"{number / size:.1f}".removesuffix(".0") + unit
+    return f"{number} bytes"
+
+
+@rule(
+    "SV053",
+    "all replicas on the same processors",
+    Severity.warning,
+    why="""`cpuset` names processors, and the same ones for every replica: four of them share what one had,
+    while the other processors have nothing to do.""",
+    mend="Take `cpuset` away and limit the share: `deploy.resources.limits.cpus`.",
+)
+@of_each
+def cpuset(project: Project, service: Service) -> Iterator[Found]:
+    pinned = service.node.get("cpuset")
+    if pinned.text:
+        yield Found(pinned.at, f"all replicas run on the processors {pinned.text}")
+
+
+RULES: Final[tuple[Rule, ...]] = (connections, memory, no_memory_limit, cpuset)

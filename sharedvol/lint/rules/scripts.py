@@ -1,0 +1,141 @@
+"""Rules: scripts beside the compose file that take a service for one container."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from sharedvol.lint.node import Position
+from sharedvol.lint.project import Project, Script, Service
+from sharedvol.lint.rule import Found, Rule, Severity, rule
+
+_DOCKER: Final = re.compile(
+    r"\b(?:docker|podman)\s+(?:container\s+)?(exec|logs|restart|stop|start|kill|cp|inspect|attach)\s+(.*)"
+)
+_COMPOSE: Final = re.compile(r"\bdocker(?:\s+|-)compose\s+(.*)")
+_WITH_VALUE: Final = {
+    "-e",
+    "--env",
+    "-u",
+    "--user",
+    "-w",
+    "--workdir",
+    "--env-file",
+    "--detach-keys",
+    "-n",
+    "--tail",
+    "--since",
+}
+_VALUES: Final = {
+    "-f",
+    "--file",
+    "-p",
+    "--project-name",
+    "--profile",
+    "--env-file",
+    "--project-directory",
+    *_WITH_VALUE,
+}
+_WORKS_WITH: Final = re.compile(r"[A-Za-z0-9][\w.-]*")
+
+
+@rule(
+    "SV070",
+    "docker exec and the like by a container's name",
+    Severity.error,
+    why="""A name in a script is one container. With replicas the service's `container_name` has gone, and the
+    names that Compose gives (`project-api-1`) are those of single replicas, whose numbers change when they are
+    recreated: the command fails, or does its work in one replica and not in the others.""",
+    mend="""`docker compose exec --index N SERVICE …` for one replica; for each `for id in $(docker compose ps
+    -q SERVICE); do docker exec "$id" …; done`. What is needed once for all does not belong into a replica.""",
+)
+def exec_by_name(project: Project) -> Iterator[Found]:
+    for script in project.scripts:
+        for at, line in _commands(script):
+            for match in _DOCKER.finditer(line):
+                yield from _by_name(project, at, match[1], _first_word(match[2], match[1]))
+
+
+def _by_name(project: Project, at: Position, verb: str, name: str) -> Iterator[Found]:
+    for service in project.services:
+        if name and name in _names(service):
+            is_alone = not service.replicated and not service.grows
+            if is_alone and name == service.node.get("container_name").text:
+                continue
+            severity = None if service.replicated else Severity.note
+            yield Found(at, f"docker {verb} {name!r} takes service {service.name!r} for one container", "", severity)
+            return
+        if re.fullmatch(rf"(?:[a-z0-9][a-z0-9_-]*[-_])?{re.escape(service.name)}[-_]\d+", name):
+            severity = None if service.replicated else Severity.note
+            yield Found(at, f"docker {verb} {name!r} is one replica of service {service.name!r}", "", severity)
+            return
+
+
+def _names(service: Service) -> set[str]:
+    fixed = service.node.get("container_name").text
+    return {service.name, fixed} - {""}
+
+
+@rule(
+    "SV071",
+    "docker compose exec reaches the first replica only",
+    Severity.note,
+    why="""Without `--index`, `docker compose exec SERVICE` runs in the replica with the lowest number. A
+    reload, a cache purge or a log level that is set so holds in one replica of N.""",
+    mend="""Name the replica (`--index`) where one is meant; loop over `docker compose ps -q SERVICE` where all
+    are; take `docker compose run --rm` for work that needs no running replica.""",
+)
+def exec_in_the_first(project: Project) -> Iterator[Found]:
+    for script in project.scripts:
+        for at, line in _commands(script):
+            for match in _COMPOSE.finditer(line):
+                words = _words(match[1])
+                if "exec" not in words or any(word.startswith("--index") for word in words):
+                    continue
+                name = _first_word(" ".join(map(shlex.quote, words[words.index("exec") + 1 :])), "exec")
+                service = next((one for one in project.replicated if one.name == name), None)
+                if service is not None:
+                    told = f"docker compose exec {name!r} runs in one of its {service.replicas} replicas"
+                    yield Found(at, told)
+
+
+def _commands(script: Script) -> Iterator[tuple[Position, str]]:
+    """The lines without comments; a line that ends with a backslash goes on in the next."""
+    whole, start = "", 0
+    for number, line in enumerate(script.text.split("\n"), 1):
+        start = start or number
+        whole += line.rstrip("\\") if line.endswith("\\") else line
+        if line.endswith("\\") and len(whole) < 10_000:
+            continue
+        bare = re.sub(r"(?:^|\s)#.*", "", whole)
+        if bare.strip():
+            column = len(bare) - len(bare.lstrip()) + 1
+            yield Position(script.name, start, column), bare
+        whole, start = "", 0
+
+
+def _words(text: str) -> Sequence[str]:
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return text.split()
+
+
+def _first_word(text: str, verb: str) -> str:
+    """The first word that is no option: the container, or for ``cp`` what stands before the colon."""
+    words = iter(_words(text))
+    for word in words:
+        if word in _VALUES and not (word == "-f" and verb == "logs"):
+            next(words, None)
+        elif verb == "cp" and not word.startswith("-"):
+            name, colon, _ = word.partition(":")
+            if colon:
+                return name
+        elif not word.startswith("-"):
+            return word if _WORKS_WITH.fullmatch(word) else ""
+    return ""
+
+
+RULES: Final[tuple[Rule, ...]] = (exec_by_name, exec_in_the_first)

@@ -1,0 +1,93 @@
+"""``# sharedvol: ignore SV012 reason``: what somebody looked at and accepts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from sharedvol.lint.node import Node, Position
+from sharedvol.lint.project import Script
+from sharedvol.lint.rule import Found
+from sharedvol.lint.yaml_tree import Comment, Tree
+
+_FORM: Final = re.compile(r"sharedvol:\s*ignore\b[\s:]*((?:SV\d+[\s,]*)*)(.*)", re.IGNORECASE)
+_SHELL: Final = re.compile(r"(?:^|(?<=\s))#(\s*sharedvol:.*)")
+
+
+@dataclass
+class Suppression:
+    """An accepted finding.
+
+    Attributes:
+        rules: the ids.
+        reason: why it is accepted.
+        at: where the comment is.
+        line: the line that it is about; 0: the whole file.
+        service: the service that it is about, where it stands at its head.
+    """
+
+    rules: tuple[str, ...]
+    reason: str
+    at: Position
+    line: int
+    service: str = ""
+    used: set[str] = field(default_factory=set)
+
+    def covers(self, rule: str, found: Found) -> bool:
+        if rule not in self.rules or not self.reason:
+            return False
+        if self.service and found.service == self.service:
+            return True
+        return self.at.file == found.at.file and self.line in (0, found.at.line)
+
+
+def collect(trees: Mapping[str, Tree], scripts: Iterable[Script]) -> list[Suppression]:
+    """Every suppression of the files and scripts."""
+    found: list[Suppression] = []
+    for tree in trees.values():
+        heads = dict(_heads(tree.documents))
+        for comment in tree.comments:
+            line = _line_of(comment, tree)
+            found.extend(_read(comment.text, comment.at, line, heads.get(line, "")))
+    for script in scripts:
+        found.extend(_of_script(script))
+    return found
+
+
+def _heads(documents: Iterable[Node]) -> Iterator[tuple[int, str]]:
+    for document in documents:
+        for name, body in document.get("services").map.items():
+            yield body.at.line, name
+
+
+def _line_of(comment: Comment, tree: Tree) -> int:
+    """The line that a comment is about: its own, or the next that is more than comments; 0 at the file's head."""
+    if not comment.alone:
+        return comment.at.line
+    if comment.at.line < tree.first_line:
+        return 0
+    alone = {one.at.line for one in tree.comments if one.alone}
+    line = comment.at.line
+    while line in alone:
+        line += 1
+    return line
+
+
+def _of_script(script: Script) -> Iterator[Suppression]:
+    lines = script.text.split("\n")
+    for number, line in enumerate(lines, 1):
+        match = _SHELL.search(line)
+        if match:
+            about = number
+            while about <= len(lines) and lines[about - 1].lstrip().startswith("#"):
+                about += 1
+            yield from _read(match[1].strip(), Position(script.name, number, match.start() + 1), about, "")
+
+
+def _read(text: str, at: Position, line: int, service: str) -> Iterator[Suppression]:
+    match = _FORM.match(text)
+    if match:
+        rules = tuple(re.findall(r"SV\d+", match[1].upper()))
+        yield Suppression(rules, match[2].strip(), at, line, service)
