@@ -122,6 +122,11 @@ class Project:
             for service in services or self.services():
                 self.wait_healthy(service, seconds=seconds)
 
+    @property
+    def is_alone(self) -> bool:
+        """Nothing else has networks on this engine, as under podman, which has a namespace of its own."""
+        return self._engine.command == "podman"
+
     def services(self) -> list[str]:
         return self.compose("config", "--services").split()
 
