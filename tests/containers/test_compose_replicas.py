@@ -1,7 +1,9 @@
-"""docs/examples/compose for real: one replica, four, one killed, two, under a client that never stops; then all gone."""
+"""docs/examples/compose for real: one replica, four, one killed, two, and a client that never stops; then all gone."""
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import socket
 import subprocess
@@ -12,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from compose_client import Answer, Client
+from compose_client import Answer, Client, ask
 from compose_project import Container, Project
 from compose_volume import Database, await_collected, collected, database, example
-from container_engine import Engine, wait_until
+from container_engine import SECONDS, Engine, wait_until
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -95,8 +97,9 @@ def _live_through(engine: Engine, project: Project, port: int) -> Story:
 
 def _await_route(port: int) -> None:
     """Traefik has read the first replica's labels: before that its 404 is no failure of a replica."""
-    client = Client(port, threads=0)
-    wait_until(lambda: client.order("first", 0).good, lambda: f"a first answer: {client.answers[-1]}")
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
+    with contextlib.closing(connection):
+        wait_until(lambda: ask(connection, "GET", "/").good, lambda: f"a first answer: {ask(connection, 'GET', '/')}")
 
 
 def _names(project: Project) -> set[str]:
