@@ -1,4 +1,4 @@
-"""The example with replicas in R and in Python at once: they share the migration lock, the ledger, the names, the sidecar."""
+"""The example with replicas in R and in Python at once: they share migration lock, ledger, names and sidecar."""
 
 from __future__ import annotations
 

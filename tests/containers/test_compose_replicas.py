@@ -83,6 +83,10 @@ def _live_through(engine: Engine, project: Project, port: int) -> Story:
         long.join(60)
         names.append(_names(project))
         client.await_served_by(names[2], alone=True)
+
+        project.run("./roll", "api")
+        names.append(_names(project))
+        client.await_served_by(names[3], alone=True)
     two = project.running("api")
     rows = database(project, two[0])
     said = project.logs("api")  # of those that are still there
@@ -163,10 +167,14 @@ def test_client_sees_no_failure_through_scale_up_kill_and_scale_down(story: Stor
 
 
 def test_traefik_sends_requests_to_every_replica(story: Story) -> None:
-    assert [len(names) for names in story.names] == [1, 4, 2]
+    assert [len(names) for names in story.names] == [1, 4, 2, 2]
     shares = Counter(answer.replica for answer in story.answers)
-    assert set(shares) == story.names[0] | story.names[1] | story.names[2]
-    assert story.names[2] < story.names[1]
+    assert set(shares) == set[str]().union(*story.names)
+    assert story.names[0] < story.names[1] > story.names[2]
+
+
+def test_all_replicas_are_replaced_one_by_one(story: Story) -> None:
+    assert story.names[3].isdisjoint(story.names[1])
 
 
 def test_killed_replica_is_restarted_under_its_name(story: Story) -> None:
@@ -205,7 +213,7 @@ def test_every_replicas_log_is_collected_whole(story: Story) -> None:
             done.update((replica, line.split()[-2]) for line in data.decode().splitlines() if line.endswith(" done"))
     for job, (replica, _) in story.database.jobs.items():
         assert done[replica, job] == 1, f"job {job} was logged {done[replica, job]} times by {replica}"
-    assert set(story.logs) == story.names[1]
+    assert set(story.logs) == story.names[1] | story.names[3]
 
 
 def test_no_replica_has_more_rights_than_it_needs(story: Story) -> None:
