@@ -27,8 +27,8 @@ from sharedvol.errors import ScriptError
 _MAX_DELIMITER: Final = 15  # the client cuts a longer one silently; here it is an error
 _SPACE: Final = re.compile(r"[ \t\n\v\f\r]+")
 _DELIMITER_WORD: Final = re.compile(r"delimiter(?![^ \t\n\v\f\r])", re.IGNORECASE | re.ASCII)
-# No group here or below is possessive, as Python before 3.11.5 loses its way in one that has a choice in it (gh-106052);
-# none need be, as each text is matched in one way only: what nothing closes is found out in one pass.
+# No group here or below is possessive, as Python before 3.11.5 loses its way in one that has a choice in it
+# (gh-106052); none need be, as each text is matched in one way only: what nothing closes is found out in one pass.
 _STRINGS: Final = {
     (quote, escapes): re.compile(
         rf"{quote}(?:[^{quote}\\]++|\\.)*{quote}" if escapes and quote != "`" else rf"{quote}[^{quote}]*+{quote}",

@@ -100,13 +100,15 @@ class Project:
         Raises:
             AssertionError: it failed, with what it said and how the containers are.
         """
+        return self.run("docker", "compose", *arguments, seconds=seconds)
+
+    def run(self, *command: str, seconds: float = 4 * SECONDS) -> str:
+        """What a command prints that is run where the compose files are, and with their variables."""
         done = subprocess.run(
-            ["docker", "compose", *arguments],
-            cwd=self.directory, env=self.environment, capture_output=True, text=True, timeout=seconds,
-        )  # fmt: skip
+            command, cwd=self.directory, env=self.environment, capture_output=True, text=True, timeout=seconds
+        )
         assert done.returncode == 0, (
-            f"docker compose {' '.join(arguments)}: {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}\n"
-            f"{self.describe()}"
+            f"{' '.join(command)}: {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}\n{self.describe()}"
         )
         return done.stdout
 
@@ -121,6 +123,11 @@ class Project:
         if wait:
             for service in services or self.services():
                 self.wait_healthy(service, seconds=seconds)
+
+    @property
+    def is_alone(self) -> bool:
+        """Nothing else has networks on this engine, as under podman, which has a namespace of its own."""
+        return self._engine.command == "podman"
 
     def services(self) -> list[str]:
         return self.compose("config", "--services").split()

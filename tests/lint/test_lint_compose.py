@@ -97,6 +97,9 @@ ODD = {
               - {type: bind, source: ./rel, target: /rel/, bind: {propagation: rslave}}
               - {type: volume, source: named, target: /n2}
             tmpfs: /run
+            expose: ["1", "2"]
+            cap_add: [CHOWN]
+            secrets: [{source: s, target: /s}]
             env_file: a.env
             command: >
               serve --a "b c"
@@ -106,6 +109,7 @@ ODD = {
             scale: 3
           db: {image: mysql}
         volumes: {named: {}}
+        secrets: {s: {environment: S}, t: {environment: T}}
         """,
     "over.yaml": """\
         services:
@@ -114,6 +118,9 @@ ODD = {
             ports: !reset []
             volumes: [{type: volume, source: other, target: /n}]
             tmpfs: [/run, /more]
+            expose: ["2", "3"]
+            cap_add: [CHOWN, FOWNER]
+            secrets: [{source: t, target: /s}]
             env_file: [c.env]
             labels: ["three=3", "one=11"]
             command: null
@@ -161,6 +168,11 @@ KEYS = (
     "ports",
     "volumes",
     "depends_on",
+    "tmpfs",
+    "scale",
+    "expose",
+    "cap_add",
+    "secrets",
 )
 
 
@@ -261,6 +273,15 @@ def test_compose_is_believed_and_the_places_are_the_files(tmp_path: Path, monkey
     assert of(report, "SV002")[0].at.line == 3
     assert of(report, "SV001")[0].at.line == 6
     assert "no stop_grace_period" in of(report, "SV040")[0].message  # Compose does not tell of any
+
+
+def test_what_only_compose_knows_is_placed_at_what_holds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = {"target": 80, "published": "8080", "protocol": "tcp", "mode": "ingress"}
+    told = {"services": {"api": {"scale": 2, "container_name": "x", "ports": [port, {**port, "published": "81"}]}}}
+    monkeypatch.setenv("PATH", fake(tmp_path, f"echo '{json.dumps(told)}'"), prepend=":")
+    report = look(tmp_path, "services:\n  api:\n    ports: ['70']\n", reader="auto")
+    assert [found.at.line for found in of(report, "SV001")] == [3]
+    assert [found.at.line for found in of(report, "SV002")] == [2]
 
 
 def test_fields_that_compose_leaves_out_are_taken_from_the_files(

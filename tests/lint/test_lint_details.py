@@ -31,6 +31,7 @@ BROKEN = [
     ("SV007", one("environment: ['LOG=/logs/$HOSTNAME']")),
     ("SV007", one("environment: {a: '$$$HOSTNAME'}")),
     ("SV007", one("volumes: ['./${HOSTNAME}:/x:ro']")),
+    ("SV007", one("command: serve ${HOSTNAME:-a b}")),
     ("SV008", one("ipc: service:db")),
     ("SV008", one("pid: host")),
     ("SV010", one("volumes: [{type: bind, source: ./x, target: /x}]")),

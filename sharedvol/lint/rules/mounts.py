@@ -117,8 +117,9 @@ def _is_cache(service: Service, mount: Mount) -> bool:
     replicas that start together copy at the same time: a start fails ("failed to mkdir …: file exists"), one
     reads files that another's copy is still writing, and what the first one made there is mixed with the
     image's. After an update the image's newer files are not copied, and the old ones hide them.""",
-    mend="""Use the long syntax with `volume: {nocopy: true}`, and let one service that runs once, or the image
-    of the sidecar, make the directories and give them their owner.""",
+    mend="""Use the long syntax with `volume: {nocopy: true}`, and let one service that runs once make the
+    directories and give them their owner, while the replicas wait for it (`condition:
+    service_completed_successfully`).""",
 )
 @of_replicated
 def missing_nocopy(project: Project, service: Service) -> Iterator[Found]:
