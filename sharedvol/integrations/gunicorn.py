@@ -23,7 +23,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from sharedvol.integrations.background import start_thread
-from sharedvol.integrations.service import START_UP_FAILED, Service
+from sharedvol.integrations.process import START_UP_FAILED
+from sharedvol.integrations.service import Service
 
 _STOPPED: Final = 128 + signal.SIGTERM
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
-import sys
 import threading
-import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, Final
 
 from sharedvol.errors import SharedVolError
 from sharedvol.health import Health, Report
@@ -17,14 +13,10 @@ from sharedvol.identity import container_id
 from sharedvol.integrations.background import start_thread
 from sharedvol.integrations.checks import OK, Checks
 from sharedvol.integrations.drain import SigtermGate
+from sharedvol.integrations.process import START_UP_FAILED, end_process, in_forked_children, is_reloaded
 from sharedvol.migrations.coordinator import MigrationCoordinator
 from sharedvol.volume import Membership, Volume
 
-START_UP_FAILED: Final = 3
-"""The exit status after a failed start-up. uvicorn and gunicorn both take a worker that ends with 3 for one that
-could not start, and stop instead of starting it again and again."""
-
-_FLUSH_SECONDS: Final = 2.0
 _log = logging.getLogger(__name__)
 
 
@@ -86,7 +78,7 @@ class Service:
         self._migrated = not self._migrates
         self._told_to_drain: Callable[[], bool] | None = None
         self.renew()
-        _renew_in_child(self)
+        in_forked_children(self, Service.renew)
 
     def renew(self) -> None:
         """Forget what belongs to the parent process. A forked child does so by itself."""
@@ -103,8 +95,9 @@ class Service:
     @property
     def replica(self) -> str | None:
         """The replica's name; None where nothing names this container."""
-        if self._membership is not None:
-            return self._membership.name
+        membership = self._membership
+        if membership is not None:
+            return membership.name
         try:
             return container_id()
         except SharedVolError:
@@ -113,7 +106,8 @@ class Service:
     @property
     def slot(self) -> int | None:
         """The replica's slot on the volume; None before the start, after the stop and without a volume."""
-        return None if self._membership is None else self._membership.slot
+        membership = self._membership  # which `stop` may take away meanwhile
+        return None if membership is None else membership.slot
 
     @property
     def started(self) -> bool:
@@ -169,7 +163,7 @@ class Service:
         except BaseException as error:
             self.failed = error
             raise
-        self._migrated = True
+        self._migrated, self.failed = True, None
 
     def live(self) -> Report:
         """Whether the process answers at all."""
@@ -290,39 +284,7 @@ class Service:
     def _on_sigterm(self) -> bool:
         """In the signal handler: take no lock."""
         self._draining = True
-        if not self._started or not self.serving or self.drain == 0 or _is_reloaded():
+        if not self._started or not self.serving or self.drain == 0 or is_reloaded():
             return False
         waiting = not self._migrated and self.coordinator is not None and self.coordinator.current.state == "waiting"
         return not waiting  # for who waits for another replica nobody has sent requests, and nothing is half done
-
-
-def end_process(status: int = START_UP_FAILED) -> None:
-    """End at once, from any thread, after what was logged and printed has been written."""
-    flushing = start_thread(_flush, "flush")
-    flushing.join(_FLUSH_SECONDS)  # another thread may hold a handler's lock for ever
-    os._exit(status)
-
-
-def _flush() -> None:
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()
-
-
-def _is_reloaded() -> bool:
-    """Whether ``uvicorn --reload`` started us: who has just saved a file does not want to wait for a drain."""
-    return multiprocessing.parent_process() is not None and "--reload" in sys.argv
-
-
-def _renew_in_child(service: Service) -> None:
-    """Without a hold on it, as a hook of a fork cannot be taken back."""
-    known: Any = weakref.ref(service)
-
-    def renew() -> None:
-        found = known()
-        if found is not None:
-            found.renew()
-
-    if hasattr(os, "register_at_fork"):  # absent on Windows, as fork is
-        os.register_at_fork(after_in_child=renew)

@@ -1,0 +1,52 @@
+"""What concerns a process as a whole: its end, its forks, who started it."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from sharedvol.integrations.background import start_thread
+
+START_UP_FAILED: Final = 3
+"""The exit status after a failed start-up. uvicorn and gunicorn both take a worker that ends with 3 for one that
+could not start, and stop instead of starting it again and again."""
+
+_FLUSH_SECONDS: Final = 2.0
+_Object = TypeVar("_Object")
+
+
+def end_process(status: int = START_UP_FAILED) -> None:
+    """End at once, from any thread, after what was logged and printed has been written."""
+    flushing = start_thread(_flush, "flush")
+    flushing.join(_FLUSH_SECONDS)  # another thread may hold a handler's lock for ever
+    os._exit(status)
+
+
+def _flush() -> None:
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+
+
+def is_reloaded() -> bool:
+    """Whether ``uvicorn --reload`` started us: who has just saved a file does not want to wait for a drain."""
+    return multiprocessing.parent_process() is not None and "--reload" in sys.argv
+
+
+def in_forked_children(owner: _Object, renew: Callable[[_Object], object]) -> None:
+    """Call ``renew(owner)`` in each forked child, without a hold on ``owner``: a hook cannot be taken back."""
+    known = weakref.ref(owner)
+
+    def call() -> None:
+        found = known()
+        if found is not None:
+            renew(found)
+
+    if hasattr(os, "register_at_fork"):  # absent on Windows, as fork is
+        os.register_at_fork(after_in_child=call)
