@@ -1,0 +1,6 @@
+"""What a mounted volume can be trusted with, found out by experiment."""
+
+from sharedvol.doctor.examination import DoctorError, examine
+from sharedvol.doctor.report import Finding, Report, Verdict
+
+__all__ = ["DoctorError", "Finding", "Report", "Verdict", "examine"]

@@ -1,0 +1,142 @@
+"""The command ``sharedvol doctor``."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Final, TextIO
+
+from sharedvol.doctor.catalogue import meaning
+from sharedvol.doctor.examination import DoctorError, examine
+from sharedvol.doctor.report import Report, Verdict
+from sharedvol.doctor.side import PATIENCE
+from sharedvol.errors import describe
+from sharedvol.printable import shown
+
+CODES: Final[dict[Verdict, int]] = {"ok": 0, "unknown": 1, "degraded": 1, "unsafe": 3}
+EXIT_DIRECTORY: Final = 66  # EX_NOINPUT of sysexits.h
+EXIT_UNAVAILABLE: Final = 69  # EX_UNAVAILABLE
+
+ABOUT: Final = """Find out what a mounted volume can be trusted with.
+
+Locks, links, renames, syncs, events and leases are tried between processes, in a hidden directory of the
+doctor's own in DIR, which is removed at the end; nothing else is touched. Each line says ok, degraded (it
+refuses loudly, or is weaker), unsafe (it does not do what it says, hangs, or loses something) or unknown
+(it could not be tried); and where it is not ok, why that matters and what to do."""
+
+EXIT_CODES: Final = """exit codes:
+  0    all ok
+  1    something is degraded or unknown
+  2    wrong usage
+  3    something is unsafe
+  66   DIR is missing, is no directory, or cannot be read
+  69   nothing can be tried: not Linux, or the file system does not answer"""
+
+_PATIENCE: Final = 2.0  # seconds before progress is shown
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("directory", metavar="DIR", help="the volume, or a directory of it")
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
+    parser.add_argument("--verbose", action="store_true", help="say of every line why it matters, also where it is ok")
+    parser.add_argument(
+        "--through", metavar="DIR2", help="the same directory by another mount: locks and events are tried across both"
+    )
+    parser.add_argument(
+        "--patience",
+        type=_seconds,
+        default=PATIENCE,
+        metavar="S",
+        help=f"seconds that a step may take before the file system counts as hanging (default {PATIENCE:g})",
+    )
+    parser.set_defaults(run=_run)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds: give more than 0, at most 3600")
+    return seconds
+
+
+def _run(options: argparse.Namespace) -> int:
+    if sys.platform != "linux":
+        return _fail("the doctor knows Linux only: run it in a container that has the volume", EXIT_UNAVAILABLE)
+    progress = Progress(sys.stderr, time.monotonic)
+    try:
+        report = examine(options.directory, through=options.through, patience=options.patience, progress=progress)
+    except OSError as error:
+        hint = {
+            errno.ENOENT: "create it, or mount the volume",
+            errno.ENOTDIR: "name the volume's directory",
+            errno.EACCES: "run this as a user who may read it",
+        }.get(error.errno or 0, "see the reason")
+        progress.end()
+        return _fail(f"cannot examine {options.directory!r}: {describe(error)}; {hint}", EXIT_DIRECTORY)
+    except DoctorError as error:
+        progress.end()
+        return _fail(str(error), EXIT_UNAVAILABLE)
+    finally:
+        progress.end()
+    encoding = sys.stdout.encoding
+    for line in [json.dumps(report.as_dict())] if options.json else _in_words(report, options.verbose):
+        sys.stdout.write(f"{line}\n".encode(encoding, "backslashreplace").decode(encoding))
+    return CODES[report.verdict]
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"sharedvol: {message}\n")
+    return code
+
+
+class Progress:
+    """Says on a terminal, in one line, what is tried, once it has taken a while.
+
+    Args:
+        stream: where to.
+        clock: seconds that only go forward.
+    """
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
+        self._stream, self._clock = stream, clock
+        self._terminal = stream.isatty()
+        self._from = clock() + _PATIENCE
+        self._shown = False
+
+    def __call__(self, what: str) -> None:
+        if self._terminal and self._clock() >= self._from:
+            self._shown = True
+            self._say(f"\r\x1b[Ktrying {what}")
+
+    def end(self) -> None:
+        """Take the line away."""
+        if self._shown:
+            self._shown = False
+            self._say("\r\x1b[K")
+
+    def _say(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+
+def _in_words(report: Report, verbose: bool) -> Iterator[str]:
+    yield f"{shown(report.directory)}: {report.verdict}"
+    width = max((len(finding.id) for finding in report.findings), default=0)
+    for finding in report.findings:
+        about = meaning(finding.id)
+        yield f"  {finding.verdict:<8}  {finding.id:<{width}}  {about.title}: {shown(finding.detail)}"
+        indent = " " * (width + 14)
+        if finding.verdict != "ok" or verbose:
+            yield f"{indent}why: {about.why}"
+        if finding.verdict != "ok":
+            yield f"{indent}do:  {about.todo}"
+    counts = {verdict: sum(one.verdict == verdict for one in report.findings) for verdict in CODES}
+    yield ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)

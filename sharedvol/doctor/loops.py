@@ -1,0 +1,116 @@
+"""Steps that are repeated: asked for one by one they would be too slow to meet those of another process."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+
+from sharedvol.doctor.room import (
+    HOW,
+    MOST_BYTES,
+    MOST_SECONDS,
+    MOST_TIMES,
+    OPEN,
+    checked_name,
+    lock,
+    refuse_planted,
+    unlock,
+)
+
+
+class Loops:
+    """Loops in a room; part of an `Actor`."""
+
+    _room: int
+
+    def count(self, name: str, times: int) -> int:
+        """Add 1 to the number in a file under both locks, so often; returns how often it was done."""
+        lock_fd = os.open(checked_name(name), os.O_RDWR | OPEN, dir_fd=self._room)
+        fd = os.open(checked_name(f"{name}.n"), os.O_RDWR | OPEN, dir_fd=self._room)
+        end, done = time.monotonic() + 2, 0
+        try:
+            refuse_planted(fd)
+            while done < min(times, MOST_TIMES) and time.monotonic() < end:
+                lock(lock_fd, "both", False, True)
+                number = int(os.pread(fd, 20, 0))
+                os.pwrite(fd, b"%020d" % (number + 1), 0)
+                unlock(lock_fd, "both")
+                done += 1
+        finally:
+            os.close(lock_fd)
+            os.close(fd)
+        return done
+
+    def append(self, name: str, mark: str, times: int, size: int) -> int:
+        """Append so many records of ``size`` bytes, each in one write; returns how many."""
+        fd = os.open(checked_name(name), HOW["append"] | OPEN, dir_fd=self._room)
+        try:
+            refuse_planted(fd)
+            record = (mark[:1] * (min(size, MOST_BYTES) - 1) + "\n").encode("ascii")
+            for _ in range(min(times, MOST_TIMES)):
+                if os.write(fd, record) != len(record):
+                    raise OSError(errno.EIO, "short write")
+        finally:
+            os.close(fd)
+        return min(times, MOST_TIMES)
+
+    def records(self, name: str, size: int) -> dict[str, int]:
+        """How many whole records of each mark the file holds, and under ``""`` how many lines are none."""
+        found: dict[str, int] = {"": 0}
+        fd = os.open(checked_name(name), os.O_RDONLY | OPEN, dir_fd=self._room)
+        with open(fd, "rb") as file:
+            for line in file.read(MOST_BYTES << 6).splitlines(keepends=True):
+                whole = len(line) == size and line == line[:1] * (size - 1) + b"\n"
+                mark = line[:1].decode("ascii", "replace") if whole else ""
+                found[mark] = found.get(mark, 0) + 1
+        return found
+
+    def replace(self, name: str, times: int, size: int) -> None:
+        """Rename a new file of equal letters over ``name``, so often; the last is of ``z``."""
+        for number in range(min(times, MOST_TIMES)):
+            letter = "z" if number == times - 1 else "abcdefghij"[number % 10]
+            fd = os.open(f"{checked_name(name)}.new", HOW["create"] | OPEN, 0o666, dir_fd=self._room)
+            with open(fd, "w", encoding="ascii") as file:
+                with contextlib.suppress(OSError):
+                    os.fchmod(fd, 0o666)
+                file.write(letter * min(size, MOST_BYTES))
+            os.rename(f"{name}.new", name, src_dir_fd=self._room, dst_dir_fd=self._room)
+
+    def see_replaced(self, name: str, seconds: float) -> dict[str, int]:
+        """Read ``name`` again and again until it is of ``z``: how often it was missing or not of one letter."""
+        seen = {"reads": 0, "missing": 0, "torn": 0, "end": 0}
+        end = time.monotonic() + min(seconds, MOST_SECONDS)
+        while time.monotonic() < end:
+            seen["reads"] += 1
+            try:
+                fd = os.open(checked_name(name), os.O_RDONLY | OPEN, dir_fd=self._room)
+            except FileNotFoundError:
+                seen["missing"] += 1
+                continue
+            with open(fd, "rb") as file:
+                text = file.read(MOST_BYTES)
+            if text != text[:1] * len(text) or not text:
+                seen["torn"] += 1
+            elif text[:1] == b"z":
+                seen["end"] = 1
+                break
+        return seen
+
+    def link_race(self, name: str, times: int) -> list[int]:
+        """Link a file of one's own to ``name``.0, ``name``.1, …; returns the numbers where nobody was before."""
+        won = []
+        for number in range(min(times, 1000)):
+            try:
+                os.link(
+                    checked_name(name),
+                    f"race.{number}",
+                    src_dir_fd=self._room,
+                    dst_dir_fd=self._room,
+                    follow_symlinks=False,
+                )
+                won.append(number)
+            except FileExistsError:
+                pass
+        return won
