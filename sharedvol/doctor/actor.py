@@ -28,6 +28,7 @@ from sharedvol.doctor.room import (
     MOST_TIMES,
     OPEN,
     checked_name,
+    listed,
     lock,
     refuse_planted,
     unlock,
@@ -89,7 +90,7 @@ class Actor(Loops):
         return _facts(os.stat(checked_name(name), dir_fd=self._room, follow_symlinks=False))
 
     def names(self) -> list[str]:
-        with os.scandir(self._room) as entries:
+        with listed(self._room) as entries:
             return [entry.name for entry, _ in zip(entries, range(MOST_TIMES), strict=False)]
 
     def write(self, file: int, text: str, at: int | None = None) -> int:

@@ -22,6 +22,7 @@ class Bench:
 
     def __init__(self, a: Side, b: Side, pause: float = 0.05, numbers: itertools.count[int] | None = None) -> None:
         self.a, self.b, self.pause = a, b, pause
+        self.slack = 5.0  # seconds for what limits itself in time
         self.numbers = numbers or itertools.count(1)
 
     def name(self) -> str:

@@ -9,6 +9,7 @@ from sharedvol.errors import describe
 
 _ROUNDS = 3  # on fresh files: where two caches hold a file, a lock may exclude by luck
 _COUNTS = 200
+_COUNTING = 2.0  # seconds after which they stop
 
 
 def _takes(side: Side, file: int, family: str, shared: bool = False) -> bool:
@@ -92,7 +93,7 @@ def count(bench: Bench) -> Result:
     try:
         for side in (bench.b, bench.a):
             side.start("count", name=name, times=_COUNTS)
-        done = sum(number(side.finish()) for side in (bench.a, bench.b))
+        done = sum(number(side.finish(_COUNTING + bench.slack)) for side in (bench.a, bench.b))
     except OSError as error:
         return degraded(f"locking failed: {describe(error)}")
     read = do(numbers, "read", file=handle)

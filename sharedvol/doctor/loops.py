@@ -68,15 +68,19 @@ class Loops:
         return found
 
     def replace(self, name: str, times: int, size: int) -> None:
-        """Rename a new file of equal letters over ``name``, so often; the last is of ``z``."""
+        """Rename a new file of equal letters over ``name``, so often, half a second at most; the last is of ``z``."""
+        end = time.monotonic() + 0.5
         for number in range(min(times, MOST_TIMES)):
-            letter = "z" if number == times - 1 else "abcdefghij"[number % 10]
+            last = number == times - 1 or time.monotonic() > end
+            letter = "z" if last else "abcdefghij"[number % 10]
             fd = os.open(f"{checked_name(name)}.new", HOW["create"] | OPEN, 0o666, dir_fd=self._room)
             with open(fd, "w", encoding="ascii") as file:
                 with contextlib.suppress(OSError):
                     os.fchmod(fd, 0o666)
                 file.write(letter * min(size, MOST_BYTES))
             os.rename(f"{name}.new", name, src_dir_fd=self._room, dst_dir_fd=self._room)
+            if last:
+                break
 
     def see_replaced(self, name: str, seconds: float) -> dict[str, int]:
         """Read ``name`` again and again until it is of ``z``: how often it was missing or not of one letter."""
@@ -86,7 +90,9 @@ class Loops:
             seen["reads"] += 1
             try:
                 fd = os.open(checked_name(name), os.O_RDONLY | OPEN, dir_fd=self._room)
-            except FileNotFoundError:
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ESTALE):
+                    raise
                 seen["missing"] += 1
                 continue
             with open(fd, "rb") as file:

@@ -10,7 +10,7 @@ from sharedvol.doctor.side import Side, do, number, record
 from sharedvol.errors import describe
 
 _RACES = 100
-_RENAMES = 200
+_RENAMES = 200  # at most
 _SIZE = 5000
 _SECONDS = 2.0
 _UNSUPPORTED = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EISDIR, errno.ENOENT)
@@ -55,14 +55,14 @@ def rename(bench: Bench) -> Result:
     name = bench.made(bench.a, "a")
     bench.b.start("see_replaced", name=name, seconds=_SECONDS)
     do(bench.a, "replace", name=name, times=_RENAMES, size=_SIZE)
-    seen = record(bench.b.finish(), "reads", "missing", "torn", "end")
+    seen = record(bench.b.finish(_SECONDS + bench.slack), "reads", "missing", "torn", "end")
     if seen["missing"]:
         return unsafe(f"the name was missing in {seen['missing']} of {seen['reads']} reads while it was replaced")
     if seen["torn"]:
         return unsafe(f"{seen['torn']} of {seen['reads']} reads found a half-written or mixed file")
     if not seen["end"]:
         return degraded(f"{_SECONDS:g} s after the last replacement an older file was still read")
-    return ok(f"{seen['reads']} reads during {_RENAMES} replacements found a whole file")
+    return ok(f"{seen['reads']} reads while it was replaced found a whole file")
 
 
 def noreplace(bench: Bench) -> Result:

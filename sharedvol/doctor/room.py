@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import stat
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 MOST_BYTES = 1 << 16
@@ -35,6 +37,17 @@ def refuse_planted(fd: int) -> None:
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode) or info.st_nlink > 1:
         raise ValueError("no regular file with one name")
+
+
+@contextlib.contextmanager
+def listed(directory: int) -> Iterator[Iterator[os.DirEntry[str]]]:
+    """The entries of an open directory, opened anew: NFS looks at the server then, and FUSE may keep an old list."""
+    fd = os.open(".", DIRECTORY, dir_fd=directory)
+    try:
+        with os.scandir(fd) as entries:
+            yield entries
+    finally:
+        os.close(fd)
 
 
 def flock_struct(kind: int) -> bytes:

@@ -237,20 +237,25 @@ class Local:
     def __init__(self, path: str, room: str, patience: float) -> None:
         self._path, self._room, self._patience = path, room, patience
         self._process: Process | None = None
+        self._owes = False  # an answer
 
     def start(self, step: str, **arguments: Any) -> None:
+        if self._owes:
+            self.kill()  # an experiment ended before its time: what comes would be the answer to something else
         if self._process is None:
             self._process = Process("actor", self._patience)
             self._process.start("enter", path=self._path, name=self._room)
             self.finish()
         self._process.start(step, **arguments)
+        self._owes = True
 
     def finish(self, patience: float | None = None) -> Any:
         assert self._process is not None
+        self._owes = False
         try:
             return self._process.finish(patience)
-        except (Hung, Gone):
-            self._process = None
+        except Hung:
+            self._process = None  # killed, or beyond that
             raise
 
     def waits(self, seconds: float) -> bool:
@@ -258,10 +263,12 @@ class Local:
         return self._process.waits(seconds)
 
     def kill(self) -> None:
-        process, self._process = self._process, None
+        process, self._process, self._owes = self._process, None, False
         if process is not None:
             process.end()
 
     def rest(self) -> None:
-        if self._process is not None:
+        if self._owes:
+            self.kill()
+        elif self._process is not None:
             do(self, "forget")

@@ -16,7 +16,7 @@ import time
 from typing import Any, Final
 
 from sharedvol.doctor.mounts import mount_of, mounts_below
-from sharedvol.doctor.room import DIRECTORY, MOST_TIMES, OPEN, who
+from sharedvol.doctor.room import DIRECTORY, MOST_TIMES, OPEN, listed, who
 
 PREFIX: Final = ".sharedvol-doctor-"
 LOCK: Final = "lock"
@@ -25,6 +25,7 @@ AGE: Final = 3600.0
 
 _MOST_SUBDIRECTORIES: Final = 200
 _MOST_ENTRIES: Final = 5000
+_REMOVALS: Final = 3  # a file that a killed process had open may come back under another name (NFS, FUSE)
 
 
 class Warden:
@@ -37,8 +38,7 @@ class Warden:
     def look(self, path: str) -> dict[str, Any]:
         """Open the directory, and tell what it is and what it is on."""
         self._top = os.open(path, DIRECTORY)
-        os.close(os.open(".", DIRECTORY, dir_fd=self._top))
-        with os.scandir(self._top):  # readable
+        with listed(self._top):  # readable
             pass
         info = os.fstat(self._top)
         return {"uid": info.st_uid, "gid": info.st_gid, "mode": info.st_mode, **mount_of(self._top)}
@@ -77,7 +77,7 @@ class Warden:
         foreign: dict[int, int] = {}
         elsewhere, below = [], 0
         device, seen = os.fstat(self._top).st_dev, 0
-        with os.scandir(self._top) as entries:
+        with listed(self._top) as entries:
             for entry in entries:
                 seen += 1
                 if seen > _MOST_ENTRIES:
@@ -111,7 +111,7 @@ class Warden:
             How many were removed, and how many were left.
         """
         removed = left = 0
-        with os.scandir(self._top) as entries:
+        with listed(self._top) as entries:
             names = [entry.name for entry in entries if entry.name.startswith(PREFIX) and entry.name != self._name]
         for name in names[:MOST_TIMES]:
             with contextlib.suppress(OSError):
@@ -144,19 +144,25 @@ class Warden:
 
     def leave(self) -> None:
         """Remove the room."""
+        if self._lock >= 0:
+            # First: what is open is not removed on NFS and FUSE, but renamed to a hidden name.
+            os.close(self._lock)
+            self._lock = -1
         if self._room >= 0:
             remove_room(self._top, self._name, self._room)
 
 
 def remove_room(top: int, name: str, room: int) -> bool:
     """Remove what is in a room, which has no directories, and the room itself; False where something is left."""
-    with os.scandir(room) as entries:
-        names = [entry.name for entry in entries]
-    for entry in names:
-        with contextlib.suppress(OSError):
-            os.unlink(entry, dir_fd=room)
-    try:
-        os.rmdir(name, dir_fd=top)
-    except OSError:
-        return False
-    return True
+    for _ in range(_REMOVALS):
+        with listed(room) as entries:
+            names = [entry.name for entry in entries]
+        for entry in names:
+            with contextlib.suppress(OSError):
+                os.unlink(entry, dir_fd=room)
+        try:
+            os.rmdir(name, dir_fd=top)
+        except OSError:
+            continue
+        return True
+    return False

@@ -1,0 +1,121 @@
+"""File systems to examine, true and lying ones, each mounted where only the examination sees it."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from installed import FUSE_MISSING
+from processes import wait_until
+from torture.filesystems import LoopFileSystem, Places, mount
+from torture.isolated import NotHere, isolated, libc
+
+from sharedvol.doctor import Report, examine
+
+LIMIT = 60.0
+PATIENCE = 1.0
+LYING = Path(__file__).with_name("lying.py")
+_BIND, _REMOUNT, _READ_ONLY = 0x1000, 0x20, 1
+
+
+def verdicts(report: Report) -> dict[str, str]:
+    """By id."""
+    return {finding.id: finding.verdict for finding in report.findings}
+
+
+def not_ok(report: Report) -> dict[str, str]:
+    """The verdicts that are not ok, by id."""
+    return {id: verdict for id, verdict in verdicts(report).items() if verdict != "ok"}
+
+
+def examined(
+    place: Path, look: Callable[[Path], Path], user: int | None = None, **options: Any
+) -> tuple[Report, list[str]]:
+    """What the doctor finds in what ``look`` mounts at ``place``, and what it leaves there."""
+
+    def work() -> tuple[Report, list[str]]:
+        directory = look(place)
+        before = set(os.listdir(directory))
+        if user is not None:
+            os.setgroups([])
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
+        report = examine(str(directory), **{"patience": PATIENCE, **options})
+        return report, sorted(set(os.listdir(directory)) - before)
+
+    report, left = isolated(work, LIMIT)
+    return report, left
+
+
+def on(kind: str) -> Callable[[Path], Path]:
+    """A file system of that kind of `torture.filesystems.KINDS`."""
+    return lambda place: Places(place).on(kind)
+
+
+def small_tmpfs(options: str) -> Callable[[Path], Path]:
+    def look(place: Path) -> Path:
+        mount("tmpfs", place, "tmpfs", options)
+        return place
+
+    return look
+
+
+def read_only(place: Path) -> Path:
+    _mount_flags(str(place), place, _BIND)
+    _mount_flags(str(place), place, _BIND | _REMOUNT | _READ_ONLY)
+    return place
+
+
+def with_mount_below(place: Path) -> Path:
+    (place / "results").mkdir()
+    (place / "logs").mkdir()
+    mount("tmpfs", place / "results", "tmpfs")
+    return place
+
+
+def synchronous(place: Path) -> Path:
+    file_system = LoopFileSystem("ext4", place / "ext4")
+    _mount_flags("none", file_system.path, _REMOUNT | 16)  # MS_SYNCHRONOUS
+    _KEPT.append(file_system)
+    return file_system.path
+
+
+_KEPT: list[object] = []  # until the isolated process ends
+
+
+def _mount_flags(source: str, target: Path, flags: int) -> None:
+    if libc.mount(source.encode(), os.fsencode(target), b"none", ctypes.c_ulong(flags), None) != 0:
+        raise NotHere(f"cannot be mounted: {os.strerror(ctypes.get_errno())}")
+
+
+def lying(variant: str) -> Callable[[Path], Path]:
+    """A file system in user space, see lying.py; ``back`` beside its mountpoint is where it keeps its files."""
+
+    def look(place: Path) -> Path:
+        if not Path("/dev/fuse").exists():
+            raise NotHere(f"{FUSE_MISSING}: no /dev/fuse")
+        if importlib.util.find_spec("mfusepy") is None:
+            raise NotHere(f"{FUSE_MISSING}: no mfusepy")
+        back, front = place / "back", place / "front"
+        back.mkdir()
+        front.mkdir()
+        before = front.stat().st_dev
+        daemon = subprocess.Popen(
+            [sys.executable, str(LYING), variant, str(back), str(front)], stderr=subprocess.PIPE, text=True
+        )
+        _KEPT.append(daemon)
+        try:
+            wait_until(lambda: daemon.poll() is not None or front.stat().st_dev != before, "the mount")
+        finally:
+            if daemon.poll() is not None:
+                assert daemon.stderr is not None
+                raise NotHere(f"{FUSE_MISSING}: {daemon.stderr.read()[-300:]}")
+        return front
+
+    return look
