@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import errno
 import json
 import sys
@@ -12,6 +13,7 @@ from typing import Final, TextIO
 
 from sharedvol.doctor.catalogue import meaning
 from sharedvol.doctor.examination import DoctorError, examine
+from sharedvol.doctor.peer import NAME, WAIT, PeerError, meet
 from sharedvol.doctor.report import Report, Verdict
 from sharedvol.doctor.side import PATIENCE
 from sharedvol.errors import describe
@@ -20,6 +22,7 @@ from sharedvol.printable import shown
 CODES: Final[dict[Verdict, int]] = {"ok": 0, "unknown": 1, "degraded": 1, "unsafe": 3}
 EXIT_DIRECTORY: Final = 66  # EX_NOINPUT of sysexits.h
 EXIT_UNAVAILABLE: Final = 69  # EX_UNAVAILABLE
+EXIT_PEER: Final = 75  # EX_TEMPFAIL: try again
 
 ABOUT: Final = """Find out what a mounted volume can be trusted with.
 
@@ -34,7 +37,8 @@ EXIT_CODES: Final = """exit codes:
   2    wrong usage
   3    something is unsafe
   66   DIR is missing, is no directory, or cannot be read
-  69   nothing can be tried: not Linux, or the file system does not answer"""
+  69   nothing can be tried: not Linux, or the file system does not answer
+  75   --peer: no second doctor came, or it is gone"""
 
 _PATIENCE: Final = 2.0  # seconds before progress is shown
 
@@ -46,6 +50,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verbose", action="store_true", help="say of every line why it matters, also where it is ok")
     parser.add_argument(
         "--through", metavar="DIR2", help="the same directory by another mount: locks and events are tried across both"
+    )
+    parser.add_argument(
+        "--peer",
+        type=_meeting,
+        metavar="NAME",
+        help="make the experiments with a second doctor too, that runs with the same NAME in another container",
+    )
+    parser.add_argument(
+        "--wait",
+        type=_seconds,
+        default=WAIT,
+        metavar="S",
+        help=f"seconds to wait for the second doctor (default {WAIT:g})",
     )
     parser.add_argument(
         "--patience",
@@ -67,12 +84,23 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _meeting(text: str) -> str:
+    if not NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name: letters, digits and ._- only, at most 64")
+    return text
+
+
 def _run(options: argparse.Namespace) -> int:
     if sys.platform != "linux":
         return _fail("the doctor knows Linux only: run it in a container that has the volume", EXIT_UNAVAILABLE)
     progress = Progress(sys.stderr, time.monotonic)
     try:
         report = examine(options.directory, through=options.through, patience=options.patience, progress=progress)
+        if options.peer is not None:
+            found = meet(
+                options.directory, options.peer, wait=options.wait, patience=options.patience, progress=progress
+            )
+            report = dataclasses.replace(report, findings=report.findings + found, peer=options.peer)
     except OSError as error:
         hint = {
             errno.ENOENT: "create it, or mount the volume",
@@ -81,6 +109,9 @@ def _run(options: argparse.Namespace) -> int:
         }.get(error.errno or 0, "see the reason")
         progress.end()
         return _fail(f"cannot examine {options.directory!r}: {describe(error)}; {hint}", EXIT_DIRECTORY)
+    except PeerError as error:
+        progress.end()
+        return _fail(str(error), EXIT_PEER)
     except DoctorError as error:
         progress.end()
         return _fail(str(error), EXIT_UNAVAILABLE)

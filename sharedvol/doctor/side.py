@@ -189,7 +189,7 @@ class Process:
         """SIGKILL, and reap; False where it cannot be killed."""
         self._popen.kill()
         try:
-            self._popen.wait(_REAP)
+            self._popen.wait(min(_REAP, self._patience))
         except subprocess.TimeoutExpired:
             return False
         self._close()

@@ -15,6 +15,7 @@ import stat
 import time
 from typing import Any, Final
 
+from sharedvol.doctor.messages import Messages
 from sharedvol.doctor.mounts import mount_of, mounts_below
 from sharedvol.doctor.room import DIRECTORY, MOST_TIMES, OPEN, listed, who
 
@@ -28,7 +29,7 @@ _MOST_ENTRIES: Final = 5000
 _REMOVALS: Final = 3  # a file that a killed process had open may come back under another name (NFS, FUSE)
 
 
-class Warden:
+class Warden(Messages):
     """The steps of the warden: every public method is one."""
 
     def __init__(self) -> None:
@@ -144,6 +145,7 @@ class Warden:
 
     def leave(self) -> None:
         """Remove the room."""
+        self._leave_meeting()
         if self._lock >= 0:
             # First: what is open is not removed on NFS and FUSE, but renamed to a hidden name.
             os.close(self._lock)

@@ -21,7 +21,7 @@ from typing import Any
 import mfusepy
 
 _STAT = ("st_atime", "st_ctime", "st_gid", "st_ino", "st_mode", "st_mtime", "st_nlink", "st_size", "st_uid")
-_WAIT = 2.5  # seconds that a call hangs; for ever would be a process that nobody can kill
+_WAIT = 1.5  # seconds that a call hangs; for ever would be a process that nobody can kill
 
 
 class Honest(mfusepy.Operations):
@@ -223,8 +223,10 @@ class Twists(Honest):
     def getattr(self, path: str, fh: int | None = None) -> dict[str, int]:
         if fh is not None:
             return self.facts(os.fstat(fh))
-        if self._made_by.get(path, pid := mfusepy.fuse_get_context()[2]) != pid:
-            raise mfusepy.FuseOSError(errno.ENOENT)  # else the kernel itself would refuse to overwrite
+        pid = mfusepy.fuse_get_context()[2]
+        if self._made_by.get(path, pid) != pid:
+            del self._made_by[path]
+            raise mfusepy.FuseOSError(errno.ENOENT)  # once: else the kernel itself would refuse to overwrite
         if path in self._links:  # once: the kernel looks whether it got what it asked for
             self._links.discard(path)
             return self.facts(os.lstat(self.full(path)))
