@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from sharedvol.doctor.report import Result
+from sharedvol.doctor.report import Result, degraded
 from sharedvol.doctor.side import Side, do, number
+from sharedvol.errors import describe
+
+NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors that say nothing of what was tried."""
 
 
 class Bench:
@@ -16,12 +21,20 @@ class Bench:
     Args:
         a: one side, always a process of this machine.
         b: the other: of this machine too, or a peer's, or one that sees the room through another mount.
+        tidy: removes the files of the last experiment.
         pause: seconds after which a side that has not answered is taken to wait.
         numbers: of the files, so that no name is used twice.
     """
 
-    def __init__(self, a: Side, b: Side, pause: float = 0.05, numbers: itertools.count[int] | None = None) -> None:
-        self.a, self.b, self.pause = a, b, pause
+    def __init__(
+        self,
+        a: Side,
+        b: Side,
+        tidy: Callable[[], object],
+        pause: float = 0.05,
+        numbers: itertools.count[int] | None = None,
+    ) -> None:
+        self.a, self.b, self.tidy, self.pause = a, b, tidy, pause
         self.slack = 5.0  # seconds for what limits itself in time
         self.numbers = numbers or itertools.count(1)
 
@@ -52,6 +65,13 @@ class Bench:
             return do(side, "read", file=handle)
         finally:
             do(side, "close", file=handle)
+
+
+def refused(error: OSError, words: str) -> Result:
+    """Degraded by an error; raises it where it says nothing about the file system but that it is full."""
+    if error.errno in NO_ROOM:
+        raise error
+    return degraded(f"{words}: {describe(error)}")
 
 
 class Experiment(NamedTuple):

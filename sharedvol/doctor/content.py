@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sharedvol.doctor.bench import Bench, Experiment
+from sharedvol.doctor.bench import Bench, Experiment, refused
 from sharedvol.doctor.report import Result, degraded, ok, unsafe
 from sharedvol.doctor.side import do, flag, number, record
 from sharedvol.errors import describe
@@ -35,7 +35,7 @@ def mapped(bench: Bench) -> Result:
         do(bench.a, "map_write", file=a, text="m" * _MAPPED)
         seen = do(bench.b, "map_read", file=b, size=_MAPPED), do(bench.b, "read", file=b, size=_MAPPED)
     except OSError as error:
-        return degraded(f"no shared mappings: {describe(error)}")
+        return refused(error, "no shared mappings")
     if seen != ("m" * _MAPPED, "m" * _MAPPED):
         return unsafe("what one process wrote to shared memory, another did not see")
     return ok("seen at once")
@@ -47,7 +47,7 @@ def inotify(bench: Bench) -> Result:
     try:
         do(bench.a, "watch")
     except OSError as error:
-        return degraded(f"no events: {describe(error)}")
+        return degraded(f"no events: {describe(error)}")  # EMFILE and ENOSPC too: limits of inotify, see inotify(7)
     source = bench.made(bench.b, "x")
     do(bench.b, "rename", source=source, target=name)
     seen = do(bench.a, "events", name=name, wanted=["moved"], seconds=max(0.5, bench.pause * 4))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final
 
 from sharedvol.doctor import content, facts, locks, place, publishing
-from sharedvol.doctor.bench import Bench, Experiment
+from sharedvol.doctor.bench import NO_ROOM, Bench, Experiment
 from sharedvol.doctor.report import Finding, Report, Result, degraded, ok, unknown, unsafe
-from sharedvol.doctor.side import PATIENCE, Gone, Hung, Local, Process, Side, do
+from sharedvol.doctor.side import PATIENCE, Gone, Hung, Local, Process, do
 from sharedvol.errors import SharedVolError, describe
 from sharedvol.printable import shown
 
@@ -27,7 +26,6 @@ EXPERIMENTS: Final = (
 BETWEEN: Final = tuple(experiment for experiment in EXPERIMENTS if experiment.between)
 
 _MOST_HANGS: Final = 3
-_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class DoctorError(SharedVolError):
@@ -65,6 +63,10 @@ class Room:
         """A new side in the room, which it may see by another path."""
         assert self.name is not None
         return Local(path or self.directory, self.name, self.patience)
+
+    def tidy(self) -> None:
+        """Remove what an experiment made: a volume may be nearly full."""
+        do(self.warden, "sweep")
 
     def __enter__(self) -> Room:
         return self
@@ -132,11 +134,11 @@ def _may_write(room: Room, who: dict[str, Any]) -> Result:
 
 
 def _experiments(room: Room, through: str | None, progress: Progress) -> Iterator[Finding]:
-    bench = Bench(room.side(), room.side())
+    bench = Bench(room.side(), room.side(), room.tidy)
     findings = list(run(bench, EXPERIMENTS, progress))
     yield from findings
     if through is not None:
-        beyond = Bench(bench.a, room.side(through), numbers=bench.numbers)
+        beyond = Bench(bench.a, room.side(through), room.tidy, numbers=bench.numbers)
         yield from _through(beyond, progress)
     for side in (bench.a, bench.b):
         side.kill()
@@ -181,27 +183,30 @@ def run(bench: Bench, experiments: Sequence[Experiment], progress: Progress, whe
             result = experiment.make(bench)
             for side in (bench.a, bench.b):
                 side.rest()
+            bench.tidy()
         except Hung as error:
             hangs += 1
             result = unsafe(f"the file system hangs: {error}")
         except Gone as error:
             result = unknown(str(error))
         except OSError as error:
-            full = error.errno in _NO_ROOM
+            full = error.errno in NO_ROOM
             result = (unknown if full else degraded)(
                 f"{'could not be tried' if full else 'refused'}: {describe(error)}"
             )
         else:
             yield Finding(id, *result)
             continue
-        _replace(bench.a, bench.b)
+        _replace(bench)
         yield Finding(id, *result)
 
 
-def _replace(*sides: Side) -> None:
+def _replace(bench: Bench) -> None:
     """New processes after trouble: the old ones may be in the middle of anything."""
-    for side in sides:
-        side.kill()
+    with contextlib.suppress(Hung, Gone, OSError):
+        for side in (bench.a, bench.b):
+            side.kill()
+        bench.tidy()
 
 
 def _words(error: Exception) -> str:

@@ -6,7 +6,7 @@ import errno
 import stat
 from typing import Final
 
-from sharedvol.doctor.bench import Bench, Experiment
+from sharedvol.doctor.bench import Bench, Experiment, refused
 from sharedvol.doctor.report import Result, degraded, ok, unknown, unsafe
 from sharedvol.doctor.side import do, number, record, text
 from sharedvol.errors import describe
@@ -42,7 +42,7 @@ def mode(bench: Bench) -> Result:
             if kept != wanted:
                 return degraded(f"mode {wanted:#o} became {kept:#o}")
     except OSError as error:
-        return degraded(f"modes cannot be set: {describe(error)}")
+        return refused(error, "modes cannot be set")
     return ok("kept")
 
 
@@ -79,7 +79,7 @@ def form(bench: Bench) -> Result:
         two = _create(bench, _DECOMPOSED)
         listed = do(bench.b, "names")
     except OSError as error:
-        return degraded(f"names with an accent are refused: {describe(error)}")
+        return refused(error, "names with an accent are refused")
     if not two:
         return degraded("names that differ in Unicode's form are one name here")
     if not isinstance(listed, list) or not {_COMPOSED, _DECOMPOSED} <= set(listed):
@@ -106,7 +106,7 @@ def special(bench: Bench) -> Result:
         _create(bench, _SPECIAL)
         listed = do(bench.b, "names")
     except OSError as error:
-        return degraded(f"refused: {describe(error)}")
+        return refused(error, "refused")
     if not isinstance(listed, list) or _SPECIAL not in listed:
         return degraded("a name with a colon and other signs comes back changed")
     return ok("kept")
@@ -124,9 +124,11 @@ def symlink(bench: Bench) -> Result:
     try:
         do(bench.b, "open", name=name, how="read")
     except OSError as error:
+        do(bench.a, "remove", name=name)
         if error.errno != errno.ELOOP:
             return degraded(f"opening a link is refused by {describe(error)} instead of ELOOP")
         return ok("refused where they are not to be followed")
+    do(bench.a, "remove", name=name)  # before its target: whoever follows links finds it no more
     return unsafe("a symbolic link was followed in spite of O_NOFOLLOW: a planted link could lead anywhere")
 
 
@@ -135,7 +137,7 @@ def precision(bench: Bench) -> Result:
     try:
         do(bench.a, "date", file=handle, nanoseconds=_DATED)
     except OSError as error:
-        return degraded(f"a file's time cannot be set: {describe(error)}")
+        return refused(error, "a file's time cannot be set")
     off = abs(record(do(bench.a, "facts", file=handle), "modified")["modified"] - _DATED)
     if off:
         return degraded(f"a time that was set came back {_seconds(off)} off")

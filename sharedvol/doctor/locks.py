@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from sharedvol.doctor.bench import Bench, Experiment
+from sharedvol.doctor.bench import Bench, Experiment, refused
 from sharedvol.doctor.report import Result, degraded, ok, unsafe
 from sharedvol.doctor.side import Hung, Side, do, flag, number
-from sharedvol.errors import describe
 
 _ROUNDS = 3  # on fresh files: where two caches hold a file, a lock may exclude by luck
 _COUNTS = 200
@@ -34,7 +33,7 @@ def _excludes(bench: Bench, family: str) -> Result:
             if not (_takes(bench.a, a, family, shared=True) and _takes(bench.b, b, family, shared=True)):
                 return degraded("two shared locks exclude each other")
     except OSError as error:
-        return degraded(f"the file system refuses these locks: {describe(error)}")
+        return refused(error, "the file system refuses these locks")
     return ok("exclusive excludes, shared shares")
 
 
@@ -64,7 +63,7 @@ def both(bench: Bench) -> Result:
             if not _takes(bench.b, b, "both"):
                 return degraded("the locks were still refused after their holder let go")
     except OSError as error:
-        return degraded(f"the file system refuses these locks: {describe(error)}")
+        return refused(error, "the file system refuses these locks")
     return ok("a holder of both excludes users of either")
 
 
@@ -80,7 +79,7 @@ def families(bench: Bench) -> Result:
         if not _takes(bench.b, b, "posix"):
             return degraded("flock is made of fcntl locks here, as on NFS: users of either family exclude each other")
     except OSError as error:
-        return degraded(f"the file system refuses these locks: {describe(error)}")
+        return refused(error, "the file system refuses these locks")
     return ok("they do not see each other, as Linux has it: hence both are taken")
 
 
@@ -95,7 +94,7 @@ def count(bench: Bench) -> Result:
             side.start("count", name=name, times=_COUNTS)
         done = sum(number(side.finish(_COUNTING + bench.slack)) for side in (bench.a, bench.b))
     except OSError as error:
-        return degraded(f"locking failed: {describe(error)}")
+        return refused(error, "locking failed")
     read = do(numbers, "read", file=handle)
     there = int(read) if isinstance(read, str) and read.isdigit() else -1
     if there != done:
@@ -116,7 +115,7 @@ def kill(bench: Bench) -> Result:
         bench.a.kill()
         flag(bench.b.finish())
     except OSError as error:
-        return degraded(f"waiting for the lock failed: {describe(error)}")
+        return refused(error, "waiting for the lock failed")
     except Hung:
         bench.b.kill()
         return unsafe("the lock was still held after its holder was killed: it would stay so for ever")
@@ -137,7 +136,7 @@ def wake(bench: Bench) -> Result:
             do(bench.a, "unlock", file=a, family=family)
             flag(bench.b.finish())
         except OSError as error:
-            return degraded(f"waiting for {_WORDS[family]} is refused: {describe(error)}")
+            return refused(error, f"waiting for {_WORDS[family]} is refused")
         except Hung:
             bench.b.kill()
             return unsafe(f"who waited for {_WORDS[family]} was not woken: it would wait for ever")

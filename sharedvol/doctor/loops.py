@@ -50,8 +50,9 @@ class Loops:
             refuse_planted(fd)
             record = (mark[:1] * (min(size, MOST_BYTES) - 1) + "\n").encode("ascii")
             for _ in range(min(times, MOST_TIMES)):
-                if os.write(fd, record) != len(record):
-                    raise OSError(errno.EIO, "short write")
+                wrote = os.write(fd, record)
+                if wrote < len(record):  # full: now it says so
+                    os.write(fd, record[wrote:])
         finally:
             os.close(fd)
         return min(times, MOST_TIMES)

@@ -236,13 +236,14 @@ class _Remote:
 def _lead(meeting: _Meeting, partner: str, progress: Progress) -> Iterator[Finding]:
     room = text(do(meeting.warden, "make", open_to_all=True))
     ours, theirs = Local(meeting.directory, room, meeting.patience), _Remote(meeting, partner)
+    bench = Bench(ours, theirs, lambda: do(meeting.warden, "sweep"), _PAUSE)
     findings = []
     try:
         try:
             do(theirs, "enter", room=room)
         except (OSError, Hung, Gone) as error:
             raise PeerError(f"the other doctor cannot open the directory that this one made: {error}") from error
-        for finding in run(Bench(ours, theirs, _PAUSE), (*OF_PEERS, *BETWEEN), progress, "peer."):
+        for finding in run(bench, (*OF_PEERS, *BETWEEN), progress, "peer."):
             findings.append(finding)
             yield finding
         told = [{"id": one.id, "verdict": one.verdict, "detail": one.detail[:500]} for one in findings]

@@ -102,6 +102,14 @@ class Warden(Messages):
             return error.errno == errno.EXDEV
         return False
 
+    def sweep(self) -> None:
+        """Remove what is in the room, the lock left out."""
+        with listed(self._room) as entries:
+            names = [entry.name for entry in entries if entry.name != LOCK]
+        for name in names:
+            with contextlib.suppress(OSError):
+                os.unlink(name, dir_fd=self._room)
+
     def clean(self, believe: bool) -> list[int]:
         """Remove the rooms of dead runs.
 

@@ -18,8 +18,11 @@ from torture.isolated import NotHere, isolated, libc
 
 from sharedvol.doctor import Report, examine
 
+Look = Callable[[Path], Path]
+"""Makes something in an empty directory, and returns what is to be examined."""
+
 LIMIT = 60.0
-PATIENCE = 1.0
+PATIENCE = 5.0
 LYING = Path(__file__).with_name("lying.py")
 _BIND, _REMOUNT, _READ_ONLY = 0x1000, 0x20, 1
 
@@ -34,18 +37,12 @@ def not_ok(report: Report) -> dict[str, str]:
     return {id: verdict for id, verdict in verdicts(report).items() if verdict != "ok"}
 
 
-def examined(
-    place: Path, look: Callable[[Path], Path], user: int | None = None, **options: Any
-) -> tuple[Report, list[str]]:
+def examined(place: Path, look: Look, **options: Any) -> tuple[Report, list[str]]:
     """What the doctor finds in what ``look`` mounts at ``place``, and what it leaves there."""
 
     def work() -> tuple[Report, list[str]]:
         directory = look(place)
         before = set(os.listdir(directory))
-        if user is not None:
-            os.setgroups([])
-            os.setresgid(user, user, user)
-            os.setresuid(user, user, user)
         report = examine(str(directory), **{"patience": PATIENCE, **options})
         return report, sorted(set(os.listdir(directory)) - before)
 
@@ -53,12 +50,12 @@ def examined(
     return report, left
 
 
-def on(kind: str) -> Callable[[Path], Path]:
+def on(kind: str) -> Look:
     """A file system of that kind of `torture.filesystems.KINDS`."""
     return lambda place: Places(place).on(kind)
 
 
-def small_tmpfs(options: str) -> Callable[[Path], Path]:
+def small_tmpfs(options: str) -> Look:
     def look(place: Path) -> Path:
         mount("tmpfs", place, "tmpfs", options)
         return place
@@ -79,6 +76,35 @@ def with_mount_below(place: Path) -> Path:
     return place
 
 
+def open_to_all(place: Path) -> Path:
+    """Also for the umask, which is the opposite."""
+    place.chmod(0o777)
+    os.umask(0o077)
+    return place
+
+
+def with_foreign_files(place: Path) -> Path:
+    """Another user's directory, for a root without capabilities, as containers' often is."""
+    (place / "theirs").touch()
+    for path in (place / "theirs", place):
+        os.chown(path, 65534, 65534)
+    place.chmod(0o755)
+    for capability in range(64):
+        libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP: processes that are started have none
+    return place
+
+
+def no_inotify(place: Path) -> Path:
+    """A user namespace whose limit is reached, see namespaces(7) and /proc/sys/user in proc_sys_user(5)."""
+    if libc.unshare(0x10000000) != 0:  # CLONE_NEWUSER
+        raise NotHere("no user namespaces")
+    Path("/proc/self/uid_map").write_text("0 0 1")
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/gid_map").write_text("0 0 1")
+    Path("/proc/sys/user/max_inotify_instances").write_text("0")
+    return place
+
+
 def synchronous(place: Path) -> Path:
     file_system = LoopFileSystem("ext4", place / "ext4")
     _mount_flags("none", file_system.path, _REMOUNT | 16)  # MS_SYNCHRONOUS
@@ -94,7 +120,7 @@ def _mount_flags(source: str, target: Path, flags: int) -> None:
         raise NotHere(f"cannot be mounted: {os.strerror(ctypes.get_errno())}")
 
 
-def lying(variant: str) -> Callable[[Path], Path]:
+def lying(variant: str) -> Look:
     """A file system in user space, see lying.py; ``back`` beside its mountpoint is where it keeps its files."""
 
     def look(place: Path) -> Path:

@@ -15,13 +15,14 @@ import sys
 import threading
 import time
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import mfusepy
 
 _STAT = ("st_atime", "st_ctime", "st_gid", "st_ino", "st_mode", "st_mtime", "st_nlink", "st_size", "st_uid")
-_WAIT = 1.5  # seconds that a call hangs; for ever would be a process that nobody can kill
+_WAIT = 1.0  # seconds that a call hangs; for ever would be a process that nobody can kill
 
 
 class Honest(mfusepy.Operations):
@@ -211,6 +212,7 @@ class Twists(Honest):
         super().__init__(root)
         self._calls = itertools.count()
         self._made_by: dict[str, int] = {}
+        self._unseen: dict[str, Iterator[int]] = {}
         self._replaced: set[str] = set()
         self._links: set[str] = set()
 
@@ -224,9 +226,8 @@ class Twists(Honest):
         if fh is not None:
             return self.facts(os.fstat(fh))
         pid = mfusepy.fuse_get_context()[2]
-        if self._made_by.get(path, pid) != pid:
-            del self._made_by[path]
-            raise mfusepy.FuseOSError(errno.ENOENT)  # once: else the kernel itself would refuse to overwrite
+        if self._made_by.get(path, pid) != pid and next(self._unseen.setdefault(path, itertools.count())) < 2:
+            raise mfusepy.FuseOSError(errno.ENOENT)  # or the kernel itself would refuse to overwrite
         if path in self._links:  # once: the kernel looks whether it got what it asked for
             self._links.discard(path)
             return self.facts(os.lstat(self.full(path)))
