@@ -69,8 +69,8 @@ class Loops:
         return found
 
     def replace(self, name: str, times: int, size: int) -> None:
-        """Rename a new file of equal letters over ``name``, so often, half a second at most; the last is of ``z``."""
-        end = time.monotonic() + 0.5
+        """Rename a new file of equal letters over ``name``, for a quarter of a second at most; the last is of ``z``."""
+        end = time.monotonic() + 0.25
         for number in range(min(times, MOST_TIMES)):
             last = number == times - 1 or time.monotonic() > end
             letter = "z" if last else "abcdefghij"[number % 10]

@@ -62,9 +62,10 @@ class Messages:
             fd = os.open(checked_name(name), os.O_RDONLY | OPEN, dir_fd=self._meeting)
         except OSError:
             return None
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            return None
         with open(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                return None
             data = file.read(MOST_BYTES + 1)
         return data.decode("ascii", "replace") if len(data) <= MOST_BYTES else None
 

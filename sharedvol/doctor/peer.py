@@ -11,12 +11,13 @@ and the steps themselves are confined to it (actor.py). Every answer is checked 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
 from sharedvol.doctor.bench import Bench
@@ -37,8 +38,8 @@ _SILENCE: Final = 30.0  # seconds beside the patience after which the other is t
 _MOST_STEPS: Final = 5000
 _MOST_SECONDS: Final = 900.0
 _BEAT: Final = 0.1
-_POLL, _SLOWEST_POLL = 0.002, 0.05
-_PAUSE: Final = 1.0  # seconds after which the other is taken to wait; it polls, so its answers are slower
+_POLL, _SLOWEST_POLL = 0.002, 0.02
+_PAUSE: Final = 0.5  # seconds after which the other is taken to wait; it polls, so its answers are slower
 
 _TOKEN = re.compile(r"[0-9a-f]{32}")
 _ROOM = re.compile(re.escape(PREFIX) + r"[0-9a-f]{16}")
@@ -78,7 +79,7 @@ def meet(
     try:
         partner = meeting.find(wait, progress)
         if meeting.token < partner:
-            return tuple(_lead(meeting, partner, progress))
+            return _lead(meeting, partner, progress)
         return _follow(meeting, partner, progress)
     finally:
         meeting.warden.leave()
@@ -184,12 +185,12 @@ class _Remote:
     def __init__(self, meeting: _Meeting, partner: str) -> None:
         self._meeting, self._partner = meeting, partner
         self._number = 0
-        self._owes = self._gone = False
+        self.gone = self._owes = False
         self._answer: dict[str, Any] | None = None
         self._step = ""
 
-    def start(self, step: str, **arguments: Any) -> None:
-        if self._gone:
+    def start(self, step: str, /, **arguments: Any) -> None:
+        if self.gone:
             raise Gone("the other doctor is gone")
         if self._owes and step != "kill":
             self.kill()
@@ -200,7 +201,7 @@ class _Remote:
     def finish(self, patience: float | None = None) -> Any:
         seconds = self._meeting.patience if patience is None else patience
         if not self._look(seconds + _SILENCE):
-            self._gone = True
+            self.gone = True
             raise Gone("the other doctor fell silent")
         assert self._answer is not None
         self._owes = False
@@ -223,17 +224,17 @@ class _Remote:
         return not self._look(seconds)
 
     def kill(self) -> None:
-        if not self._gone:
+        if not self.gone:
             do(self, "kill")
 
     def rest(self) -> None:
         if self._owes:
             self.kill()
-        elif not self._gone:
+        elif not self.gone:
             do(self, "forget")
 
 
-def _lead(meeting: _Meeting, partner: str, progress: Progress) -> Iterator[Finding]:
+def _lead(meeting: _Meeting, partner: str, progress: Progress) -> tuple[Finding, ...]:
     room = text(do(meeting.warden, "make", open_to_all=True))
     ours, theirs = Local(meeting.directory, room, meeting.patience), _Remote(meeting, partner)
     bench = Bench(ours, theirs, lambda: do(meeting.warden, "sweep"), _PAUSE)
@@ -244,16 +245,17 @@ def _lead(meeting: _Meeting, partner: str, progress: Progress) -> Iterator[Findi
         except (OSError, Hung, Gone) as error:
             raise PeerError(f"the other doctor cannot open the directory that this one made: {error}") from error
         for finding in run(bench, (*OF_PEERS, *BETWEEN), progress, "peer."):
+            if theirs.gone:
+                raise PeerError(
+                    f"the other doctor fell silent at {finding.id}: look whether its container still runs, and try again"
+                )
             findings.append(finding)
-            yield finding
         told = [{"id": one.id, "verdict": one.verdict, "detail": one.detail[:500]} for one in findings]
-        theirs.start("bye", findings=told)
-        theirs.finish()
-    except (Gone, Hung) as error:
-        if len(findings) < len(OF_PEERS) + len(BETWEEN):
-            raise PeerError(f"the other doctor cannot go on: {error}") from error
+        with contextlib.suppress(Hung, Gone):  # what was found stays true
+            do(theirs, "bye", findings=told)
     finally:
         ours.kill()
+    return tuple(findings)
 
 
 def _follow(meeting: _Meeting, partner: str, progress: Progress) -> tuple[Finding, ...]:
@@ -308,10 +310,10 @@ class _Follower:
         if step == "kill" and self._side is not None:
             self.end()
             self.say(number, {"is": None})
-        elif step in _STEPS and self._side is not None:
+        elif isinstance(step, str) and step in _STEPS and self._side is not None:
             self._asked, self._since = number, time.monotonic()
             try:
-                self._side.start(str(step), **request)
+                self._side.start(step, **request)
             except (Hung, Gone, OSError) as error:
                 self._tell(error)
             else:

@@ -13,7 +13,9 @@ import json
 import os
 import signal
 import sys
-from typing import Any
+from typing import Any, Final
+
+READY: Final = b"ready\n"
 
 
 def answer(actor: object, line: bytes) -> dict[str, Any]:
@@ -26,12 +28,14 @@ def answer(actor: object, line: bytes) -> dict[str, Any]:
         return {"is": getattr(actor, step)(**request)}
     except OSError as error:
         return {"errno": error.errno or errno.EIO}
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, BufferError, LookupError, TypeError, ValueError) as error:
         return {"wrong": f"{type(error).__name__}: {error}"[:200]}
 
 
 def serve(actor: object) -> None:
-    """Answer until the doctor is gone."""
+    """Say that one is there, then answer until the doctor is gone."""
+    sys.stdout.buffer.write(READY)
+    sys.stdout.buffer.flush()
     while line := sys.stdin.buffer.readline():
         sys.stdout.buffer.write(json.dumps(answer(actor, line)).encode() + b"\n")
         sys.stdout.buffer.flush()

@@ -10,7 +10,7 @@ from sharedvol.doctor.side import Side, do, number, record
 from sharedvol.errors import describe
 
 _RACES = 100
-_RENAMES = 200  # at most
+_RENAMES = 100  # at most
 _SIZE = 5000
 _SECONDS = 2.0
 _UNSUPPORTED = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EISDIR, errno.ENOENT)

@@ -17,6 +17,7 @@ PATIENCE: Final = 10.0
 """Seconds that a step may take before the file system counts as hanging."""
 
 _REAP: Final = 2.0  # seconds for a killed process to go; in the kernel's state D it does not, see proc_pid_stat(5)
+_STARTING: Final = 60.0  # seconds for a process to be there
 _MOST_ANSWER: Final = 1 << 20
 
 # The package without its __init__, which imports a lot: an actor starts in 30 ms instead of 200.
@@ -54,7 +55,7 @@ class Gone(Exception):
 class Asked(Protocol):
     """Whom one can ask for a step."""
 
-    def start(self, step: str, **arguments: Any) -> None:
+    def start(self, step: str, /, **arguments: Any) -> None:
         """Ask for a step, without waiting."""
 
     def finish(self, patience: float | None = None) -> Any:
@@ -80,7 +81,7 @@ class Side(Asked, Protocol):
         """Close whatever an experiment opened; see `finish` for what can go wrong."""
 
 
-def do(side: Asked, step: str, **arguments: Any) -> Any:
+def do(side: Asked, step: str, /, **arguments: Any) -> Any:
     """A step and its answer; see `Asked.finish`."""
     side.start(step, **arguments)
     return side.finish()
@@ -162,10 +163,17 @@ class Process:
         )
         self._buffer = b""
         self._step = ""
+        self._ready = False
 
-    def start(self, step: str, **arguments: Any) -> None:
+    def start(self, step: str, /, **arguments: Any) -> None:
         assert self._popen.stdin is not None
         self._step = step
+        if not self._ready:  # to start takes the time of a busy machine, not of the file system
+            if not self._read(_STARTING):
+                self.end()
+                raise Gone("the process of the experiment does not start")
+            _, _, self._buffer = self._buffer.partition(b"\n")
+            self._ready = True
         try:
             self._popen.stdin.write(json.dumps({"do": step, **arguments}).encode() + b"\n")
         except BrokenPipeError:
@@ -239,7 +247,7 @@ class Local:
         self._process: Process | None = None
         self._owes = False  # an answer
 
-    def start(self, step: str, **arguments: Any) -> None:
+    def start(self, step: str, /, **arguments: Any) -> None:
         if self._owes:
             self.kill()  # an experiment ended before its time: what comes would be the answer to something else
         if self._process is None:
@@ -256,6 +264,9 @@ class Local:
             return self._process.finish(patience)
         except Hung:
             self._process = None  # killed, or beyond that
+            raise
+        except Gone:
+            self.kill()
             raise
 
     def waits(self, seconds: float) -> bool:

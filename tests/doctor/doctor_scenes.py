@@ -16,7 +16,7 @@ from processes import wait_until
 from torture.filesystems import LoopFileSystem, Places, mount
 from torture.isolated import NotHere, isolated, libc
 
-from sharedvol.doctor import Report, examine
+from sharedvol.doctor import Report, examination, examine
 
 Look = Callable[[Path], Path]
 """Makes something in an empty directory, and returns what is to be examined."""
@@ -35,6 +35,13 @@ def verdicts(report: Report) -> dict[str, str]:
 def not_ok(report: Report) -> dict[str, str]:
     """The verdicts that are not ok, by id."""
     return {id: verdict for id, verdict in verdicts(report).items() if verdict != "ok"}
+
+
+def only(*ids: str) -> None:
+    """In an isolated process: make no other experiments than those whose ids begin so."""
+    chosen = tuple(one for one in examination.EXPERIMENTS if one.id.startswith(ids))
+    assert chosen
+    examination.EXPERIMENTS = chosen  # type: ignore[misc]
 
 
 def examined(place: Path, look: Look, **options: Any) -> tuple[Report, list[str]]:
@@ -73,6 +80,7 @@ def with_mount_below(place: Path) -> Path:
     (place / "results").mkdir()
     (place / "logs").mkdir()
     mount("tmpfs", place / "results", "tmpfs")
+    only("owner.")
     return place
 
 
@@ -80,6 +88,7 @@ def open_to_all(place: Path) -> Path:
     """Also for the umask, which is the opposite."""
     place.chmod(0o777)
     os.umask(0o077)
+    only("owner.")
     return place
 
 
@@ -102,6 +111,7 @@ def no_inotify(place: Path) -> Path:
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/gid_map").write_text("0 0 1")
     Path("/proc/sys/user/max_inotify_instances").write_text("0")
+    only("events.")
     return place
 
 
@@ -109,6 +119,7 @@ def synchronous(place: Path) -> Path:
     file_system = LoopFileSystem("ext4", place / "ext4")
     _mount_flags("none", file_system.path, _REMOUNT | 16)  # MS_SYNCHRONOUS
     _KEPT.append(file_system)
+    only("durable.")
     return file_system.path
 
 
@@ -120,10 +131,17 @@ def _mount_flags(source: str, target: Path, flags: int) -> None:
         raise NotHere(f"cannot be mounted: {os.strerror(ctypes.get_errno())}")
 
 
-def lying(variant: str) -> Look:
-    """A file system in user space, see lying.py; ``back`` beside its mountpoint is where it keeps its files."""
+def lying(variant: str, wait: float = 0.0) -> Look:
+    """A file system in user space, see lying.py; ``back`` beside its mountpoint is where it keeps its files.
+
+    Args:
+        variant: its class there.
+        wait: seconds that its calls hang.
+    """
 
     def look(place: Path) -> Path:
+        if variant == "clings":  # slow: each hang is waited for
+            only("locks.families", "locks.wake", "locks.kill", "durable.", "data.")
         if not Path("/dev/fuse").exists():
             raise NotHere(f"{FUSE_MISSING}: no /dev/fuse")
         if importlib.util.find_spec("mfusepy") is None:
@@ -133,7 +151,7 @@ def lying(variant: str) -> Look:
         front.mkdir()
         before = front.stat().st_dev
         daemon = subprocess.Popen(
-            [sys.executable, str(LYING), variant, str(back), str(front)], stderr=subprocess.PIPE, text=True
+            [sys.executable, str(LYING), variant, str(back), str(front), str(wait)], stderr=subprocess.PIPE, text=True
         )
         _KEPT.append(daemon)
         try:

@@ -1,6 +1,6 @@
 """A file system in user space that passes everything on to a directory, and lies in the ways that its name tells.
 
-Run as a program: ``lying.py VARIANT DIRECTORY MOUNTPOINT``; it ends when it is unmounted.
+Run as a program: ``lying.py VARIANT DIRECTORY MOUNTPOINT SECONDS``; it ends when it is unmounted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from typing import Any
 import mfusepy
 
 _STAT = ("st_atime", "st_ctime", "st_gid", "st_ino", "st_mode", "st_mtime", "st_nlink", "st_size", "st_uid")
-_WAIT = 1.0  # seconds that a call hangs; for ever would be a process that nobody can kill
 
 
 class Honest(mfusepy.Operations):
@@ -31,8 +30,8 @@ class Honest(mfusepy.Operations):
     use_ns = True
     options: dict[str, Any] = {}  # noqa: RUF012
 
-    def __init__(self, root: str) -> None:
-        self.root = root
+    def __init__(self, root: str, wait: float) -> None:
+        self.root, self.wait = root, wait
 
     def full(self, path: str) -> str:
         return self.root + path
@@ -163,10 +162,10 @@ class Refuses(Honest):
 
 
 class Clings(Honest):
-    """Has one table for both families, never wakes a waiter, never frees a dead holder's lock; its fsync hangs."""
+    """Has one table for both families, never wakes a waiter, never frees a dead holder's lock; its calls hang."""
 
-    def __init__(self, root: str) -> None:
-        super().__init__(root)
+    def __init__(self, root: str, wait: float) -> None:
+        super().__init__(root, wait)
         self._holders: dict[str, int] = {}
         self._mutex = threading.Lock()
 
@@ -181,7 +180,7 @@ class Clings(Honest):
                     self._holders[path] = fh
                 return 0
         if wait:
-            time.sleep(_WAIT)
+            time.sleep(self.wait)
         raise mfusepy.FuseOSError(errno.EAGAIN)
 
     def lock(self, path: str, fh: int, cmd: int, lock: Any) -> int:
@@ -196,7 +195,7 @@ class Clings(Honest):
         return self._take(path, fh, shared, unlock, not op & fcntl.LOCK_NB)
 
     def fsync(self, path: str, datasync: int, fh: int) -> int:
-        time.sleep(_WAIT)
+        time.sleep(self.wait)
         return 0
 
     def release(self, path: str, fh: int) -> int:
@@ -208,8 +207,8 @@ class Twists(Honest):
 
     options = {"attr_timeout": 0.0, "entry_timeout": 0.0}  # noqa: RUF012
 
-    def __init__(self, root: str) -> None:
-        super().__init__(root)
+    def __init__(self, root: str, wait: float) -> None:
+        super().__init__(root, wait)
         self._calls = itertools.count()
         self._made_by: dict[str, int] = {}
         self._unseen: dict[str, Iterator[int]] = {}
@@ -297,9 +296,9 @@ class _File(mfusepy.FUSE):
 
 
 def main() -> None:
-    variant, root, mountpoint = sys.argv[1:]
+    variant, root, mountpoint, wait = sys.argv[1:]
     Path(mountpoint).mkdir(exist_ok=True)
-    operations = VARIANTS[variant](root)
+    operations = VARIANTS[variant](root, float(wait))
     _File(operations, mountpoint, foreground=True, use_ino=True, **operations.options)
 
 
