@@ -247,7 +247,7 @@ def _lead(meeting: _Meeting, partner: str, progress: Progress) -> tuple[Finding,
         for finding in run(bench, (*OF_PEERS, *BETWEEN), progress, "peer."):
             if theirs.gone:
                 raise PeerError(
-                    f"the other doctor fell silent at {finding.id}: look whether its container still runs, and try again"
+                    f"the other doctor fell silent at {finding.id}: look whether its container runs, and try again"
                 )
             findings.append(finding)
         told = [{"id": one.id, "verdict": one.verdict, "detail": one.detail[:500]} for one in findings]
