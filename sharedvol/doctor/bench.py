@@ -8,11 +8,16 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from sharedvol.doctor.report import Result, degraded
+from sharedvol.doctor.room import ARRIVING
 from sharedvol.doctor.side import Side, do, number
 from sharedvol.errors import describe
 
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors that say nothing of what was tried."""
+
+
+LOOPING: Final = 2.0 + ARRIVING
+"""Seconds that a loop may take."""
 
 
 class Bench:
@@ -42,6 +47,17 @@ class Bench:
         """A name that is in nobody's use."""
         return f"f{next(self.numbers)}"
 
+    def turned(self) -> Bench:
+        """The same with the sides exchanged: across mounts, what one sees of the other need not be so in return."""
+        return Bench(self.b, self.a, self.tidy, self.pause, self.numbers)
+
+    def at_once(self, first: tuple[str, dict[str, object]], second: tuple[str, dict[str, object]]) -> list[object]:
+        """What two loops (loops.py) return that run at the same time: one of `a`, one of `b`."""
+        names = self.name(), self.name()
+        self.b.start(second[0], **second[1], mine=names[1], other=names[0])
+        self.a.start(first[0], **first[1], mine=names[0], other=names[1])
+        return [side.finish(LOOPING + self.slack) for side in (self.a, self.b)]
+
     def shared(self, content: str = "") -> tuple[str, int, int]:
         """A new file's name, and a handle of it that either side can write to."""
         name = self.name()
@@ -65,6 +81,16 @@ class Bench:
             return do(side, "read", file=handle)
         finally:
             do(side, "close", file=handle)
+
+
+def each_way(make: Callable[[Bench], Result]) -> Callable[[Bench], Result]:
+    """An experiment that is made in both directions."""
+
+    def both(bench: Bench) -> Result:
+        result = make(bench)
+        return result if result.verdict != "ok" else make(bench.turned())
+
+    return both
 
 
 def refused(error: OSError, words: str) -> Result:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sharedvol.doctor.bench import Bench, Experiment, refused
+from sharedvol.doctor.bench import Bench, Experiment, each_way, refused
 from sharedvol.doctor.report import Result, degraded, ok, unsafe
 from sharedvol.doctor.side import do, flag, number, record
 from sharedvol.errors import describe
@@ -16,9 +16,9 @@ _WANTED = ("closed", "created", "moved")
 def append(bench: Bench) -> Result:
     """Records that two processes append at once, each in one write, are all there and whole."""
     name, *_ = bench.shared()
-    bench.b.start("append", name=name, mark="b", times=_APPENDS, size=_RECORD)
-    bench.a.start("append", name=name, mark="a", times=_APPENDS, size=_RECORD)
-    wrote = {"a": number(bench.a.finish()), "b": number(bench.b.finish())}
+    loop = {"name": name, "times": _APPENDS, "size": _RECORD}
+    done = bench.at_once(("append", {**loop, "mark": "a"}), ("append", {**loop, "mark": "b"}))
+    wrote = {"a": number(done[0]), "b": number(done[1])}
     found = record(do(bench.a, "records", name=name, size=_RECORD), "")
     whole = sum(min(found.get(mark, 0), times) for mark, times in wrote.items())
     lost = sum(wrote.values()) - whole
@@ -78,7 +78,7 @@ def lease(bench: Bench) -> Result:
 
 EXPERIMENTS = (
     Experiment("data.append", append),
-    Experiment("data.mmap", mapped),
-    Experiment("events.inotify", inotify),
-    Experiment("events.lease", lease),
+    Experiment("data.mmap", each_way(mapped)),
+    Experiment("events.inotify", each_way(inotify)),
+    Experiment("events.lease", each_way(lease)),
 )

@@ -8,7 +8,6 @@ from sharedvol.doctor.side import Hung, Side, do, flag, number
 
 _ROUNDS = 3  # on fresh files: where two caches hold a file, a lock may exclude by luck
 _COUNTS = 200
-_COUNTING = 2.0  # seconds after which they stop
 
 
 def _takes(side: Side, file: int, family: str, shared: bool = False) -> bool:
@@ -90,9 +89,8 @@ def count(bench: Bench) -> Result:
     handle = number(do(numbers, "open", name=f"{name}.n", how="create"))
     do(numbers, "write", file=handle, text="0" * 20)
     try:
-        for side in (bench.b, bench.a):
-            side.start("count", name=name, times=_COUNTS)
-        done = sum(number(side.finish(_COUNTING + bench.slack)) for side in (bench.a, bench.b))
+        each = "count", {"name": name, "times": _COUNTS}
+        done = sum(map(number, bench.at_once(each, each)))
     except OSError as error:
         return refused(error, "locking failed")
     read = do(numbers, "read", file=handle)

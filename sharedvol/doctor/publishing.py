@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from sharedvol.doctor.bench import Bench, Experiment
+from sharedvol.doctor.bench import Bench, Experiment, each_way
 from sharedvol.doctor.report import Result, degraded, ok, unsafe
 from sharedvol.doctor.side import Side, do, number, record
 from sharedvol.errors import describe
@@ -36,9 +36,10 @@ def link(bench: Bench) -> Result:
 
 
 def _race(bench: Bench, first: str, second: str) -> Result:
-    bench.b.start("link_race", name=second, times=_RACES)
-    bench.a.start("link_race", name=first, times=_RACES)
-    won = [_numbers(side.finish()) for side in (bench.a, bench.b)]
+    done = bench.at_once(
+        ("link_race", {"name": first, "times": _RACES}), ("link_race", {"name": second, "times": _RACES})
+    )
+    won = [_numbers(one) for one in done]
     if won[0] & won[1]:
         return unsafe(f"{len(won[0] & won[1])} of {_RACES} names were given to both of two that raced for them")
     if len(won[0] | won[1]) < _RACES:
@@ -53,9 +54,11 @@ def _numbers(value: object) -> set[int]:
 def rename(bench: Bench) -> Result:
     """Who opens a name while it is replaced finds the old file or the new one."""
     name = bench.made(bench.a, "a")
-    bench.b.start("see_replaced", name=name, seconds=_SECONDS)
-    do(bench.a, "replace", name=name, times=_RENAMES, size=_SIZE)
-    seen = record(bench.b.finish(_SECONDS + bench.slack), "reads", "missing", "torn", "end")
+    _, saw = bench.at_once(
+        ("replace", {"name": name, "times": _RENAMES, "size": _SIZE}),
+        ("see_replaced", {"name": name, "seconds": _SECONDS}),
+    )
+    seen = record(saw, "reads", "missing", "torn", "end")
     if seen["missing"]:
         return unsafe(f"the name was missing in {seen['missing']} of {seen['reads']} reads while it was replaced")
     if seen["torn"]:
@@ -152,9 +155,9 @@ def sync_directory(bench: Bench) -> Result:
 EXPERIMENTS = (
     Experiment("publish.link", link),
     Experiment("publish.rename", rename),
-    Experiment("publish.noreplace", noreplace),
+    Experiment("publish.noreplace", each_way(noreplace)),
     Experiment("publish.unnamed", unnamed),
-    Experiment("publish.visible", visible),
+    Experiment("publish.visible", each_way(visible)),
     Experiment("durable.file", sync_file, between=False),
     Experiment("durable.directory", sync_directory, between=False),
 )
