@@ -19,21 +19,9 @@ import struct
 import time
 from typing import Any
 
+from sharedvol.doctor.limits import MOST_BYTES, MOST_SECONDS, MOST_TIMES
 from sharedvol.doctor.loops import Loops
-from sharedvol.doctor.room import (
-    DIRECTORY,
-    HOW,
-    MOST_BYTES,
-    MOST_SECONDS,
-    MOST_TIMES,
-    OPEN,
-    checked_name,
-    listed,
-    lock,
-    refuse_planted,
-    unlock,
-    who,
-)
+from sharedvol.doctor.room import DIRECTORY, HOW, OPEN, checked_name, listed, lock, refuse_planted, unlock, who
 
 _NO_REPLACE = 1  # RENAME_NOREPLACE of rename(2)
 _KINDS = {0x8: "closed", 0x80: "moved", 0x100: "created", 0x200: "deleted"}  # inotify(7)

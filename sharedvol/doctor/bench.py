@@ -7,17 +7,13 @@ import itertools
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from sharedvol.doctor.limits import ARRIVING, LOOPING
 from sharedvol.doctor.report import Result, degraded
-from sharedvol.doctor.room import ARRIVING
 from sharedvol.doctor.side import Side, do, number
 from sharedvol.errors import describe
 
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors that say nothing of what was tried."""
-
-
-LOOPING: Final = 2.0 + ARRIVING
-"""Seconds that a loop may take."""
 
 
 class Bench:
@@ -41,6 +37,7 @@ class Bench:
     ) -> None:
         self.a, self.b, self.tidy, self.pause = a, b, tidy, pause
         self.slack = 5.0  # seconds for what limits itself in time
+        self.arriving = ARRIVING
         self.numbers = numbers or itertools.count(1)
 
     def name(self) -> str:
@@ -53,10 +50,10 @@ class Bench:
 
     def at_once(self, first: tuple[str, dict[str, object]], second: tuple[str, dict[str, object]]) -> list[object]:
         """What two loops (loops.py) return that run at the same time: one of `a`, one of `b`."""
-        names = self.name(), self.name()
-        self.b.start(second[0], **second[1], mine=names[1], other=names[0])
-        self.a.start(first[0], **first[1], mine=names[0], other=names[1])
-        return [side.finish(LOOPING + self.slack) for side in (self.a, self.b)]
+        a, b = self.name(), self.name()
+        self.b.start(second[0], **second[1], meeting=[b, a, self.arriving])
+        self.a.start(first[0], **first[1], meeting=[a, b, self.arriving])
+        return [side.finish(self.arriving + LOOPING + self.slack) for side in (self.a, self.b)]
 
     def shared(self, content: str = "") -> tuple[str, int, int]:
         """A new file's name, and a handle of it that either side can write to."""

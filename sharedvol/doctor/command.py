@@ -22,6 +22,7 @@ from sharedvol.printable import shown
 CODES: Final[dict[Verdict, int]] = {"ok": 0, "unknown": 1, "degraded": 1, "unsafe": 3}
 EXIT_DIRECTORY: Final = 66  # EX_NOINPUT of sysexits.h
 EXIT_UNAVAILABLE: Final = 69  # EX_UNAVAILABLE
+EXIT_INTERRUPTED: Final = 130  # as a shell tells it: 128 and SIGINT
 EXIT_PEER: Final = 75  # EX_TEMPFAIL: try again
 
 ABOUT: Final = """Find out what a mounted volume can be trusted with.
@@ -109,6 +110,9 @@ def _run(options: argparse.Namespace) -> int:
         }.get(error.errno or 0, "see the reason")
         progress.end()
         return _fail(f"cannot examine {options.directory!r}: {describe(error)}; {hint}", EXIT_DIRECTORY)
+    except KeyboardInterrupt:
+        progress.end()
+        return EXIT_INTERRUPTED
     except PeerError as error:
         progress.end()
         return _fail(str(error), EXIT_PEER)

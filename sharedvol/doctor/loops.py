@@ -6,20 +6,10 @@ import contextlib
 import errno
 import os
 import time
+from typing import Any
 
-from sharedvol.doctor.room import (
-    ARRIVING,
-    HOW,
-    MOST_BYTES,
-    MOST_SECONDS,
-    MOST_TIMES,
-    OPEN,
-    checked_name,
-    listed,
-    lock,
-    refuse_planted,
-    unlock,
-)
+from sharedvol.doctor.limits import ARRIVING, LOOPING, MOST_BYTES, MOST_SECONDS, MOST_TIMES
+from sharedvol.doctor.room import HOW, OPEN, checked_name, listed, lock, refuse_planted, unlock
 
 
 class Loops:
@@ -27,25 +17,34 @@ class Loops:
 
     _room: int
 
-    def arrive(self, mine: str, other: str) -> bool:
-        """Say by a file that one is there, and wait a second at most for the other: then both are at it at once."""
-        os.close(os.open(checked_name(mine), HOW["create"] | OPEN, 0o600, dir_fd=self._room))
-        end = time.monotonic() + ARRIVING
-        while time.monotonic() < end:
-            with listed(self._room) as entries:
-                if any(entry.name == other for entry in entries):
-                    return True
-            time.sleep(0.0005)
-        return False
+    def _arrive(self, meeting: list[Any]) -> None:
+        """Say by a file that one is there, and wait for the other, so that both are at it at once.
 
-    def count(self, name: str, times: int, mine: str, other: str) -> int:
+        Args:
+            meeting: the name of one's own file, that of the other's, and for how many seconds to wait.
+        """
+        mine, other, seconds = meeting
+        os.close(os.open(checked_name(mine), HOW["create"] | OPEN, 0o600, dir_fd=self._room))
+        end = time.monotonic() + min(seconds, ARRIVING)
+        while time.monotonic() < end and not self._has(checked_name(other)):
+            time.sleep(0.0005)
+
+    def _has(self, name: str) -> bool:
+        try:
+            os.stat(name, dir_fd=self._room, follow_symlinks=False)
+        except OSError:
+            with listed(self._room) as entries:  # a cache may remember that it was missing
+                return any(entry.name == name for entry in entries)
+        return True
+
+    def count(self, name: str, times: int, meeting: list[Any]) -> int:
         """Add 1 to the number in a file under both locks, so often; returns how often it was done."""
         lock_fd = os.open(checked_name(name), os.O_RDWR | OPEN, dir_fd=self._room)
         fd = os.open(checked_name(f"{name}.n"), os.O_RDWR | OPEN, dir_fd=self._room)
         try:
             refuse_planted(fd)
-            self.arrive(mine, other)
-            end, done = time.monotonic() + 2, 0
+            self._arrive(meeting)
+            end, done = time.monotonic() + LOOPING, 0
             while done < min(times, MOST_TIMES) and time.monotonic() < end:
                 lock(lock_fd, "both", False, True)
                 number = int(os.pread(fd, 20, 0))
@@ -57,12 +56,12 @@ class Loops:
             os.close(fd)
         return done
 
-    def append(self, name: str, mark: str, times: int, size: int, mine: str, other: str) -> int:
+    def append(self, name: str, mark: str, times: int, size: int, meeting: list[Any]) -> int:
         """Append so many records of ``size`` bytes, each in one write; returns how many."""
         fd = os.open(checked_name(name), HOW["append"] | OPEN, dir_fd=self._room)
         try:
             refuse_planted(fd)
-            self.arrive(mine, other)
+            self._arrive(meeting)
             record = (mark[:1] * (min(size, MOST_BYTES) - 1) + "\n").encode("ascii")
             for _ in range(min(times, MOST_TIMES)):
                 wrote = os.write(fd, record)
@@ -83,9 +82,9 @@ class Loops:
                 found[mark] = found.get(mark, 0) + 1
         return found
 
-    def replace(self, name: str, times: int, size: int, mine: str, other: str) -> None:
+    def replace(self, name: str, times: int, size: int, meeting: list[Any]) -> None:
         """Rename a new file of equal letters over ``name``, for a quarter of a second at most; the last is of ``z``."""
-        self.arrive(mine, other)
+        self._arrive(meeting)
         end = time.monotonic() + 0.25
         for number in range(min(times, MOST_TIMES)):
             last = number == times - 1 or time.monotonic() > end
@@ -99,9 +98,9 @@ class Loops:
             if last:
                 break
 
-    def see_replaced(self, name: str, seconds: float, mine: str, other: str) -> dict[str, int]:
+    def see_replaced(self, name: str, seconds: float, meeting: list[Any]) -> dict[str, int]:
         """Read ``name`` again and again until it is of ``z``: how often it was missing or not of one letter."""
-        self.arrive(mine, other)
+        self._arrive(meeting)
         seen = {"reads": 0, "missing": 0, "torn": 0, "end": 0}
         end = time.monotonic() + min(seconds, MOST_SECONDS)
         while time.monotonic() < end:
@@ -122,9 +121,9 @@ class Loops:
                 break
         return seen
 
-    def link_race(self, name: str, times: int, mine: str, other: str) -> list[int]:
+    def link_race(self, name: str, times: int, meeting: list[Any]) -> list[int]:
         """Link a file of one's own to ``name``.0, ``name``.1, …; returns the numbers where nobody was before."""
-        self.arrive(mine, other)
+        self._arrive(meeting)
         won = []
         for number in range(min(times, 1000)):
             try:

@@ -12,7 +12,8 @@ import stat
 import time
 from typing import Final
 
-from sharedvol.doctor.room import DIRECTORY, MOST_BYTES, MOST_TIMES, OPEN, checked_name, listed
+from sharedvol.doctor.limits import MOST_BYTES, MOST_TIMES
+from sharedvol.doctor.room import DIRECTORY, OPEN, checked_name, listed
 
 OLD: Final = 3600.0
 """Seconds after which a message that nobody took is a dead run's."""

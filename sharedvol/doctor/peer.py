@@ -24,9 +24,9 @@ from sharedvol.doctor.bench import Bench
 from sharedvol.doctor.catalogue import known
 from sharedvol.doctor.examination import BETWEEN, DoctorError, Progress, run
 from sharedvol.doctor.facts import OF_PEERS
+from sharedvol.doctor.limits import PREFIX
 from sharedvol.doctor.report import ORDER, Finding
 from sharedvol.doctor.side import Gone, Hung, Local, Process, do, text
-from sharedvol.doctor.warden import PREFIX
 from sharedvol.errors import describe
 
 WAIT: Final = 60.0

@@ -11,12 +11,6 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-MOST_BYTES = 1 << 16
-MOST_TIMES = 20_000
-MOST_SECONDS = 30.0
-ARRIVING = 2.0
-"""Seconds that one side waits for the other to be ready."""
-
 OPEN = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 HOW = {

@@ -15,11 +15,11 @@ import stat
 import time
 from typing import Any, Final
 
+from sharedvol.doctor.limits import MOST_TIMES, PREFIX
 from sharedvol.doctor.messages import Messages
 from sharedvol.doctor.mounts import mount_of, mounts_below
-from sharedvol.doctor.room import DIRECTORY, MOST_TIMES, OPEN, listed, who
+from sharedvol.doctor.room import DIRECTORY, OPEN, listed, who
 
-PREFIX: Final = ".sharedvol-doctor-"
 LOCK: Final = "lock"
 AGE: Final = 3600.0
 """Seconds after which a room is dead where a free lock does not tell: no run takes as long."""

@@ -142,6 +142,8 @@ def lying(variant: str, wait: float = 0.0) -> Look:
     def look(place: Path) -> Path:
         if variant == "clings":  # slow: each hang is waited for
             only("locks.families", "locks.wake", "locks.kill", "durable.", "data.")
+        if variant == "forgets":
+            only("names.", "publish.visible")
         if not Path("/dev/fuse").exists():
             raise NotHere(f"{FUSE_MISSING}: no /dev/fuse")
         if importlib.util.find_spec("mfusepy") is None:

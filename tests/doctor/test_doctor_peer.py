@@ -20,9 +20,10 @@ from sharedvol.doctor import Finding, PeerError, meet, peer
 from sharedvol.doctor.bench import Bench
 from sharedvol.doctor.examination import BETWEEN, run
 from sharedvol.doctor.facts import OF_PEERS
+from sharedvol.doctor.limits import PREFIX
 from sharedvol.doctor.report import ORDER
 from sharedvol.doctor.side import Gone, Local
-from sharedvol.doctor.warden import PREFIX, Warden
+from sharedvol.doctor.warden import Warden
 
 IDS = [experiment.id for experiment in OF_PEERS] + [f"peer.{experiment.id}" for experiment in BETWEEN]
 A, B = "0" * 32, "f" * 32
@@ -182,7 +183,7 @@ NONSENSE = (
 def test_no_answer_of_a_peer_breaks_an_experiment(seed: int, ours: Local) -> None:
     chance = random.Random(seed)
     bench = Bench(ours, Answering(lambda step: chance.choice(NONSENSE)), lambda: None, pause=0.001)
-    bench.slack = 0.1
+    bench.slack, bench.arriving = 0.1, 0.01
     for finding in run(bench, (*OF_PEERS, *BETWEEN), lambda id: None, "peer."):
         assert finding.verdict in ORDER
         assert len(finding.detail) < 1000

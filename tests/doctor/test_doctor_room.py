@@ -16,9 +16,10 @@ from processes import LIMIT, reaped, wait_until
 
 from sharedvol.doctor import PeerError, examine, meet
 from sharedvol.doctor.actor import Actor
+from sharedvol.doctor.limits import PREFIX
 from sharedvol.doctor.process import answer
 from sharedvol.doctor.side import Gone, Hung, Local, Process, do
-from sharedvol.doctor.warden import AGE, PREFIX
+from sharedvol.doctor.warden import AGE
 
 
 def rooms(directory: Path) -> list[Path]:
