@@ -13,7 +13,8 @@ from typing import Final, TextIO
 
 from sharedvol.doctor.catalogue import meaning
 from sharedvol.doctor.examination import DoctorError, examine
-from sharedvol.doctor.peer import NAME, WAIT, PeerError, meet
+from sharedvol.doctor.meeting import PeerError
+from sharedvol.doctor.peer import NAME, WAIT, meet
 from sharedvol.doctor.report import Report, Verdict
 from sharedvol.doctor.side import PATIENCE
 from sharedvol.errors import describe
@@ -39,7 +40,8 @@ EXIT_CODES: Final = """exit codes:
   3    something is unsafe
   66   DIR is missing, is no directory, or cannot be read
   69   nothing can be tried: not Linux, or the file system does not answer
-  75   --peer: no second doctor came, or it is gone"""
+  75   --peer: no second doctor came, or it is gone
+  130  interrupted"""
 
 _PATIENCE: Final = 2.0  # seconds before progress is shown
 

@@ -16,11 +16,13 @@ from doctor_scenes import LIMIT, lying
 from processes import Child, wait_until
 from torture.isolated import isolated
 
-from sharedvol.doctor import Finding, PeerError, meet, peer
+from sharedvol.doctor import Finding, PeerError, meet, meeting, peer
 from sharedvol.doctor.bench import Bench
 from sharedvol.doctor.examination import BETWEEN, run
 from sharedvol.doctor.facts import OF_PEERS
+from sharedvol.doctor.follower import Follower, checked
 from sharedvol.doctor.limits import PREFIX
+from sharedvol.doctor.remote import Remote
 from sharedvol.doctor.report import ORDER
 from sharedvol.doctor.side import Gone, Local
 from sharedvol.doctor.warden import Warden
@@ -84,9 +86,9 @@ def test_nobody_comes_is_told_in_time(tmp_path: Path) -> None:
 
 
 def test_a_dead_doctors_greeting_is_not_answered(tmp_path: Path) -> None:
-    meeting = tmp_path / f"{PREFIX}peer-test"
-    meeting.mkdir()
-    (meeting / f"hello-{A}").write_text('{"partner": "", "beat": 7}')
+    place = tmp_path / f"{PREFIX}peer-test"
+    place.mkdir()
+    (place / f"hello-{A}").write_text('{"partner": "", "beat": 7}')
     with pytest.raises(PeerError, match="no second doctor came"):
         meet(str(tmp_path), "test", wait=0.5)
 
@@ -99,7 +101,7 @@ def test_a_directory_that_nobody_may_write_to_is_told(tmp_path: Path, monkeypatc
 
 def test_a_doctor_whose_partner_dies_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one who lives may lead or follow."""
-    monkeypatch.setattr(peer, "_SILENCE", 0.5)
+    monkeypatch.setattr(meeting, "SILENCE", 0.5)
     with Child(doctor(tmp_path, "one", patience=1.0)) as first:
         with Child(doctor(tmp_path, "two", patience=1.0)) as second:
             wait_until(lambda: any(tmp_path.glob(f"{PREFIX}peer-test/say-*")), "the experiments to begin")
@@ -204,7 +206,7 @@ def test_a_followers_process_survives_nonsense(tmp_path: Path) -> None:
     room = f"{PREFIX}{'0' * 16}"
     (tmp_path / room).mkdir()
     heard = Heard(tmp_path)
-    follower = peer._Follower(heard, A)  # type: ignore[arg-type]
+    follower = Follower(heard, A)  # type: ignore[arg-type]
     requests: list[dict[str, Any]] = [
         {"do": "enter", "room": room},
         {"do": "open", "name": "x", "how": "create"},
@@ -241,7 +243,7 @@ def test_a_followers_process_survives_nonsense(tmp_path: Path) -> None:
 def test_a_follower_refuses_what_is_no_step_in_a_room(request_: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     heard = Heard(tmp_path)
-    follower = peer._Follower(heard, A)  # type: ignore[arg-type]
+    follower = Follower(heard, A)  # type: ignore[arg-type]
     follower.obey(1, dict(request_))
     follower.end()
     assert heard.said == [{"wrong": "no such step"}]
@@ -266,11 +268,11 @@ def test_a_follower_refuses_what_is_no_step_in_a_room(request_: dict[str, Any], 
 )
 def test_findings_that_make_no_sense_are_refused(findings: object) -> None:
     with pytest.raises(PeerError, match="makes no sense"):
-        peer._checked(findings)
+        checked(findings)
 
 
 def test_findings_of_a_peer_are_shortened() -> None:
-    (finding,) = peer._checked([{"id": "peer.locks.flock", "verdict": "ok", "detail": "x" * 10**6}])
+    (finding,) = checked([{"id": "peer.locks.flock", "verdict": "ok", "detail": "x" * 10**6}])
     assert len(finding.detail) == 500
 
 
@@ -280,18 +282,18 @@ def test_what_is_planted_where_messages_lie_is_no_message(tmp_path: Path) -> Non
     warden = Warden()
     warden.look(str(tmp_path))
     warden.meet(f"{PREFIX}peer-test")
-    meeting = tmp_path / f"{PREFIX}peer-test"
-    (meeting / "link").symlink_to(tmp_path / "secret")
-    os.mkfifo(meeting / "pipe")
-    (meeting / "directory").mkdir()
-    (meeting / "large").write_text("x" * (1 << 17))
+    place = tmp_path / f"{PREFIX}peer-test"
+    (place / "link").symlink_to(tmp_path / "secret")
+    os.mkfifo(place / "pipe")
+    (place / "directory").mkdir()
+    (place / "large").write_text("x" * (1 << 17))
     assert [warden.get(name) for name in ("link", "pipe", "directory", "large", "missing")] == [None] * 5
     with pytest.raises(ValueError, match="no name"):
         warden.put("../x", "")
     warden.put("mine", "{}")
     assert warden.get("mine") == "{}"
     warden.leave()
-    assert not (meeting / "mine").exists()
+    assert not (place / "mine").exists()
     assert (tmp_path / "secret").exists()
 
 
@@ -312,7 +314,7 @@ def test_an_answer_that_makes_no_sense_is_no_answer() -> None:
             return self.answer
 
     for answer in ({}, {"errno": "x"}, {"errno": -1}, {"errno": 10**9}, {"wrong": 7}, {"errno": True}):
-        side = peer._Remote(Silent(answer), B)  # type: ignore[arg-type]
+        side = Remote(Silent(answer), B)  # type: ignore[arg-type]
         side.start("who")
         if answer == {"errno": True}:
             with pytest.raises(PermissionError):  # 1 is EPERM
@@ -323,9 +325,9 @@ def test_an_answer_that_makes_no_sense_is_no_answer() -> None:
 
 
 def test_messages_of_dead_runs_go_when_they_are_old(tmp_path: Path) -> None:
-    meeting = tmp_path / f"{PREFIX}peer-test"
-    meeting.mkdir()
-    old = meeting / f"hello-{A}"
+    place = tmp_path / f"{PREFIX}peer-test"
+    place.mkdir()
+    old = place / f"hello-{A}"
     old.write_text("{}")
     long_ago = time.time() - 7200
     os.utime(old, (long_ago, long_ago))
