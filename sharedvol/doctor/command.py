@@ -97,13 +97,17 @@ def _run(options: argparse.Namespace) -> int:
     if sys.platform != "linux":
         return _fail("the doctor knows Linux only: run it in a container that has the volume", EXIT_UNAVAILABLE)
     progress = Progress(sys.stderr, time.monotonic)
+    missed: PeerError | None = None
     try:
         report = examine(options.directory, through=options.through, patience=options.patience, progress=progress)
         if options.peer is not None:
-            found = meet(
-                options.directory, options.peer, wait=options.wait, patience=options.patience, progress=progress
-            )
-            report = dataclasses.replace(report, findings=report.findings + found, peer=options.peer)
+            try:
+                report = _with_peer(report, options, progress)
+            except PeerError as error:  # what was found without it is told all the same
+                missed = error
+    except KeyboardInterrupt:
+        progress.end()
+        return EXIT_INTERRUPTED
     except OSError as error:
         hint = {
             errno.ENOENT: "create it, or mount the volume",
@@ -112,21 +116,22 @@ def _run(options: argparse.Namespace) -> int:
         }.get(error.errno or 0, "see the reason")
         progress.end()
         return _fail(f"cannot examine {options.directory!r}: {describe(error)}; {hint}", EXIT_DIRECTORY)
-    except KeyboardInterrupt:
-        progress.end()
-        return EXIT_INTERRUPTED
-    except PeerError as error:
-        progress.end()
-        return _fail(str(error), EXIT_PEER)
     except DoctorError as error:
         progress.end()
         return _fail(str(error), EXIT_UNAVAILABLE)
-    finally:
-        progress.end()
+    progress.end()
     encoding = sys.stdout.encoding
     for line in [json.dumps(report.as_dict())] if options.json else _in_words(report, options.verbose):
         sys.stdout.write(f"{line}\n".encode(encoding, "backslashreplace").decode(encoding))
+    if missed is not None:
+        sys.stdout.flush()
+        return _fail(str(missed), EXIT_PEER)
     return CODES[report.verdict]
+
+
+def _with_peer(report: Report, options: argparse.Namespace, progress: Progress) -> Report:
+    found = meet(options.directory, options.peer, wait=options.wait, patience=options.patience, progress=progress)
+    return dataclasses.replace(report, findings=report.findings + found, peer=options.peer)
 
 
 def _fail(message: str, code: int) -> int:

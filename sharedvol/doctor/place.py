@@ -66,7 +66,7 @@ def directory(place: dict[str, Any], who: dict[str, Any]) -> Result:
         return degraded(f"{words}: sticky, so only a file's owner may rename it")
     if mode & 0o002 and not mode & stat.S_ISVTX:
         return degraded(f"{words}: every user may remove and replace every file")
-    if mode & 0o020 and not mode & stat.S_ISGID and place["gid"] != who["gid"]:
+    if mode & 0o022 == 0o020 and not mode & stat.S_ISGID and place["gid"] != who["gid"]:
         return degraded(f"{words}: for its group, but what is made gets group {who['gid']}: set the setgid bit")
     return ok(words)
 

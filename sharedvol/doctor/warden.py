@@ -83,11 +83,13 @@ class Warden(Messages):
                 seen += 1
                 if seen > _MOST_ENTRIES:
                     break
+                if entry.name.startswith(PREFIX):
+                    continue
                 with contextlib.suppress(OSError):
                     info = entry.stat(follow_symlinks=False)
                     if info.st_uid != os.geteuid():
                         foreign[info.st_uid] = foreign.get(info.st_uid, 0) + 1
-                    if stat.S_ISDIR(info.st_mode) and entry.name != self._name and below < _MOST_SUBDIRECTORIES:
+                    if stat.S_ISDIR(info.st_mode) and below < _MOST_SUBDIRECTORIES:
                         below += 1
                         if info.st_dev != device or self._crosses(entry.name):
                             elsewhere.append(entry.name)

@@ -52,6 +52,16 @@ def test_the_exit_code_is_that_of_the_worst_line(
     assert (about.todo in out) == (verdict != "ok")
 
 
+def test_where_no_peer_comes_the_rest_is_told_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fake(monkeypatch, Finding("locks.flock", "ok", "fine"))
+    assert main(["doctor", str(tmp_path), "--peer", "x", "--wait", "0.1", "--json"]) == 75
+    told = capsys.readouterr()
+    assert json.loads(told.out)["peer"] is None
+    assert "no second doctor came" in told.err
+
+
 def test_the_worst_of_all_is_told() -> None:
     assert worst([]) == "ok"
     assert worst(["unknown", "ok"]) == "unknown"
