@@ -14,5 +14,8 @@ MOST_SECONDS: Final = 30.0
 ARRIVING: Final = 2.0
 """Seconds that one side waits for the other to be ready."""
 
+COUNTING: Final = 0.1
+"""Seconds that two sides count together at least."""
+
 LOOPING: Final = 2.0
 """Seconds that a loop may take, beside that."""

@@ -8,7 +8,7 @@ import os
 import time
 from typing import Any
 
-from sharedvol.doctor.limits import ARRIVING, LOOPING, MOST_BYTES, MOST_SECONDS, MOST_TIMES
+from sharedvol.doctor.limits import ARRIVING, COUNTING, LOOPING, MOST_BYTES, MOST_SECONDS, MOST_TIMES
 from sharedvol.doctor.room import HOW, OPEN, checked_name, listed, lock, refuse_planted, unlock
 
 
@@ -38,14 +38,19 @@ class Loops:
         return True
 
     def count(self, name: str, times: int, meeting: list[Any]) -> int:
-        """Add 1 to the number in a file under both locks, so often; returns how often it was done."""
+        """Add 1 to the number in a file under both locks, so often and so long at least; returns how often it was."""
         lock_fd = os.open(checked_name(name), os.O_RDWR | OPEN, dir_fd=self._room)
         fd = os.open(checked_name(f"{name}.n"), os.O_RDWR | OPEN, dir_fd=self._room)
         try:
             refuse_planted(fd)
             self._arrive(meeting)
-            end, done = time.monotonic() + LOOPING, 0
-            while done < min(times, MOST_TIMES) and time.monotonic() < end:
+            began, done = time.monotonic(), 0
+            # One side may be a hundred times as fast, and must not be done before the other has begun.
+            while (
+                done < MOST_TIMES
+                and (passed := time.monotonic() - began) < LOOPING
+                and (done < times or passed < COUNTING)
+            ):
                 lock(lock_fd, "both", False, True)
                 number = int(os.pread(fd, 20, 0))
                 os.pwrite(fd, b"%020d" % (number + 1), 0)
