@@ -12,6 +12,7 @@ from pathlib import Path
 
 import sharedvol
 from sharedvol import FileLock, LockError, LockTimeout, SharedVolError, lint_command, migrate_command, status_command
+from sharedvol.doctor import command as doctor_command
 from sharedvol.run_locked import CannotRun, run_locked
 
 EXIT_ERROR = 1
@@ -46,8 +47,8 @@ def _parser() -> argparse.ArgumentParser:
         "  sharedvol lock /app/shared/locks/init.lock --timeout 60 -- Rscript start.R\n"
         "  sharedvol migrate run mysql://app@db/shop /app/migrations\n"
         "  sharedvol status /app/shared\n\n"
-        "exit codes: 0 done, 1 an error that is told in one line, 2 wrong usage; `lock`, `migrate` and `status`\n"
-        "have more",
+        "exit codes: 0 done, 1 an error that is told in one line, 2 wrong usage; `lock`, `migrate`, `status`\n"
+        "and `doctor` have more",
     )
     parser.add_argument("--version", action="version", version=f"sharedvol {sharedvol.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     migrate_command.add_arguments(_command(commands, "migrate", about, migrate_command.EXIT_CODES))
     status_command.add_arguments(_command(commands, "status", status_command.ABOUT, status_command.EXIT_CODES))
     lint_command.add_arguments(_command(commands, "lint", lint_command.ABOUT, lint_command.EXIT_CODES))
+    doctor_command.add_arguments(_command(commands, "doctor", doctor_command.ABOUT, doctor_command.EXIT_CODES))
     return parser
 
 

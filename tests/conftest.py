@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 
 import pytest
 from counted import summary
-from installed import FLAVOURS, MYSQL_MISSING, R_MISSING, NotInstalled
+from installed import FLAVOURS, FUSE_MISSING, MYSQL_MISSING, R_MISSING, NotInstalled
 from redis_servers import RedisServer
 from servers import Database, Server
 
@@ -72,7 +72,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Genera
     if counted:
         terminalreporter.write_line(counted)
     reasons = [str(report.longrepr) for report in terminalreporter.getreports("skipped")]
-    for missing in (MYSQL_MISSING, R_MISSING):
+    for missing in (MYSQL_MISSING, R_MISSING, FUSE_MISSING):
         missed = sum(missing in reason for reason in reasons)
         if missed:
             terminalreporter.section(f"{missing}: {missed} skipped", sep="!", red=True, bold=True)

@@ -15,6 +15,7 @@ from processes import LIMIT
 FLAVOURS = ("mariadb", "mysql")
 MYSQL_MISSING = "MySQL 9 is not tested"
 R_MISSING = "R is not tested"
+FUSE_MISSING = "Lying file systems are not tested"
 """How every reason to skip its tests begins."""
 
 # The kernel kills what is run so when the thread that started it ends: prctl(2), PR_SET_PDEATHSIG.
