@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import re
 import signal
 import socket
@@ -62,7 +63,7 @@ def _serving(command: list[str], place: Path) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("server", ["uvicorn", "gunicorn"])
-def test_each_worker_logs_into_its_own_file(tmp_path: Path, server: str) -> None:
+def test_no_two_workers_write_one_file_at_a_time(tmp_path: Path, server: str) -> None:
     spool = tmp_path / "spool"
     spool.mkdir()
     if server == "uvicorn":
@@ -96,6 +97,7 @@ def test_each_worker_logs_into_its_own_file(tmp_path: Path, server: str) -> None
         (of_the_app,) = (line for line in found if line.endswith(f" INFO app request /{number}"))
         assert f" {worker} " in of_the_app
         assert sum(f"GET /{number} HTTP" in line for line in found) == 1
-    writers = [{line.split(" ")[2] for line in text.splitlines()} for text in contents(spool).values()]
-    assert all(len(pids) == 1 for pids in writers), writers
-    assert len(writers) >= 4
+    # A process that ends leaves its file to one that opens its first later: one after the other, never in turns.
+    for text in contents(spool).values():
+        turns = [pid for pid, _ in itertools.groupby(line.split(" ")[2] for line in text.splitlines())]
+        assert len(turns) == len(set(turns)), turns
