@@ -49,6 +49,10 @@ do_job <- function(connection, id, numbers, seconds) {
 }
 
 put_job <- function(id, req, res) {
+  if (!grepl("^[A-Za-z0-9-]{1,64}$", id)) { # it becomes a part of a file's name
+    res$status <- 422
+    return(list(error = "an id is of letters, digits and hyphens, 64 at most"))
+  }
   connection <- connect()
   on.exit(DBI::dbDisconnect(connection))
   done <- find_job(connection, id)

@@ -25,6 +25,6 @@ router <- plumber::pr_filter(router, "replica", function(res) {
 })
 router <- plumber::pr_get(router, "/health/live", function() list(status = "alive"))
 router <- plumber::pr_get(router, "/health/ready", ready)
-router <- plumber::pr_put(router, "/jobs/<id:[A-Za-z0-9-]+>", put_job)
-router <- plumber::pr_get(router, "/jobs/<id:[A-Za-z0-9-]+>", get_job)
+router <- plumber::pr_put(router, "/jobs/<id>", put_job)
+router <- plumber::pr_get(router, "/jobs/<id>", get_job)
 plumber::pr_run(router, host = "0.0.0.0", port = 8000, docs = FALSE, quiet = TRUE)
