@@ -82,7 +82,7 @@ def _head(results: Results) -> str:
         "which measures everything and writes this page; `python -m bench GROUP` measures one group anew, and\n"
         "`python -m bench --render` only writes the page, from `benchmarks/results.json`. A figure is the median of\n"
         "its runs, followed by the least and the most. The best of a column is **bold**, whoever has it. All of a\n"
-        "table was measured in one run, in turns; compare within a table, not between machines." + warning
+        "table was measured in one run; compare within a table, not between machines." + warning
     )
 
 

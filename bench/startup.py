@@ -48,11 +48,15 @@ class Outcome:
         seconds: until the last replica was ready, or given up.
         failures: what each failed start said.
         never: replicas that were given up.
+        twice: migrations that were begun more than once.
+        wrong: how often the data was changed too often, or too rarely.
     """
 
     seconds: float
     failures: list[str]
     never: int
+    twice: int
+    wrong: int
 
 
 def startup(directory: Path, scale: float) -> Iterator[Measured]:
@@ -70,21 +74,14 @@ def startup(directory: Path, scale: float) -> Iterator[Measured]:
     with Server("mariadb") as server:
         kinds = _warm(server, scripts)
         for count in COUNTS if scale >= 0.5 else (4,):
-            for name, migrate in kinds.items():
-                say(f"startup: {name}, {count} replicas")
-                outcomes, twice, wrong = [], [], []
-                for _ in range(rounds(ROUNDS, scale)):
-                    database = server.create_database()
-                    for statement in PREPARE:
-                        server.query(statement, database)
-                    outcomes.append(_start(migrate, server.url(database), scripts, count))
-                    ran = Counter(row[0] for row in server.query("SELECT name FROM ran", database))
-                    twice.append(sum(times > 1 for times in ran.values()))
-                    wrong.append(abs(int(server.query(ADDING, database)[0][0]) - scripts.additions))
-                    server.query(f"DROP DATABASE {database}")
-                if name == OURS:
-                    missing += sum(twice) + sum(wrong) + sum(len(one.failures) + one.never for one in outcomes)
-                yield from _readings(name, count, outcomes, twice, wrong)
+            say(f"startup: {count} at once: {', '.join(kinds)}")
+            runs: dict[str, list[Outcome]] = {name: [] for name in kinds}
+            for _ in range(rounds(ROUNDS, scale)):
+                for name, migrate in kinds.items():
+                    runs[name].append(_round(server, migrate, scripts, count))
+            missing += sum(len(one.failures) + one.never + one.twice + one.wrong for one in runs[OURS])
+            for name, outcomes in runs.items():
+                yield from _readings(name, count, outcomes)
     yield at_most("startup: ours, failed starts and migrations run twice", missing, 0, f"{ROUNDS} rounds of each")
 
 
@@ -95,27 +92,41 @@ def _warm(server: Any, scripts: Scripts) -> dict[str, Migrate]:
         if needs and not importlib.util.find_spec(needs):
             say(f"{needs} is not installed, and left out")
             continue
-        database = server.create_database()
-        for statement in PREPARE:
-            server.query(statement, database)
-        migrate(server.url(database), scripts)
+        migrate(server.url(_database(server)), scripts)
         there[name] = migrate
     return there
 
 
-def _readings(name: str, count: int, outcomes: list[Outcome], twice: list[int], wrong: list[int]) -> Iterator[Measured]:
+def _database(server: Any) -> str:
+    database: str = server.create_database()
+    for statement in PREPARE:
+        server.query(statement, database)
+    return database
+
+
+def _readings(name: str, count: int, outcomes: list[Outcome]) -> Iterator[Measured]:
     table = f"startup-{count}"
     said = Counter(text for outcome in outcomes for text in outcome.failures)
     most = said.most_common(1)[0][0] if said else ""
     yield reading(table, name, "seconds", (outcome.seconds for outcome in outcomes))
     yield reading(table, name, "failed", (len(outcome.failures) for outcome in outcomes), most)
-    yield reading(table, name, "twice", twice)
-    yield reading(table, name, "wrong", wrong)
+    yield reading(table, name, "twice", (outcome.twice for outcome in outcomes))
+    yield reading(table, name, "wrong", (outcome.wrong for outcome in outcomes))
     yield reading(table, name, "never", (outcome.never for outcome in outcomes))
 
 
-def _start(migrate: Migrate, url: str, scripts: Scripts, count: int) -> Outcome:
-    """Release ``count`` supervised replicas together, and wait for all of them."""
+def _round(server: Any, migrate: Migrate, scripts: Scripts, count: int) -> Outcome:
+    """On a schema of its own."""
+    database = _database(server)
+    seconds, failures, never = _start(migrate, server.url(database), scripts, count)
+    ran = Counter(row[0] for row in server.query("SELECT name FROM ran", database))
+    wrong = abs(int(server.query(ADDING, database)[0][0]) - scripts.additions)
+    server.query(f"DROP DATABASE {database}")
+    return Outcome(seconds, failures, never, sum(times > 1 for times in ran.values()), wrong)
+
+
+def _start(migrate: Migrate, url: str, scripts: Scripts, count: int) -> tuple[float, list[str], int]:
+    """Release ``count`` supervised replicas together, and wait for all; seconds, failed starts, given up."""
     waiting, release = os.pipe()
     ready, there = os.pipe()
     with tempfile.TemporaryDirectory() as told:
@@ -142,7 +153,7 @@ def _start(migrate: Migrate, url: str, scripts: Scripts, count: int) -> Outcome:
         os.close(ready)
         os.close(there)
         failures = [text for file in sorted(Path(told).iterdir()) for text in json.loads(file.read_text())]
-    return Outcome(taken, failures, sum(code != 0 for code in codes))
+    return taken, failures, sum(code != 0 for code in codes)
 
 
 def _supervise(migrate: Migrate, url: str, scripts: Scripts, told: Path) -> int:
