@@ -46,9 +46,11 @@ def _parser() -> argparse.ArgumentParser:
         "  sharedvol path unique results job_42.json\n"
         "  sharedvol lock /app/shared/locks/init.lock --timeout 60 -- Rscript start.R\n"
         "  sharedvol migrate run mysql://app@db/shop /app/migrations\n"
-        "  sharedvol status /app/shared\n\n"
-        "exit codes: 0 done, 1 an error that is told in one line, 2 wrong usage; `lock`, `migrate`, `status`\n"
-        "and `doctor` have more",
+        "  sharedvol status /app/shared\n"
+        "  sharedvol doctor /app/shared\n"
+        "  sharedvol lint compose.yaml compose.prod.yaml\n\n"
+        "exit codes: 0 done, 1 an error that is told in one line, 2 wrong usage; `lock`, `migrate`, `status`,\n"
+        "`doctor` and `lint` have more",
     )
     parser.add_argument("--version", action="version", version=f"sharedvol {sharedvol.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
