@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST_FLAGS ?= -n auto
 
-.PHONY: demo test test-containers torture lint bench lock format clean help
+.PHONY: demo test test-containers torture lint bench docs lock format clean help
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ bench: $(READY) ## measure beside peers and against the targets, and write docs/
 	@sh scripts/install-servers
 	@sh scripts/install-bench-tools
 	$(BIN)/python -m bench
+
+docs: $(READY) ## the documentation as a site, in build/docs; a warning is an error
+	$(BIN)/sphinx-build -q -n -W --keep-going -b html docs build/docs
+	@echo "open build/docs/index.html"
 
 lock: $(READY) ## pin anew what the sidecar's image installs (LOCK_FLAGS=--upgrade: the newest)
 	@sh scripts/lock $(BIN)/python $(LOCK_FLAGS)

@@ -1,146 +1,214 @@
-"""What README and docs show is run, and what they list is complete."""
+"""What README and docs show is run: every page's blocks, in order, in one directory."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from doc_pages import (
+    DATA,
+    PAGES,
+    PICTURES,
+    ROOT,
+    RUN,
+    Block,
+    agrees,
+    blocks_of,
+    is_run_elsewhere,
+    is_story,
+    outputs,
+)
 from servers import Server
 
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = ("sharedvol ", "sharedvol-sidecar ", "mkdir ")
-URL = "mysql://app@db/shop"  # in examples: the server of the tests stands for it
-PYTHON = [
-    pytest.param(code, id=f"{page.name}-{number}")
-    for page in PAGES
-    for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE))
-]
-SHELL = [
-    pytest.param(lines, id=page.name)
-    for page in PAGES
-    if (lines := [line.strip() for line in page.read_text().splitlines() if line.startswith("    ")])
-    and (lines := [line for line in lines if line.startswith(COMMANDS)])
-]
+from sharedvol.lint import Options, lint
+
+sys.path.insert(0, str(Path(__file__).parent / "r"))
+from rprocess import command as r_command
+
+LIMIT = 60.0
+SHOP = re.compile(r"mysql://app@db/\w+")  # in examples: the server of the tests stands for it
+OUTSIDE = {
+    "pip install": "from the public index, or of this directory, which `make test` has done",
+    "pip download": "tests/containers/conftest.py downloads the same wheels",
+    "python -m sharedvol.integrations.uvicorn ": "tests/integrations starts a service so",
+    "sharedvol doctor /shared/spool": "tests/doctor/test_doctor_command.py",
+    "cd docs/examples/compose": "docs/compose.md: tests/containers does the same with a copy of the directory",
+    "chmod 700 secrets": "likewise",
+    "curl -X PUT": "likewise, and the tutorial asks with curl",
+    "export COMPOSE_FILE=": "likewise",
+    "docker compose -f compose.yaml ": "tests/containers/test_compose_replicas.py and test_compose_r.py",
+    "docker compose up -d --no-recreate --scale ": "the tutorial, and test_compose_replicas.py",
+    "docker compose run --rm -T prepare ": "writes what the example's owner brings along",
+    "docker compose exec sidecar ": "the tutorial runs the same with -T",
+    "docker compose logs ": "the engine's own, without an end",
+    "docker compose exec --index": "two doctors: tests/doctor/test_doctor_peer.py",
+    "uvicorn ": "tests/integrations and tests/traefik start services so",
+    "docker build": "tests/containers/conftest.py builds the image",
+    "docker run": "tests/containers/test_container_image.py runs it so",
+}
+"""Commands in indented blocks that nobody runs as they stand, and why that is not needed."""
+RUNNABLE = [page for page in PAGES if not is_run_elsewhere(page)]
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path: Path) -> Path:
+    """What the pages but the tutorial and the how-to guides take for granted."""
     for name in ("results", "logs", "locks", "migrations"):
         (tmp_path / name).mkdir()
     (tmp_path / "migrations" / "001_orders.sql").write_text("CREATE TABLE orders (id INT PRIMARY KEY);\n")
-    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-@pytest.fixture
-def url(_server_of: Callable[[str], Server]) -> str:
-    """A fresh schema for ``shop``."""
-    server = _server_of("mariadb")
-    return server.url(server.create_database())
+class Page:
+    """Runs the blocks of a page.
 
+    Args:
+        place: the directory to be in.
+        url: gives the database that stands for those of the examples, when one is asked for.
+    """
 
-@pytest.mark.parametrize("code", PYTHON)
-def test_python_examples_run(code: str, place: Path, request: pytest.FixtureRequest) -> None:
-    if URL in code:
-        code = code.replace(URL, request.getfixturevalue("url"))
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=place)
+    def __init__(self, place: Path, url: Callable[[], str]) -> None:
+        self._place, self._url = place, url
+        self.ran = 0
 
+    def run(self, block: Block, shown: str | None) -> None:
+        """Run it, or keep it as the file that it is."""
+        if block.file is not None:
+            self._keep(block, block.file)
+        elif block.kind == "python":
+            self._call(block, [sys.executable, "-c", self._local(block.text)])
+        elif block.kind == "sh" and not block.wants_containers:
+            printed = self._call(block, ["sh", "-eu", "-c", self._local(block.text)])
+            assert shown is None or agrees(shown, printed), f"{block} shows\n{shown}\nand it printed\n{printed}"
+        for command in block.commands:
+            if command.startswith(RUN) and not command.startswith(tuple(OUTSIDE)):
+                self._call(block, ["sh", "-c", self._local(command)])
 
-@pytest.mark.parametrize("lines", SHELL)
-def test_shell_examples_run(lines: list[str], place: Path, request: pytest.FixtureRequest) -> None:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    for line in lines:
-        command = line.replace(URL, f"'{request.getfixturevalue('url')}'") if URL in line else line
-        result = subprocess.run(
-            command, shell=True, timeout=60, cwd=place, env={**os.environ, "PATH": path}, capture_output=True, text=True
+    def _keep(self, block: Block, name: str) -> None:
+        path = self._place / name
+        assert path.resolve().is_relative_to(self._place), f"{block} names a file elsewhere: {name}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(block.text)
+
+    def _local(self, text: str) -> str:
+        text = SHOP.sub(lambda _: self._url(), text) if SHOP.search(text) else text
+        text = re.sub(r"(?<![\w/])docs/examples/", f"{ROOT}/docs/examples/", text)
+        return re.sub(r"^make ", f"make -C {ROOT} -n ", text)
+
+    def _call(self, block: Block, command: list[str]) -> str:
+        self.ran += 1
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, "PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": ""}
+        # What was compiled for one command is there for the next, wherever bytecode is not written otherwise.
+        environment |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(self._place.parent / "bytecode")}
+        done = subprocess.run(
+            command,
+            cwd=self._place,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=LIMIT,
         )
-        assert result.returncode == 0, (line, result.stderr)
+        assert done.returncode == 0, f"{block}: {' '.join(command)}: exit code {done.returncode}\n{done.stdout}"
+        return done.stdout
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in RUNNABLE])
+def test_what_a_page_shows_runs(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    blocks = blocks_of(page)
+    made: list[str] = []
+
+    def url() -> str:
+        if not made:
+            server: Server = request.getfixturevalue("_server_of")("mariadb")
+            made.append(server.url(server.create_database()))
+        return made[0]
+
+    if any(block.kind == "sh" and "Rscript" in block.text for block in blocks):
+        r_command()  # skips where there is no R
+        shutil.copy(ROOT / "docs" / "r" / "sharedvol.R", tmp_path)
+    runner = Page(tmp_path if is_story(page) else request.getfixturevalue("place"), url)
+    for block, shown in outputs(blocks):
+        runner.run(block, shown)
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES])
+def test_a_page_shows_nothing_that_nobody_runs(page: Path, tmp_path: Path) -> None:
+    for block in blocks_of(page):
+        assert _nobody_runs(block) == []
+        if block.kind in READERS:
+            read = READERS[block.kind](block.text)
+            if block.kind == "yaml" and "services" in read:
+                (tmp_path / "compose.yaml").write_text(block.text)
+                assert lint([str(tmp_path / "compose.yaml")], Options(reader="files")).findings is not None
+
+
+def _nobody_runs(block: Block) -> list[str]:
+    """What of a block no test runs."""
+    if block.kind not in ("python", "sh", "console", "indented", *DATA, *PICTURES):
+        return [f"{block}: nobody runs {block.kind!r}"]
+    is_program = block.kind == "r" or (block.kind in ("python", "sql") and block.file is not None)
+    if is_program and not _is_used(block) and not is_run_elsewhere(block.page):
+        return [f"{block}: nobody runs the file that it is"]
+    return [f"{block}: nobody runs: {one}" for one in block.commands if not one.startswith((*RUN, *OUTSIDE))]
+
+
+def test_what_nobody_runs_is_found() -> None:
+    page = ROOT / "docs" / "tutorial.md"
+    for kind, text in (("bash", "ls\n"), ("indented", "docker push x\n"), ("console", "$ rm -rf x\n"), ("r", "1\n")):
+        assert len(_nobody_runs(Block(page, 10**6, kind, text))) == 1
+    assert len(_nobody_runs(Block(page, 10**6, "python", "# never_named.py\n"))) == 1
+
+
+def _is_used(block: Block) -> bool:
+    """Whether a later command of the page names the file, or its directory."""
+    named = (
+        block.file or "",
+        (block.file or "").removesuffix(".py"),
+        *(f"{parent}" for parent in Path(block.file or "").parents if f"{parent}" != "."),
+    )
+    later = [
+        other.text for other in blocks_of(block.page) if other.line > block.line and other.kind in ("sh", "python")
+    ]
+    return any(name and name in text for name in named for text in later)
 
 
 def test_there_are_examples_to_run() -> None:
-    assert len(PYTHON) >= 3
-    assert len(SHELL) >= 2
+    kinds = [block.kind for page in PAGES for block in blocks_of(page)]
+    assert kinds.count("python") >= 20
+    assert kinds.count("sh") >= 20
+    assert sum(len(block.commands) for page in PAGES for block in blocks_of(page)) >= 20
 
 
-def test_the_paths_shown_are_those_that_are_built() -> None:
-    code = "from sharedvol import *; print(container_path('results', 'job_7.json'))"
-    shown = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "HOSTNAME": "3f9c0d1e2b4a"},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    ).stdout.strip()
-    assert shown in (ROOT / "README.md").read_text()
-    assert shown in (ROOT / "docs" / "names.md").read_text()
+def test_a_page_that_shows_what_fails_fails(tmp_path: Path) -> None:
+    runner = Page(tmp_path, str)
+    for kind, text, shown in (("python", "1/0", None), ("sh", "false", None), ("sh", "echo a", "b\n")):
+        with pytest.raises(AssertionError):
+            runner.run(Block(ROOT / "README.md", 1, kind, text), shown)
+    with pytest.raises(AssertionError):
+        runner.run(Block(ROOT / "README.md", 1, "indented", "sharedvol nonsense\n"), None)
+    assert runner.ran == 4
 
 
-def test_every_setting_is_documented() -> None:
-    from sharedvol_sidecar.settings import Settings
-
-    text = (ROOT / "docs" / "sidecar.md").read_text()
-    for field in Settings.model_fields:
-        assert f"`SHAREDVOL_{field.rstrip('_').upper()}`" in text
-        assert f"`--{field.rstrip('_').replace('_', '-')}`" in text
-
-
-def test_every_template_field_is_documented() -> None:
-    from sharedvol_sidecar.template import FIELDS
-
-    text = (ROOT / "docs" / "sidecar.md").read_text()
-    assert all(f"`{field}`" in text for field in FIELDS)
+def test_output_agrees_where_only_what_may_differ_differs() -> None:
+    assert agrees("one …\n…\nlast", "one  1\n2\n3\nlast\n")
+    assert agrees("a … c", "a b c")
+    assert agrees("…\nlast", "last")
+    assert not agrees("one", "one\ntwo")
+    assert not agrees("a … c", "a b d")
+    assert not agrees("first\n…", "second\n")
 
 
-def test_every_dependency_is_justified() -> None:
-    import tomllib
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    page = (ROOT / "docs" / "dependencies.md").read_text()
-    wanted = project["dependencies"] + [name for extra in project["optional-dependencies"].values() for name in extra]
-    names = {re.split(r"[\[>=]", name)[0] for name in wanted} - {"sharedvol"}
-    assert {name for name in names if name.lower() not in page.lower()} == set()
-
-
-def test_links_between_pages_lead_somewhere() -> None:
-    for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-            assert (page.parent / target).exists(), (page, target)
-
-
-def test_make_has_the_targets_that_the_readme_names() -> None:
-    if shutil.which("make") is None:
-        pytest.skip("no make")
-    for target in ("demo", "test", "test-containers", "torture", "lint", "bench"):
-        # With a virtual environment that is taken for ready, nothing is installed; -n only prints.
-        result = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, timeout=60)
-        assert result.returncode == 0, result.stderr
-
-
-def test_every_exit_code_of_migrate_is_documented() -> None:
-    from sharedvol import migrate_command
-
-    page = (ROOT / "docs" / "migrations.md").read_text()
-    names = [
-        name for name, value in vars(migrate_command).items() if name.startswith("EXIT_") and value.__class__ is int
-    ]
-    codes = {getattr(migrate_command, name) for name in names}
-    assert len(codes) == 7
-    assert all(f"| {code} |" in page for code in codes)
-    assert all(f"\n  {code} " in migrate_command.EXIT_CODES for code in codes)
-
-
-def test_every_option_of_the_coordinator_is_documented_where_it_is_declared() -> None:
-    import inspect
-
-    from sharedvol import MigrationCoordinator
-
-    options = [name for name in inspect.signature(MigrationCoordinator).parameters if name != "url_or_engine"]
-    assert all(f"        {name}: " in str(MigrationCoordinator.__doc__) for name in options)
+READERS: dict[str, Callable[[str], Any]] = {"json": json.loads, "toml": tomllib.loads, "yaml": yaml.safe_load}

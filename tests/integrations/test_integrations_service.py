@@ -125,11 +125,11 @@ if len(sys.argv) > 1:
     service.start()
     threading.Event().wait(60)
 else:
-    done = subprocess.run([sys.executable, "-c", os.environ["CODE"], "shop.db"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", os.environ["CODE"], os.environ["DB"]], capture_output=True, text=True)
     assert "no such luck" in done.stderr, done.stderr
     print(done.returncode, done.stdout)
 """
-    assert run_python(code, CODE=code, PWD=str(tmp_path)) == "3 not flushed"
+    assert run_python(code, CODE=code, DB=str(tmp_path / "shop.db")) == "3 not flushed"
 
 
 def test_checks_say_why(stopping: list[Service]) -> None:

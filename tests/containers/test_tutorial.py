@@ -1,0 +1,61 @@
+"""What the tutorial and the how-to guides do with containers, done: each command, in order, and what it prints."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from compose_project import Project
+from container_engine import Engine
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from doc_pages import PAGES, ROOT, Block, agrees, blocks_of, is_run_elsewhere, outputs
+
+LIMIT = 100
+"""Seconds for the commands of a block."""
+WITH_CONTAINERS = [
+    page for page in PAGES if not is_run_elsewhere(page) and any(block.wants_containers for block in blocks_of(page))
+]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.stem) for page in WITH_CONTAINERS])
+def test_the_commands_of_a_page_do_what_it_says(
+    page: Path, engine: Engine, compose_images: dict[str, str], tmp_path: Path
+) -> None:
+    # A copy: the settings and the password that a page makes are not left in the checkout.
+    directory = tmp_path / "compose"
+    shutil.copytree(ROOT / "docs" / "examples" / "compose", directory)
+    with Project(engine, directory, name="jobs", environment=compose_images) as project:
+        for block, shown in outputs(blocks_of(page)):
+            if block.kind == "sh" and block.wants_containers:
+                printed = _run(block, project)
+                assert shown is None or agrees(shown, printed), f"{block} shows\n{shown}\nand it printed\n{printed}"
+
+
+def _run(block: Block, project: Project) -> str:
+    """What the commands of a block print.
+
+    Raises:
+        AssertionError: they failed, or took too long: 124, as timeout(1) says.
+    """
+    environment = {**project.environment, "PATH": f"{Path(sys.executable).parent}:{project.environment['PATH']}"}
+    done = subprocess.run(
+        ["timeout", "--kill-after=5", str(LIMIT), "sh", "-eu", "-c", block.text],
+        cwd=project.directory,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=LIMIT + 30,
+    )
+    assert done.returncode == 0, f"{block}: exit code {done.returncode}\n{done.stdout}"
+    return done.stdout
+
+
+def test_there_are_pages_with_containers() -> None:
+    assert "tutorial.md" in {page.name for page in WITH_CONTAINERS}

@@ -1,0 +1,133 @@
+"""The Markdown pages as what they show: code, commands, files and output, each to be run, kept or compared.
+
+What a block is, is told by its fence, or by its being indented:
+
+``python``          run; or, in the tutorial and the how-to guides, when it begins with ``# some/path.py``, that file
+``sh``              run as one script, which must end well
+``text``            right behind ``sh``: what that printed, with ``…`` for what differs from run to run; else a picture,
+                    as is a fence that says no kind
+``yaml`` …          a file of the page when its first line names one; parsed in any case
+``console``         lines behind ``$`` are commands that a test elsewhere runs; the rest is a picture
+indented            lines that begin with a command of ours are run, each by itself; the rest is a picture
+
+A page's blocks are run in order, in one directory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+
+ROOT = Path(__file__).parent.parent
+ELSEWHERE = re.compile(r"docs/(r/README|lint/\w+)\.md$")
+"""Pages whose examples are run by tests of their own: tests/r/test_r_reference.py, tests/lint."""
+PAGES = [
+    ROOT / "README.md",
+    *sorted(page for page in (ROOT / "docs").rglob("*.md") if ".venv" not in page.parts),
+]
+RUN = ("sharedvol", "sharedvol-sidecar", "mkdir", "make")
+PROGRAMS = RUN + tuple(
+    "apt apt-get bash cat cd chmod chown cp curl docker export flock git gunicorn kill ls mysql mysqldump pip pip3 "
+    "podman python python3 Rscript rclone rm rsync sh sqlite3 sudo systemctl tar traefik uv uvicorn".split()
+)
+"""A line of an indented block that begins with one of these is a command that somebody will type."""
+DATA = {"yaml": "# ", "toml": "# ", "ini": "# ", "sql": "-- ", "json": "", "dockerfile": "# ", "r": "# "}
+"""Kinds that are no programs to run here, and how their first line begins where it names the file."""
+PICTURES = ("text", "abnf", "")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A piece of code of a page.
+
+    Attributes:
+        page: the file.
+        line: where it begins there, from 1.
+        kind: the fence's first word; ``indented``; empty where the fence says none.
+        text: what is in it, ending with a newline.
+        wants_containers: whether only `make test-containers` can run it: it asks Docker, or comes behind one that does.
+    """
+
+    page: Path
+    line: int
+    kind: str
+    text: str
+    wants_containers: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+    @property
+    def file(self) -> str | None:
+        """The name of the file that it is, by its first line; in the pages that go from step to step."""
+        if not is_story(self.page):
+            return None
+        start = {"python": "# ", **DATA}.get(self.kind)
+        found = re.match(rf"{start}([\w./-]+\.\w+|Dockerfile)\n", self.text) if start else None
+        return found[1] if found else None
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands of an indented block, or of one with prompts."""
+        if self.kind == "console":
+            return re.findall(r"^\$ (.*)", self.text, re.MULTILINE)
+        if self.kind != "indented":
+            return []
+        lines = re.sub(r"\\\n\s*", "", self.text).splitlines()
+        return [line.strip() for line in lines if line.split(maxsplit=1)[:1] and line.split()[0] in PROGRAMS]
+
+
+def blocks_of(page: Path) -> list[Block]:
+    """The blocks of a page in order; directives of Sphinx are no blocks."""
+    return list(_blocks(page))
+
+
+def is_story(page: Path) -> bool:
+    """Whether a page begins with nothing and goes on from step to step: the tutorial and the how-to guides."""
+    return page.name == "tutorial.md" or page.parent.name == "howto"
+
+
+def is_run_elsewhere(page: Path) -> bool:
+    """Whether tests of its own run what the page shows."""
+    return ELSEWHERE.search(str(page)) is not None
+
+
+def _blocks(page: Path) -> Iterator[Block]:
+    containers = False
+    for token in MarkdownIt().parse(page.read_text()):
+        line = (token.map or [0])[0] + 1
+        if token.type == "fence" and not token.info.startswith("{"):
+            kind = token.info.split()[0] if token.info.split() else ""
+            containers |= kind == "sh" and re.search(r"\b(docker|curl)\b", token.content) is not None
+            yield Block(page, line, kind, token.content, containers)
+        elif token.type == "code_block":
+            yield Block(page, line, "indented", token.content)
+
+
+def outputs(blocks: list[Block]) -> Iterator[tuple[Block, str | None]]:
+    """Each block that is not output, with the output that the page shows for it."""
+    for number, block in enumerate(blocks):
+        if block.kind in PICTURES:
+            continue
+        behind = blocks[number + 1] if number + 1 < len(blocks) else None
+        yield block, behind.text if block.kind == "sh" and behind is not None and behind.kind == "text" else None
+
+
+def agrees(shown: str, printed: str) -> bool:
+    """Whether a command printed what the page shows.
+
+    A line ``…`` stands for any lines, none among them; ``…`` within a line for anything on it. Blanks around lines, and
+    several for one, count for nothing.
+    """
+    pattern = ""
+    for line in shown.strip().splitlines():
+        pieces = [re.escape(" ".join(piece.split())) for piece in line.split("…")]
+        pattern += r"(?:.*\n)*?" if line.strip() == "…" else r" ?.* ?".join(pieces) + r"\n"
+    return (
+        re.fullmatch(pattern, "".join(" ".join(line.split()) + "\n" for line in printed.strip().splitlines()))
+        is not None
+    )
