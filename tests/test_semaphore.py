@@ -62,13 +62,14 @@ def holder(path: Path, n: int, *, timeout: float | None = None, purpose: str = "
     return Child(work)
 
 
-def count_inside(path: Path, n: int, rounds: int, lines: Path) -> None:
-    """Say when one enters and leaves, by bytes that are appended."""
+def count_inside(path: Path, n: int, rounds: int, lines: Path, together: int = 1) -> None:
+    """Say when one enters and leaves, by bytes that are appended; nobody leaves before so many are inside."""
     fd = os.open(lines, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     semaphore = Semaphore(path, n)
     for _ in range(rounds):
         with semaphore:
             os.write(fd, b"+")
+            wait_until(lambda: os.fstat(fd).st_size >= together, f"{together} to be inside")
             os.sched_yield()
             os.write(fd, b"-")
     os.close(fd)
@@ -88,7 +89,7 @@ def most_inside(lines: Path) -> tuple[int, int]:
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_never_more_than_n_processes_are_inside(path: Path, n: int, tmp_path: Path) -> None:
     lines = tmp_path / "lines"
-    children = [Child(lambda _: count_inside(path, n, 60, lines)) for _ in range(6)]
+    children = [Child(lambda _: count_inside(path, n, 60, lines, together=n)) for _ in range(6)]
     for child in children:
         with child:
             child.wait()
