@@ -58,7 +58,7 @@ def test_the_settings_on_the_page_are_understood_and_list_exactly_the_healthy_co
 
     balancer = _balancer(configured)
     assert balancer["healthCheck"]["path"] == "/health/ready"
-    assert (balancer["healthCheck"]["interval"], balancer["healthCheck"]["timeout"]) == ("1s", "1s")
+    assert (balancer["healthCheck"]["interval"], balancer["healthCheck"]["timeout"]) == ("1s", "3s")
     assert balancer["passiveHealthCheck"] == PASSIVE
     assert balancer["sticky"]["cookie"]["name"] == "replica"
     retry = configured.told("middlewares/api-retry@docker")["retry"]
