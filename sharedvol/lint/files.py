@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from sharedvol.errors import describe
 from sharedvol.lint.errors import LintError
-from sharedvol.lint.interpolation import interpolate, read_env
+from sharedvol.lint.interpolation import MOST, TooMuch, interpolate, read_env
 from sharedvol.lint.merging import cleaned, merge, unique
 from sharedvol.lint.node import EMPTY, Node, Position
 from sharedvol.lint.normal import assignments, normal
 from sharedvol.lint.yaml_tree import MAX_BYTES, Tree, parse
 
 MAX_FILES: Final = 100
+MAX_READS: Final = 500  # two files that each include the next one twice are read 4 times, thirty a billion times
+MAX_READ: Final = 5_000_000  # bytes of all reads
+MAX_EXTENDED: Final = 50  # services that extend each other in a row
 _REMOTE: Final = ("http:", "https:", "git:", "git@", "ssh:", "oci:", "github.com/")
 _SECTIONS: Final = ("services", "networks", "volumes", "secrets", "configs")
 
@@ -29,11 +31,15 @@ class Source:
         project: all the files as one, in the long form.
         trees: each file as it is.
         notes: what was left out, and what Compose would refuse.
+        sizes: characters of each read: a file may be included several times.
+        replaced: characters of all texts with variables.
     """
 
     project: Node = EMPTY
     trees: dict[str, Tree] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    replaced: int = 0
 
 
 def read(files: Sequence[str], environment: Mapping[str, str], env_files: Sequence[str] = ()) -> Source:
@@ -49,7 +55,7 @@ def read(files: Sequence[str], environment: Mapping[str, str], env_files: Sequen
     """
     source = Source()
     folder = os.path.dirname(os.path.abspath(files[0]))
-    values = _variables(folder, env_files, environment, source)
+    values = _variables(folder, env_files, environment, source, given=True)
     project = Node({}, Position(files[0]))
     for name in files:
         project = merge(project, _Reader(source, folder, values).file(name))
@@ -62,17 +68,30 @@ def read(files: Sequence[str], environment: Mapping[str, str], env_files: Sequen
     return source
 
 
-def _variables(folder: str, env_files: Sequence[str], environment: Mapping[str, str], source: Source) -> dict[str, str]:
+def _variables(
+    folder: str, env_files: Sequence[str], environment: Mapping[str, str], source: Source, *, given: bool = False
+) -> dict[str, str]:
     values: dict[str, str] = dict(environment)
-    for name in env_files or [os.path.join(folder, ".env")]:
+    beside = os.path.join(folder, ".env")
+    for name in env_files or ([beside] if os.path.exists(beside) else []):
         try:
-            text = Path(name).read_text(encoding="utf-8-sig", errors="replace")
-        except OSError as error:
+            text = _content(name, given and name != beside, "name a file of variables")
+            found = _assigned(text.decode("utf-8-sig", "replace"), name, environment)
+        except LintError as error:
             if env_files:
-                raise LintError(f"cannot read {name!r}: {describe(error)}; name a file of variables") from None
+                raise
+            source.notes.append(str(error))
             continue
-        values = {**values, **read_env(text, environment), **environment}
+        values = {**values, **found, **environment}
     return values
+
+
+def _assigned(text: str, name: str, values: Mapping[str, str]) -> dict[str, str]:
+    """The variables of an env file's text."""
+    try:
+        return read_env(text, values)
+    except TooMuch as error:
+        raise LintError(f"cannot read {name!r}: {error}") from None
 
 
 def read_text(name: str, *, given: bool = False) -> str:
@@ -86,19 +105,23 @@ def read_text(name: str, *, given: bool = False) -> str:
         LintError: it cannot be read, is no file, or is too large to be meant.
     """
     try:
+        return _content(name, given, "name a compose file or a script").decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise LintError(f"{name!r} is not UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def _content(name: str, given: bool, hint: str) -> bytes:
+    try:
         if os.path.exists(name) and not os.path.isfile(name) and not (given and name.startswith("/dev/")):
             raise LintError(f"cannot read {name!r}: it is no file")
         with open(name, "rb") as file:
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = describe(error) if isinstance(error, OSError) else str(error)
-        raise LintError(f"cannot read {name!r}: {reason}; name a compose file or a script") from None
+        raise LintError(f"cannot read {name!r}: {reason}; {hint}") from None
     if len(content) > MAX_BYTES:
-        raise LintError(f"{name!r} is larger than {MAX_BYTES:,} bytes: no compose file")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise LintError(f"{name!r} is not UTF-8: {error.reason} at byte {error.start}") from None
+        raise LintError(f"{name!r} is larger than {MAX_BYTES:,} bytes: {hint}")
+    return content
 
 
 class _Reader:
@@ -133,7 +156,11 @@ class _Reader:
     def _documents(self, name: str, *, given: bool = False) -> list[Node]:
         if name not in self._source.trees and len(self._source.trees) >= MAX_FILES:
             raise LintError(f"more than {MAX_FILES} files include or extend each other")
-        tree = parse(read_text(name, given=given), name, scalar=self._replace)
+        text = read_text(name, given=given)
+        self._source.sizes.append(len(text))
+        if len(self._source.sizes) > MAX_READS or sum(self._source.sizes) > MAX_READ:
+            raise LintError("the files include or extend each other again and again", Position(name))
+        tree = parse(text, name, scalar=self._replace)
         self._source.trees[name] = tree
         if not tree.documents:
             raise LintError("the file is empty: it must be a mapping with services", Position(name))
@@ -147,7 +174,16 @@ class _Reader:
         return list(tree.documents)
 
     def _replace(self, text: str, at: Position) -> str:
-        return interpolate(text, self._values, lambda what: self._problem(at, what))
+        if "$" not in text:
+            return text
+        try:
+            replaced = interpolate(text, self._values, lambda what: self._problem(at, what))
+        except TooMuch as error:
+            raise LintError(str(error), at) from None
+        self._source.replaced += len(replaced)
+        if self._source.replaced > MOST:
+            raise LintError(f"with its variables it is longer than {MOST:,} characters", at)
+        return replaced
 
     def _problem(self, at: Position, what: str) -> None:
         self._source.notes.append(f"{at}: {what}")
@@ -159,6 +195,8 @@ class _Reader:
         key = (os.path.abspath(file), name)
         if key in chain:
             raise LintError(f"{name!r} extends itself, by {' and '.join(one for _, one in chain)}", body.at)
+        if len(chain) > MAX_EXTENDED:
+            raise LintError(f"more than {MAX_EXTENDED} services extend each other", body.at)
         folder = self._folder if not chain or chain[0][0] == key[0] else os.path.dirname(key[0])
         own = Node(dict(normal(body.without("extends"), folder, self._problem).map), body.at, tag=body.tag)
         extends = body.get("extends")
@@ -257,12 +295,12 @@ def _with_env_files(service: Node, folder: str, values: Mapping[str, str], sourc
         if not path:
             continue
         try:
-            text = read_text(_near(path, folder))
+            assigned = _assigned(read_text(_near(path, folder)), path, values)
         except LintError as error:
             if one.get("required").value is not False:
                 source.notes.append(f"{one.at}: env_file: {error.what}")
             continue
-        found |= {name: Node(value, one.at) for name, value in read_env(text, values).items()}
+        found |= {name: Node(value, one.at) for name, value in assigned.items()}
     own = assignments(service.get("environment"))
     known = {
         name: Node(values[name], child.at, f"${{{name}}}") if not child.present and name in values else child

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -10,6 +11,16 @@ _NAME: Final = re.compile(r"[_a-zA-Z][_a-zA-Z0-9]*")
 _OPERATORS: Final = (":-", ":?", ":+", "-", "?", "+")
 _LINE: Final = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_.-]*)\s*[=:]\s*(.*)", re.DOTALL)
 _DEEPEST: Final = 20  # defaults within defaults
+
+LONGEST: Final = 131_072
+"""Characters of a text with its variables replaced: no program can be started with more, see execve(2)."""
+
+MOST: Final = 4_000_000
+"""Characters that all replaced texts of a project, or of one env file, may have together."""
+
+
+class TooMuch(Exception):
+    """Variables that stand for each other, or are used again and again, stand for more than anybody means."""
 
 
 def interpolate(text: str, values: Mapping[str, str], problem: Callable[[str], None]) -> str:
@@ -19,6 +30,9 @@ def interpolate(text: str, values: Mapping[str, str], problem: Callable[[str], N
         text: what the file says.
         values: the variables.
         problem: is told what cannot be replaced: a variable that must be set, or a form that does not end.
+
+    Raises:
+        TooMuch: the result is longer than `LONGEST`.
     """
     return _interpolate(text, values, problem, 0)
 
@@ -27,7 +41,7 @@ def _interpolate(text: str, values: Mapping[str, str], problem: Callable[[str], 
     if "$" not in text:
         return text
     parts: list[str] = []
-    rest = 0
+    rest = length = 0
     while (dollar := text.find("$", rest)) >= 0:
         parts.append(text[rest:dollar])
         rest = dollar + 1
@@ -43,6 +57,9 @@ def _interpolate(text: str, values: Mapping[str, str], problem: Callable[[str], 
         else:
             problem(f"{text!r} is no valid interpolation: write $$ for a dollar sign")
             return text
+        length += len(parts[-1])
+        if length > LONGEST:  # a few lines of an env file that double each other stand for terabytes
+            raise TooMuch(f"its variables make it longer than {LONGEST:,} characters")
     return "".join(parts) + text[rest:]
 
 
@@ -95,8 +112,13 @@ def read_env(text: str, values: Mapping[str, str]) -> dict[str, str]:
     Args:
         text: the file's content; lines that are no assignment are left out.
         values: what is set already, for ``$NAME`` in it.
+
+    Raises:
+        TooMuch: its variables stand for more than `MOST` characters, or one for more than `LONGEST`.
     """
     found: dict[str, str] = {}
+    known = ChainMap(dict(values), found)
+    length = 0
     lines = iter(text.splitlines())
     for line in lines:
         match = _LINE.fullmatch(line)
@@ -115,7 +137,10 @@ def read_env(text: str, values: Mapping[str, str]) -> dict[str, str]:
             value = re.sub(r"\\(.)", lambda escape: {"n": "\n", "t": "\t", "r": "\r"}.get(escape[1], escape[1]), value)
         else:
             value = re.split(r"\s+#", f" {value}" if value.startswith("#") else value)[0].strip()
-        found[name] = interpolate(value, {**found, **values}, lambda _: None)
+        found[name] = interpolate(value, known, lambda _: None) if "$" in value else value
+        length += len(found[name])
+        if length > MOST:
+            raise TooMuch(f"its variables stand for more than {MOST:,} characters")
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,60 @@ def test_what_cannot_be_read_is_told_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "compose.yaml").write_text("services: {}")
     with pytest.raises(LintError, match=r"cannot read 'none\.sh'"):
         lint([str(tmp_path / "compose.yaml")], Options(scripts=["none.sh"], reader="files"))
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "include.yaml", "service.yaml"])
+def test_an_env_file_is_read_only_where_it_is_a_file_of_a_bearable_size(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.env")
+    for target, error in (("pipe.env", "it is no file"), ("/dev/zero", "it is no file"), ("large.env", "larger than")):
+        (tmp_path / "large.env").write_text("A=b\n" * 300_000)
+        (tmp_path / ".env").unlink(missing_ok=True)
+        texts = {
+            "include.yaml": f"include: [{{path: other.yaml, env_file: {target}}}]",
+            "service.yaml": f"services: {{api: {{env_file: {target}}}}}",
+        }
+        if name == "compose.yaml":
+            (tmp_path / ".env").symlink_to(target)
+        (tmp_path / "other.yaml").write_text("services: {db: {image: mysql}}")
+        try:
+            told = "".join(look(tmp_path, texts.get(name, "services: {api: {}}")).notes)
+        except LintError as raised:
+            told = str(raised)
+        assert error in told
+        assert target in told or ".env" in told
+
+
+def test_variables_that_double_each_other_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("V0=xxxxxxxxxx\n" + "".join(f"V{n + 1}=$V{n}$V{n}\n" for n in range(60)))
+    (note,) = look(tmp_path, "services: {api: {}}").notes
+    assert re.search(r"\.env': its variables make it longer than", note)
+    (tmp_path / ".env").write_text(f"A={'x' * 100_000}\n")
+    with pytest.raises(LintError, match=r"compose\.yaml:1:\d+: its variables make it longer than"):
+        look(tmp_path, "services: {api: {image: $A$A}}")
+    with pytest.raises(LintError, match="with its variables it is longer than"):
+        look(tmp_path, f"services: {{api: {{command: [{'$A, ' * 50}]}}}}")
+    (tmp_path / ".env").write_text(f"A={'x' * 100_000}\n" + "".join(f"V{n}=$A\n" for n in range(50)))
+    assert "stand for more than" in look(tmp_path, "services: {api: {}}").notes[0]
+
+
+def test_files_that_include_each_other_again_and_again_are_an_error(tmp_path: Path) -> None:
+    for number in range(30):
+        (tmp_path / f"{number}.yaml").write_text(f"include: [{number + 1}.yaml, {number + 1}.yaml]")
+    (tmp_path / "30.yaml").write_text("services: {api: {image: a}}")
+    with pytest.raises(LintError, match="again and again"):
+        look(tmp_path, "include: [0.yaml]")
+
+
+def test_a_long_row_of_services_that_extend_each_other_is_an_error(tmp_path: Path) -> None:
+    row = "".join(f"  s{n}: {{extends: s{n + 1}}}\n" for n in range(2000))
+    with pytest.raises(LintError, match="more than 50 services extend each other"):
+        look(tmp_path, f"services:\n{row}  s2000: {{image: a}}\n")
+    row = "".join(f"  s{n}: {{extends: s{n + 1}}}\n" for n in range(40))
+    assert len(look(tmp_path, f"services:\n{row}  s40: {{image: a}}\n").services) == 41
+
+
+def test_a_size_of_any_length_is_no_size(tmp_path: Path) -> None:
+    look(tmp_path, f"services: {{api: {{scale: 2, mem_limit: '{'9' * 400}'}}}}")
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> None:
