@@ -58,8 +58,16 @@ class SigtermGate:
     @property
     def opened(self) -> bool:
         """Whether the server has been told to stop, also by a SIGTERM that came before we stood here."""
-        # uvicorn.Server.handle_exit: the server that it belongs to knows.
-        return self._passed or bool(getattr(getattr(self._previous, "__self__", None), "should_exit", False))
+        return self._passed or bool(getattr(self._server, "should_exit", False))
+
+    @property
+    def reloads(self) -> bool:
+        """Whether the server is started anew when a file is saved: who has just saved one does not want to wait."""
+        return bool(getattr(getattr(self._server, "config", None), "should_reload", False))
+
+    @property
+    def _server(self) -> object:
+        return getattr(self._previous, "__self__", None)  # the previous handler is uvicorn.Server.handle_exit
 
     def remove(self) -> None:
         """Stand there no more, if nobody has taken the place since."""

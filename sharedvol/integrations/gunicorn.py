@@ -43,6 +43,7 @@ def hooks(service: Service) -> dict[str, Callable[..., None]]:
         "when_ready": made.when_ready,
         "on_reload": made.on_reload,
         "post_fork": made.post_fork,
+        "pre_request": made.pre_request,
         "worker_exit": made.worker_exit,
     }
 
@@ -51,6 +52,7 @@ class _Hooks:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._told = mmap.mmap(-1, 1)  # anonymous and shared: what the master writes, its children read
+        self._told[0] = service.draining  # SIGHUP reads the configuration again, maybe in the middle of a drain
         service.drain_when(self._is_told)
 
     def _is_told(self) -> bool:
@@ -108,6 +110,11 @@ class _Hooks:
         # Until the worker has its own handlers it has the master's, which would swallow the signal.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self._service.start()
+
+    def pre_request(self, worker: Any, request: Any) -> None:
+        """In a worker: during the drain answers close their connection, which no header of a WSGI application does."""
+        if self._service.draining:
+            request.must_close = True
 
     def worker_exit(self, server: Any, worker: Any) -> None:
         """In a worker that ends: leave. gunicorn calls it in the master, too, for a worker that is gone."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import sys
 import weakref
@@ -32,11 +31,6 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
-
-
-def is_reloaded() -> bool:
-    """Whether ``uvicorn --reload`` started us: who has just saved a file does not want to wait for a drain."""
-    return multiprocessing.parent_process() is not None and "--reload" in sys.argv
 
 
 def in_forked_children(owner: _Object, renew: Callable[[_Object], object]) -> None:

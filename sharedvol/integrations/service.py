@@ -13,7 +13,7 @@ from sharedvol.identity import container_id
 from sharedvol.integrations.background import start_thread
 from sharedvol.integrations.checks import OK, Checks
 from sharedvol.integrations.drain import SigtermGate
-from sharedvol.integrations.process import START_UP_FAILED, end_process, in_forked_children, is_reloaded
+from sharedvol.integrations.process import START_UP_FAILED, end_process, in_forked_children
 from sharedvol.migrations.coordinator import MigrationCoordinator
 from sharedvol.volume import Membership, Volume
 
@@ -284,7 +284,9 @@ class Service:
     def _on_sigterm(self) -> bool:
         """In the signal handler: take no lock."""
         self._draining = True
-        if not self._started or not self.serving or self.drain == 0 or is_reloaded():
+        if not self._started or not self.serving or self.drain == 0:
+            return False
+        if self._gate is not None and self._gate.reloads:
             return False
         waiting = not self._migrated and self.coordinator is not None and self.coordinator.current.state == "waiting"
         return not waiting  # for who waits for another replica nobody has sent requests, and nothing is half done

@@ -79,6 +79,10 @@ class Place:
     def uvicorn(self, *options: str, program: tuple[str, ...] = ("uvicorn",), **environment: str) -> Served:
         return self._serve([*_program(program), "shop_starlette:app", *options], environment)
 
+    def develop(self, program: str) -> Served:
+        """A program that runs uvicorn by itself, as ``fastapi dev`` does."""
+        return self._serve([sys.executable, program], {})
+
     def gunicorn(self, *options: str, app: str = "shop_flask:app", **environment: str) -> Served:
         command = [str(BIN / "gunicorn"), app, "-c", str(HERE / "shop_gunicorn.py"), *options]
         return self._serve(command, environment)

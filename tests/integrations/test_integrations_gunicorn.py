@@ -63,6 +63,33 @@ def test_the_master_migrates_once_and_the_workers_drain(place: Place, kind: str)
     assert len(place.runs) == 1
 
 
+@pytest.mark.parametrize("kind", ["gthread", "uvicorn", "asgi"])
+def test_a_kept_connection_is_closed_by_an_answer_of_the_drain(place: Place, kind: str) -> None:
+    with _workers(place, kind, "--keep-alive", "1000") as served:
+        served.until("ready")
+        with contextlib.closing(served.connect()) as kept:
+            assert served.ask("/", kept).headers.get("connection") != "close"
+            served.tell()
+            served.until("draining")
+            answer = served.ask("/", kept)
+            assert (answer.code, answer.headers["connection"]) == (200, "close")
+        served.tell()
+        assert served.wait() == 0
+
+
+def test_a_reload_in_the_middle_of_a_drain_does_not_end_it(place: Place) -> None:
+    with _workers(place) as served:
+        served.until("ready")
+        first = served.pids(2)
+        served.tell()
+        served.until("draining")
+        served.tell(signal.SIGHUP)
+        wait_until(lambda: served.pids(1).isdisjoint(first), "new workers")
+        assert served.reason() == "draining"
+        served.tell()  # the second of the drain's, and no first one
+        assert served.wait() == 0
+
+
 def test_workers_that_are_replaced_do_not_make_the_replica_unready(place: Place) -> None:
     with _workers(place, "sync", "--max-requests", "3", SHOP_DRAIN="0.2") as served:
         served.until("ready")

@@ -246,6 +246,22 @@ def test_a_reload_does_not_drain(place: Place) -> None:
     assert place.is_alive() is False
 
 
+def test_a_program_that_reloads_does_not_drain_either(place: Place) -> None:
+    (place.path / "develop.py").write_text(
+        "import sys, uvicorn\n"
+        "if __name__ == '__main__':\n"
+        "    uvicorn.run('shop_starlette:app', port=int(sys.argv[-1]), reload=True, reload_delay=0.05)\n"
+    )
+    with place.develop("develop.py") as served:
+        served.until("ready")
+        (first,) = served.pids(1)
+        (place.path / "develop.py").write_text("# saved\n")
+        wait_until(lambda: _answers_of(served) - {first} != set(), "a new process")
+        served.tell()
+        assert served.wait() == 0
+    assert place.is_alive() is False
+
+
 def _answers_of(served: Served) -> set[int]:
     try:
         return {served.ask().body["pid"]}

@@ -16,6 +16,8 @@ from processes import LIMIT
 from servers import Database
 from traefik_proxy import Answer, wait_told
 
+from sharedvol import Semaphore
+
 BUSY = "&init_command=SET%20innodb_lock_wait_timeout%3D1"
 """On the URL: who waits for a row gives up after a second."""
 
@@ -73,6 +75,29 @@ def test_an_order_that_is_given_many_times_at_once_is_done_once(pair: Pair, moun
     assert first.ask("PUT", "/jobs/no..such", order).status == 422
     assert first.ask("PUT", "/jobs/other", {**order, "unit": "mile"}).status == 422
     assert {one.ask("GET", "/jobs/none").replica for one in pair} == {"c1", "c2"}
+
+
+def test_what_nobody_can_answer_is_the_clients_error(pair: Pair, mounts: Mounts, database: Database) -> None:
+    first, _ = pair  # an answer of 500 would count as a failure of the replica: two in a row, and Traefik puts it out
+    for numbers in (["nan"], [1e308, 1e308], ["-inf"]):
+        assert first.ask("PUT", "/jobs/odd", {"numbers": numbers}).status == 422
+    assert first.ask("PUT", "/jobs/large", {"numbers": [1e12] * 10_000}).status == 201
+    assert [first.ask("GET", f"/reports/{day}").status for day in ("9999-12-31", "9999-12-30", "0001-01-01")] == [
+        422,
+        200,
+        200,
+    ]
+    assert len(files(mounts)) == 1
+    assert database.query("SELECT id FROM jobs") == [("large",)]
+
+
+def test_a_report_that_others_keep_it_from_is_to_be_asked_again(pair: Pair, mounts: Mounts) -> None:
+    first, _ = pair
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(Semaphore(mounts.spool / "locks" / "report", 2))
+        assert first.ask("GET", "/reports/2026-01-31").status == 503
+    assert first.ask("GET", "/reports/2026-01-31").status == 200
 
 
 def test_an_order_whose_replica_is_killed_is_done_by_the_next_that_waits(pair: Pair, mounts: Mounts) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
-from sharedvol import Cache, MigrationCoordinator, Semaphore, container_id
+from sharedvol import Cache, LockTimeout, MigrationCoordinator, Semaphore, container_id
 from sharedvol.integrations import Service
 from sharedvol.integrations.starlette import DrainMiddleware, health_routes, lifespan
 
@@ -30,12 +30,14 @@ VERSION = "1"  # of the code that makes reports: change both together, and the c
 MIN_FREE_BYTES = 16 * 2**20
 
 JobId = Annotated[str, PathParameter(pattern=r"^[A-Za-z0-9-]{1,64}$")]
+Day = Annotated[date, PathParameter(lt=date.max)]  # the day after it is asked for, too
+Number = Annotated[float, Field(ge=-1e12, le=1e12)]  # no NaN, and no infinite sum: JSON has neither
 
 
 class Order(BaseModel):
     """What to do."""
 
-    numbers: list[float] = Field(min_length=1, max_length=10_000)
+    numbers: list[Number] = Field(min_length=1, max_length=10_000)
     seconds: float = Field(default=0, ge=0, le=60, description="how long the work is to take")
     unit: str = "1"
 
@@ -59,7 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
     engine = create_engine(settings.database, pool_size=settings.connections, max_overflow=0, pool_pre_ping=True)
     jobs = Jobs(engine, settings.spool)
     cache = Cache(settings.cache / "reports", version=VERSION, max_bytes=100 * 2**20, max_age=60)
-    few = Semaphore(settings.spool / "locks" / "report", 2, timeout=30, purpose="report")
+    few = Semaphore(settings.spool / "locks" / "report", 2, timeout=5, purpose="report")
     units = _units(settings.data / "units.txt")
 
     app = FastAPI(title="jobs", lifespan=lifespan(service))
@@ -69,9 +71,10 @@ def create_app(settings: Settings) -> FastAPI:
 
     @app.exception_handler(OperationalError)  # the server is gone, or another request had the job's row for too long
     @app.exception_handler(NoConnection)
+    @app.exception_handler(LockTimeout)  # others make reports, and take long
     def not_now(request: Request, error: Exception) -> JSONResponse:
         logging.getLogger(__name__).warning("%s %s: %s", request.method, request.url.path, error)
-        return JSONResponse({"detail": "the database is busy or away: ask again"}, 503, {"Retry-After": "1"})
+        return JSONResponse({"detail": "others take long, or the database is away: ask again"}, 503, {"Retry-After": "1"})
 
     @app.get("/")
     def who() -> dict[str, object]:
@@ -93,7 +96,7 @@ def create_app(settings: Settings) -> FastAPI:
         return job
 
     @app.get("/reports/{day}")
-    def get_report(day: date) -> dict[str, object]:
+    def get_report(day: Day) -> dict[str, object]:
         def make() -> dict[str, object]:
             with few:  # at most two on all replicas together: reports must not take the database from the orders
                 return jobs.report(day)
