@@ -15,7 +15,9 @@ A page's blocks are run in order, in one directory.
 
 from __future__ import annotations
 
+import pydoc
 import re
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +116,17 @@ def _blocks(page: Path) -> Iterator[Block]:
         elif token.type == "code_block":
             yield Block(page, line, "indented", token.content, behind)
         behind = token.type in ("fence", "code_block")
+
+
+def docstring_example(name: str) -> str:
+    """The code that the docstring of this module, class or function shows."""
+    return textwrap.dedent("".join(re.findall(r"::\n\n((?: .*\n|\n)+)", f"{pydoc.getdoc(_named(name))}\n")))
+
+
+def _named(name: str) -> object:
+    found = pydoc.locate(name)
+    assert found is not None, name
+    return found
 
 
 def outputs(blocks: list[Block]) -> Iterator[tuple[Block, str | None]]:
