@@ -13,7 +13,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 from bench.figures import Measured, Reading, at_least, at_most, note, reading, rounds, say
-from sharedvol.cache import BYTES, PICKLE, Cache
+from sharedvol.cache import BYTES, Cache
 
 PROCESSES = 32
 SIZES = {100: "100 B", 1_000: "1 kB", 10_000: "10 kB", 100_000: "100 kB", 1_000_000: "1 MB"}
@@ -126,9 +126,9 @@ _KINDS: dict[str, Callable[[Path], Get]] = {"ours": _ours, "memoize": _memoize, 
 
 
 def _hits(directory: Path, count: int) -> Iterator[Measured]:
-    """One process reads entries that are there: 1,000 bytes each, pickled, as diskcache does."""
+    """One process reads entries that are there: 1,000 bytes each, as they are: diskcache pickles no bytes either."""
     value = os.urandom(1000)
-    ours = Cache(directory / "ours", version="1", max_bytes=1 << 30, codec=PICKLE)
+    ours = Cache(directory / "ours", version="1", max_bytes=1 << 30, codec=BYTES)
     keys = [f"key{number}" for number in range(100)]
     for key in keys:
         ours.get(key, lambda: value)
@@ -153,7 +153,7 @@ def _hits(directory: Path, count: int) -> Iterator[Measured]:
     ours_time, peer = (statistics.median(column) for column in zip(*times, strict=True))
     detail = f"{1 / ours_time:.0f}/s verified; diskcache {1 / peer:.0f}/s"
     ratios = [theirs / ours for ours, theirs in times]
-    yield at_least("hits of 1,000 bytes: times diskcache's rate", peer / ours_time, 0.25, detail, ratios)
+    yield at_least("hits of 1,000 bytes: times diskcache's rate", statistics.median(ratios), 0.25, detail, ratios)
 
 
 def _sizes(directory: Path, scale: float) -> Iterator[Reading]:

@@ -43,7 +43,7 @@ def describe(directory: Path) -> dict[str, str]:
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
     }
     facts |= _databases()
-    facts |= {name: said for name, command in _COMMANDS.items() if (said := _said(command))}
+    facts |= {name: _said(command) or "not installed" for name, command in _COMMANDS.items()}
     for package in PACKAGES:
         try:
             facts[package] = metadata.version(package)

@@ -236,7 +236,7 @@ def _moving(readings: Sequence[Reading]) -> Any:
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_xlabel("files of 1 KiB per second")
-    axes.set_title("Moving on one file system (more is better); only the sidecar syncs")
+    axes.set_title("Moving on one file system (more is better)")
     axes.grid(visible=False, axis="y")
     return figure
 

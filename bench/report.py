@@ -78,11 +78,12 @@ def _head(results: Results) -> str:
     )
     return (
         f"# Benchmarks\n\nMeasured on {when} (UTC) by\n\n"
-        "```text\nmake bench\n```\n\n"
+        "```sh\nmake bench\n```\n\n"
         "which measures everything and writes this page; `python -m bench GROUP` measures one group anew, and\n"
-        "`python -m bench --render` only writes the page, from `benchmarks/results.json`. A figure is the median of\n"
-        "its runs, followed by the least and the most. The best of a column is **bold**, whoever has it. All of a\n"
-        "table was measured in one run; compare within a table, not between machines." + warning
+        "`python -m bench --render` only writes the page, from `benchmarks/results.json`. A figure is the median\n"
+        "of its runs (of a ratio: of the ratios of each run), followed by the least and the most. The best of a\n"
+        "column is **bold**, whoever has it. All of a table was measured in one run; compare within a table, not\n"
+        "between machines." + warning
     )
 
 

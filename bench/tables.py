@@ -74,9 +74,10 @@ SECTIONS = (
     ),
     Section(
         "Locks",
-        "Each with its defaults, the lock object kept. *Blocking flock* is the bare system call, which waits in the\n"
-        "kernel. In the crowds each process holds the lock for 1 ms and is then away for 2 ms; a wait is that of one\n"
-        "turn, so that a process which is passed over shows in the longest wait and in fewest turns / most.",
+        "Each with its defaults, but for portalocker's time-out (120 s, not 5); the lock object is kept. *Blocking\n"
+        "flock* is the bare system call, which waits in the kernel. In the crowds each process holds the lock for 1\n"
+        "ms and is then away for 2 ms. A turn that has begun is waited for, and counts; a wait is that of one turn,\n"
+        "so that a process which is passed over shows in the longest wait and in fewest turns / most.",
         {
             "alone": Table(
                 "Nobody else there: acquire and release", {"rate": Column("acquire + release, per second", "more")}
@@ -97,8 +98,8 @@ SECTIONS = (
         "started again after 0.1 s, then 0.2, 0.4 …, as `restart: on-failure` does; here it is given up after its\n"
         "sixth start. What a start imports is not counted, and nothing uses TLS. *GET_LOCK, fixed name* is the\n"
         "bare scheme that R services use; Alembic runs as `alembic init` makes it, without a lock; yoyo takes its own\n"
-        "lock, whose time-out is 10 s. A migration is counted as run when its first statement was executed. Changed\n"
-        "twice: of four migrations that add 1 to a column, how many were applied once too often in all.",
+        "lock, whose time-out is 10 s. A migration is counted as run when its first statement was executed. Four of\n"
+        "them add 1 to a number: *data wrong by* is how far that number is from 4 in the end.",
         {
             f"startup-{count}": Table(
                 f"{count} replicas" if count > 1 else "1 replica",
@@ -106,7 +107,7 @@ SECTIONS = (
                     "seconds": Column("s until all are ready", "less"),
                     "failed": Column("failed starts", "less"),
                     "twice": Column("migrations run more than once", "less"),
-                    "wrong": Column("data changed twice", "less"),
+                    "wrong": Column("data wrong by", "less"),
                     "never": Column("replicas never ready", "less"),
                 },
                 notes="list",
@@ -149,7 +150,8 @@ SECTIONS = (
         "Moving",
         "100,000 files of 1 KiB from one directory to another of one file system. The sidecar's time is that of the\n"
         "whole command, with claim, digest, catalog and everything durable before the source is removed. The bare\n"
-        "loop and `mv` only change names, and rsync copies; none of these syncs, or keeps a record.",
+        "loop and `mv` only change names, and rsync copies; none of these keeps a record, and a power cut may leave\n"
+        "files empty. Where a row says *then sync*, the file system is synced once at the end, and the time counts.",
         {"moving": Table("Files per second", {"rate": Column("files/s", "more")})},
         {"moving": "files moved a second"},
     ),

@@ -4,18 +4,20 @@ What a block is, is told by its fence, or by its being indented:
 
 ``python``          run; or, in the tutorial and the how-to guides, when it begins with ``# some/path.py``, that file
 ``sh``              run as one script, which must end well
-``text``            right behind ``sh``: what that printed, with ``…`` for what differs from run to run; else a picture,
-                    as is a fence that says no kind
+``text``            behind ``sh``, or at once behind ``python``: what that printed, with ``…`` for what differs from run
+                    to run; else a picture, in which no line begins with a command of ours
 ``yaml`` …          a file of the page when its first line names one; parsed in any case
 ``console``         lines behind ``$`` are commands that a test elsewhere runs; the rest is a picture
-indented            lines that begin with a command of ours are run, each by itself; the rest is a picture
+indented            each line is a command: ours are run, each by itself; of others it is known why not
 
 A page's blocks are run in order, in one directory.
 """
 
 from __future__ import annotations
 
+import pydoc
 import re
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,21 +25,20 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parent.parent
-ELSEWHERE = re.compile(r"docs/(r/README|lint/\w+)\.md$")
-"""Pages whose examples are run by tests of their own: tests/r/test_r_reference.py, tests/lint."""
+ELSEWHERE = {
+    r"docs/r/README": {"r": 100},
+    r"docs/lint/SV\d+": {"yaml": 2, "sh": 2},
+    r"docs/lint/index": {"yaml": 2, "sh": 1, "text": 1, "json": 1, "python": 1, "indented": 1},
+}
+"""Pages whose blocks tests/r/test_r_reference.py and tests/lint run, and how many of each kind they do."""
 PAGES = [
     ROOT / "README.md",
     *sorted(page for page in (ROOT / "docs").rglob("*.md") if ".venv" not in page.parts),
 ]
 RUN = ("sharedvol", "sharedvol-sidecar", "mkdir", "make")
-PROGRAMS = RUN + tuple(
-    "apt apt-get bash cat cd chmod chown cp curl docker export flock git gunicorn kill ls mysql mysqldump pip pip3 "
-    "podman python python3 Rscript rclone rm rsync sh sqlite3 sudo systemctl tar traefik uv uvicorn".split()
-)
-"""A line of an indented block that begins with one of these is a command that somebody will type."""
 DATA = {"yaml": "# ", "toml": "# ", "ini": "# ", "sql": "-- ", "json": "", "dockerfile": "# ", "r": "# "}
 """Kinds that are no programs to run here, and how their first line begins where it names the file."""
-PICTURES = ("text", "abnf", "")
+PICTURES = ("text", "")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Block:
         line: where it begins there, from 1.
         kind: the fence's first word; ``indented``; empty where the fence says none.
         text: what is in it, ending with a newline.
+        behind: whether nothing stands between it and the block before.
         wants_containers: whether only `make test-containers` can run it: it asks Docker, or comes behind one that does.
     """
 
@@ -56,6 +58,7 @@ class Block:
     line: int
     kind: str
     text: str
+    behind: bool = False
     wants_containers: bool = False
 
     def __str__(self) -> str:
@@ -78,7 +81,7 @@ class Block:
         if self.kind != "indented":
             return []
         lines = re.sub(r"\\\n\s*", "", self.text).splitlines()
-        return [line.strip() for line in lines if line.split(maxsplit=1)[:1] and line.split()[0] in PROGRAMS]
+        return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
 def blocks_of(page: Path) -> list[Block]:
@@ -93,19 +96,37 @@ def is_story(page: Path) -> bool:
 
 def is_run_elsewhere(page: Path) -> bool:
     """Whether tests of its own run what the page shows."""
-    return ELSEWHERE.search(str(page)) is not None
+    return kinds_elsewhere(page) is not None
+
+
+def kinds_elsewhere(page: Path) -> dict[str, int] | None:
+    """How many blocks of each kind are run by tests of its own; None where that is not done."""
+    name = str(page.relative_to(ROOT).with_suffix(""))
+    return next((kinds for pattern, kinds in ELSEWHERE.items() if re.fullmatch(pattern, name)), None)
 
 
 def _blocks(page: Path) -> Iterator[Block]:
-    containers = False
+    containers = behind = False
     for token in MarkdownIt().parse(page.read_text()):
         line = (token.map or [0])[0] + 1
         if token.type == "fence" and not token.info.startswith("{"):
             kind = token.info.split()[0] if token.info.split() else ""
             containers |= kind == "sh" and re.search(r"\b(docker|curl)\b", token.content) is not None
-            yield Block(page, line, kind, token.content, containers)
+            yield Block(page, line, kind, token.content, behind, containers)
         elif token.type == "code_block":
-            yield Block(page, line, "indented", token.content)
+            yield Block(page, line, "indented", token.content, behind)
+        behind = token.type in ("fence", "code_block")
+
+
+def docstring_example(name: str) -> str:
+    """The code that the docstring of this module, class or function shows."""
+    return textwrap.dedent("".join(re.findall(r"::\n\n((?: .*\n|\n)+)", f"{pydoc.getdoc(_named(name))}\n")))
+
+
+def _named(name: str) -> object:
+    found = pydoc.locate(name)
+    assert found is not None, name
+    return found
 
 
 def outputs(blocks: list[Block]) -> Iterator[tuple[Block, str | None]]:
@@ -113,8 +134,9 @@ def outputs(blocks: list[Block]) -> Iterator[tuple[Block, str | None]]:
     for number, block in enumerate(blocks):
         if block.kind in PICTURES:
             continue
-        behind = blocks[number + 1] if number + 1 < len(blocks) else None
-        yield block, behind.text if block.kind == "sh" and behind is not None and behind.kind == "text" else None
+        after = blocks[number + 1] if number + 1 < len(blocks) else None
+        is_output = after is not None and after.kind == "text" and (block.kind == "sh" or after.behind)
+        yield block, after.text if after is not None and is_output and block.kind in ("sh", "python") else None
 
 
 def agrees(shown: str, printed: str) -> bool:

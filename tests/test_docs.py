@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from doc_pages import (
     blocks_of,
     is_run_elsewhere,
     is_story,
+    kinds_elsewhere,
     outputs,
 )
 from servers import Server
@@ -47,6 +49,7 @@ OUTSIDE = {
     "curl -X PUT": "likewise, and the tutorial asks with curl",
     "export COMPOSE_FILE=": "likewise",
     "docker compose -f compose.yaml ": "tests/containers/test_compose_replicas.py and test_compose_r.py",
+    "API_IMAGE=jobs-api:2 ./roll api": "tests/containers/test_compose_replicas.py",
     "docker compose up -d --no-recreate --scale ": "the tutorial, and test_compose_replicas.py",
     "docker compose run --rm -T prepare ": "writes what the example's owner brings along",
     "docker compose exec sidecar ": "the tutorial runs the same with -T",
@@ -56,7 +59,9 @@ OUTSIDE = {
     "docker build": "tests/containers/conftest.py builds the image",
     "docker run": "tests/containers/test_container_image.py runs it so",
 }
-"""Commands in indented blocks that nobody runs as they stand, and why that is not needed."""
+"""Commands in indented blocks that this does not run as they stand, and why that is not needed."""
+TYPED = re.compile(r"^(?:\$ +)?(?:sharedvol|sharedvol-sidecar|make|pip) .*", re.MULTILINE)
+"""What is to be typed, and so is no output."""
 RUNNABLE = [page for page in PAGES if not is_run_elsewhere(page)]
 
 
@@ -86,10 +91,9 @@ class Page:
         if block.file is not None:
             self._keep(block, block.file)
         elif block.kind == "python":
-            self._call(block, [sys.executable, "-c", self._local(block.text)])
+            self._compare(block, [sys.executable, "-c", self._local(block.text)], shown)
         elif block.kind == "sh" and not block.wants_containers:
-            printed = self._call(block, ["sh", "-eu", "-c", self._local(block.text)])
-            assert shown is None or agrees(shown, printed), f"{block} shows\n{shown}\nand it printed\n{printed}"
+            self._compare(block, ["sh", "-eu", "-c", self._local(block.text)], shown)
         for command in block.commands:
             if command.startswith(RUN) and not command.startswith(tuple(OUTSIDE)):
                 self._call(block, ["sh", "-c", self._local(command)])
@@ -103,7 +107,11 @@ class Page:
     def _local(self, text: str) -> str:
         text = SHOP.sub(lambda _: self._url(), text) if SHOP.search(text) else text
         text = re.sub(r"(?<![\w/])docs/examples/", f"{ROOT}/docs/examples/", text)
-        return re.sub(r"^make ", f"make -C {ROOT} -n ", text)
+        return re.sub(r"^make ", f"make -C {ROOT} -n ", text, flags=re.MULTILINE)
+
+    def _compare(self, block: Block, command: list[str], shown: str | None) -> None:
+        printed = self._call(block, command)
+        assert shown is None or agrees(shown, printed), f"{block} shows\n{shown}\nand it printed\n{printed}"
 
     def _call(self, block: Block, command: list[str]) -> str:
         self.ran += 1
@@ -146,8 +154,11 @@ def test_what_a_page_shows_runs(page: Path, tmp_path: Path, request: pytest.Fixt
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES])
 def test_a_page_shows_nothing_that_nobody_runs(page: Path, tmp_path: Path) -> None:
-    for block in blocks_of(page):
-        assert _nobody_runs(block) == []
+    blocks = blocks_of(page)
+    assert _too_many(page, blocks) == []
+    compared = {shown for _, shown in outputs(blocks)}
+    for block in blocks:
+        assert block.text in compared or _nobody_runs(block) == []
         if block.kind in READERS:
             read = READERS[block.kind](block.text)
             if block.kind == "yaml" and "services" in read:
@@ -159,17 +170,38 @@ def _nobody_runs(block: Block) -> list[str]:
     """What of a block no test runs."""
     if block.kind not in ("python", "sh", "console", "indented", *DATA, *PICTURES):
         return [f"{block}: nobody runs {block.kind!r}"]
-    is_program = block.kind == "r" or (block.kind in ("python", "sql") and block.file is not None)
+    if block.kind in PICTURES:
+        return [f"{block}: nobody runs what is shown as output: {one}" for one in TYPED.findall(block.text)]
+    is_program = block.kind in ("r", "sql") or (block.kind == "python" and block.file is not None)
     if is_program and not _is_used(block) and not is_run_elsewhere(block.page):
         return [f"{block}: nobody runs the file that it is"]
     return [f"{block}: nobody runs: {one}" for one in block.commands if not one.startswith((*RUN, *OUTSIDE))]
 
 
+def _too_many(page: Path, blocks: list[Block]) -> list[str]:
+    """The kinds of blocks of which a page has more than the tests elsewhere run."""
+    kinds = kinds_elsewhere(page)
+    counts = Counter(block.kind for block in blocks)
+    return [] if kinds is None else [kind for kind, count in counts.items() if count > kinds.get(kind, 0)]
+
+
 def test_what_nobody_runs_is_found() -> None:
     page = ROOT / "docs" / "tutorial.md"
-    for kind, text in (("bash", "ls\n"), ("indented", "docker push x\n"), ("console", "$ rm -rf x\n"), ("r", "1\n")):
-        assert len(_nobody_runs(Block(page, 10**6, kind, text))) == 1
-    assert len(_nobody_runs(Block(page, 10**6, "python", "# never_named.py\n"))) == 1
+    for kind, text in (
+        ("bash", "ls\n"),
+        ("indented", "docker push x\n"),
+        ("indented", "sharedvl whoami\n"),
+        ("indented", "TOKEN=1 sharedvol whoami\n"),
+        ("console", "$ rm -rf x\n"),
+        ("text", "1\nsharedvol whoami\n"),
+        ("r", "1\n"),
+        ("sql", "SELECT 1;\n"),
+        ("python", "# never_named.py\n"),
+    ):
+        assert len(_nobody_runs(Block(page, 10**6, kind, text))) == 1, text
+    rule = ROOT / "docs" / "lint" / "SV001.md"
+    more = [Block(rule, line, kind, "1\n") for line, kind in enumerate(("python", "yaml", "yaml", "yaml"))]
+    assert _too_many(rule, more) == ["python", "yaml"]
 
 
 def _is_used(block: Block) -> bool:
@@ -192,14 +224,25 @@ def test_there_are_examples_to_run() -> None:
     assert sum(len(block.commands) for page in PAGES for block in blocks_of(page)) >= 20
 
 
+def test_what_is_shown_behind_a_command_is_its_output(tmp_path: Path) -> None:
+    def shown(text: str) -> list[str | None]:
+        page = tmp_path / "page.md"
+        page.write_text(text)
+        return [output for _, output in outputs(blocks_of(page))]
+
+    assert shown("```python\n1\n```\n\n```text\n2\n```\n") == ["2\n"]
+    assert shown("```python\n1\n```\n\nA picture:\n\n```text\n2\n```\n") == [None]
+    assert shown("```sh\n1\n```\n\nwhich prints\n\n```text\n2\n```\n") == ["2\n"]
+
+
 def test_a_page_that_shows_what_fails_fails(tmp_path: Path) -> None:
     runner = Page(tmp_path, str)
-    for kind, text, shown in (("python", "1/0", None), ("sh", "false", None), ("sh", "echo a", "b\n")):
+    for kind, text, shown in FAILING:
         with pytest.raises(AssertionError):
             runner.run(Block(ROOT / "README.md", 1, kind, text), shown)
     with pytest.raises(AssertionError):
         runner.run(Block(ROOT / "README.md", 1, "indented", "sharedvol nonsense\n"), None)
-    assert runner.ran == 4
+    assert runner.ran == 5
 
 
 def test_output_agrees_where_only_what_may_differ_differs() -> None:
@@ -211,4 +254,5 @@ def test_output_agrees_where_only_what_may_differ_differs() -> None:
     assert not agrees("first\n…", "second\n")
 
 
+FAILING = (("python", "1/0", None), ("python", "print(1)", "2\n"), ("sh", "false", None), ("sh", "echo a", "b\n"))
 READERS: dict[str, Callable[[str], Any]] = {"json": json.loads, "toml": tomllib.loads, "yaml": yaml.safe_load}

@@ -7,12 +7,22 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
-from doc_pages import PAGES, ROOT
+from doc_pages import PAGES, ROOT, blocks_of
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 sys.path.insert(0, str(ROOT / "docs" / "_ext"))
 from commands import helps
+
+MARKDOWN = MarkdownIt("commonmark").enable("table")
+LINKED = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "tests" / "conformance" / "README.md"]
+SHOWS = ("yaml", "indented", "sh", "dockerfile")
+"""Kinds of blocks in which commands of ours stand."""
 
 
 def test_the_paths_shown_are_those_that_are_built() -> None:
@@ -55,10 +65,74 @@ def test_every_dependency_is_justified() -> None:
     assert {name for name in names if name.lower() not in page.lower()} == set()
 
 
-def test_links_between_pages_lead_somewhere() -> None:
-    for page in PAGES:
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
-            assert (page.parent / target).exists(), (page, target)
+def test_links_lead_to_files_and_headings_that_are_there() -> None:
+    assert [link for page in LINKED for link in dead_links(page)] == []
+
+
+def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# One `two`: three\n\n[a](#one-two-three) [b](#two) [c](none.md) ![d](none.svg) [e][1]\n\n[1]: none\n"
+    )
+    assert dead_links(page) == ["page.md: #two", "page.md: none.md", "page.md: none.svg", "page.md: none"]
+
+
+def dead_links(page: Path) -> list[str]:
+    """Links and pictures of a page that lead nowhere here; headings as the forge names them."""
+    dead = []
+    for part in inline(page):
+        target = str(part.attrGet("href") or part.attrGet("src") or "")
+        if not target or re.match(r"\w+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        to = (page.parent / path).resolve() if path else page
+        if not to.exists() or (anchor and to.suffix == ".md" and anchor not in headings(to)):
+            dead.append(f"{page.name}: {target}")
+    return dead
+
+
+def headings(page: Path) -> set[str]:
+    tokens = MARKDOWN.parse(page.read_text())
+    titles = [after for token, after in pairwise(tokens) if token.type == "heading_open"]
+    words = ["".join(part.content for part in title.children or []).lower() for title in titles]
+    return {re.sub(r"[^\w\- ]", "", text).replace(" ", "-") for text in words}
+
+
+def inline(page: Path) -> Iterator[Token]:
+    """What stands in the lines of a page."""
+    for token in MARKDOWN.parse(page.read_text()):
+        yield from token.children or []
+
+
+def test_commands_and_options_in_a_sentence_exist() -> None:
+    said = [part.content for page in LINKED for part in inline(page) if part.type == "code_inline"]
+    said += [
+        line for page in PAGES for block in blocks_of(page) if block.kind in SHOWS for line in block.text.splitlines()
+    ]
+    commands = [
+        found for text in said for found in re.findall(r"(?<![\w/.-])sharedvol(?:-sidecar)? [a-z-][^\"'|;&]*", text)
+    ]
+    assert len(commands) >= 100
+    assert {command: words for command in commands if (words := unknown_words(command))} == {}
+
+
+def test_commands_and_options_that_do_not_exist_are_found() -> None:
+    assert unknown_words("sharedvol locks a") == ["locks"]
+    assert unknown_words("sharedvol lock a --timeuot 3 -- ls --all") == ["--timeuot"]
+    assert unknown_words("sharedvol-sidecar ls --to=x --sinc 1") == ["--sinc"]
+    assert unknown_words("sharedvol migrate run --lock-timeout 3") == []
+
+
+def unknown_words(command: str) -> list[str]:
+    """The subcommands and options of a command line that its help does not know."""
+    first, *words = command.split()
+    known = dict(helps(first))
+    while words and f"{first} {words[0]}" in known:
+        first = f"{first} {words.pop(0)}"
+    ours = words[: words.index("--")] if "--" in words else words
+    options = [found[0] for word in ours if (found := re.match(r"--[a-z-]+", word))]
+    unknown = [option for option in options if not re.search(rf"{option}(?![\w-])", known[first])]
+    return ([ours[0]] if ours and " " not in first and ours[0][0].islower() else []) + unknown
 
 
 def test_make_has_the_targets_that_the_readme_names() -> None:

@@ -10,8 +10,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
-from doc_pages import PAGES, ROOT
+from doc_pages import PAGES, ROOT, blocks_of, docstring_example
 from sphinx.util.inventory import InventoryFile
+from test_docs_docstrings import EXAMPLES, OTHERS
+
+sys.path.insert(0, str(ROOT / "docs" / "_ext"))
+from commands import helps
 
 DOCS = ROOT / "docs"
 PUBLIC = (
@@ -26,12 +30,14 @@ PUBLIC = (
 
 
 class Links(HTMLParser):
-    """The anchors of a page, and where its links lead."""
+    """The anchors of a page, where its links lead, and what it shows as it would be typed or printed."""
 
     def __init__(self, page: Path) -> None:
         super().__init__()
         self.anchors: set[str] = set()
         self.targets: set[str] = set()
+        self.shown: list[str] = []
+        self._in_block = False
         self.feed(page.read_text())
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
@@ -40,6 +46,16 @@ class Links(HTMLParser):
             self.anchors.add(identity)
         if tag == "a" and (target := values.get("href")) and not re.match(r"\w+:", target):
             self.targets.add(unquote(target))
+        if tag == "pre":
+            self.shown.append("")
+            self._in_block = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_block = self._in_block and tag != "pre"
+
+    def handle_data(self, data: str) -> None:
+        if self._in_block:
+            self.shown[-1] += data
 
 
 def _build(site: Path) -> None:
@@ -71,6 +87,25 @@ def test_the_site_is_built_without_a_warning_and_is_complete(tmp_path: Path) -> 
         if page.is_relative_to(DOCS):
             assert site / page.relative_to(DOCS).with_suffix(".html") in pages
     assert dead_links(pages) == []
+    assert shown_beside(pages, known_blocks()) == []
+
+
+def words(text: str) -> str:
+    """Without the blanks that a page adds or takes away."""
+    return " ".join(text.split())
+
+
+def known_blocks() -> set[str]:
+    """What tests run or compare: blocks of pages, the help of commands, examples of docstrings."""
+    texts = [block.text for page in PAGES for block in blocks_of(page)]
+    texts += [text for program in ("sharedvol", "sharedvol-sidecar") for _, text in helps(program)]
+    texts += [docstring_example(name) for name in (*EXAMPLES, *OTHERS)]
+    return {words(text) for text in texts}
+
+
+def shown_beside(pages: dict[Path, Links], known: set[str]) -> list[str]:
+    """What pages show in another way, such as by a directive, so that no test runs it."""
+    return [f"{page.name}: {text}" for page, links in pages.items() for text in links.shown if words(text) not in known]
 
 
 def dead_links(pages: dict[Path, Links]) -> list[str]:
@@ -91,3 +126,9 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
         '<p id="here"><a href="#here">a</a><a href="#there">b</a><a href="page.html">c</a><a href="x.html">d</a>'
     )
     assert sorted(dead_links({page: Links(page)})) == ["page.html: #there", "page.html: x.html"]
+
+
+def test_a_block_that_no_test_knows_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("<pre>sharedvol <b>whoami</b>\n</pre><p>text</p><pre>1/0</pre>")
+    assert shown_beside({page: Links(page)}, {"sharedvol whoami"}) == ["page.html: 1/0"]
