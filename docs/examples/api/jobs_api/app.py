@@ -74,7 +74,7 @@ def create_app(settings: Settings) -> FastAPI:
     @app.exception_handler(LockTimeout)  # others make reports, and take long
     def not_now(request: Request, error: Exception) -> JSONResponse:
         logging.getLogger(__name__).warning("%s %s: %s", request.method, request.url.path, error)
-        return JSONResponse({"detail": "others take long, or the database is away: ask again"}, 503, {"Retry-After": "1"})
+        return JSONResponse({"detail": "busy, or the database is away: ask again"}, 503, {"Retry-After": "1"})
 
     @app.get("/")
     def who() -> dict[str, object]:
