@@ -20,6 +20,7 @@ import queue
 import signal
 import threading
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, Final
 
 from sharedvol.integrations.background import start_thread
@@ -75,8 +76,10 @@ class _Hooks:
     def when_ready(self, server: Any) -> None:
         """In the master: stand before its own answer to SIGTERM."""
         shut_down = type(server).handle_term.__get__(server)
+        arrivals = _Arrivals.of_this_process()
 
         def handle_term() -> None:
+            arrivals.pending = False
             if self._is_told() or self._service.drain == 0:
                 shut_down()
                 return
@@ -96,13 +99,14 @@ class _Hooks:
     def on_reload(self, server: Any) -> None:
         """In the master, at SIGHUP: the new code may have brought new migrations. A failure ends all, with status 3."""
         self.when_ready(server)
+        arrivals = _Arrivals.of_this_process()
         try:
-            told_to_stop = _wait_for(self._service.run_migrations)
+            told_to_stop = _wait_for(self._service.run_migrations, arrivals)
         except Exception as error:
             from gunicorn.errors import HaltServer  # type: ignore[import-untyped, unused-ignore]
 
             raise HaltServer(f"Migrations failed: {error}", START_UP_FAILED) from error
-        if told_to_stop:
+        if told_to_stop and not arrivals.pending:  # else gunicorn has it already, and a second one would end the drain
             os.kill(os.getpid(), signal.SIGTERM)
 
     def post_fork(self, server: Any, worker: Any) -> None:
@@ -122,7 +126,34 @@ class _Hooks:
             self._service.stop()
 
 
-def _wait_for(work: Callable[[], object]) -> bool:
+class _Arrivals:
+    """Stands before gunicorn's handler of SIGTERM, which only queues it: a reload would not see what is queued.
+
+    Attributes:
+        pending: whether one has come that gunicorn has not acted on.
+    """
+
+    def __init__(self, previous: Any) -> None:
+        self.pending = False
+        self._previous = previous
+
+    @classmethod
+    def of_this_process(cls) -> _Arrivals:
+        """The one that stands there; from now on, if none does."""
+        handler = signal.getsignal(signal.SIGTERM)
+        there = getattr(handler, "__self__", None)
+        if isinstance(there, cls):
+            return there
+        made = cls(handler)
+        signal.signal(signal.SIGTERM, made._handle)
+        return made
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.pending = True
+        self._previous(number, frame)
+
+
+def _wait_for(work: Callable[[], object], arrivals: _Arrivals | None = None) -> bool:
     """Do ``work`` in a thread, which may wait for a lock on a server; True if SIGTERM came before it was done.
 
     What is left then ends with the process, as by a kill: no harm, the next replica goes on.
@@ -143,6 +174,8 @@ def _wait_for(work: Callable[[], object]) -> bool:
 
     previous = signal.signal(signal.SIGTERM, handle)
     try:
+        if arrivals is not None and arrivals.pending:  # before we stood here
+            return True
         start_thread(run, "start-up")
         error = ends.get()
     finally:

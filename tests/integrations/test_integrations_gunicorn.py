@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -193,6 +194,45 @@ def test_sigterm_while_a_reload_waits_ends_it(place: Place) -> None:
             served.tell()
             assert served.wait() == 0
     assert place.is_alive() is False
+
+
+class Arbiter:
+    """As much of gunicorn's master as a reload sees."""
+
+    def __init__(self) -> None:
+        self.log = logging.getLogger("arbiter")
+        self.cfg = SimpleNamespace(graceful_timeout=30)
+        self.queued: list[int] = []
+        self.shut_down = False
+
+    def signal(self, number: int, frame: object) -> None:
+        self.queued.append(number)
+
+    def handle_term(self) -> None:
+        self.shut_down = True
+
+
+def test_sigterm_that_was_queued_before_the_reload_ends_its_wait() -> None:
+    """gunicorn acts on it between two steps, and the reload is one."""
+    service, waited = Service(drain=0), []
+    service.run_migrations = lambda: waited.append(True)  # type: ignore[method-assign]
+    before = signal.getsignal(signal.SIGTERM)
+    arbiter = Arbiter()
+    try:
+        signal.signal(signal.SIGTERM, arbiter.signal)
+        hooks(service)["when_ready"](arbiter)
+        for _ in range(2):  # each reload makes hooks of its own
+            arbiter.queued.clear()
+            os.kill(os.getpid(), signal.SIGTERM)
+            hooks(service)["on_reload"](arbiter)
+            assert arbiter.queued == [signal.SIGTERM]  # once: a second one would end the drain
+            assert waited == []
+            arbiter.handle_term()
+        assert arbiter.shut_down
+        hooks(service)["on_reload"](arbiter)  # acted on: it is waited for again
+        assert waited == [True]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_without_the_hooks_each_worker_says_what_is_amiss(place: Place, tmp_path: Path) -> None:
