@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.figures import Figure, at_least, at_most, note, say
+from bench.together import together
 from sharedvol import MigrationCoordinator
 from sharedvol.migrations import split_script
 
@@ -109,29 +110,8 @@ def _start(server: object, files: Path, count: int, option: str) -> float:
 
     assert isinstance(server, Server)
     url = server.url(server.create_database()) + option
-    waiting, release = os.pipe()
-    ready, there = os.pipe()
-    children = []
-    for _ in range(count):
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                os.close(release)
-                os.write(there, b".")
-                os.read(waiting, 1)
-                code = 0 if MigrationCoordinator(url, files, lock_timeout=None).run().ready else 2
-            finally:
-                os._exit(code)
-        children.append(child)
-    for _ in range(count):
-        os.read(ready, 1)
-    os.close(waiting)
-    begun = time.perf_counter()
-    os.close(release)  # all of them read the end of file at once
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    taken = time.perf_counter() - begun
-    os.close(ready)
-    os.close(there)
+    taken, codes = together(
+        count, lambda _: 0 if MigrationCoordinator(url, files, lock_timeout=None).run().ready else 2
+    )
     assert not any(codes), codes
     return taken

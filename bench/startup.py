@@ -22,6 +22,7 @@ from typing import Any
 from bench import migrators
 from bench.figures import Measured, at_most, reading, rounds, say
 from bench.scripts import ADDING, PREPARE, Scripts, write
+from bench.together import together
 
 # The servers are those that the tests start.
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
@@ -127,31 +128,8 @@ def _round(server: Any, migrate: Migrate, scripts: Scripts, count: int) -> Outco
 
 def _start(migrate: Migrate, url: str, scripts: Scripts, count: int) -> tuple[float, list[str], int]:
     """Release ``count`` supervised replicas together, and wait for all; seconds, failed starts, given up."""
-    waiting, release = os.pipe()
-    ready, there = os.pipe()
     with tempfile.TemporaryDirectory() as told:
-        children = []
-        for number in range(count):
-            child = os.fork()
-            if child == 0:
-                code = 1
-                try:
-                    os.close(release)
-                    os.write(there, b".")
-                    os.read(waiting, 1)
-                    code = _supervise(migrate, url, scripts, Path(told, f"{number}.json"))
-                finally:
-                    os._exit(code)
-            children.append(child)
-        for _ in range(count):
-            os.read(ready, 1)
-        os.close(waiting)
-        begun = time.perf_counter()
-        os.close(release)  # all of them read the end of file at once
-        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        taken = time.perf_counter() - begun
-        os.close(ready)
-        os.close(there)
+        taken, codes = together(count, lambda number: _supervise(migrate, url, scripts, Path(told, f"{number}.json")))
         failures = [text for file in sorted(Path(told).iterdir()) for text in json.loads(file.read_text())]
     return taken, failures, sum(code != 0 for code in codes)
 
