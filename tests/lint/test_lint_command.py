@@ -130,7 +130,7 @@ RULE = {
         "shortDescription": TEXT,
         "fullDescription": TEXT,
         "help": TEXT,
-        "helpUri": {"type": "string", "format": "uri-reference"},
+        "helpUri": {"type": "string", "format": "uri", "pattern": "^[a-z]+:"},
         "defaultConfiguration": {
             "type": "object",
             "additionalProperties": False,
@@ -266,7 +266,8 @@ def test_sarif_is_valid_and_knows_every_rule(place: Path, capsys: pytest.Capture
     (one,) = told["runs"]
     rules = one["tool"]["driver"]["rules"]
     assert [rule["id"] for rule in rules] == [rule.id for rule in EVERY]
-    assert all((Path(__file__).parent.parent.parent / rule["helpUri"]).is_file() for rule in rules)
+    pages = [rule["help"]["text"].rpartition(" See ")[2].rstrip(".") for rule in rules]
+    assert all((Path(__file__).parent.parent.parent / page).is_file() for page in pages)
     assert all(rules[result["ruleIndex"]]["id"] == result["ruleId"] for result in one["results"])
     accepted = [result for result in one["results"] if "suppressions" in result]
     assert [(result["ruleId"], result["suppressions"][0]["justification"]) for result in accepted] == [
