@@ -40,11 +40,13 @@ exit codes:
   1    findings of that severity, or worse
   2    wrong usage, or a file that cannot be read or is no compose file"""
 
-_DEFAULTS: Final = (
-    ("compose.yaml", "compose.override.yaml"),
-    ("compose.yml", "compose.override.yml"),
-    ("docker-compose.yaml", "docker-compose.override.yaml"),
-    ("docker-compose.yml", "docker-compose.override.yml"),
+# In this order Compose looks for them, and the second beside any of the first.
+_BASES: Final = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
+_OVERRIDES: Final = (
+    "compose.override.yml",
+    "compose.override.yaml",
+    "docker-compose.override.yml",
+    "docker-compose.override.yaml",
 )
 
 
@@ -152,10 +154,8 @@ def _look(options: argparse.Namespace) -> int:
 
 
 def _default_files() -> list[str]:
-    for names in _DEFAULTS:
-        if os.path.exists(names[0]):
-            return [name for name in names if os.path.exists(name)]
-    return []
+    found = [next((name for name in names if os.path.exists(name)), None) for names in (_BASES, _OVERRIDES)]
+    return [name for name in found if name is not None] if found[0] else []
 
 
 def _print(lines: Iterable[str]) -> int:

@@ -109,12 +109,15 @@ def _blocks(page: Path) -> Iterator[Block]:
     containers = behind = False
     for token in MarkdownIt().parse(page.read_text()):
         line = (token.map or [0])[0] + 1
-        if token.type == "fence" and not token.info.startswith("{"):
+        is_directive = token.info.startswith("{") and page.is_relative_to(ROOT / "docs")
+        if token.type == "fence" and not is_directive:
             kind = token.info.split()[0] if token.info.split() else ""
             containers |= kind == "sh" and re.search(r"\b(docker|curl)\b", token.content) is not None
             yield Block(page, line, kind, token.content, behind, containers)
         elif token.type == "code_block":
             yield Block(page, line, "indented", token.content, behind)
+        elif token.type == "html_block":
+            yield Block(page, line, "html", token.content, behind)
         behind = token.type in ("fence", "code_block")
 
 

@@ -167,6 +167,8 @@ class Process:
 
     def start(self, step: str, /, **arguments: Any) -> None:
         assert self._popen.stdin is not None
+        if self._popen.stdin.closed:  # it hung before and was killed
+            raise Gone("the process of the experiment ended")
         self._step = step
         if not self._ready:  # to start takes the time of a busy machine, not of the file system
             if not self._read(_STARTING):

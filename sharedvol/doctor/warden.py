@@ -68,9 +68,12 @@ class Warden(Messages):
         self._room = os.open(self._name, DIRECTORY | os.O_NOFOLLOW, dir_fd=self._top)
         if open_to_all:
             os.fchmod(self._room, 0o700 | (os.fstat(self._top).st_mode & 0o777))
-        self._lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | OPEN, 0o600, dir_fd=self._room)
+        self._lock = os.open(f".{LOCK}", os.O_RDWR | os.O_CREAT | os.O_EXCL | OPEN, 0o600, dir_fd=self._room)
         with contextlib.suppress(OSError):  # a file system without locks, of which the experiments tell
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # It gets its name when it is held: who finds it free, as another doctor at this moment, removes the room.
+        with contextlib.suppress(OSError):  # without a lock the room stays until it is old
+            os.rename(f".{LOCK}", LOCK, src_dir_fd=self._room, dst_dir_fd=self._room)
         return self._name
 
     def survey(self) -> dict[str, Any]:

@@ -44,8 +44,8 @@ def _rule(rule: Rule) -> dict[str, Any]:
         "id": rule.id,
         "shortDescription": {"text": rule.title},
         "fullDescription": {"text": rule.why},
-        "help": {"text": rule.mend},
-        "helpUri": rule.page,
+        # No helpUri: that must be absolute (3.49.12), and whoever hosts the pages is not known here.
+        "help": {"text": f"{rule.mend} See {rule.page}."},
         "defaultConfiguration": {"level": rule.severity.name},
     }
 

@@ -68,7 +68,7 @@ def _line_of(comment: Comment, tree: Tree) -> int:
         return comment.at.line
     if comment.at.line < tree.first_line:
         return 0
-    alone = {one.at.line for one in tree.comments if one.alone}
+    alone = {one.at.line for one in tree.comments if one.alone} | tree.empty
     line = comment.at.line
     while line in alone:
         line += 1
@@ -81,13 +81,17 @@ def _of_script(script: Script) -> Iterator[Suppression]:
         match = _SHELL.search(line)
         if match:
             about = number
-            while about <= len(lines) and lines[about - 1].lstrip().startswith("#"):
+            while about <= len(lines) and _is_no_command(lines[about - 1]):
                 about += 1
             yield from _read(match[1].strip(), Position(script.name, number, match.start() + 1), about, "")
+
+
+def _is_no_command(line: str) -> bool:
+    return not line.strip() or line.lstrip().startswith("#")
 
 
 def _read(text: str, at: Position, line: int, service: str) -> Iterator[Suppression]:
     match = _FORM.match(text)
     if match:
         rules = tuple(re.findall(r"SV\d+", match[1].upper()))
-        yield Suppression(rules, match[2].strip(), at, line, service)
+        yield Suppression(rules, match[2].strip().lstrip(":,;- "), at, line, service)

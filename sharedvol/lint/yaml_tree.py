@@ -34,11 +34,12 @@ class Comment:
 
 @dataclass(frozen=True)
 class Tree:
-    """A file's documents, their comments, and its first line that holds more than a comment."""
+    """A file's documents, their comments, its first line that holds more than a comment, and its empty lines."""
 
     documents: tuple[Node, ...]
     comments: tuple[Comment, ...]
     first_line: int
+    empty: frozenset[int] = frozenset()
 
 
 def parse(text: str, file: str, *, scalar: Callable[[str, Position], str] | None = None) -> Tree:
@@ -75,7 +76,8 @@ def parse(text: str, file: str, *, scalar: Callable[[str, Position], str] | None
         raise
     except (ValueError, AttributeError, TypeError, IndexError, KeyError, AssertionError) as error:
         raise LintError(f"not YAML: {error}", Position(file)) from None  # of a damaged text the parser says so, too
-    return Tree(documents, *_comments(text, file, spans))
+    empty = frozenset(number for number, line in enumerate(text.split("\n"), 1) if not line.strip())
+    return Tree(documents, *_comments(text, file, spans), empty)
 
 
 def _not_yaml(error: Any, file: str) -> LintError:

@@ -14,12 +14,12 @@ import pytest
 from doctor_scenes import not_ok
 from processes import LIMIT, reaped, wait_until
 
-from sharedvol.doctor import PeerError, examine, meet
+from sharedvol.doctor import PeerError, examination, examine, meet
 from sharedvol.doctor.actor import Actor
 from sharedvol.doctor.limits import PREFIX
 from sharedvol.doctor.process import answer
 from sharedvol.doctor.side import Gone, Hung, Local, Process, do
-from sharedvol.doctor.warden import AGE
+from sharedvol.doctor.warden import AGE, Warden
 
 
 def rooms(directory: Path) -> list[Path]:
@@ -66,6 +66,29 @@ def test_a_living_runs_room_stays(tmp_path: Path) -> None:
         assert rooms(tmp_path) == [room]
     finally:
         warden.leave()
+    assert rooms(tmp_path) == []
+
+
+def test_a_room_that_is_being_made_is_not_taken_for_a_dead_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another doctor looks between the making of the lock file and its lock."""
+    first, second = Warden(), Warden()
+    for one in (first, second):
+        one.look(str(tmp_path))
+    flock, cleaned = fcntl.flock, []
+
+    def late(fd: int, how: int) -> None:
+        monkeypatch.setattr("sharedvol.doctor.warden.fcntl.flock", flock)
+        cleaned.append(second.clean(believe=True))
+        flock(fd, how)
+
+    monkeypatch.setattr("sharedvol.doctor.warden.fcntl.flock", late)
+    room = tmp_path / first.make()
+    assert cleaned == [[0, 1]]
+    assert room.is_dir()
+    assert second.clean(believe=True) == [0, 1]
+    first.leave()
     assert rooms(tmp_path) == []
 
 
@@ -186,5 +209,26 @@ def test_a_step_that_does_not_come_back_is_given_up(tmp_path: Path) -> None:
 def test_a_process_that_ended_is_told(tmp_path: Path) -> None:
     warden = Process("warden", LIMIT)
     warden.end()
-    with pytest.raises((Gone, ValueError)):
+    with pytest.raises(Gone, match="the process of the experiment ended"):
         do(warden, "look", path=str(tmp_path))
+
+
+def test_the_rest_is_told_where_the_directory_hangs_half_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The warden, who tidies up between experiments, gets stuck in the kernel as it does on a server that is away."""
+    wardens = []
+
+    class Known(Process):
+        def __init__(self, kind: str, patience: float) -> None:
+            super().__init__(kind, patience)
+            wardens.append(self._popen.pid)
+
+    def hang(id: str) -> None:
+        if id == "locks.flock":
+            os.kill(wardens[0], signal.SIGSTOP)
+
+    monkeypatch.setattr(examination, "Process", Known)
+    report = examine(str(tmp_path), patience=2.0, progress=hang)
+    hung = report.of("locks.flock")
+    assert hung is not None
+    assert (hung.verdict, "sweep did not come back" in hung.detail) == ("unsafe", True)
+    assert report.findings[-1].id == examination.EXPERIMENTS[-1].id

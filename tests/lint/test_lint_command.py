@@ -130,7 +130,7 @@ RULE = {
         "shortDescription": TEXT,
         "fullDescription": TEXT,
         "help": TEXT,
-        "helpUri": {"type": "string", "format": "uri-reference"},
+        "helpUri": {"type": "string", "format": "uri", "pattern": "^[a-z]+:"},
         "defaultConfiguration": {
             "type": "object",
             "additionalProperties": False,
@@ -241,6 +241,23 @@ SARIF = {
 }
 
 
+@pytest.mark.parametrize(
+    ("there", "read"),
+    [
+        (("docker-compose.yaml", "docker-compose.yml"), ["docker-compose.yml"]),
+        (("docker-compose.yml", "compose.yml", "compose.yaml"), ["compose.yaml"]),
+        (("compose.yml", "compose.override.yaml"), ["compose.yml", "compose.override.yaml"]),
+        (("compose.yaml", "docker-compose.override.yml"), ["compose.yaml", "docker-compose.override.yml"]),
+    ],
+)
+def test_without_names_it_reads_what_compose_would(
+    there: tuple[str, ...], read: list[str], place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in there:
+        (place / name).write_text(GOOD)
+    assert json.loads(run(capsys, "--json", "--reader", "files")[1])["files"] == read
+
+
 def test_sarif_is_valid_and_knows_every_rule(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "more of it.yaml").write_text("services: {api: {ports: ['80:80'], env_file: none.env}}")
     _, out, _ = run(capsys, "bad.yaml", "more of it.yaml", "--sarif", "--reader", "files")
@@ -249,7 +266,8 @@ def test_sarif_is_valid_and_knows_every_rule(place: Path, capsys: pytest.Capture
     (one,) = told["runs"]
     rules = one["tool"]["driver"]["rules"]
     assert [rule["id"] for rule in rules] == [rule.id for rule in EVERY]
-    assert all((Path(__file__).parent.parent.parent / rule["helpUri"]).is_file() for rule in rules)
+    pages = [rule["help"]["text"].rpartition(" See ")[2].rstrip(".") for rule in rules]
+    assert all((Path(__file__).parent.parent.parent / page).is_file() for page in pages)
     assert all(rules[result["ruleIndex"]]["id"] == result["ruleId"] for result in one["results"])
     accepted = [result for result in one["results"] if "suppressions" in result]
     assert [(result["ruleId"], result["suppressions"][0]["justification"]) for result in accepted] == [

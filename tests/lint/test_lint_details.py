@@ -8,6 +8,7 @@ import pytest
 from linted import HOST, look, of
 
 from sharedvol.lint import Options, Severity, lint
+from sharedvol.lint.rules import capacity
 
 NOCOPY = "volume: {nocopy: true}"
 
@@ -209,6 +210,13 @@ def test_code_in_a_file_for_development_is_meant(tmp_path: Path) -> None:
     assert not of(report, "SV011")
 
 
+@pytest.mark.parametrize("below", ["logs", "results", "cache", "upload", "output/x"])
+def test_what_is_written_below_the_code_is_no_code(below: str, tmp_path: Path) -> None:
+    report = look(tmp_path, one(f"volumes: ['./{below}:/app/{below}']"))
+    assert of(report, "SV010")
+    assert not of(report, "SV011")
+
+
 # Connections and memory
 
 
@@ -261,6 +269,15 @@ def test_connections_that_nobody_declares_are_unknown(tmp_path: Path) -> None:
     assert not of(look(tmp_path, one("image: a")), "SV050")
 
 
+def test_many_databases_are_looked_at_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+    monkeypatch.setattr(
+        capacity, "_limit", lambda service, true=capacity._limit: looked.append(service) or true(service)
+    )
+    look(tmp_path, "services:\n" + "".join(f"  s{n}: {{image: mysql, scale: 2}}\n" for n in range(50)))
+    assert len(looked) == 50
+
+
 @pytest.mark.parametrize(("memory", "severity"), [(HOST, None), (HOST - 1, Severity.error), (None, Severity.note)])
 def test_memory_is_counted_against_the_host(memory: int | None, severity: Severity | None, tmp_path: Path) -> None:
     limit = "3G" if memory else "900T"
@@ -291,6 +308,16 @@ SCRIPTS = [
     ("for a in b; do docker exec \\\n  api sh; done", "SV070"),
     ("docker exec alone sh", "SV070"),
     ("docker exec twice sh", "SV070"),
+    ("docker stop -t 30 api", "SV070"),
+    ("docker kill --signal HUP api", "SV070"),
+    ("docker restart -t 5 db api", "SV070"),
+    ("docker --context prod exec -it api sh", "SV070"),
+    ("docker restart api; docker ps", "SV070"),
+    ("docker ps && docker start db && docker logs api", "SV070"),
+    ("docker ps; docker compose ps && docker compose exec api sh", "SV071"),
+    ("docker exec db sh; echo api", None),
+    ("docker exec -e A=api db sh", None),
+    ("docker stop -t 30 db | tee api", None),
     ("docker exec db sh", None),
     ("docker exec other sh", None),
     ('docker exec "$id" sh', None),

@@ -30,6 +30,9 @@ def accepted(place: Path, text: str, *more: str, **options: object) -> list[tupl
         BAD.replace(
             "    container_name", "    # sharedvol: ignore SV002 one host each\n    # more\n    container_name"
         ),
+        BAD.replace("    container_name", "    # sharedvol: ignore SV002 one host each\n\n\n    container_name"),
+        BAD.replace("    container_name", "    # sharedvol: ignore SV002: one host each\n    container_name"),
+        BAD.replace("    container_name", "    # sharedvol: ignore SV002 - one host each\n    container_name"),
         BAD.replace("  api:", "  api:  # sharedvol: ignore SV002 one host each"),
         BAD.replace("  api:", "  # sharedvol: ignore SV002 one host each\n  api:"),
         "# sharedvol: ignore SV002 one host each\n" + BAD,
@@ -60,6 +63,7 @@ def test_where_it_accepts_nothing_it_is_told(text: str, tmp_path: Path) -> None:
     ("comment", "message"),
     [
         ("sharedvol: ignore SV002", "no reason is given"),
+        ("sharedvol: ignore SV002: -", "no reason is given"),
         ("sharedvol: ignore", "no rule is named"),
         ("sharedvol: ignore everything", "no rule is named"),
         ("sharedvol: ignore SV999 because", "there is no rule SV999"),
@@ -132,13 +136,14 @@ def test_comments_in_scripts(tmp_path: Path) -> None:
     #!/bin/sh
     docker exec api a  # sharedvol: ignore SV070 on this line
     # sharedvol: ignore SV070 on the next
+
     docker exec api b
     docker exec api c
     # sharedvol: ignore SV070
     true  # sharedvol: ignore SV071 not here
     """
     report = look(tmp_path, text, scripts=[script])
-    assert [(one.at.line, one.reason) for one in report.suppressed] == [(2, "on this line"), (4, "on the next")]
-    assert [one.at.line for one in of(report, "SV070")] == [5]
-    assert [one.at.line for one in of(report, "SV900")] == [6]
-    assert [one.at.line for one in of(report, "SV901")] == [7]
+    assert [(one.at.line, one.reason) for one in report.suppressed] == [(2, "on this line"), (5, "on the next")]
+    assert [one.at.line for one in of(report, "SV070")] == [6]
+    assert [one.at.line for one in of(report, "SV900")] == [7]
+    assert [one.at.line for one in of(report, "SV901")] == [8]

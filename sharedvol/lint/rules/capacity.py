@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,6 +29,7 @@ CONNECTIONS: Final = (
     "MARIADB_MAX_CONNECTIONS",
     "POSTGRESQL_MAX_CONNECTIONS",
 )
+_HOST: Final = re.compile(r"(?:@|//|^|\s)([A-Za-z0-9._-]+)(?=[:/\s]|$)")
 _DEFAULTS: Final = {"mysql": 151, "mariadb": 151, "percona": 151, "postgres": 100, "postgis": 100, "pgvector": 100}
 _WORKER_OPTION: Final = re.compile(r"(?:^|\s)(?:--workers|-w)[=\s]?(\d{1,4})(?=\s|$)")
 _CONNECTION_OPTION: Final = re.compile(r"max[_-]connections\s*[=\s]\s*(\d{1,9})\b")
@@ -64,11 +65,13 @@ class _Demand:
     database.""",
 )
 def connections(project: Project) -> Iterator[Found]:
+    limits = {one.name: known for one in project.services if (known := _limit(one)) is not None}
+    used = {one.name: _databases_of(one, limits.keys()) for one in project.services}
     for database in project.services:
-        limit, at = _limit(database)
-        if limit is None:
+        if database.name not in limits:
             continue
-        users = [one for one in project.services if database.name in _databases_of(one, project)]
+        limit, at = limits[database.name]
+        users = [one for one in project.services if database.name in used[one.name]]
         demands = [demand for one in users if (demand := _demand(one)) is not None]
         total = sum(demand.total for demand in demands)
         if total > limit:
@@ -80,7 +83,7 @@ def connections(project: Project) -> Iterator[Found]:
                 yield Found(unknown.at, f"service {unknown.name!r}: {told}", unknown.name, Severity.note)
 
 
-def _limit(database: Service) -> tuple[int | None, Position]:
+def _limit(database: Service) -> tuple[int, Position] | None:
     """How many connections it takes, and where that is said; None for what is no database."""
     # A variable of that name limits what a database takes; in another service it may be what that one opens.
     declared = database.number(*(CONNECTIONS if database.is_database else CONNECTIONS[:1]))
@@ -92,18 +95,16 @@ def _limit(database: Service) -> tuple[int | None, Position]:
     default = next(
         (number for name, number in _DEFAULTS.items() if database.is_database and name in database.image), None
     )
-    return default, database.at
+    return None if default is None else (default, database.at)
 
 
-def _databases_of(service: Service, project: Project) -> set[str]:
+def _databases_of(service: Service, known: Set[str]) -> Set[str]:
     """The services whose connections it takes: declared, or what it depends on or names in its environment."""
     declared = service.declared("database").text
     if declared:
         return {declared}
-    known = {one.name for one in project.services if _limit(one)[0] is not None} - {service.name}
-    urls = " ".join(node.text for node in service.environment.values())
-    named = {name for name in known if re.search(rf"(?:@|//|^|\s){re.escape(name)}(?:[:/\s]|$)", urls)}
-    return (known & service.node.get("depends_on").map.keys()) | named
+    named = {name for node in service.environment.values() for name in _HOST.findall(node.text)}
+    return (known & (named | service.node.get("depends_on").map.keys())) - {service.name}
 
 
 def _demand(service: Service) -> _Demand | None:

@@ -15,6 +15,12 @@ _CODE: Final = re.compile(
     r"/(?:app|src|code|srv|opt/app|usr/src(?:/app)?|usr/app|home/[^/]+/app|var/www(?:/html)?)(?:/.*)?"
 )
 _CODE_FILE: Final = re.compile(r".+\.(?:py|R|r|js|ts|rb|php|jar|go|pl|sh)")
+# What lies below the code's directory and is none.
+_NO_CODE: Final = re.compile(
+    r"/(?:data|shared|uploads?|config|conf|etc|logs?|results?|outputs?|exports?|spool|cache|tmp|media|backups?|locks)"
+    r"(?:/|$)",
+    re.IGNORECASE,
+)
 _RESULTS: Final = {
     "result",
     "results",
@@ -76,7 +82,7 @@ def _is_code(service: Service, mount: Mount) -> bool:
     inside = service.node.get("working_dir").text
     return bool(
         _CODE.fullmatch(mount.target) or (inside and mount.target == inside) or _CODE_FILE.fullmatch(mount.target)
-    ) and not re.search(r"/(?:data|shared|uploads|config|conf|etc)(?:/|$)", mount.target)
+    ) and not _NO_CODE.search(mount.target)
 
 
 @rule(

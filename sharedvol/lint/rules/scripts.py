@@ -11,32 +11,24 @@ from sharedvol.lint.node import Position
 from sharedvol.lint.project import Project, Script, Service
 from sharedvol.lint.rule import Found, Rule, Severity, rule
 
+# What follows is looked ahead at, so that the next command of the line is found, too.
 _DOCKER: Final = re.compile(
-    r"\b(?:docker|podman)\s+(?:container\s+)?(exec|logs|restart|stop|start|kill|cp|inspect|attach)\s+(.*)"
+    r"\b(?:docker|podman)\s+(?:(?:-H|-c|-l|--host|--context|--config|--log-level)[=\s]\s*\S+\s+)*"
+    r"(?:container\s+)?(exec|logs|restart|stop|start|kill|cp|inspect|attach)\s+(?=(.*))"
 )
-_COMPOSE: Final = re.compile(r"\bdocker(?:\s+|-)compose\s+(.*)")
-_WITH_VALUE: Final = {
-    "-e",
-    "--env",
-    "-u",
-    "--user",
-    "-w",
-    "--workdir",
-    "--env-file",
-    "--detach-keys",
-    "-n",
-    "--tail",
-    "--since",
-}
+_COMPOSE: Final = re.compile(r"\bdocker(?:\s+|-)compose\s+(?=(.*))")
+_SEPARATORS: Final = set("();<>|&")
+_SEVERAL: Final = {"restart", "stop", "start", "kill", "inspect"}  # take more than one name
+_STOPPING: Final = {"-t", "--time", "--timeout", "-s", "--signal"}
 _VALUES: Final = {
-    "-f",
-    "--file",
-    "-p",
-    "--project-name",
-    "--profile",
-    "--env-file",
-    "--project-directory",
-    *_WITH_VALUE,
+    "exec": {"-e", "--env", "-u", "--user", "-w", "--workdir", "--env-file", "--detach-keys"},
+    "logs": {"-n", "--tail", "--since", "--until"},
+    "restart": _STOPPING,
+    "stop": _STOPPING,
+    "kill": {"-s", "--signal"},
+    "start": {"--detach-keys"},
+    "attach": {"--detach-keys"},
+    "inspect": {"-f", "--format", "--type"},
 }
 _WORKS_WITH: Final = re.compile(r"[A-Za-z0-9][\w.-]*")
 
@@ -55,7 +47,8 @@ def exec_by_name(project: Project) -> Iterator[Found]:
     for script in project.scripts:
         for at, line in _commands(script):
             for match in _DOCKER.finditer(line):
-                yield from _by_name(project, at, match[1], _first_word(match[2], match[1]))
+                for name in _names_in(_words(match[2]), match[1]):
+                    yield from _by_name(project, at, match[1], name)
 
 
 def _by_name(project: Project, at: Position, verb: str, name: str) -> Iterator[Found]:
@@ -94,10 +87,10 @@ def exec_in_the_first(project: Project) -> Iterator[Found]:
                 words = _words(match[1])
                 if "exec" not in words or any(word.startswith("--index") for word in words):
                     continue
-                name = _first_word(" ".join(map(shlex.quote, words[words.index("exec") + 1 :])), "exec")
-                service = next((one for one in project.replicated if one.name == name), None)
+                names = _names_in(words[words.index("exec") + 1 :], "exec")
+                service = next((one for one in project.replicated if one.name in names), None)
                 if service is not None:
-                    told = f"docker compose exec {name!r} runs in one of its {service.replicas} replicas"
+                    told = f"docker compose exec {service.name!r} runs in one of its {service.replicas} replicas"
                     yield Found(at, told)
 
 
@@ -117,25 +110,35 @@ def _commands(script: Script) -> Iterator[tuple[Position, str]]:
 
 
 def _words(text: str) -> Sequence[str]:
+    """The words of a command, up to the next one."""
+    lexer = shlex.shlex(text, posix=True, punctuation_chars=True)
+    lexer.whitespace_split, lexer.commenters = True, ""
+    words: list[str] = []
     try:
-        return shlex.split(text)
-    except ValueError:
-        return text.split()
+        for word in lexer:
+            if set(word) <= _SEPARATORS:
+                break
+            words.append(word)
+    except ValueError:  # a quotation that ends in another line
+        return words or text.split()
+    return words
 
 
-def _first_word(text: str, verb: str) -> str:
-    """The first word that is no option: the container, or for ``cp`` what stands before the colon."""
-    words = iter(_words(text))
-    for word in words:
-        if word in _VALUES and not (word == "-f" and verb == "logs"):
-            next(words, None)
+def _names_in(words: Sequence[str], verb: str) -> Sequence[str]:
+    """What is no option: the containers, or for ``cp`` what stands before a colon."""
+    found: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word in _VALUES.get(verb, ()):
+            next(rest, None)
         elif verb == "cp" and not word.startswith("-"):
             name, colon, _ = word.partition(":")
-            if colon:
-                return name
+            found += [name] if colon else []
         elif not word.startswith("-"):
-            return word if _WORKS_WITH.fullmatch(word) else ""
-    return ""
+            found.append(word)
+            if verb not in _SEVERAL:
+                break
+    return [name for name in found if _WORKS_WITH.fullmatch(name)]
 
 
 RULES: Final[tuple[Rule, ...]] = (exec_by_name, exec_in_the_first)
