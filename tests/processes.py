@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from sharedvol import FileLock, LockTimeout
 
@@ -122,6 +122,12 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < end, f"waited in vain for: {what}"
         time.sleep(0.001)
+
+
+def idle() -> NoReturn:
+    """Run the handlers of signals, for ever. Not signal.pause(), which sleeps on if one comes just before it."""
+    while True:
+        time.sleep(0.01)
 
 
 def blocked(path: str | os.PathLike[str]) -> int:

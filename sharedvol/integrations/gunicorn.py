@@ -14,6 +14,7 @@ tells its workers by a byte of memory that they share.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import queue
@@ -28,6 +29,7 @@ from sharedvol.integrations.process import START_UP_FAILED
 from sharedvol.integrations.service import Service
 
 _STOPPED: Final = 128 + signal.SIGTERM
+_LOOK_SECONDS: Final = 0.1
 
 
 def hooks(service: Service) -> dict[str, Callable[..., None]]:
@@ -177,12 +179,20 @@ def _wait_for(work: Callable[[], object], arrivals: _Arrivals | None = None) -> 
         if arrivals is not None and arrivals.pending:  # before we stood here
             return True
         start_thread(run, "start-up")
-        error = ends.get()
+        error = _next(ends)
     finally:
         signal.signal(signal.SIGTERM, previous)
     if error is not None:
         raise error
     return bool(told)
+
+
+def _next(ends: queue.SimpleQueue[BaseException | None]) -> BaseException | None:
+    while True:
+        # A signal that comes just before the kernel puts us to sleep does not wake us, and Python runs its handler only
+        # when something else does.
+        with contextlib.suppress(queue.Empty):
+            return ends.get(timeout=_LOOK_SECONDS)
 
 
 def _forget_pidfile(server: Any) -> None:

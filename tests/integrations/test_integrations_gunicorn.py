@@ -6,6 +6,8 @@ import contextlib
 import logging
 import os
 import signal
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -194,6 +196,32 @@ def test_sigterm_while_a_reload_waits_ends_it(place: Place) -> None:
             served.tell()
             assert served.wait() == 0
     assert place.is_alive() is False
+
+
+def test_sigterm_that_does_not_wake_the_master_ends_its_wait() -> None:
+    """As one that comes just before the master sleeps: here it is another thread's."""
+    service, over, ended = Service(drain=0), threading.Event(), []
+
+    def sleeps() -> bool:
+        return sys._current_frames()[threading.main_thread().ident or 0].f_code.co_name in ("_next", "_wait_for")
+
+    def migrations() -> None:
+        for _ in range(20):  # it may still be on its way to sleep; then the signal is seen in any case
+            wait_until(sleeps, "the master to wait")
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+        over.wait(LIMIT)
+        ended.append(True)
+
+    service.run_migrations = migrations  # type: ignore[method-assign]
+    before = signal.getsignal(signal.SIGTERM)
+    arbiter = Arbiter()
+    try:
+        signal.signal(signal.SIGTERM, arbiter.signal)
+        hooks(service)["on_reload"](arbiter)
+        assert (ended, arbiter.queued) == ([], [signal.SIGTERM])
+    finally:
+        over.set()
+        signal.signal(signal.SIGTERM, before)
 
 
 class Arbiter:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from processes import LIMIT, Child, run_forked, run_python, wait_until
+from processes import LIMIT, Child, idle, run_forked, run_python, wait_until
 
 from sharedvol import DuplicateReplicaError, FileLock, MigrationCoordinator, Volume, worker_token
 from sharedvol.integrations import Service
@@ -270,7 +270,7 @@ def test_sigterm_of_a_forked_child_is_its_own() -> None:
     def work(connection: object) -> None:
         gate = SigtermGate(1000.0, lambda: True)
         assert gate.install()
-        with Child(lambda inner: (inner.send("here"), signal.pause())) as child:
+        with Child(lambda inner: (inner.send("here"), idle())) as child:
             assert child.receive() == "here"
             os.kill(child.pid, signal.SIGTERM)
             assert child.status is None
@@ -290,8 +290,7 @@ def test_without_another_handler_sigterm_ends_the_process_after_the_drain() -> N
         assert service.drain_on_sigterm()
         os.kill(os.getpid(), signal.SIGTERM)
         assert service.draining
-        while True:
-            signal.pause()
+        idle()
 
     with Child(work) as child:
         child._killed = True
