@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import json
+import os
 import sys
 from collections.abc import Sequence
 from datetime import date
@@ -13,12 +15,14 @@ from pathlib import Path
 import sharedvol
 from sharedvol import FileLock, LockError, LockTimeout, SharedVolError, lint_command, migrate_command, status_command
 from sharedvol.doctor import command as doctor_command
+from sharedvol.errors import describe
 from sharedvol.run_locked import CannotRun, run_locked
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
-EXIT_LOCK_FILE = 74  # EX_IOERR of sysexits.h
+EXIT_LOCK_FILE = EXIT_OUTPUT = 74  # EX_IOERR of sysexits.h
 EXIT_TIMEOUT = 75  # EX_TEMPFAIL: try again later
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,13 +31,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         code: int = options.run(options)
+        if sys.stdout is not None:  # as it is where it was closed
+            sys.stdout.flush()
     except migrate_command.UsageError as error:
         return _fail(str(error), EXIT_USAGE)
     except SharedVolError as error:
         return _fail(str(error), EXIT_ERROR)
     except BrokenPipeError:
+        _drop_output()
         return EXIT_ERROR  # the reader of our output went away
+    except OSError as error:
+        if error.errno not in _FULL or error.filename is not None:
+            raise
+        _drop_output()
+        return _fail(f"cannot write: {describe(error)}; make room where the output goes", EXIT_OUTPUT)
     return code
+
+
+def _drop_output() -> None:
+    """Let the interpreter's last flush succeed: else it prints a traceback, and ends with 120."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
         "  sharedvol status /app/shared\n"
         "  sharedvol doctor /app/shared\n"
         "  sharedvol lint compose.yaml compose.prod.yaml\n\n"
-        "exit codes: 0 done, 1 an error that is told in one line, 2 wrong usage; `lock`, `migrate`, `status`,\n"
-        "`doctor` and `lint` have more",
+        "exit codes: 0 done, 1 an error that is told in one line, 2 wrong usage, 74 the output cannot be written;\n"
+        "`lock`, `migrate`, `status`, `doctor` and `lint` have more",
     )
     parser.add_argument("--version", action="version", version=f"sharedvol {sharedvol.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -10,9 +10,10 @@ import json
 import os
 import sys
 from collections.abc import Iterable
-from typing import Final, TextIO
+from typing import Final
 
 from sharedvol.printable import shown
+from sharedvol.terminal import write_line
 
 SEVERITIES: Final = ("error", "warning", "note")
 READERS: Final = ("auto", "compose", "files")
@@ -140,7 +141,7 @@ def _look(options: argparse.Namespace) -> int:
     try:
         report = lint(options.files, asked)
     except LintError as error:
-        _write(f"sharedvol: {shown(str(error))}", sys.stderr)
+        write_line(f"sharedvol: {shown(str(error))}", sys.stderr)
         return EXIT_UNREADABLE
     if options.json:
         _print([json.dumps(report.as_dict(), indent=2)])
@@ -160,10 +161,5 @@ def _default_files() -> list[str]:
 
 def _print(lines: Iterable[str]) -> int:
     for line in lines:
-        _write(line, sys.stdout)
+        write_line(line, sys.stdout)
     return 0
-
-
-def _write(line: str, stream: TextIO) -> None:
-    encoding = stream.encoding or "utf-8"
-    stream.write(f"{line}\n".encode(encoding, "backslashreplace").decode(encoding))

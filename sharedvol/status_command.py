@@ -9,12 +9,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Final, TextIO
+from typing import Final
 
 from sharedvol.errors import describe
 from sharedvol.locks import Holder
 from sharedvol.printable import shown
 from sharedvol.status import KINDS, Backlog, Lock, Status, look
+from sharedvol.terminal import Progress, write_line
 from sharedvol.volume import Replica
 
 EXIT_DIRECTORY: Final = 66  # EX_NOINPUT of sysexits.h
@@ -35,7 +36,6 @@ EXIT_CODES: Final = """exit codes:
   2    wrong usage
   66   DIR is missing, is no directory, or cannot be read"""
 
-_PATIENCE: Final = 2.0  # seconds before progress is shown
 _EVERY: Final = 1000  # entries between two looks at the clock
 
 
@@ -72,47 +72,27 @@ def _run(options: argparse.Namespace) -> int:
         }.get(error.errno or 0, "see the reason")
         sys.stderr.write(f"sharedvol: cannot read {options.directory!r}: {describe(error)}; {hint}\n")
         return EXIT_DIRECTORY
-    progress = Progress(sys.stderr, time.monotonic)
+    progress = Progress(sys.stderr, time.monotonic, every=0.2)
     try:
-        status = look(options.directory, options.kinds, progress)
+        status = look(options.directory, options.kinds, _counted(progress))
     finally:
         progress.end()
-    encoding = sys.stdout.encoding
     for line in [json.dumps(status.as_dict())] if options.json else _in_words(status):
-        sys.stdout.write(f"{line}\n".encode(encoding, "backslashreplace").decode(encoding))
+        write_line(line, sys.stdout)
     return 0
 
 
-class Progress:
-    """Says on a terminal, in one line, how far it is, once it has taken a while.
+def _counted(progress: Progress) -> Callable[[], None]:
+    """Tells ``progress`` how often it was called."""
+    count = 0
 
-    Args:
-        stream: where to.
-        clock: seconds that only go forward.
-    """
+    def call() -> None:
+        nonlocal count
+        count += 1
+        if count % _EVERY == 0:
+            progress(f"looked at {count:,} entries")
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
-        self._stream, self._clock = stream, clock
-        self._terminal = stream.isatty()
-        self._next = clock() + _PATIENCE
-        self._count = 0
-        self._shown = False
-
-    def __call__(self) -> None:
-        self._count += 1
-        if self._terminal and self._count % _EVERY == 0 and self._clock() >= self._next:
-            self._next = self._clock() + 0.2
-            self._shown = True
-            self._say(f"\r\x1b[Klooked at {self._count:,} entries")
-
-    def end(self) -> None:
-        """Take the line away."""
-        if self._shown:
-            self._say("\r\x1b[K")
-
-    def _say(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()
+    return call
 
 
 def _in_words(status: Status) -> Iterator[str]:

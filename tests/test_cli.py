@@ -220,3 +220,29 @@ def test_help_is_there_and_exits_0(arguments: tuple[str, ...]) -> None:
 
 def test_no_command_is_wrong_usage() -> None:
     assert run().returncode == 2
+
+
+@pytest.mark.parametrize("arguments", [["whoami"], ["status", "."], ["lint", "--list-rules"]])
+def test_output_that_cannot_be_written_is_an_error_of_its_own(arguments: list[str], tmp_path: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "sharedvol.cli", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            cwd=tmp_path,
+        )
+    assert done.returncode == 74
+    assert done.stderr.count("\n") == 1
+    assert "cannot write: no space left on device (ENOSPC)" in done.stderr
+
+
+def test_a_reader_that_went_away_gets_no_traceback() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as pipe:
+        done = subprocess.run(
+            [sys.executable, "-m", "sharedvol.cli", "whoami"], stdout=pipe, stderr=subprocess.PIPE, timeout=60
+        )
+    assert (done.returncode, done.stderr) == (1, b"")

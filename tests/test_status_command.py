@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import io
 import json
 import os
 import shutil
@@ -21,7 +20,7 @@ from processes import LIMIT, Child, has_permission_to_mount, run_forked, wait_bl
 
 from sharedvol import FileLock, LockTimeout, Volume, container_path, log_path, status, unique_path
 from sharedvol.locks import holders
-from sharedvol.status_command import EXIT_CODES, Progress, shown
+from sharedvol.status_command import EXIT_CODES, shown
 
 OTHER = "a process in another container"
 
@@ -343,35 +342,6 @@ def test_every_exit_code_is_in_the_help_and_on_the_page() -> None:
     for code in ("0", "1", "2", "66"):
         assert f"\n  {code} " in run("--help").stdout
         assert f"| {code} |" in page
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize(("seconds", "said"), [(0.0, False), (1.9, False), (2.0, True)])
-def test_progress_is_shown_on_a_terminal_after_a_while_and_taken_away(seconds: float, said: bool) -> None:
-    now = 100.0
-    stream = Terminal()
-    progress = Progress(stream, lambda: now)
-    now += seconds
-    for _ in range(1000):
-        progress()
-    assert ("looked at 1,000 entries" in stream.getvalue()) is said
-    progress.end()
-    assert stream.getvalue().endswith("\r\x1b[K") is said
-
-
-def test_progress_is_not_shown_in_a_file() -> None:
-    now = 100.0
-    stream = io.StringIO()
-    progress = Progress(stream, lambda: now)
-    now += 60
-    for _ in range(5000):
-        progress()
-    progress.end()
-    assert stream.getvalue() == ""
 
 
 def test_many_replicas_are_listed(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Final, TextIO
+from typing import Final
 
 from sharedvol.doctor.catalogue import meaning
 from sharedvol.doctor.examination import DoctorError, examine
@@ -19,6 +19,7 @@ from sharedvol.doctor.report import Report, Verdict
 from sharedvol.doctor.side import PATIENCE
 from sharedvol.errors import describe
 from sharedvol.printable import shown
+from sharedvol.terminal import Progress, write_line
 
 CODES: Final[dict[Verdict, int]] = {"ok": 0, "unknown": 1, "degraded": 1, "unsafe": 3}
 EXIT_DIRECTORY: Final = 66  # EX_NOINPUT of sysexits.h
@@ -42,8 +43,6 @@ EXIT_CODES: Final = """exit codes:
   69   nothing can be tried: not Linux, or the file system does not answer
   75   --peer: no second doctor came, or it is gone
   130  interrupted"""
-
-_PATIENCE: Final = 2.0  # seconds before progress is shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,12 +96,16 @@ def _run(options: argparse.Namespace) -> int:
     if sys.platform != "linux":
         return _fail("the doctor knows Linux only: run it in a container that has the volume", EXIT_UNAVAILABLE)
     progress = Progress(sys.stderr, time.monotonic)
+
+    def tell(what: str) -> None:
+        progress(f"trying {what}")
+
     missed: PeerError | None = None
     try:
-        report = examine(options.directory, through=options.through, patience=options.patience, progress=progress)
+        report = examine(options.directory, through=options.through, patience=options.patience, progress=tell)
         if options.peer is not None:
             try:
-                report = _with_peer(report, options, progress)
+                report = _with_peer(report, options, tell)
             except PeerError as error:  # what was found without it is told all the same
                 missed = error
     except KeyboardInterrupt:
@@ -120,16 +123,15 @@ def _run(options: argparse.Namespace) -> int:
         progress.end()
         return _fail(str(error), EXIT_UNAVAILABLE)
     progress.end()
-    encoding = sys.stdout.encoding
     for line in [json.dumps(report.as_dict())] if options.json else _in_words(report, options.verbose):
-        sys.stdout.write(f"{line}\n".encode(encoding, "backslashreplace").decode(encoding))
+        write_line(line, sys.stdout)
     if missed is not None:
         sys.stdout.flush()
         return _fail(str(missed), EXIT_PEER)
     return CODES[report.verdict]
 
 
-def _with_peer(report: Report, options: argparse.Namespace, progress: Progress) -> Report:
+def _with_peer(report: Report, options: argparse.Namespace, progress: Callable[[str], None]) -> Report:
     found = meet(options.directory, options.peer, wait=options.wait, patience=options.patience, progress=progress)
     return dataclasses.replace(report, findings=report.findings + found, peer=options.peer)
 
@@ -137,36 +139,6 @@ def _with_peer(report: Report, options: argparse.Namespace, progress: Progress) 
 def _fail(message: str, code: int) -> int:
     sys.stderr.write(f"sharedvol: {message}\n")
     return code
-
-
-class Progress:
-    """Says on a terminal, in one line, what is tried, once it has taken a while.
-
-    Args:
-        stream: where to.
-        clock: seconds that only go forward.
-    """
-
-    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
-        self._stream, self._clock = stream, clock
-        self._terminal = stream.isatty()
-        self._from = clock() + _PATIENCE
-        self._shown = False
-
-    def __call__(self, what: str) -> None:
-        if self._terminal and self._clock() >= self._from:
-            self._shown = True
-            self._say(f"\r\x1b[Ktrying {what}")
-
-    def end(self) -> None:
-        """Take the line away."""
-        if self._shown:
-            self._shown = False
-            self._say("\r\x1b[K")
-
-    def _say(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()
 
 
 def _in_words(report: Report, verbose: bool) -> Iterator[str]:

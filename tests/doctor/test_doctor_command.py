@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from sharedvol.cli import main
 from sharedvol.doctor import Finding, Report
 from sharedvol.doctor import command as doctor_command
 from sharedvol.doctor.catalogue import CATALOGUE, known, meaning
-from sharedvol.doctor.command import CODES, Progress
+from sharedvol.doctor.command import CODES
 from sharedvol.doctor.examination import BETWEEN, EXPERIMENTS
 from sharedvol.doctor.facts import OF_PEERS
 from sharedvol.doctor.report import Verdict, worst
@@ -105,32 +104,6 @@ def test_wrong_usage_is_refused(arguments: list[str], tmp_path: Path) -> None:
         main(["doctor", str(tmp_path), *arguments])
     assert ended.value.code == 2
     assert list(tmp_path.iterdir()) == []
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_progress_is_shown_after_two_seconds_and_taken_away() -> None:
-    now = 0.0
-    stream = Terminal()
-    progress = Progress(stream, lambda: now)
-    progress("locks.flock")
-    assert stream.getvalue() == ""
-    now = 2.1
-    progress("locks.kill")
-    assert "trying locks.kill" in stream.getvalue()
-    progress.end()
-    assert stream.getvalue().endswith("\r\x1b[K")
-
-
-def test_progress_is_not_for_files() -> None:
-    stream = io.StringIO()
-    progress = Progress(stream, iter([0.0, 100.0]).__next__)
-    progress("locks.flock")
-    progress.end()
-    assert stream.getvalue() == ""
 
 
 def test_every_line_has_a_meaning() -> None:
