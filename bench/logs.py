@@ -94,6 +94,7 @@ _shared: tuple[Barrier, Make, Path, int]
 
 def _enter(*shared: object) -> None:
     global _shared
+    logging.raiseExceptions = False  # a record that a handler cannot write is lost, and counted as that
     _shared = shared  # type: ignore[assignment]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import os
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from installed import FUSE_MISSING
+from installed import DIE_WITH_US, FUSE_MISSING
 from processes import wait_until
 from torture.filesystems import LoopFileSystem, Places, mount
 from torture.isolated import NotHere, isolated, libc
@@ -153,7 +154,9 @@ def lying(variant: str, wait: float = 0.0) -> Look:
         front.mkdir()
         before = front.stat().st_dev
         daemon = subprocess.Popen(
-            [sys.executable, str(LYING), variant, str(back), str(front), str(wait)], stderr=subprocess.PIPE, text=True
+            [*DIE_WITH_US, sys.executable, str(LYING), variant, str(back), str(front), str(wait)],
+            stderr=subprocess.PIPE,
+            text=True,
         )
         _KEPT.append(daemon)
         try:
@@ -165,3 +168,13 @@ def lying(variant: str, wait: float = 0.0) -> Look:
         return front
 
     return look
+
+
+def daemons(place: Path) -> list[str]:
+    """The processes whose command lines name ``place``."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.fsencode(place) in (process / "cmdline").read_bytes():
+                found.append(process.name)
+    return found

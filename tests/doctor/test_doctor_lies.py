@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from doctor_scenes import (
     Look,
+    daemons,
     examined,
     lying,
     no_inotify,
@@ -21,6 +22,7 @@ from doctor_scenes import (
     with_foreign_files,
     with_mount_below,
 )
+from processes import wait_until
 
 from sharedvol.doctor.catalogue import CATALOGUE
 from sharedvol.doctor.examination import BETWEEN, EXPERIMENTS
@@ -154,6 +156,8 @@ def test_an_honest_file_system_in_user_space_is_believed(tmp_path: Path) -> None
     found.pop(NOT_ATOMIC, None)
     assert found == FUSE
     assert left == []
+    # Its mount is in a namespace that it is in itself: nothing but its end takes both away.
+    wait_until(lambda: daemons(tmp_path) == [], "the end of what was mounted")
 
 
 @pytest.mark.parametrize("name", SCENES)
