@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import itertools
 import json
@@ -40,6 +41,16 @@ def ask(connection: http.client.HTTPConnection, method: str, path: str, order: A
         connection.close()
         return Answer(method, path, 0, error=repr(error))
     return Answer(method, path, response.status, response.headers.get("X-Replica", ""), text)
+
+
+def await_route(port: int, path: str, replicas: set[str]) -> None:
+    """Traefik has read the labels of one of those: what it says before that is no failure of a replica."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
+    with contextlib.closing(connection):
+        wait_until(
+            lambda: ask(connection, "GET", path).replica in replicas,
+            lambda: f"an answer to {path} by {replicas}: {ask(connection, 'GET', path)}",
+        )
 
 
 class Client:

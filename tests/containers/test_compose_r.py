@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from compose_client import Answer, Client
+from compose_client import Answer, Client, await_route
 from compose_images import build_r_api
 from compose_project import Project
 from compose_volume import Database, await_collected, collected, database, example
@@ -35,8 +35,10 @@ class Outcome:
         for service in ("api", "r-api", "traefik"):
             project.wait_healthy(service, 1 if service == "traefik" else 2)
         self.replicas = {one.replica: one.service for kind in ("api", "r-api") for one in project.running(kind)}
+        names = {kind: {name for name, one in self.replicas.items() if one == kind} for kind in ("api", "r-api")}
+        for prefix, kind in (("", "api"), ("/r", "r-api")):
+            await_route(port, f"{prefix}/jobs/none", names[kind])
         with Client(port, threads=1) as python, Client(port, "/r", threads=1) as r:
-            names = {kind: {name for name, one in self.replicas.items() if one == kind} for kind in ("api", "r-api")}
             python.await_served_by(names["api"])
             r.await_served_by(names["r-api"])
             # The same orders are given to both: each is done once, by whoever is first.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
 import socket
 import subprocess
@@ -14,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from compose_client import Answer, Client, ask
+from compose_client import Answer, Client, await_route
 from compose_project import Container, Project
 from compose_volume import Database, await_collected, collected, database, example
-from container_engine import SECONDS, Engine, wait_until
+from container_engine import Engine, wait_until
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -60,8 +58,8 @@ def _live_through(engine: Engine, project: Project, port: int) -> Story:
     project.up(api=1)
     project.wait_healthy("api", 1)
     project.wait_healthy("traefik")
-    _await_route(port)
     names = [_names(project)]
+    await_route(port, "/", names[0])
     with Client(port) as client:
         client.await_served_by(names[0])
 
@@ -97,13 +95,6 @@ def _live_through(engine: Engine, project: Project, port: int) -> Story:
     return Story(
         client.answers, client.bad(), killed, restarted, drained[0], names, rows, results, logs, said, rights
     )  # fmt: skip
-
-
-def _await_route(port: int) -> None:
-    """Traefik has read the first replica's labels: before that its 404 is no failure of a replica."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
-    with contextlib.closing(connection):
-        wait_until(lambda: ask(connection, "GET", "/").good, lambda: f"a first answer: {ask(connection, 'GET', '/')}")
 
 
 def _names(project: Project) -> set[str]:
