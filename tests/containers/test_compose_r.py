@@ -42,7 +42,10 @@ class Outcome:
             python.await_served_by(names["api"])
             r.await_served_by(names["r-api"])
             # The same orders are given to both: each is done once, by whoever is first.
-            self.pairs = [(python.order(f"both-{n}", 0), r.order(f"both-{n}", 0)) for n in range(ORDERS)]
+            turns = [(python, r), (r, python)] * (ORDERS // 2)
+            self.pairs = [
+                (one.order(f"both-{n}", 0), other.order(f"both-{n}", 0)) for n, (one, other) in enumerate(turns)
+            ]
         self.answers: dict[str, list[Answer]] = {"api": python.answers, "r-api": r.answers}
         self.database: Database = database(project, project.running("api")[0])
         sidecar = project.running("sidecar")[0]
