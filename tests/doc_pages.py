@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import pydoc
 import re
+import subprocess
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,6 +141,27 @@ def outputs(blocks: list[Block]) -> Iterator[tuple[Block, str | None]]:
         after = blocks[number + 1] if number + 1 < len(blocks) else None
         is_output = after is not None and after.kind == "text" and (block.kind == "sh" or after.behind)
         yield block, after.text if after is not None and is_output and block.kind in ("sh", "python") else None
+
+
+def printed_by(block: Block, command: list[str], place: Path, environment: Mapping[str, str], seconds: float) -> str:
+    """What a command of a block prints, which must end well."""
+    done = subprocess.run(
+        command,
+        cwd=place,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=seconds,
+    )
+    assert done.returncode == 0, f"{block}: {' '.join(command)}: exit code {done.returncode}\n{done.stdout}"
+    return done.stdout
+
+
+def compare(block: Block, shown: str | None, printed: str) -> None:
+    """What a block shows, if it shows any, is what it printed."""
+    assert shown is None or agrees(shown, printed), f"{block} shows\n{shown}\nand it printed\n{printed}"
 
 
 def agrees(shown: str, printed: str) -> bool:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tomllib
 from collections import Counter
@@ -25,10 +24,12 @@ from doc_pages import (
     Block,
     agrees,
     blocks_of,
+    compare,
     is_run_elsewhere,
     is_story,
     kinds_elsewhere,
     outputs,
+    printed_by,
 )
 from servers import Server
 
@@ -91,9 +92,9 @@ class Page:
         if block.file is not None:
             self._keep(block, block.file)
         elif block.kind == "python":
-            self._compare(block, [sys.executable, "-c", self._local(block.text)], shown)
+            compare(block, shown, self._call(block, [sys.executable, "-c", self._local(block.text)]))
         elif block.kind == "sh" and not block.wants_containers:
-            self._compare(block, ["sh", "-eu", "-c", self._local(block.text)], shown)
+            compare(block, shown, self._call(block, ["sh", "-eu", "-c", self._local(block.text)]))
         for command in block.commands:
             if command.startswith(RUN) and not command.startswith(tuple(OUTSIDE)):
                 self._call(block, ["sh", "-c", self._local(command)])
@@ -109,28 +110,13 @@ class Page:
         text = re.sub(r"(?<![\w/])docs/examples/", f"{ROOT}/docs/examples/", text)
         return re.sub(r"^make ", f"make -C {ROOT} -n ", text, flags=re.MULTILINE)
 
-    def _compare(self, block: Block, command: list[str], shown: str | None) -> None:
-        printed = self._call(block, command)
-        assert shown is None or agrees(shown, printed), f"{block} shows\n{shown}\nand it printed\n{printed}"
-
     def _call(self, block: Block, command: list[str]) -> str:
         self.ran += 1
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         environment = {**os.environ, "PATH": path, "PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": ""}
         # What was compiled for one command is there for the next, wherever bytecode is not written otherwise.
         environment |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(self._place.parent / "bytecode")}
-        done = subprocess.run(
-            command,
-            cwd=self._place,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=LIMIT,
-        )
-        assert done.returncode == 0, f"{block}: {' '.join(command)}: exit code {done.returncode}\n{done.stdout}"
-        return done.stdout
+        return printed_by(block, command, self._place, environment, LIMIT)
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in RUNNABLE])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from compose_project import Project
 from container_engine import Engine
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from doc_pages import PAGES, ROOT, Block, agrees, blocks_of, is_run_elsewhere, outputs
+from doc_pages import PAGES, ROOT, Block, blocks_of, compare, is_run_elsewhere, outputs, printed_by
 
 LIMIT = 100
 """Seconds for the commands of a block."""
@@ -32,8 +31,7 @@ def test_the_commands_of_a_page_do_what_it_says(
     with Project(engine, directory, name="jobs", environment=compose_images) as project:
         for block, shown in outputs(blocks_of(page)):
             if block.kind == "sh" and block.wants_containers:
-                printed = _run(block, project)
-                assert shown is None or agrees(shown, printed), f"{block} shows\n{shown}\nand it printed\n{printed}"
+                compare(block, shown, _run(block, project))
 
 
 def _run(block: Block, project: Project) -> str:
@@ -43,18 +41,8 @@ def _run(block: Block, project: Project) -> str:
         AssertionError: they failed, or took too long: 124, as timeout(1) says.
     """
     environment = {**project.environment, "PATH": f"{Path(sys.executable).parent}:{project.environment['PATH']}"}
-    done = subprocess.run(
-        ["timeout", "--kill-after=5", str(LIMIT), "sh", "-eu", "-c", block.text],
-        cwd=project.directory,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=LIMIT + 30,
-    )
-    assert done.returncode == 0, f"{block}: exit code {done.returncode}\n{done.stdout}"
-    return done.stdout
+    command = ["timeout", "--kill-after=5", str(LIMIT), "sh", "-eu", "-c", block.text]
+    return printed_by(block, command, project.directory, environment, LIMIT + 30)
 
 
 def test_there_are_pages_with_containers() -> None:
