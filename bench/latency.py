@@ -37,7 +37,7 @@ def latency(directory: Path, scale: float) -> Iterator[Figure]:
     Both sides read CLOCK_MONOTONIC, which all processes of a machine share.
     """
     count = max(5, int(250 * scale))
-    scan_only = (sys.executable, "-c", _WITHOUT_EVENTS)
+    scan_only = (sys.executable, "-P", "-c", _WITHOUT_EVENTS)
     flags = ("--interval", str(INTERVAL))
     for name, write, program, extra, limit in (
         ("published", _publish, SIDECAR, ("--interval", "60"), 0.3),

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-SIDECAR = (sys.executable, "-m", "sharedvol_sidecar")
+SIDECAR = (sys.executable, "-P", "-m", "sharedvol_sidecar")
 LIMIT = 60.0
 """Seconds that anything may take before a measurement is given up."""
 

@@ -1,6 +1,11 @@
-"""``python -m sharedvol_sidecar`` is the command ``sharedvol-sidecar``."""
+"""``python -P -m sharedvol_sidecar`` is the command ``sharedvol-sidecar``."""
 
-from sharedvol_sidecar.cli import main
+import sys
 
 if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        # Without -P the first entry is the current directory. That may be the spool, where replicas can put modules.
+        del sys.path[0]
+    from sharedvol_sidecar.cli import main
+
     main(prog_name="sharedvol-sidecar")

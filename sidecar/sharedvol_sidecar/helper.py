@@ -27,7 +27,8 @@ class Helper:
 
     def __init__(self, job: Job) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "sharedvol_sidecar.worker"],
+            # -P: the current directory may be the spool, and nothing is imported from there.
+            [sys.executable, "-P", "-m", "sharedvol_sidecar.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sharedvol_sidecar.demo.verdict import judge, table
 
-_SIDECAR = (sys.executable, "-m", "sharedvol_sidecar")
+_SIDECAR = (sys.executable, "-P", "-m", "sharedvol_sidecar")
 _QUIET = "0.4"
 _NAMESPACES = ("unshare", "--uts", "--pid", "--mount", "--fork", "--mount-proc", "--propagation", "private")
 
@@ -88,7 +88,7 @@ def _run(volume: Path, replicas: int, seconds: float, as_json: bool) -> int:
 
 def _namespaces() -> tuple[str, ...]:
     """The command that gives a process namespaces of its own, or nothing where the machine forbids it."""
-    probe = (sys.executable, "-c", "import socket; socket.sethostname('probe')")
+    probe = (sys.executable, "-P", "-c", "import socket; socket.sethostname('probe')")
     for extra in ((), ("--user", "--map-root-user")):
         command = (*_NAMESPACES, *extra, "--kill-child")
         try:
@@ -103,7 +103,7 @@ def _start_replica(
     namespaces: tuple[str, ...], spool: Path, records: Path, stop: Path, stack: ExitStack
 ) -> subprocess.Popen[bytes]:
     name = os.urandom(6).hex()  # as Docker names a container
-    command = [*namespaces, sys.executable, "-m", "sharedvol_sidecar.demo.replica"]
+    command = [*namespaces, sys.executable, "-P", "-m", "sharedvol_sidecar.demo.replica"]
     command += [str(path) for path in (spool, records, stop)]
     if namespaces:
         command.append(name)  # to be set as the host name of its namespace
