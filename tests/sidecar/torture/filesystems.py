@@ -13,15 +13,20 @@ from pathlib import Path
 
 from torture.isolated import NotHere, libc
 
-LOOP_KINDS = ("ext4", "xfs", "btrfs")
-KINDS = ("machine", "tmpfs", *LOOP_KINDS, "overlay")
-
-_MEGABYTES = {"ext4": 64, "xfs": 300, "btrfs": 128}  # near the smallest that mkfs makes
 _MAKE = {
-    "ext4": ("mkfs.ext4", "-q", "-F"),
-    "xfs": ("mkfs.xfs", "-q", "-f"),
+    "ext4": ("mkfs.ext4", "-q", "-F", "-b", "1024"),
+    "ext4_4k": ("mkfs.ext4", "-q", "-F", "-b", "4096"),
+    "xfs": ("mkfs.xfs", "-q", "-f", "-b", "size=4096"),
+    "xfs_1k": ("mkfs.xfs", "-q", "-f", "-b", "size=1024"),
     "btrfs": ("mkfs.btrfs", "-q", "-f"),
 }
+_MEGABYTES = {"ext4": 64, "xfs": 300, "btrfs": 128}  # near the smallest that mkfs makes
+
+LOOP_KINDS = tuple(_MAKE)
+"""The kind, and behind a `_` the size of its blocks: with blocks below 4 KiB the catalog has a rollback journal."""
+
+KINDS = ("machine", "tmpfs", *LOOP_KINDS, "overlay", "overlay_4k")
+
 _SMALL = ("-b", "4096", "-N", "1000", "-O", "^has_journal", "-m", "0")  # mke2fs(8)
 _GET_FREE, _CONFIGURE = 0x4C82, 0x4C0A  # LOOP_CTL_GET_FREE and LOOP_CONFIGURE of linux/loop.h
 _AUTOCLEAR, _FLAGS_AT, _CONFIG_SIZE = 4, 60, 304
@@ -45,12 +50,12 @@ class LoopFileSystem:
     """
 
     def __init__(self, kind: str, path: Path, size: int | None = None) -> None:
-        self.kind, self.path = kind, path
+        self.kind, self.path = kind.partition("_")[0], path
         with_sbin = f"{os.environ['PATH']}:/usr/sbin:/sbin"
         make = shutil.which(_MAKE[kind][0], path=with_sbin)
         if make is None:
             raise NotHere(f"no {_MAKE[kind][0]}: see scripts/install-filesystems")
-        self._device = _Device(_store(size or _MEGABYTES[kind] << 20))
+        self._device = _Device(_store(size or _MEGABYTES[self.kind] << 20))
         made = subprocess.run(
             [make, *_MAKE[kind][1:], *_SMALL * (size is not None), self._device.path],
             capture_output=True,
@@ -119,8 +124,8 @@ class Places:
         elif kind == "tmpfs":
             path.mkdir()
             mount("tmpfs", path, "tmpfs")
-        elif kind == "overlay":
-            below = self.on("ext4") / "overlay"
+        elif kind.startswith("overlay"):
+            below = self.on(kind.replace("overlay", "ext4")) / "overlay"
             for name in ("lower", "upper", "work"):
                 (below / name).mkdir(parents=True)
             path.mkdir()

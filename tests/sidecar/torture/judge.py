@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -16,6 +17,10 @@ from urllib.parse import unquote_to_bytes
 
 PRIVATE = ".sharedvol"
 FOLLOWED = ".live"  # the end of the name of a log that is still being followed
+CATALOG = "catalog.db"
+JOURNALS = ("-wal", "-journal")
+"""Where SQLite keeps a transaction until the database holds it. It makes the index of a WAL (``-shm``) from that."""
+
 _TABLE = "sharedvol_collected"
 
 
@@ -160,13 +165,13 @@ def check_catalog_moment(collected: Path, seen: Look, expected: Expected, where:
 def catalog(collected: Path) -> dict[str, tuple[str, int]] | None:
     """The catalog's digests and sizes by path, or None where there is none. Reads a copy, to change nothing."""
     place = collected / PRIVATE
-    if not (place / "catalog.db").exists():
+    if not (place / CATALOG).exists():
         return None
     with tempfile.TemporaryDirectory(dir="/dev/shm") as copy:
-        for name in ("catalog.db", "catalog.db-wal"):
-            if (place / name).exists():
-                shutil.copyfile(place / name, Path(copy, name))
-        connection = sqlite3.connect(Path(copy, "catalog.db"))
+        for end in ("", *JOURNALS):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(place / f"{CATALOG}{end}", Path(copy, f"{CATALOG}{end}"))
+        connection = sqlite3.connect(Path(copy, CATALOG))
         try:
             known = connection.execute("SELECT name FROM sqlite_master WHERE name = ?", (_TABLE,)).fetchall()
             rows = connection.execute(f"SELECT path, sha256, size FROM {_TABLE}").fetchall() if known else []

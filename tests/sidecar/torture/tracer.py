@@ -74,6 +74,13 @@ class Traced:
         return NAMES.get(self.number, str(self.number))
 
     @property
+    def file(self) -> str:
+        """The name of the file that the call's first argument, a descriptor, is open on; empty if there is none."""
+        with contextlib.suppress(OSError):
+            return os.path.basename(os.readlink(f"/proc/{self._stopped}/fd/{ptrace.registers(self._stopped).rdi}"))
+        return ""
+
+    @property
     def may_fail(self) -> bool:
         """Whether the call can fail at all: close(2) reports what was written, and so nothing of a read-only file."""
         if self.number != CLOSE:
