@@ -36,9 +36,10 @@ class Logs:
     seal_after: float = 60.0
     encoding: str = ""
 
-    def encoding_of(self, candidate: Candidate) -> str:
+    def encoding_of(self, item: Item) -> str:
         """What the file is to be compressed by."""
-        if candidate.origin.kind not in self.kinds or candidate.name.endswith(PACKED):
+        candidate = item.candidate
+        if candidate.origin.kind not in self.kinds or candidate.name.endswith(PACKED) or item.hollow:
             return ""
         return self.encoding
 
@@ -149,7 +150,7 @@ class Admission:
         item = Item(candidate, fd, info, answer is lease.Lease.HELD)
         item.followed, item.shared = followed, shared
         item.day = day_of(candidate.origin, info.st_mtime_ns) if day is None else day
-        item.encoding = self._logs.encoding_of(candidate)
+        item.encoding = self._logs.encoding_of(item)
         if candidate.claimed:
             item.claim = candidate.directory
         if answer is lease.Lease.HELD:

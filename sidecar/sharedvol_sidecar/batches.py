@@ -26,7 +26,7 @@ class FileBatch:
     Args:
         descriptors: how many it may need.
         depth: of the destination's directories, without those of the file's own path.
-        size: bytes that it may have; a larger file is a batch of its own.
+        size: bytes that it may read; a larger file is a batch of its own.
     """
 
     def __init__(self, descriptors: int, depth: int, size: float) -> None:
@@ -47,7 +47,7 @@ class FileBatch:
         """One more."""
         self.items.append(item)
         self._left -= 2  # the file, and its copy
-        self._size -= item.info.st_size
+        self._size -= item.work
         # A directory may need one in the spool and, with all those above it, one among the claims and one in
         # the destination; there another for another day. Files that each have their own are common.
         directory = (item.candidate.directory, item.info.st_mtime_ns // _DAY)

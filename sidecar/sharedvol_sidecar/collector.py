@@ -23,6 +23,7 @@ from sharedvol_sidecar.items import Item
 from sharedvol_sidecar.job import Job
 from sharedvol_sidecar.layout import Layout
 from sharedvol_sidecar.limits import Rate
+from sharedvol_sidecar.liveness import Liveness, Unwatched
 from sharedvol_sidecar.logs import LogKeeper, skips
 from sharedvol_sidecar.mover import Mover
 from sharedvol_sidecar.orphans import Orphans
@@ -54,6 +55,7 @@ class Collector:
         wait: seconds to wait for a container that another sidecar is working on.
         pause: waits so many seconds, or less if it is time to stop.
         placed: whether an event told that a file was renamed into place.
+        liveness: receives a sign of life for each file, and for each chunk of a long one.
 
     Raises:
         ConfigError: the template is wrong.
@@ -70,7 +72,9 @@ class Collector:
         wait: float = 0.0,
         pause: Callable[[float], None] = time.sleep,
         placed: Placed | None = None,
+        liveness: Liveness | None = None,
     ) -> None:
+        self._liveness = liveness or Unwatched()
         self._job, self._pause, self._placed = job, pause, placed or Placed()
         self._helping = shard[0] > 0
         spool, root = open_root(Path(job.spool)), open_root(Path(job.collected))
@@ -107,6 +111,7 @@ class Collector:
             self.linked,
             job.min_free,
             self.register.remove,
+            self._liveness,
         )
         followed = Followed(
             self._destination,
@@ -116,6 +121,7 @@ class Collector:
             self._has_room,
             job.seal_after,
             tell,
+            self._liveness,
         )
         most = max(1, min(MAX_FOLLOWED, self._descriptors // 8))  # files that move need descriptors, too
         logs = Logs(() if self._helping else job.follow, job.seal_after, job.compress)
@@ -136,6 +142,7 @@ class Collector:
             tell_collected,
             job.digests and job.catalog is not None,
             followed.drop,
+            self._liveness,
         )
 
     def _move_items(self, items: list[Item], tally: Tally) -> None:
@@ -192,6 +199,7 @@ class Collector:
             if not self._helping and not self.register.resting:
                 self._recover(tally)
             for candidate in self._scanner.candidates(tally, self._enter):
+                self._liveness.beat()  # a scan that finds nothing to move may take minutes
                 item = self.admission.admit(candidate, tally)
                 if item is None:
                     continue
@@ -267,14 +275,13 @@ class Collector:
 
     def _move(self, batch: FileBatch, tally: Tally, after_batch: Callable[[Tally], None], keep: str | None) -> None:
         """Move a batch, and let go of the units that it was of but the one that is being scanned."""
-        before = tally.bytes
         if batch.items:
             self._mover.move(batch.items, tally)
             after_batch(tally)
             self.logs.tick(tally, _TICK)  # a backlog may take minutes
         if self._helper is None:
             self._units.release(keep)
-        self._pause_for(tally.bytes - before)
+        self._pause_for(sum(item.work for item in batch.items if item.done))
 
     def _pause_for(self, count: int) -> None:
         wait = self._rate.spend(count)

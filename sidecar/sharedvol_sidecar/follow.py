@@ -20,7 +20,6 @@ A live file that is missing means that its generation has its final name: it is 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -33,9 +32,11 @@ from sharedvol_sidecar.claims import open_private
 from sharedvol_sidecar.destination import Destination
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.follow_records import Log, Records, State
+from sharedvol_sidecar.holes import data_bytes, next_data, next_hole
 from sharedvol_sidecar.inodes import identity
 from sharedvol_sidecar.items import Item, staging_name
 from sharedvol_sidecar.layout import LIVE
+from sharedvol_sidecar.liveness import Liveness, Unwatched
 from sharedvol_sidecar.report import Event, Listener, Tally
 from sharedvol_sidecar.scan import Candidate
 from sharedvol_sidecar.template import Template, day_of
@@ -60,6 +61,7 @@ class Followed:
         room: whether there is room for more; asked before a log is copied further.
         seal_after: where no lease can be had, seconds without a change after which a deleted log is over.
         tell: told of what happens.
+        liveness: receives a sign of life for each part of a log that is copied.
     """
 
     def __init__(
@@ -71,7 +73,9 @@ class Followed:
         room: Callable[[], bool],
         seal_after: float,
         tell: Listener,
+        liveness: Liveness | None = None,
     ) -> None:
+        self._liveness = liveness or Unwatched()
         self._destination, self._template = destination, template
         self._dress, self._room, self._seal_after, self._tell = dress, room, seal_after, tell
         self._spool_id = spool_id
@@ -136,7 +140,7 @@ class Followed:
             return False
         log.size = have + sent
         log.grew_at = time.monotonic()
-        tally.followed += sent
+        tally.followed += data_bytes(log.fd, have + sent, have)
         return True
 
     def was_cut(self, id: str, fd: int) -> Log | None:
@@ -287,36 +291,18 @@ class Followed:
     def _copy(self, log: Log, have: int, size: int) -> int:
         offset = have
         while offset < size:
-            data = _next_data(log.fd, offset, size)
+            data = next_data(log.fd, offset, size)
             if data > offset:  # a hole, which takes no space: one call can make it as long as a disk
                 os.ftruncate(log.live, data)
                 offset = data
                 continue
             if not self._room():
                 break
-            end = min(size, offset + _AT_A_TIME, _next_hole(log.fd, offset, size))
+            end = min(size, offset + _AT_A_TIME, next_hole(log.fd, offset, size))
             os.lseek(log.live, offset, os.SEEK_SET)
+            self._liveness.beat()
             sent = os.sendfile(log.live, log.fd, offset, end - offset)
             if not sent:
                 break
             offset += sent
         return offset - have
-
-
-def _next_data(fd: int, offset: int, size: int) -> int:
-    """Where a hole at ``offset`` ends; ``offset`` itself where there is none. See lseek(2), SEEK_DATA."""
-    try:
-        return min(os.lseek(fd, offset, os.SEEK_DATA), size)
-    except OSError as error:
-        if error.errno == errno.ENXIO:  # only a hole is left; or it was cut meanwhile, and nothing is
-            return max(offset, min(size, os.fstat(fd).st_size))
-        if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
-            return offset
-        raise
-
-
-def _next_hole(fd: int, offset: int, size: int) -> int:
-    try:
-        return max(os.lseek(fd, offset, os.SEEK_HOLE), offset + 1)
-    except OSError:
-        return size

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sharedvol_sidecar import lease
 from sharedvol_sidecar.directories import Directory, move_name
+from sharedvol_sidecar.holes import is_hollow
 from sharedvol_sidecar.scan import Candidate
 
 
@@ -36,6 +37,7 @@ class Item:
         in_destination: it is a followed log's live file, and lies in the destination already.
         done: it is where it belongs, and its claim is gone.
         no_room: its problem is that the destination has too little space.
+        hollow: it is long and almost only a hole: it is neither compressed nor read for a digest.
     """
 
     candidate: Candidate
@@ -57,6 +59,15 @@ class Item:
     in_destination: bool = False
     done: bool = False
     no_room: bool = False
+    hollow: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.hollow = is_hollow(self.fd, self.info)
+
+    @property
+    def work(self) -> int:
+        """The bytes that are read to move it."""
+        return min(self.info.st_size, self.info.st_blocks * 512) if self.hollow else self.info.st_size
 
     @property
     def slot(self) -> str:

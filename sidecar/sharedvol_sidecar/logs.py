@@ -171,7 +171,7 @@ class LogKeeper:
         item = self._followed.sealing(log)
         if item is None:
             return True
-        item.encoding = self._logs.encoding_of(item.candidate)
+        item.encoding = self._logs.encoding_of(item)
         self._move([item], self.tally)
         return item.done
 

@@ -27,11 +27,12 @@ from collections.abc import Callable, Iterable, Sequence
 from sharedvol.errors import describe
 from sharedvol_sidecar import lease
 from sharedvol_sidecar.claims import Batch, Claims
-from sharedvol_sidecar.contents import digest
+from sharedvol_sidecar.contents import SYNC_EVERY, digest
 from sharedvol_sidecar.destination import Destination
-from sharedvol_sidecar.directories import Directory, sync_filesystem
+from sharedvol_sidecar.directories import Directory, sync_filesystem, sync_range
 from sharedvol_sidecar.errors import DestinationError, SpoolError
 from sharedvol_sidecar.items import Item
+from sharedvol_sidecar.liveness import Liveness, Unwatched, beating
 from sharedvol_sidecar.publisher import Publisher
 from sharedvol_sidecar.register import Register
 from sharedvol_sidecar.report import Event, Listener, Tally
@@ -53,7 +54,6 @@ _OF_THE_FILE = frozenset(
 _DENIED = frozenset({errno.EACCES, errno.EPERM})
 _OF_THE_SPOOL = frozenset({errno.EROFS, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE})
 _FEW = 8
-_LARGE = 1 << 30
 
 
 class Mover:
@@ -70,6 +70,7 @@ class Mover:
         tell_collected: tell of every collected file too.
         digests: whether to take the digest of every file, which reads it whole.
         unfollow: called with a followed log's id before its claim goes, to remove its live file.
+        liveness: receives a sign of life for each file, and for each chunk of a long one.
     """
 
     def __init__(
@@ -84,11 +85,13 @@ class Mover:
         tell_collected: bool = False,
         digests: bool = True,
         unfollow: Callable[[str], None] = lambda id: None,
+        liveness: Liveness | None = None,
     ) -> None:
         self._spool, self._destination, self._claims = spool, destination, claims
         self._publisher, self._register, self._linked = publisher, register, linked
         self._tell, self._tell_collected = tell, tell_collected
         self._digests, self._unfollow = digests, unfollow
+        self._liveness = liveness or Unwatched()
         self._denied: set[str] = set()
 
     def new_pass(self) -> None:
@@ -121,18 +124,28 @@ class Mover:
             batch.remove()
 
     def _sync_contents(self, items: Sequence[Item]) -> None:
+        for item in items:
+            self._sync_in_slices(item)
         if len(items) > _FEW:
             sync_filesystem(self._spool)
             return
         for item in items:
+            self._liveness.beat()
             os.fsync(item.fd)
+
+    def _sync_in_slices(self, item: Item) -> None:
+        """Write out all but the last slice of a long file: one sync of it would take minutes."""
+        for offset in range(0, item.work - SYNC_EVERY, SYNC_EVERY):
+            self._liveness.beat()
+            sync_range(item.fd, offset, SYNC_EVERY)
 
     def _read(self, item: Item, tally: Tally) -> bool:
         """Take the digest of a file that will be linked; the others' are taken when they are copied."""
-        if not self._digests or self._publisher.is_copied(item) or _is_hollow(item.info):
+        self._liveness.beat()
+        if not self._digests or self._publisher.is_copied(item) or item.hollow:
             return True
         try:
-            item.sha256 = digest(item.fd, item.info.st_size, item.going_on)
+            item.sha256 = digest(item.fd, item.info.st_size, beating(self._liveness, item.going_on))
         except OSError as error:
             tally.failed += 1
             self._tell(Event("failed", item.candidate.path, f"cannot read it: {describe(error)}; it stays"))
@@ -334,8 +347,3 @@ class Mover:
             # Back in the spool it would be a new file, and be collected a second time beside that name.
             return
         item.put_back()
-
-
-def _is_hollow(info: os.stat_result) -> bool:
-    """Whether most of a large file is a hole: one call makes it as long as a disk, and to read it takes hours."""
-    return info.st_size > _LARGE and info.st_blocks * 512 < info.st_size // 2

@@ -13,6 +13,7 @@ from sharedvol_sidecar.destination import Destination
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.items import Item
 from sharedvol_sidecar.layout import LIVE
+from sharedvol_sidecar.liveness import Liveness, Unwatched
 from sharedvol_sidecar.staging import already_staged, stage
 from sharedvol_sidecar.template import Template, alternatives, fit
 
@@ -29,6 +30,7 @@ class Publisher:
         linked: whether spool and destination are one file system, so that copies are the exception.
         floor: bytes that are to stay free in the destination.
         uncatalog: takes a final name out of the catalog, before it is withdrawn.
+        liveness: receives a sign of life while files are copied.
     """
 
     def __init__(
@@ -39,10 +41,12 @@ class Publisher:
         linked: bool,
         floor: int = 0,
         uncatalog: Callable[[str], None] = lambda target: None,
+        liveness: Liveness | None = None,
     ) -> None:
         self._destination, self._template = destination, template
         self._staging, self._linked, self._floor = staging, linked, floor
         self._uncatalog = uncatalog
+        self._liveness = liveness or Unwatched()
 
     def stage(self, items: list[Item]) -> list[Item]:
         """What can be published: all, or of those that must be copied the ones that were."""
@@ -59,7 +63,7 @@ class Publisher:
             if id(item) not in asked:
                 # A file that could not be linked may have been copied, and the copy have its final name already.
                 if item.candidate.claimed and not item.in_destination:
-                    already_staged(item, staging, self.withdraw)
+                    already_staged(item, staging, self.withdraw, self._liveness)
                 ready.add(id(item))
         return [item for item in items if id(item) in ready]
 
@@ -70,7 +74,7 @@ class Publisher:
     def _stage(self, items: list[Item], staging: Directory) -> list[Item]:
         if not items:
             return []
-        return stage(items, staging, self.withdraw, self._destination.ownership.dress, self._floor)
+        return stage(items, staging, self.withdraw, self._destination.ownership.dress, self._liveness, self._floor)
 
     def publish(self, item: Item) -> None:
         """Link a claim, or its copy, to its final name; where that is taken by another file, to another name.

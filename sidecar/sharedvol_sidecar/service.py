@@ -207,6 +207,7 @@ class Service:
             tell_collected=True,
             pause=lambda seconds: self._sleep(watch, seconds),
             placed=watch.placed,
+            liveness=self.board,
         )
         try:
             collector.prepare_catalog()

@@ -13,9 +13,11 @@ import errno
 import os
 from collections.abc import Callable, Iterable
 
-from sharedvol_sidecar.contents import copy, digest, same
+from sharedvol_sidecar.contents import copy, copy_data, digest, same
 from sharedvol_sidecar.directories import Directory, sync_filesystem
+from sharedvol_sidecar.holes import data_bytes
 from sharedvol_sidecar.items import Item
+from sharedvol_sidecar.liveness import Liveness, beating
 
 _FEW = 8
 
@@ -24,7 +26,12 @@ Dress = Callable[[int, os.stat_result], None]
 
 
 def stage(
-    items: Iterable[Item], staging: Directory, withdraw: Callable[[Item], None], dress: Dress, floor: int = 0
+    items: Iterable[Item],
+    staging: Directory,
+    withdraw: Callable[[Item], None],
+    dress: Dress,
+    liveness: Liveness,
+    floor: int = 0,
 ) -> list[Item]:
     """Copy the claimed files and give each its staging name. Returns the items that have one.
 
@@ -36,6 +43,7 @@ def stage(
         withdraw: takes back the copy that a mover which died had made, and its final name, where the
             claim has changed since.
         dress: gives a copy its owner and mode.
+        liveness: receives a sign of life for each file, and for each chunk of a long one.
         floor: bytes that are to stay free.
 
     Raises:
@@ -45,19 +53,16 @@ def stage(
     copies: list[tuple[Item, int, str]] = []
     try:
         for item in items:
-            if item.candidate.claimed and already_staged(item, staging, withdraw):
+            liveness.beat()
+            if item.candidate.claimed and already_staged(item, staging, withdraw, liveness):
                 done.append(item)
                 continue
-            free = os.fstatvfs(staging.fd)
-            if item.info.st_size + floor > free.f_bavail * free.f_frsize:
-                # One file that is too large, or sparse and only looks so, must not stop the others.
-                item.problem = f"cannot be copied: it has {item.info.st_size} bytes, more than are free"
-                item.no_room = True
-                continue
+            if not _has_room(item, staging, floor):
+                continue  # one file that is too large must not stop the others
             part = f"{item.staging_name}.part"
             fd, named = _new_file(staging, part)
             copies.append((item, fd, part if named else ""))
-            if not _copy(item, fd, dress):
+            if not _copy(item, fd, dress, beating(liveness, item.going_on)):
                 os.close(copies.pop()[1])
                 if named:
                     os.unlink(part, dir_fd=staging.fd)
@@ -65,6 +70,7 @@ def stage(
         if len(copies) > _FEW:
             sync_filesystem(staging)
         for item, fd, part in copies:
+            liveness.beat()
             if len(copies) <= _FEW:
                 os.fsync(fd)
             _name(staging, fd, part, item.staging_name)
@@ -86,22 +92,41 @@ def _sync_claims(items: Iterable[Item]) -> None:
         directory.sync()
 
 
-def already_staged(item: Item, staging: Directory, withdraw: Callable[[Item], None]) -> bool:
+def _has_room(item: Item, staging: Directory, floor: int) -> bool:
+    """Whether its data fits; if not, set the item's problem."""
+    free = os.fstatvfs(staging.fd)
+    available = free.f_bavail * free.f_frsize - floor
+    if item.info.st_size <= available:
+        return True
+    needed = data_bytes(item.fd, item.info.st_size)  # a hole takes no space in the copy either
+    if needed <= available:
+        return True
+    item.problem = f"cannot be copied: it has {needed} bytes, more than are free"
+    item.no_room = True
+    return False
+
+
+def already_staged(item: Item, staging: Directory, withdraw: Callable[[Item], None], liveness: Liveness) -> bool:
     """Whether a mover that died had made the copy, and it is still what the claim holds; then it is the item's."""
     try:
         fd = os.open(item.staging_name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging.fd)
     except FileNotFoundError:
         return False
     try:
-        if same(item.fd, fd, item.encoding):
+        going_on = beating(liveness, _always)
+        if same(item.fd, fd, item.encoding, going_on):
             item.staged = staging
-            item.sha256 = digest(fd, os.fstat(fd).st_size)
+            item.sha256 = None if item.hollow else digest(fd, os.fstat(fd).st_size, going_on)
             return True
     finally:
         os.close(fd)
     item.staged = staging  # a late writer changed the claim after the copy
     withdraw(item)
     return False
+
+
+def _always() -> bool:
+    return True
 
 
 def _new_file(staging: Directory, part: str) -> tuple[int, bool]:
@@ -115,13 +140,17 @@ def _new_file(staging: Directory, part: str) -> tuple[int, bool]:
     return os.open(part, flags, 0o600, dir_fd=staging.fd), True
 
 
-def _copy(item: Item, fd: int, dress: Dress) -> bool:
+def _copy(item: Item, fd: int, dress: Dress, going_on: Callable[[], bool]) -> bool:
     """The file's bytes, owner, mode and times. False if a writer waits for it meanwhile."""
     size = item.info.st_size
     # No further than it was long: without a lease a writer may go on as fast as we copy.
-    item.sha256 = copy(item.fd, fd, size, item.encoding, item.going_on)
-    if item.sha256 is None:
-        return False
+    if item.hollow:
+        if not copy_data(item.fd, fd, size, going_on):
+            return False
+    else:
+        item.sha256 = copy(item.fd, fd, size, item.encoding, going_on)
+        if item.sha256 is None:
+            return False
     dress(fd, item.info)
     os.utime(fd, ns=(item.info.st_atime_ns, item.info.st_mtime_ns))
     return os.fstat(item.fd).st_size == size

@@ -59,7 +59,7 @@ def claims_of_the_living() -> None:
 def forgets_copies() -> None:
     """The one that recovers makes every copy anew, whatever name the first has by now."""
 
-    def already_staged(item: Item, directory: Directory, withdraw: object) -> bool:
+    def already_staged(item: Item, directory: Directory, *others: object) -> bool:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(item.staging_name, dir_fd=directory.fd)
         return False
