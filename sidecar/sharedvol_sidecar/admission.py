@@ -77,11 +77,14 @@ class Admission:
         """Seconds until the first of the files that were left as `settling` may be finished."""
         self.backlog: dict[str, list[int]] = {}
         """Files that were left, by container: how many, and their bytes."""
+        self.unopened: set[str] = set()
+        """The directories at the top of the spool with a file that could not be opened, and so not be recognized."""
 
     def new_pass(self) -> None:
         """A pass begins."""
         self.due = None
         self.backlog = {}
+        self.unopened = set()
         self._may_leave_atime = True
 
     def admit(self, candidate: Candidate, tally: Tally, claim_path: str = "", day: int | None = None) -> Item | None:
@@ -236,6 +239,7 @@ class Admission:
             self._tell(Event("refused", candidate.path, "no regular file"))
             return
         tally.failed += 1
+        self.unopened.add(candidate.path.partition("/")[0])
         self._tell(Event("failed", candidate.path, f"cannot open it: {describe(error)}"))
 
     def _was_put_back(self, item: Item) -> bool:

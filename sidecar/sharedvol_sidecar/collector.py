@@ -18,6 +18,7 @@ from sharedvol_sidecar.destination import Destination, Ownership, shares_file_sy
 from sharedvol_sidecar.directories import Directory, open_root
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.follow import Followed
+from sharedvol_sidecar.follow_ended import EndedLogs
 from sharedvol_sidecar.helper import Helper
 from sharedvol_sidecar.items import Item
 from sharedvol_sidecar.job import Job
@@ -82,11 +83,10 @@ class Collector:
         self.claims = Claims(spool)
         self._spool_id = _spool_id(spool)
         self.linked = shares_file_system(spool, root, f"{self._spool_id}-{self.claims.slot}")
-        self._units = Units(spool, wait)
         self.orphans = Orphans(spool, job.spool, job.kinds, tell)
         self.register = Register(self._open_catalog if job.catalog is not None else None, tell)
         self._descriptors = raise_descriptors()
-        self._assemble(spool, tell, visit, shard, tell_collected)
+        self._assemble(spool, tell, visit, shard, tell_collected, wait)
         self._rate = Rate(job.rate)
         self._rate.share(2 if self._helping else 1)
         self._helper: Helper | None = None
@@ -98,6 +98,7 @@ class Collector:
         visit: Callable[[Directory], None] | None,
         shard: tuple[int, int],
         tell_collected: bool,
+        wait: float,
     ) -> None:
         job = self._job
         template = Template(job.template)
@@ -120,13 +121,25 @@ class Collector:
             self._destination.ownership.dress,
             self._has_room,
             job.seal_after,
+            job.quiet,
             tell,
             self._liveness,
         )
+        self._units = Units(spool, wait, followed.records.refresh)
+        self._ended = EndedLogs(self._destination.root, self._spool_id, self.claims, tell)
         most = max(1, min(MAX_FOLLOWED, self._descriptors // 8))  # files that move need descriptors, too
         logs = Logs(() if self._helping else job.follow, job.seal_after, job.compress)
         self.logs = LogKeeper(
-            followed, self._units, logs, self._move_items, self.claims.inodes, job.collected, tell, most
+            followed,
+            self._units,
+            logs,
+            self._move_items,
+            self.claims.inodes,
+            lambda path: layout.origin(path) is not None,
+            self._ended,
+            job.collected,
+            tell,
+            most,
         )
         self.admission = Admission(
             spool, self._quiet, publisher.hide, tell, logs, self.logs.grows, self.logs.which, self._placed
@@ -143,6 +156,7 @@ class Collector:
             job.digests and job.catalog is not None,
             followed.drop,
             self._liveness,
+            self.logs.is_new,
         )
 
     def _move_items(self, items: list[Item], tally: Tally) -> None:
@@ -204,7 +218,11 @@ class Collector:
                 if item is None:
                     continue
                 batch.add(item)  # first, so that whatever happens it is closed
-                if item.followed and not self.logs.is_as_it_was(item):
+                if self._ended.discard(item):
+                    batch.drop_last()
+                    continue
+                # A helper has no locks, and so no say over a log that is followed.
+                if item.followed and (self._helping or not self.logs.is_as_it_was(item)):
                     batch.drop_last()
                     continue
                 if batch.full:
@@ -217,7 +235,8 @@ class Collector:
             moving, batch = batch, self._new_batch()
             self._move(moving, tally, after_batch, None)
             if not self._helping:
-                self.logs.end(skips(self._scanner.unread, self._scanner.units, self._entered))
+                unread = self._scanner.unread | self.admission.unopened
+                self.logs.end(skips(unread, self._scanner.units, self._entered))
                 self._remove_orphans(tally)
         finally:
             for item in batch.items:
@@ -264,6 +283,7 @@ class Collector:
             return False
         self._entering = unit
         self._entered.add(unit)
+        self.logs.entered(unit)
         return True
 
     def _count_found(self, count: int) -> None:
@@ -290,6 +310,7 @@ class Collector:
 
     def _recover(self, tally: Tally) -> None:
         for slot, root in self.claims.left_behind():
+            self.logs.refresh()  # the mover that died may have begun to follow logs since this pass began
             for name in os.listdir(root.fd):
                 try:
                     directory = root.open(name)
@@ -316,9 +337,10 @@ class Collector:
             item = self.admission.admit(candidate, tally, f"{path}/{candidate.path}", day)
             if item is None:
                 continue
-            if not item.followed or (
+            if not self._ended.discard(item) and (
+                not item.followed
                 # Its live file is touched, for which a log has one sidecar at a time.
-                self._units.take(candidate.path.partition("/")[0]) and self.logs.is_as_it_was(item)
+                or (self._units.take(candidate.path.partition("/")[0]) and self.logs.is_as_it_was(item))
             ):
                 yield item
             else:

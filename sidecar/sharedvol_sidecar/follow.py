@@ -1,20 +1,22 @@
 """Logs that stay open: copied into the destination as they grow, byte for byte.
 
-A log is followed into ``<name>~<identity>.live`` beside the place of its final name. The size of that file is
-the checkpoint: nothing else says how far it got, so nothing can disagree with it after a kill. What is kept
-beside it, in ``.sharedvol/follow/<spool>/<identity>.json`` of the destination, is where it lies and whose it is.
+A log is followed into ``<name>~<identity>.live`` next to its future final name. The size of that live copy is the
+checkpoint. It is stored nowhere else, so nothing can disagree with it after a kill. The log's record
+(`follow_records`) says where the copy is and where the log comes from.
 
 A log is known by its inode and time of birth. So it may be renamed while it is followed, and a new file
-under its old name is another log. It ends in one of three ways:
+under its old name is another log. It ends in one of four ways:
 
-- its writer is gone: it is moved like every finished file (`mover`), and the live file is removed before the
-  claim is. While there is a claim, whoever recovers it removes the live file too.
-- it was cut (copytruncate, or any change of what was copied already): the live file gets the final name, and
-  the log goes on in a new one, its next generation. The bytes before the checkpoint are compared at every
+- No process has it open for writing: it is moved like every finished file (`mover`), and the live copy is removed
+  before the claim is. While there is a claim, the sidecar that recovers it removes the live copy too.
+- It was cut (copytruncate, or any change of what was copied already): the live copy gets the final name, and
+  the log continues in a new one, its next generation. The bytes before the checkpoint are compared at every
   step, so a log that was cut and has grown beyond the checkpoint since is noticed too.
-- it was deleted: what its writer still writes is read through our descriptor; then the live file gets the name.
+- It was deleted: what its writer still writes is read through our descriptor. Then the live copy gets the name.
+- It was moved to a place that no sidecar scans: after some scans that did not see it, once no process writes it and
+  its copy is whole, the live copy gets the name.
 
-A live file that is missing means that its generation has its final name: it is removed only after that.
+A live copy that is missing means that its generation has its final name: it is removed only after that.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from sharedvol_sidecar import lease
 from sharedvol_sidecar.claims import open_private
 from sharedvol_sidecar.destination import Destination
 from sharedvol_sidecar.directories import Directory
+from sharedvol_sidecar.follow_marks import clear_mark, is_marked_by_others, set_mark
 from sharedvol_sidecar.follow_records import Log, Records, State
 from sharedvol_sidecar.holes import data_bytes, next_data, next_hole
 from sharedvol_sidecar.inodes import identity
@@ -43,6 +46,8 @@ from sharedvol_sidecar.template import Template, day_of
 
 _CHECKED = 4096  # bytes before the checkpoint that are compared: a log's last lines, which hold times
 _AT_A_TIME = 8 * 1024 * 1024
+_SCANS = 3  # in a row that do not see a log: a rename during a scan hides a log from it
+_SCANS_NEVER_SEEN = 2  # the same of a log that this process has never seen
 
 
 def claim_path(log: Log) -> str:
@@ -59,7 +64,9 @@ class Followed:
         template: the final names.
         dress: gives a new file in the destination its mode and owner, those of the source or configured ones.
         room: whether there is room for more; asked before a log is copied further.
-        seal_after: where no lease can be had, seconds without a change after which a deleted log is over.
+        seal_after: where no lease can be had, seconds without a change after which a log that is deleted or moved
+            has ended.
+        quiet: seconds for which a log that still exists is not seen, at least, before it has ended.
         tell: told of what happens.
         liveness: receives a sign of life for each part of a log that is copied.
     """
@@ -72,12 +79,14 @@ class Followed:
         dress: Callable[[int, os.stat_result], None],
         room: Callable[[], bool],
         seal_after: float,
+        quiet: float,
         tell: Listener,
         liveness: Liveness | None = None,
     ) -> None:
         self._liveness = liveness or Unwatched()
         self._destination, self._template = destination, template
-        self._dress, self._room, self._seal_after, self._tell = dress, room, seal_after, tell
+        self._dress, self._room, self._tell = dress, room, tell
+        self._seal_after, self._quiet = seal_after, quiet
         self._spool_id = spool_id
         directory = open_private(destination.root)
         for name in ("follow", spool_id):
@@ -85,47 +94,54 @@ class Followed:
         remove_stale_temporaries(f"/proc/self/fd/{directory.fd}")  # of those that were killed
         self.records = Records(directory, tell)
 
-    def follow(self, candidate: Candidate, fd: int, info: os.stat_result) -> Log:
-        """A log that is not finished was found: `advance` it from now on.
+    def follow(self, candidate: Candidate, fd: int, info: os.stat_result) -> Log | None:
+        """Begin or continue to follow a log that is not finished: `advance` it from now on.
 
         Args:
             candidate: the log.
             fd: open for reading; stays the caller's.
             info: its status.
 
+        Returns:
+            None if it cannot be followed now: it is not where it was found any more, or its record is damaged.
+
         Raises:
             OSError: the destination fails, or is full.
         """
         id = identity(fd, info.st_ino)
         log = self.records.logs.get(id)
+        log = self.records.current(log) if log is not None else None
         if log is None:
             log = self._begin(id, candidate, info)
+        if log is None:
+            return None
         if log.fd < 0:
-            # Not dup(2): who takes a lease on the caller's description would have it as long as we keep ours.
+            # Not dup(2): a lease that is taken on the caller's description would last as long as this descriptor.
             log.fd = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        log.seen = True
-        log.missed = 0
+        log.see()
         return log
 
     def see(self, fd: int, inode: int) -> str:
-        """A file with a followed log's inode was found: its id if it is that log, else empty."""
+        """Note that the scan found a file with a followed log's inode: its id if it is that log, else empty."""
         id = identity(fd, inode)
         log = self.records.logs.get(id)
         if log is None:
             return ""
-        log.seen = True
-        log.missed = 0
+        log.see()
+        _mark(log)
         return id
 
     def advance(self, log: Log, tally: Tally) -> bool:
-        """Copy what a log has grown by. False if its live file is to be sealed first: it was cut.
+        """Copy what a log has grown by. Return False if its live copy is to be sealed first: it was cut.
+
+        Args:
+            log: as `Records.current` gave it.
+            tally: counts the bytes.
 
         Raises:
             OSError: the destination fails, or is full.
         """
-        if not self.records.is_current(log) or log.fd < 0:
-            return True
-        if not self._open_live(log):
+        if log.fd < 0 or not self._open_live(log):
             return True
         have = os.fstat(log.live).st_size
         log.size = have
@@ -151,7 +167,8 @@ class Followed:
             fd: the log, open for reading.
         """
         log = self.records.logs.get(id)
-        if log is None or not self.records.is_current(log) or not self._open_live(log, create=False):
+        log = self.records.current(log) if log is not None else None
+        if log is None or not self._open_live(log, create=False):
             return None
         have = os.fstat(log.live).st_size
         return log if os.fstat(fd).st_size < have or not self._agrees(log, have, fd) else None
@@ -162,7 +179,7 @@ class Followed:
         Raises:
             OSError: the destination fails.
         """
-        if not self.records.is_current(log) or not self._open_live(log, create=False):
+        if not self._open_live(log, create=False):
             return None
         assert log.directory is not None
         name = log.state.live.rpartition("/")[2]
@@ -176,37 +193,65 @@ class Followed:
         return item
 
     def next_generation(self, log: Log) -> Log | None:
-        """The live file has its final name: go on in another."""
+        """Continue a log, whose live copy has its final name, in a new copy."""
         log.close_live()
         generation = log.state.generation + 1
         state = replace(log.state, generation=generation, live=self._live_path(log.id, log.state, generation))
-        self.records.store(log.id, state)
+        again = self.records.replace(log, state)
+        if again is None:
+            return None
         detail = "it was cut or changed: what it had held is kept, and it is followed anew"
         self._tell(Event("truncated", state.source, detail))
-        return self.records.reload(log)
+        return again
 
     def ended(self, log: Log) -> bool:
-        """Whether a log that the scan did not see is gone for good, so that its live file is all there is.
+        """Return whether a log that the scan did not see has ended, so that its live copy is all there is.
 
-        Asked after a whole scan of its unit. A rename during the scan can hide a file from it.
+        Call it once for each whole scan of the log's unit that did not see the log. One is not enough: a rename
+        during the scan hides a log from it.
         """
+        if not log.missed:
+            log.missed_at = time.monotonic()
+        log.missed += 1
+        if not self.is_deleted(log):
+            if not self._is_missed(log):
+                return False
+            clear_mark(log)
+            if self._open_live(log, create=False) and is_marked_by_others(log):
+                log.missed = 0  # another sidecar scans the place where it is
+                return False
         if log.fd < 0:
-            log.missed += 1
-            return log.missed >= 2
-        if os.fstat(log.fd).st_nlink:
-            return False  # moved to where we do not look, or what cannot be read now: it may come back
+            return True
         answer = lease.ask(log.fd)
         if answer is lease.Lease.UNAVAILABLE:
             return time.monotonic() - log.grew_at >= self._seal_after
         return answer is lease.Lease.HELD
 
+    def is_deleted(self, log: Log) -> bool:
+        """Return whether the log has no name any more, as far as this process can tell."""
+        return log.fd >= 0 and not os.fstat(log.fd).st_nlink
+
+    def is_whole(self, log: Log) -> bool:
+        """Return whether the live copy holds all that the log holds, as far as this process can read the log."""
+        return log.fd < 0 or os.fstat(log.fd).st_size == log.size
+
+    def rehome(self, log: Log, path: str) -> Log | None:
+        """Note that a log was found in another unit, which its record names from now on. Call it with both locks."""
+        return self.records.replace(log, replace(log.state, source=path))
+
+    def _is_missed(self, log: Log) -> bool:
+        if log.fd < 0:
+            return log.missed >= _SCANS_NEVER_SEEN
+        return log.missed >= _SCANS and time.monotonic() - log.missed_at >= self._quiet
+
     def drop(self, id: str) -> None:
-        """The log is where it belongs: its live file and what is kept of it go, in this order.
+        """Remove the live copy, then the record, of a log that has its final name.
 
         Raises:
             OSError: the destination fails; the claim is to stay then.
         """
         log = self.records.logs.get(id)
+        log = self.records.current(log) if log is not None else None
         if log is None:
             return
         place, name = self._locate(log.state.live)
@@ -222,16 +267,21 @@ class Followed:
             if log.fd >= 0 and os.fstat(log.fd).st_size != log.size:
                 yield log
 
-    def _begin(self, id: str, candidate: Candidate, info: os.stat_result) -> Log:
+    def _begin(self, id: str, candidate: Candidate, info: os.stat_result) -> Log | None:
         origin = candidate.origin
         day = day_of(origin, info.st_mtime_ns)
         log_day = origin.day.toordinal() if origin.day else None
         state = State(candidate.path, origin.kind, origin.container, origin.below, log_day, day, "")
         state = replace(state, live=self._live_path(id, state, 0))
-        self.records.store(id, state)
+        log = self.records.create(id, state)
+        if log is None or log.state != state:
+            return None  # a damaged record, or that of a sidecar that has found the log in another unit
+        # A mover that does not have the unit's lock first claims the log and then looks for a record. Here the record
+        # comes first, and the look at the log's place second: so one of the two sees the other.
+        if candidate.directory.inode(candidate.name) != (info.st_dev, info.st_ino):
+            self.records.remove(id)
+            return None
         self._tell(Event("followed", candidate.path, state.live))
-        log = self.records.load(id)
-        assert log is not None
         return log
 
     def _live_path(self, id: str, state: State, generation: int) -> str:
@@ -254,6 +304,7 @@ class Followed:
         """Open the live file. A missing one of a log that was copied before means its generation is over."""
         if log.live >= 0:
             if os.fstat(log.live).st_nlink:
+                _mark(log)
                 return True
             log.close_live()
         path = log.state.live
@@ -262,6 +313,7 @@ class Followed:
             with contextlib.suppress(FileNotFoundError):
                 log.live = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory.fd)
                 log.directory = directory
+                _mark(log)
                 return True
         if not create:
             return False
@@ -273,6 +325,7 @@ class Followed:
             name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory.fd
         )
         log.directory = directory
+        _mark(log)
         self._dress(log.live, os.fstat(log.fd))
         return True
 
@@ -306,3 +359,8 @@ class Followed:
                 break
             offset += sent
         return offset - have
+
+
+def _mark(log: Log) -> None:
+    if log.fd >= 0 and log.missed < _SCANS:
+        set_mark(log)

@@ -1,7 +1,8 @@
-"""What is kept of each followed log, beside the files: where its copy lies, and whose it is.
+"""The records of followed logs: for each log, where its copy is and where the log comes from.
 
-One small file for each log, replaced as a whole: ``.sharedvol/follow/<spool>/<identity>.json``. Written by whoever
-has the log's unit, read by every sidecar.
+One small file for each log, replaced as a whole: ``.sharedvol/follow/<spool>/<identity>.json``. Every sidecar reads
+them. Only the sidecar that holds the lock on the log's unit writes one, so what was read before that lock was taken
+may be out of date: `Records.refresh` runs after each lock, and `Records.current` before each step.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ import time
 from dataclasses import asdict, dataclass
 from datetime import date as Date
 
-from sharedvol import publish
+from sharedvol import AlreadyPublishedError, publish
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.inodes import inode_of
 from sharedvol_sidecar.layout import Origin
 from sharedvol_sidecar.report import Event, Listener
 
 _MAX_STATE = 1_000_000  # three paths of 64 names, each byte of which may be written as six
+
+_TICK_NS = 50_000_000
+"""A time of change that is younger than this may be that of a later change, too: a clock's tick is up to 10 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +58,44 @@ class State:
 
 
 class Log:
-    """One followed log. ``fd`` is -1 until it was seen by this process, which may have started later."""
+    """One followed log. ``fd`` is -1 until this process, which may have started later, has seen the log.
 
-    __slots__ = ("directory", "fd", "grew_at", "id", "live", "missed", "seen", "size", "state", "stored")
+    Attributes:
+        known_since: how many records this process had read when it read this one.
+        missed: whole scans of its unit in a row that did not see it.
+        missed_at: the time of the first of them, by the monotonic clock.
+        marked: whether this process's mark is on the live copy, see `follow_marks`.
+    """
 
-    def __init__(self, id: str, state: State, stored: tuple[int, int]) -> None:
-        self.id, self.state, self.stored = id, state, stored
+    __slots__ = (
+        "directory",
+        "fd",
+        "grew_at",
+        "id",
+        "known_since",
+        "live",
+        "marked",
+        "missed",
+        "missed_at",
+        "seen",
+        "size",
+        "state",
+        "stored",
+    )
+
+    def __init__(self, id: str, state: State, stored: tuple[int, int], known_since: int) -> None:
+        self.id, self.state, self.stored, self.known_since = id, state, stored, known_since
         self.fd = self.live = -1
         self.directory: Directory | None = None
-        self.seen = False
+        self.seen = self.marked = False
         self.missed = 0
         self.size = 0
-        self.grew_at = time.monotonic()
+        self.grew_at = self.missed_at = time.monotonic()
+
+    def see(self) -> None:
+        """The scan found the log."""
+        self.seen = True
+        self.missed = 0
 
     def close(self) -> None:
         self.close_live()
@@ -77,6 +107,7 @@ class Log:
         if self.live >= 0:
             os.close(self.live)
             self.live = -1
+        self.marked = False
         self.directory = None
 
 
@@ -93,23 +124,49 @@ class Records:
         self.logs: dict[str, Log] = {}
         self.inodes: set[int] = set()
         """The inodes of the followed logs: what has none of these is not followed."""
+        self.loaded = 0
+        """How many records were read so far: a log with a higher `Log.known_since` was not known before."""
+        self._stamp: tuple[int, int] | None = None
         self.refresh()
 
+    def new_pass(self) -> None:
+        """Begin a pass: no log was seen yet."""
+        self.refresh()
+        for log in self.logs.values():
+            log.seen = False
+
     def refresh(self) -> None:
-        """Learn what other sidecars follow, and forget what they have finished."""
+        """Learn what other sidecars follow, and forget what they have finished. Cheap where nothing changed."""
+        info = os.fstat(self._directory.fd)
+        stamp = info.st_mtime_ns, info.st_ctime_ns
+        if stamp == self._stamp:
+            return
+        # The time is read before the directory. A change within the same tick of the clock would not show in it.
+        self._stamp = stamp if max(stamp) + _TICK_NS < time.time_ns() else None
         with os.scandir(self._directory.fd) as entries:
             ids = {entry.name.removesuffix(".json") for entry in entries if entry.name.endswith(".json")}
         for id in ids - self.logs.keys():
             self.load(id)
         for id in self.logs.keys() - ids:
             self.forget(id)
-        for log in self.logs.values():
-            log.seen = False
 
-    def store(self, id: str, state: State) -> None:
-        """Write a record, durably: before the live file is there, or nobody would know of that."""
-        with publish(f"/proc/self/fd/{self._directory.fd}/{id}.json", replace=True) as file:
+    def create(self, id: str, state: State) -> Log | None:
+        """Write a log's first record, durably, before its live copy exists. Another sidecar's record is kept.
+
+        Returns:
+            The log by the record that is there now; None where that record is damaged.
+        """
+        with contextlib.suppress(AlreadyPublishedError), publish(self._path(id)) as file:
             file.write(json.dumps(asdict(state)))
+        return self.load(id)
+
+    def replace(self, log: Log, state: State) -> Log | None:
+        """Replace a record by the log's next one, durably. None if the record is not the one that ``log`` knows."""
+        if self.current(log) is not log:
+            return None
+        with publish(self._path(log.id), replace=True) as file:
+            file.write(json.dumps(asdict(state)))
+        return self._reload(log)
 
     def load(self, id: str) -> Log | None:
         """Read a record; None where there is none that can be read."""
@@ -128,21 +185,10 @@ class Records:
             return None
         finally:
             os.close(fd)
-        log = self.logs[id] = Log(id, state, (info.st_ino, info.st_mtime_ns))
+        self.loaded += 1
+        log = self.logs[id] = Log(id, state, (info.st_ino, info.st_mtime_ns), self.loaded)
         self.inodes.add(inode)
         return log
-
-    def reload(self, log: Log) -> Log | None:
-        """Read it again, and keep the log itself open."""
-        fd, log.fd = log.fd, -1
-        seen = log.seen
-        self.forget(log.id)
-        again = self.load(log.id)
-        if again is not None:
-            again.fd, again.seen = fd, seen
-        elif fd >= 0:
-            os.close(fd)
-        return again
 
     def forget(self, id: str) -> None:
         """Close what is open of it; the record stays."""
@@ -157,19 +203,37 @@ class Records:
             os.unlink(f"{id}.json", dir_fd=self._directory.fd)
         self.forget(id)
 
-    def is_current(self, log: Log) -> bool:
-        """Whether the log is followed still, and as we know it; another sidecar may have gone on with it."""
+    def current(self, log: Log) -> Log | None:
+        """The log by its record as it is now: itself, or another where a sidecar has continued it; None if it ended.
+
+        Call it with the lock on the log's unit: only then does the answer stay true.
+        """
         try:
             info = os.stat(f"{log.id}.json", dir_fd=self._directory.fd, follow_symlinks=False)
         except FileNotFoundError:
             self.forget(log.id)
-            return False
-        if (info.st_ino, info.st_mtime_ns) != log.stored:
-            self.reload(log)
-            return False  # the next step has it
-        return self.logs.get(log.id) is log
+            return None
+        known = self.logs.get(log.id)
+        if known is not None and (info.st_ino, info.st_mtime_ns) == known.stored:
+            return known
+        return self._reload(known) if known is not None else self.load(log.id)
 
     def close(self) -> None:
         """Close all."""
         for id in list(self.logs):
             self.forget(id)
+
+    def _path(self, id: str) -> str:
+        return f"/proc/self/fd/{self._directory.fd}/{id}.json"
+
+    def _reload(self, log: Log) -> Log | None:
+        """Read it again, and keep the log itself open."""
+        fd, log.fd = log.fd, -1
+        seen = log.seen
+        self.forget(log.id)
+        again = self.load(log.id)
+        if again is not None:
+            again.fd, again.seen = fd, seen
+        elif fd >= 0:
+            os.close(fd)
+        return again

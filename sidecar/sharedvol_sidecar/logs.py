@@ -12,6 +12,7 @@ from sharedvol.errors import describe
 from sharedvol_sidecar.admission import Logs
 from sharedvol_sidecar.errors import DestinationError
 from sharedvol_sidecar.follow import Followed
+from sharedvol_sidecar.follow_ended import EndedLogs
 from sharedvol_sidecar.follow_records import Log
 from sharedvol_sidecar.inodes import inode_of
 from sharedvol_sidecar.items import Item
@@ -42,6 +43,8 @@ class LogKeeper:
         logs: what to do with them at their end.
         move: moves items to their final names.
         claimed: the inodes of every claim.
+        sees: whether a scan by these settings finds a file at that path of the spool.
+        ended: remembers logs that were sealed and still exist.
         shown: what the destination is called.
         tell: told of problems.
         most: logs that are followed at once.
@@ -54,13 +57,18 @@ class LogKeeper:
         logs: Logs,
         move: Callable[[list[Item], Tally], None],
         claimed: Callable[[], set[int]],
+        sees: Callable[[str], bool],
+        ended: EndedLogs,
         shown: str,
         tell: Listener,
         most: int,
     ) -> None:
         self._followed, self._units, self._logs = followed, units, logs
-        self._move, self._claimed, self._shown, self._tell = move, claimed, shown, tell
+        self._move, self._claimed, self._sees = move, claimed, sees
+        self._ended, self._shown, self._tell = ended, shown, tell
         self._records, self._most = followed.records, most
+        self._known: dict[str, int] = {}
+        self._known_first = 0
         self._ticked = time.monotonic()
         self.tally = Tally()
         """Counts what this pass does."""
@@ -69,9 +77,20 @@ class LogKeeper:
         return len(self._records.logs)
 
     def new_pass(self, tally: Tally) -> None:
-        """A pass begins."""
+        """Begin a pass."""
         self.tally = tally
+        self._records.new_pass()
+        self._ended.new_pass()
+        self._known.clear()
+        self._known_first = self._records.loaded
+
+    def refresh(self) -> None:
+        """Learn what other sidecars follow by now."""
         self._records.refresh()
+
+    def entered(self, unit: str) -> None:
+        """Note that the scan of a unit, whose lock is held, begins. It judges only logs that are known by now."""
+        self._known[unit] = self._records.loaded
 
     def close(self) -> None:
         """Close what is open."""
@@ -91,8 +110,20 @@ class LogKeeper:
             detail = f"{self._most} logs are followed already: these wait in the spool until they are closed"
             self._tell(Event("unfollowed", "", detail))
             return
-        with self._guarded(candidate.path):
-            self._advance(self._followed.follow(candidate, fd, info))
+        if self._ended.holds(fd, info.st_ino):
+            return  # it came back, and its lines are in the destination already
+        with self._guarded(candidate.path), self._unit_of_record(candidate, fd, info.st_ino) as mine:
+            log = self._followed.follow(candidate, fd, info) if mine else None
+            if log is not None:
+                self._advance(log)
+
+    def is_new(self, item: Item) -> bool:
+        """Return whether a file is followed that was not when it was admitted: another sidecar has begun to.
+
+        Call it after the file was claimed. From then on no sidecar begins to follow it.
+        """
+        self._records.refresh()
+        return not item.followed and bool(self.which(item.fd, item.info.st_ino))
 
     def tick(self, tally: Tally, at_most_every: float = 0.0) -> None:
         """Follow the logs that have grown, without a scan.
@@ -121,6 +152,10 @@ class LogKeeper:
             DestinationError: the destination takes nothing now.
         """
         with self._guarded(item.candidate.path):
+            log = self._records.logs.get(item.followed)
+            # Its record may name another unit, which is held until the file has been moved.
+            if log is not None and not self._units.take_now(log.state.unit):
+                return False
             log = self._followed.was_cut(item.followed, item.fd)
             if log is None:
                 return True
@@ -139,40 +174,71 @@ class LogKeeper:
             DestinationError: the destination takes nothing now.
         """
         for log in list(self._records.logs.values()):
-            if log.seen or skip(log.state.unit):
+            unit = log.state.unit
+            if log.seen or skip(unit) or not self._sees(log.state.source):
                 continue
-            with self._units.held(log.state.unit) as mine:
+            with self._units.held(unit) as mine:
                 if mine:
-                    self._end(log)
+                    self._end(log, self._known.get(unit, self._known_first))
 
-    def _end(self, log: Log) -> None:
-        self._advance(log)
-        current = self._records.logs.get(log.id)
-        if current is None or not self._followed.ended(current):
+    def _end(self, log: Log, known: int) -> None:
+        current = self._advance(log)
+        if current is None or current.known_since > known or not self._followed.ended(current):
+            return
+        # Once more: its writer may have written between the last copy and the moment it closed the log.
+        current = self._advance(current)
+        if current is None or current.known_since > known or not self._followed.is_whole(current):
             return
         # A claim of it that a dead mover left is the log itself: that is moved.
         if inode_of(log.id) in self._claimed():
             return
         with self._guarded(current.state.source):
-            if self._seal(current):
+            if self._seal(current, remember=not self._followed.is_deleted(current)):
                 self._followed.drop(current.id)
 
-    def _advance(self, log: Log) -> None:
-        """Copy what a log has grown by, into a new live file if it was cut."""
+    def _advance(self, log: Log) -> Log | None:
+        """Copy what a log has grown by, into a new live copy if it was cut.
+
+        Returns:
+            The log as it is now; None where it is not followed any more, or cannot be now.
+        """
         with self._guarded(log.state.source):
-            if self._followed.advance(log, self.tally) or not self._seal(log):
-                return
-            again = self._followed.next_generation(log)
+            current = self._records.current(log)
+            if current is None or self._followed.advance(current, self.tally):
+                return current
+            if not self._seal(current):
+                return None
+            again = self._followed.next_generation(current)
             if again is not None:
                 self._followed.advance(again, self.tally)
+            return again
+        return None
 
-    def _seal(self, log: Log) -> bool:
-        """Give a live file its final name. Whether it has it."""
+    @contextlib.contextmanager
+    def _unit_of_record(self, candidate: Candidate, fd: int, inode: int) -> Iterator[bool]:
+        """Hold the unit that a log's record names, which is another one if the log was moved between containers.
+
+        From then on the record names the unit in which the log was found. Yields whether the lock was had.
+        """
+        log = self._records.logs.get(self.which(fd, inode))
+        if log is None or log.state.unit == candidate.path.partition("/")[0]:
+            yield True
+            return
+        with self._units.held(log.state.unit, wait=False) as mine:
+            current = self._records.current(log) if mine else None
+            if current is not None:
+                self._followed.rehome(current, candidate.path)
+            yield mine
+
+    def _seal(self, log: Log, *, remember: bool = False) -> bool:
+        """Give a live copy its final name, and remember that if the log may come back. Return whether it has it."""
         item = self._followed.sealing(log)
         if item is None:
             return True
         item.encoding = self._logs.encoding_of(item)
         self._move([item], self.tally)
+        if item.done and remember:
+            self._ended.remember(log.id, item.target, item.encoding)
         return item.done
 
     @contextlib.contextmanager
@@ -191,7 +257,7 @@ class LogKeeper:
 
 
 def skips(unread: Collection[str], there: Collection[str], entered: Collection[str]) -> Callable[[str], bool]:
-    """Of which units a pass can say nothing.
+    """Tell of which units a pass can say nothing.
 
     Args:
         unread: those that could not be read whole.

@@ -71,6 +71,7 @@ class Mover:
         digests: whether to take the digest of every file, which reads it whole.
         unfollow: called with a followed log's id before its claim goes, to remove its live file.
         liveness: receives a sign of life for each file, and for each chunk of a long one.
+        is_followed: whether another sidecar has begun to follow a file, asked once it is claimed.
     """
 
     def __init__(
@@ -86,11 +87,12 @@ class Mover:
         digests: bool = True,
         unfollow: Callable[[str], None] = lambda id: None,
         liveness: Liveness | None = None,
+        is_followed: Callable[[Item], bool] = lambda item: False,
     ) -> None:
         self._spool, self._destination, self._claims = spool, destination, claims
         self._publisher, self._register, self._linked = publisher, register, linked
         self._tell, self._tell_collected = tell, tell_collected
-        self._digests, self._unfollow = digests, unfollow
+        self._digests, self._unfollow, self._is_followed = digests, unfollow, is_followed
         self._liveness = liveness or Unwatched()
         self._denied: set[str] = set()
 
@@ -110,7 +112,7 @@ class Mover:
         try:
             self._sync_contents([item for item in items if self._linked or item.in_destination])
             read = [item for item in items if self._read(item, tally)]
-            claimed = [item for item in read if self._claim(item, batch, tally)]
+            claimed = [item for item in read if self._claim(item, batch, tally) and not self._leave_to_follower(item)]
             self._destination.begin()
             placed = self._place(claimed, tally)
             if self._register.add(placed):
@@ -189,6 +191,13 @@ class Mover:
             # The writer reused the name since: this is a new file, about which nothing was asked.
             item.put_back()
             return False
+        return True
+
+    def _leave_to_follower(self, item: Item) -> bool:
+        """Put a claimed file back if another sidecar follows it since: moved as it is, its live copy would stay."""
+        if item.in_destination or not self._is_followed(item):
+            return False
+        item.put_back()
         return True
 
     def _is_denied(self, item: Item) -> bool:

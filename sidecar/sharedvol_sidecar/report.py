@@ -91,7 +91,7 @@ class Event:
 
     Attributes:
         name: ``collected``, ``put_back``, ``refused``, ``unmatched``, ``failed``, ``unfinished``, ``unleased``,
-            ``scan_only``, ``followed``, ``unfollowed``, ``truncated``, ``orphan_removed``, ``orphan_kept``,
+            ``scan_only``, ``followed``, ``unfollowed``, ``truncated``, ``returned``, ``orphan_removed``, ``orphan_kept``,
             ``catalog``, ``pruned`` or ``would_prune``.
         path: the file, relative to the spool where it is in it.
         detail: in words; of a collected file, where it is now.
@@ -113,7 +113,9 @@ class Once:
     """Passes on each problem once, however often it is seen; remembers the last 10,000."""
 
     # That the catalog fails is told at each onset, by its register.
-    _REPEATED = frozenset({"collected", "put_back", "followed", "truncated", "orphan_removed", "pruned", "catalog"})
+    _REPEATED = frozenset(
+        {"collected", "put_back", "followed", "truncated", "returned", "orphan_removed", "pruned", "catalog"}
+    )
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener

@@ -314,7 +314,9 @@ class Service:
         self._log.log(level, name, path=event.path, detail=event.detail)
 
 
-_ORDINARY = frozenset({"collected", "put_back", "followed", "truncated", "orphan_removed", "pruned", "would_prune"})
+_ORDINARY = frozenset(
+    {"collected", "put_back", "followed", "truncated", "returned", "orphan_removed", "pruned", "would_prune"}
+)
 
 
 def _close(collector: Collector | None) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from sharedvol import FileLock, LockTimeout
 from sharedvol_sidecar.claims import open_private
@@ -27,25 +27,38 @@ class Units:
     Args:
         spool: the spool's root.
         wait: seconds to wait for a unit that another sidecar has.
+        taken: called after a lock was taken, to read again what the locks guard.
     """
 
-    def __init__(self, spool: Directory, wait: float = 0.0) -> None:
+    def __init__(self, spool: Directory, wait: float = 0.0, taken: Callable[[], None] = lambda: None) -> None:
         self._locks = open_private(spool).make("units", 0o700)[0]
-        self._wait = wait
+        self._wait, self._taken = wait, taken
         self._held: dict[str, FileLock] = {}
 
     def take(self, name: str) -> bool:
-        """Whether the unit is ours now; until `release`."""
+        """Lock a unit until `release`. Return False if another sidecar has it."""
+        return self._take(name, self._wait)
+
+    def take_now(self, name: str) -> bool:
+        """The same without waiting, for a sidecar that has another unit already: two could wait for each other."""
+        return self._take(name, 0.0)
+
+    def _take(self, name: str, wait: float) -> bool:
         key = _key(name)
         if key in self._held:
             return True
         # By the descriptor: whoever may write the spool's root could put another directory in the path.
         lock = FileLock(f"/proc/self/fd/{self._locks.fd}/{key}.lock", mode=0o600)
         try:
-            lock.acquire(timeout=self._wait)
+            lock.acquire(timeout=wait)
         except LockTimeout:
             return False
         self._held[key] = lock
+        try:
+            self._taken()
+        except BaseException:
+            self._held.pop(key).release()
+            raise
         return True
 
     def release(self, keep: str | None = None) -> None:
@@ -55,10 +68,10 @@ class Units:
             self._held.pop(key).release()
 
     @contextlib.contextmanager
-    def held(self, name: str) -> Iterator[bool]:
-        """The unit for a moment: yields whether it is ours."""
+    def held(self, name: str, *, wait: bool = True) -> Iterator[bool]:
+        """Lock a unit for a moment. Yields False if another sidecar has it."""
         had = _key(name) in self._held
-        mine = self.take(name)
+        mine = self.take(name) if wait else self.take_now(name)
         try:
             yield mine
         finally:

@@ -1,0 +1,138 @@
+"""Logs that were sealed though they still exist, in a place that no sidecar scans; in case one of them comes back.
+
+A rotated log may be moved out of the sources (logrotate's ``olddir``). Its live copy then gets the final name. If the
+log itself is moved back later, unchanged, its lines are in the destination already: it is removed from the spool, and
+is not collected a second time. One small file for each such log: ``.sharedvol/ended/<spool>/<identity>.json``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+
+from sharedvol import publish
+from sharedvol_sidecar.claims import Claims, open_private
+from sharedvol_sidecar.contents import same
+from sharedvol_sidecar.directories import Directory
+from sharedvol_sidecar.inodes import identity, inode_of
+from sharedvol_sidecar.items import Item
+from sharedvol_sidecar.report import Event, Listener
+from sharedvol_sidecar.tree import Found, Tree, is_plain, open_file
+
+_MOST = 1_000  # logs that are remembered; the oldest are forgotten first
+_MAX_ENTRY = 1_000_000
+
+
+class EndedLogs:
+    """The logs of one spool that were sealed though they still exist.
+
+    Args:
+        root: the destination's root.
+        spool_id: tells this spool from others with the same destination.
+        claims: this sidecar's claim directories.
+        tell: told of each log that came back.
+    """
+
+    def __init__(self, root: Directory, spool_id: str, claims: Claims, tell: Listener) -> None:
+        self._root, self._claims, self._tell = root, claims, tell
+        self._spool_id = spool_id
+        self._inodes: set[int] | None = None
+
+    def remember(self, id: str, target: str, encoding: str) -> None:
+        """Note that a log's copy has its final name.
+
+        Args:
+            id: the log's.
+            target: that name, relative to the destination.
+            encoding: what the file is compressed by.
+        """
+        directory = self._directory()
+        with publish(f"/proc/self/fd/{directory.fd}/{id}.json", replace=True) as file:
+            file.write(json.dumps({"target": target, "encoding": encoding}))
+        with os.scandir(directory.fd) as entries:
+            found = [(entry.stat().st_mtime_ns, entry.name) for entry in entries if entry.name.endswith(".json")]
+        for _, name in sorted(found)[:-_MOST]:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=directory.fd)
+
+    def new_pass(self) -> None:
+        """Begin a pass: other sidecars may have sealed logs since the last one."""
+        self._inodes = None
+
+    def holds(self, fd: int, inode: int) -> bool:
+        """Return whether a file is such a log, and the destination holds all of it."""
+        if inode not in self._known():
+            return False
+        found = self._collected(identity(fd, inode))
+        if found is None:
+            return False
+        stored = open_file(found[0])
+        try:
+            return same(fd, stored, found[1])
+        finally:
+            os.close(stored)
+
+    def discard(self, item: Item) -> bool:
+        """Remove a file from the spool if `holds` is true of it. Return whether that is so.
+
+        It is claimed first, so that a new file under its name is not removed instead. A claim that a kill leaves is
+        discarded by the sidecar that finds it.
+        """
+        try:
+            if not self.holds(item.fd, item.info.st_ino):
+                return False
+        except OSError:
+            return False  # it cannot be compared now, so it is collected: nothing is lost
+        candidate = item.candidate
+        batch = None
+        if not candidate.claimed:
+            batch = self._claims.new_batch()
+            item.claim = batch.directory(candidate.path.rpartition("/")[0], item.day)
+            try:
+                os.rename(candidate.name, candidate.name, src_dir_fd=candidate.directory.fd, dst_dir_fd=item.claim.fd)
+            except FileNotFoundError:
+                return True
+        assert item.claim is not None
+        is_it = item.claim.inode(candidate.name) == (item.info.st_dev, item.info.st_ino)
+        if is_it and item.unchanged() and item.going_on():
+            os.unlink(candidate.name, dir_fd=item.claim.fd)
+            self._tell(Event("returned", candidate.path, "it was collected when it was moved away; it is removed"))
+        else:
+            item.put_back()
+        if batch is not None:
+            batch.remove()
+        return True
+
+    def _known(self) -> set[int]:
+        """The inodes of these logs: a file with none of these numbers needs no further look."""
+        if self._inodes is None:
+            self._inodes = set()
+            with os.scandir(self._directory().fd) as entries:
+                for entry in entries:
+                    with contextlib.suppress(ValueError):
+                        self._inodes.add(inode_of(entry.name))
+        return self._inodes
+
+    def _collected(self, id: str) -> tuple[Found, str] | None:
+        """The collected file of a log, and what it is compressed by."""
+        try:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            fd = os.open(f"{id}.json", flags, dir_fd=self._directory().fd)
+        except FileNotFoundError:
+            return None
+        try:
+            entry = json.loads(os.read(fd, _MAX_ENTRY))
+            target, encoding = str(entry["target"]), str(entry["encoding"])
+        except (ValueError, TypeError, KeyError):
+            return None
+        finally:
+            os.close(fd)
+        found = Tree(self._root).look(target) if is_plain(target) else None
+        return (found, encoding) if found is not None else None
+
+    def _directory(self) -> Directory:
+        directory = open_private(self._root)
+        for name in ("ended", self._spool_id):
+            directory = directory.make(name, 0o700)[0]
+        return directory
