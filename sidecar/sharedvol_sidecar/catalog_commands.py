@@ -38,7 +38,7 @@ from sharedvol_sidecar.rebuild import Rebuild
 from sharedvol_sidecar.template import DEFAULT, Template
 from sharedvol_sidecar.text import plain, size
 from sharedvol_sidecar.tree import Tree
-from sharedvol_sidecar.verify import Finding, Verification
+from sharedvol_sidecar.verify import PROBLEMS, Finding, Verification
 
 _FILTERS: tuple[tuple[str, str, Any, str], ...] = (
     ("--kind", "KIND", str, "Only of this kind: results, logs."),
@@ -140,8 +140,7 @@ def verify_command(to: Path, catalog: str | None, as_json: bool, **filters: Any)
     else:
         compared = f"compared {counts.files} files, read {size(counts.bytes)}"
         click.echo(compared + f"; {counts.without_digest} by size alone" * bool(counts.without_digest))
-        problems = ("changed", "missing", "uncatalogued", "unreadable")
-        said = [f"{getattr(counts, name)} {name}" for name in problems if getattr(counts, name)]
+        said = [f"{getattr(counts, name)} {name}" for name in PROBLEMS if getattr(counts, name)]
         click.echo(", ".join(said) or "all is as it was collected")
     if not counts.good:
         sys.exit(EXIT_FAILED)

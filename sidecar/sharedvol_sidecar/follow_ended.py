@@ -36,7 +36,10 @@ class EndedLogs:
 
     def __init__(self, root: Directory, spool_id: str, claims: Claims, tell: Listener) -> None:
         self._root, self._claims, self._tell = root, claims, tell
-        self._spool_id = spool_id
+        directory = open_private(root)
+        for name in ("ended", spool_id):
+            directory = directory.make(name, 0o700)[0]
+        self._directory = directory
         self._inodes: set[int] | None = None
 
     def remember(self, id: str, target: str, encoding: str) -> None:
@@ -47,7 +50,7 @@ class EndedLogs:
             target: that name, relative to the destination.
             encoding: what the file is compressed by.
         """
-        directory = self._directory()
+        directory = self._directory
         with publish(f"/proc/self/fd/{directory.fd}/{id}.json", replace=True) as file:
             file.write(json.dumps({"target": target, "encoding": encoding}))
         with os.scandir(directory.fd) as entries:
@@ -108,7 +111,7 @@ class EndedLogs:
         """The inodes of these logs: a file with none of these numbers needs no further look."""
         if self._inodes is None:
             self._inodes = set()
-            with os.scandir(self._directory().fd) as entries:
+            with os.scandir(self._directory.fd) as entries:
                 for entry in entries:
                     with contextlib.suppress(ValueError):
                         self._inodes.add(inode_of(entry.name))
@@ -118,7 +121,7 @@ class EndedLogs:
         """The collected file of a log, and what it is compressed by."""
         try:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            fd = os.open(f"{id}.json", flags, dir_fd=self._directory().fd)
+            fd = os.open(f"{id}.json", flags, dir_fd=self._directory.fd)
         except FileNotFoundError:
             return None
         try:
@@ -130,9 +133,3 @@ class EndedLogs:
             os.close(fd)
         found = Tree(self._root).look(target) if is_plain(target) else None
         return (found, encoding) if found is not None else None
-
-    def _directory(self) -> Directory:
-        directory = open_private(self._root)
-        for name in ("ended", self._spool_id):
-            directory = directory.make(name, 0o700)[0]
-        return directory

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from datetime import date as Date
 
 from sharedvol import AlreadyPublishedError, publish
+from sharedvol_sidecar.claims import PRIVATE
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.inodes import inode_of
 from sharedvol_sidecar.layout import Origin
@@ -237,3 +238,24 @@ class Records:
         elif fd >= 0:
             os.close(fd)
         return again
+
+
+def live_paths(root: Directory) -> set[str] | None:
+    """Return the paths of the live copies that the records of all spools name; None if the records cannot be read.
+
+    Args:
+        root: the destination's root.
+    """
+    found: set[str] = set()
+    try:
+        above = root.open(PRIVATE).open("follow")
+        for spool_id in os.listdir(above.fd):
+            directory = above.open(spool_id)
+            # Damaged records name no live copy; the sidecar that follows the log reports them.
+            records = Records(directory, lambda event: None)
+            found.update(log.state.live for log in records.logs.values())
+    except FileNotFoundError:
+        return found
+    except OSError:
+        return None
+    return found

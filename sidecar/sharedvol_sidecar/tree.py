@@ -46,6 +46,8 @@ class Tree:
 
     def __init__(self, root: Directory) -> None:
         self.root = root
+        self.live: list[str] = []
+        """The paths of the live copies that the last `walk` came across."""
         self._last: tuple[str, Directory] = ("", root)
 
     def directory(self, path: str) -> Directory:
@@ -91,12 +93,13 @@ class Tree:
         """
         # No recursion: a path of 4,096 bytes has up to 2,048 directories. Nor is each of those kept open: only the
         # ones in which others wait for their turn.
+        self.live.clear()
         left = [(self.root, "", "")]
         while left:
             above, name, path = left.pop()
             try:
                 directory = _inner(above, name) if name else above
-                below = yield from _files(directory, path)
+                below = yield from _files(directory, path, self.live)
             except FileNotFoundError:
                 continue  # removed meanwhile
             except OSError as error:
@@ -117,8 +120,8 @@ def _inner(directory: Directory, name: str) -> Directory:
         raise FileNotFoundError(errno.ENOENT, f"{escape(name)!r} is no directory") from None
 
 
-def _files(directory: Directory, prefix: str) -> Generator[Found, None, list[str]]:
-    """The files in one directory; returns the names of the directories in it."""
+def _files(directory: Directory, prefix: str, live: list[str]) -> Generator[Found, None, list[str]]:
+    """Yield the files in one directory, add the live copies to ``live``, and return the names of its directories."""
     below: list[str] = []
     with os.scandir(directory.fd) as entries:
         for entry in entries:
@@ -127,7 +130,11 @@ def _files(directory: Directory, prefix: str) -> Generator[Found, None, list[str
                 continue
             if entry.is_dir(follow_symlinks=False):
                 below.append(name)
-            elif entry.is_file(follow_symlinks=False) and not name.endswith(LIVE):
+            elif not entry.is_file(follow_symlinks=False):
+                continue
+            elif name.endswith(LIVE):
+                live.append(prefix + name)
+            else:
                 try:
                     info = entry.stat(follow_symlinks=False)
                 except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Compare the catalog with the files: what was changed, what is missing, what is in no catalog."""
+"""Compare the catalog with the files: what was changed or is missing, what no catalog and no record knows."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from dataclasses import asdict, dataclass
 
 from sharedvol.errors import describe
 from sharedvol_sidecar.catalog import Catalog, Filters, Row, clamped
+from sharedvol_sidecar.follow_records import live_paths
 from sharedvol_sidecar.tree import Found, Tree, digest, is_plain, open_file
 
 CHANGED, MISSING, UNCATALOGUED, UNREADABLE = "changed", "missing", "uncatalogued", "unreadable"
+ABANDONED = "abandoned"
+PROBLEMS = (CHANGED, MISSING, UNCATALOGUED, ABANDONED, UNREADABLE)
 
 _GROUP = 500
 _UNDER_WAY_NS = 60 * 1_000_000_000
@@ -20,7 +23,7 @@ _UNDER_WAY_NS = 60 * 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is not as it should be: ``changed``, ``missing``, ``uncatalogued`` or ``unreadable``."""
+    """Something that is not as it should be; ``problem`` is one of `PROBLEMS`."""
 
     problem: str
     path: str
@@ -38,6 +41,7 @@ class Verified:
         changed: those that differ.
         missing: rows without a file.
         uncatalogued: files without a row.
+        abandoned: live copies that no record names, so that no sidecar will finish them.
         unreadable: files and directories that could not be read.
     """
 
@@ -47,12 +51,13 @@ class Verified:
     changed: int = 0
     missing: int = 0
     uncatalogued: int = 0
+    abandoned: int = 0
     unreadable: int = 0
 
     @property
     def good(self) -> bool:
         """Whether all is as it should be."""
-        return not (self.changed or self.missing or self.uncatalogued or self.unreadable)
+        return not any(getattr(self, problem) for problem in PROBLEMS)
 
     def as_dict(self) -> dict[str, int]:
         """The summary's JSON."""
@@ -100,7 +105,7 @@ class Verification:
                 row, finding = now, self._compare(now)  # collected again under that name
 
     def uncatalogued(self) -> None:
-        """Look for files without a row.
+        """Look for files without a row, and for live copies without a record.
 
         Raises:
             CatalogError: the catalog cannot be read.
@@ -110,6 +115,27 @@ class Verification:
             for found in group:
                 if found.path not in known and not _under_way(found):
                     self._found(Finding(UNCATALOGUED, found.path, "there is no row for it: run `rebuild`"))
+
+        self._abandoned()
+
+    def _abandoned(self) -> None:
+        # A live copy has a record from before it is made until after it is removed: so each is looked at twice, before
+        # and after the records are read.
+        before = [found for path in self._tree.live if (found := self._look(path)) is not None]
+        recorded = live_paths(self._tree.root) if before else None
+        if recorded is None:
+            return
+        for found in before:
+            now = self._look(found.path) if found.path not in recorded else None
+            if now is not None and os.path.samestat(now.info, found.info):
+                detail = "no sidecar will finish this copy of a log: compare it with the collected log, then remove it"
+                self._found(Finding(ABANDONED, found.path, detail))
+
+    def _look(self, path: str) -> Found | None:
+        try:
+            return self._tree.look(path)
+        except OSError:
+            return None  # the walk has reported its directory
 
     def _compare(self, row: Row) -> Finding | None:
         if not is_plain(row.path):

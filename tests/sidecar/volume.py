@@ -104,6 +104,10 @@ class Volume:
         """The command with this volume's directories, run to its end."""
         return run_cli(args[0], "--from", str(self.spool), "--to", str(self.collected), *args[1:], **options)
 
+    def cli_to(self, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """A command that takes the destination alone, run to its end."""
+        return run_cli(args[0], "--to", str(self.collected), *args[1:], **options)
+
 
 def run_cli(*args: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """The command, run to its end with a bounded wait, and without settings of ours in its environment."""
