@@ -282,9 +282,9 @@ def stale_temporaries(directory: PathLike) -> Iterator[Path]:
     Raises:
         OSError: the directory cannot be read.
     """
-    for path, fd in _stale(directory):
+    for name, fd, _ in _stale(directory):
         os.close(fd)
-        yield path
+        yield Path(directory, name)
 
 
 def remove_stale_temporaries(directory: PathLike) -> list[Path]:
@@ -294,13 +294,14 @@ def remove_stale_temporaries(directory: PathLike) -> list[Path]:
         OSError: the directory cannot be read.
     """
     removed = []
-    for path, fd in _stale(directory):
+    for name, fd, parent in _stale(directory):
         try:
             # Under the lock: a writer that created the file but has not locked it yet waits for us,
             # then sees that its name is gone and takes another.
             with contextlib.suppress(OSError):
-                os.unlink(path)
-                removed.append(path)
+                if os.path.samestat(os.fstat(fd), os.stat(name, dir_fd=parent, follow_symlinks=False)):
+                    os.unlink(name, dir_fd=parent)
+                    removed.append(Path(directory, name))
         finally:
             os.close(fd)
     return removed
@@ -310,21 +311,27 @@ def _is_temporary(name: str) -> bool:
     return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
 
 
-def _stale(directory: PathLike) -> Iterator[tuple[Path, int]]:
-    """Each stale temporary with a descriptor that holds its lock; the caller closes it."""
-    with os.scandir(directory) as entries:
-        names = [entry.name for entry in entries if _is_temporary(entry.name)]
-    for name in names:
-        path = Path(directory, name)
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            continue  # published or removed since, a symbolic link, or not ours to read
-        try:
-            if stat.S_ISREG(os.fstat(fd).st_mode):
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                yield path, fd
-                continue
-        except OSError:
-            pass  # its writer lives
-        os.close(fd)
+def _stale(directory: PathLike) -> Iterator[tuple[str, int, int]]:
+    """Yield each stale temporary: its name, a descriptor that holds its lock, and one of its directory.
+
+    The caller closes the first. The path of the directory is looked up once, so that all names are of one directory.
+    """
+    parent = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with os.scandir(parent) as entries:
+            names = [entry.name for entry in entries if _is_temporary(entry.name)]
+        for name in names:
+            try:
+                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+            except OSError:
+                continue  # published or removed since, a symbolic link, or not ours to read
+            try:
+                if stat.S_ISREG(os.fstat(fd).st_mode):
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    yield name, fd, parent
+                    continue
+            except OSError:
+                pass  # its writer lives
+            os.close(fd)
+    finally:
+        os.close(parent)

@@ -25,7 +25,9 @@ from sharedvol.errors import (
 )
 from sharedvol.identity import container_id, worker_token
 from sharedvol.information import MAX_PURPOSE, Information, here, is_name
-from sharedvol.locks import FileLock, kernel
+from sharedvol.locks import kernel
+from sharedvol.locks.below import LockBelow
+from sharedvol.open_register import OpenRegister
 from sharedvol.presence import Claim, Register, claim_slot
 
 
@@ -105,10 +107,26 @@ class Volume:
         if not kernel.AVAILABLE:
             raise PresenceError("presence needs open file description locks, which only Linux has: run it on Linux")
         self._path = os.path.abspath(os.fspath(path))
-        self._register = Register(self._path)
-        self._gate = FileLock(self._register.gate, timeout=timeout)
-        self._removing: dict[str, FileLock] = {}
+        self._use(Register(self._path), timeout)
         self._membership: Membership | None = None
+
+    def _use(self, register: Register, timeout: float) -> None:
+        self._register, self._timeout = register, timeout
+        self._gate = register.gate_lock(timeout)
+        self._removing: dict[str, LockBelow] = {}
+
+    @classmethod
+    def opened(cls, directory: int, path: str | os.PathLike[str], *, timeout: float = 30.0) -> Volume:
+        """Return the volume that is open already: its path is only shown, so nothing else can take its place.
+
+        Args:
+            directory: a descriptor of it, which stays the caller's and open as long as the volume is used.
+            path: its path, for messages.
+            timeout: as for `Volume`.
+        """
+        volume = cls(path, timeout=timeout)
+        volume._use(Register(volume._path, directory), timeout)
+        return volume
 
     @property
     def path(self) -> Path:
@@ -143,47 +161,48 @@ class Volume:
                 "with '.' or '-'; without a name the container's own is taken and made safe"
             )
         self._register.make()
-        with self._gate:
+        with self._gate, self._register.existing() as register:
             if self._membership is not None and self._membership.active:
                 raise PresenceError(
                     f"this process has joined {self._path!r} as {self._membership.name!r} already: keep what join() "
                     "gave, or leave() first"
                 )
-            self._membership = self._join(own, given=name is not None, purpose=purpose)
+            self._membership = self._join(register, own, given=name is not None, purpose=purpose)
         return self._membership
 
-    def _join(self, name: str, *, given: bool, purpose: str) -> Membership:
+    def _join(self, register: OpenRegister, name: str, *, given: bool, purpose: str) -> Membership:
         with contextlib.ExitStack() as undo:
-            claim = Claim(self._register.name_lock(name))
+            claim = Claim(register.names, register.name_lock(name))
             undo.callback(claim.drop)
-            if self._register.is_alive(name):
-                slot, place = self._share(name, given)
+            if register.is_alive(name):
+                slot, place = self._share(register, name, given)
                 undo.callback(place.drop)
             elif claim.is_held():
-                raise self._foreign(self._register.name_lock(name))
+                raise self._foreign(register.name_lock(name))
             else:
-                slot, place = claim_slot(self._register)
+                slot, place = claim_slot(register)
                 undo.callback(place.drop)
                 boot_id, mount_namespace = here()
                 now = datetime.now(UTC)
-                self._register.write(
+                register.write(
                     Information(name, slot, now, purpose, os.getpid(), worker_token(), boot_id, mount_namespace)
                 )
-            # Last: whoever finds the name held can believe what lies beside it.
-            if not claim.take():
-                raise self._foreign(self._register.name_lock(name))
+            # Last: a process that finds the name held can believe its record.
+            if not claim.take(register.names):
+                raise self._foreign(register.name_lock(name))
             undo.pop_all()
         return Membership(name, slot, (claim, place))
 
-    def _share(self, name: str, given: bool) -> tuple[int, Claim]:
-        """The slot of another process of this container, held together with it."""
-        known = self._register.read(name)
+    def _share(self, register: OpenRegister, name: str, given: bool) -> tuple[int, Claim]:
+        """Hold the slot of another process of this container together with it."""
+        known = register.read(name)
         if not known.in_this_container() or known.slot is None:
             raise DuplicateReplicaError(describe_duplicate(known, self._path, given=given), name, _replica(known, True))
-        place = Claim(self._register.slot_lock(known.slot))
-        if not place.take():
+        path = register.slot_lock(known.slot)
+        place = Claim(register.slots, path)
+        if not place.take(register.slots):
             place.drop()
-            raise self._foreign(self._register.slot_lock(known.slot))
+            raise self._foreign(path)
         return known.slot, place
 
     @property
@@ -205,12 +224,15 @@ class Volume:
         Raises:
             PresenceError: the volume cannot be read.
         """
-        found = []
-        for name in self._register.names():
-            # First the lock: what lies beside one that is held was written by its holder or a later one.
-            alive = self._register.is_alive(name)
-            if alive or self._register.is_known(name):
-                found.append(_replica(self._register.read(name), alive))
+        found: list[Replica] = []
+        with self._register.open() as register:
+            if register is None:
+                return found
+            for name in register.list_names():
+                # First the lock: the record of a name that is held was written by its holder or a later one.
+                alive = register.is_alive(name)
+                if alive or register.is_known(name):
+                    found.append(_replica(register.read(name), alive))
         return found
 
     def slots(self) -> list[int]:
@@ -219,7 +241,8 @@ class Volume:
         Raises:
             PresenceError: the volume cannot be read.
         """
-        return self._register.slots()
+        with self._register.open() as register:
+            return [] if register is None else register.held_slots()
 
     def is_alive(self, name: str) -> bool | None:
         """Whether the replica lives; None if none of that name ever joined, or it was forgotten. Waits for nobody.
@@ -229,9 +252,12 @@ class Volume:
         """
         if not is_name(name):
             return None
-        if self._register.is_alive(name):
-            return True
-        return False if self._register.is_known(name) else None
+        with self._register.open() as register:
+            if register is None:
+                return None
+            if register.is_alive(name):
+                return True
+            return False if register.is_known(name) else None
 
     def forget(self, name: str) -> bool:
         """Remove what is known of a dead replica. Its lock file stays.
@@ -246,7 +272,8 @@ class Volume:
         """
         with self.hold_dead(name) as dead:
             if dead:
-                self._register.remove(name)
+                with self._register.existing() as register:
+                    register.remove(name)
                 return True
             if self.is_alive(name) is not None:
                 raise ReplicaAliveError(f"replica {name!r} on {self._path!r} is alive: stop it before it is forgotten")
@@ -279,7 +306,7 @@ class Volume:
 
     def _take_dead(self, name: str, held: contextlib.ExitStack) -> bool:
         """The name's own lock, too: it keeps out one who joins past a gate that somebody deleted."""
-        lock = self._removing.setdefault(name, FileLock(self._register.name_lock(name), timeout=0))
+        lock = self._removing.setdefault(name, self._register.name_lock(name))
         held.callback(lambda: None if lock.held else self._removing.pop(name, None))
         try:
             held.enter_context(lock)
@@ -296,7 +323,7 @@ class Volume:
         return f"<Volume {self._path!r}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self._path, self._gate.timeout)  # another process has not joined
+        return _rebuild, (self._path, self._timeout)  # another process has not joined
 
 
 def _rebuild(path: str, timeout: float) -> Volume:

@@ -181,3 +181,27 @@ def test_a_missing_directory_is_an_error(tmp_path: Path) -> None:
         list(stale_temporaries(tmp_path / "no"))
     with pytest.raises(FileNotFoundError):
         remove_stale_temporaries(tmp_path / "no")
+
+
+@pytest.mark.parametrize("call", ["scandir", "open", "unlink"])
+def test_a_directory_that_is_swapped_for_a_link_meanwhile_takes_no_other_directorys_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    directory, other = tmp_path / "directory", tmp_path / "other"
+    directory.mkdir()
+    stale = kill_in_block(directory / "result.json")
+    other.mkdir()
+    (other / stale.name).write_text("only copy")
+    real = getattr(os, call)
+
+    def swapped(*args: Any, **options: Any) -> Any:
+        if not directory.is_symlink() and (call != "open" or os.fspath(args[0]) != os.fspath(directory)):
+            directory.rename(tmp_path / "aside")
+            directory.symlink_to(other)
+        return real(*args, **options)
+
+    monkeypatch.setattr(os, call, swapped)
+    remove_stale_temporaries(directory)
+    monkeypatch.undo()
+    assert (other / stale.name).read_text() == "only copy"
+    assert os.listdir(tmp_path / "aside") == []

@@ -21,7 +21,7 @@ from sharedvol import (
     NotJoinedError,
     Volume,
 )
-from sharedvol.presence import Register
+from sharedvol.open_register import OpenRegister
 
 # Forks
 
@@ -185,7 +185,7 @@ def test_a_replica_that_joins_while_it_is_looked_at_never_lives_with_the_slot_of
     looks = []
 
     def join_before_the_second(look: Callable[..., Any]) -> Callable[..., Any]:
-        def looking(register: Register, name: str) -> Any:
+        def looking(register: OpenRegister, name: str) -> Any:
             if name == "c1":
                 looks.append(look.__name__)
                 if len(looks) == 2:
@@ -198,7 +198,7 @@ def test_a_replica_that_joins_while_it_is_looked_at_never_lives_with_the_slot_of
         volume = Volume(tmp_path)
         with monkeypatch.context() as patch:
             for look in ("is_alive", "read"):
-                patch.setattr(Register, look, join_before_the_second(getattr(Register, look)))
+                patch.setattr(OpenRegister, look, join_before_the_second(getattr(OpenRegister, look)))
             (found,) = [one for one in volume.replicas() if one.name == "c1"]
         assert (found.alive, found.slot) != (True, 1)
         (found,) = [one for one in volume.replicas() if one.name == "c1"]

@@ -65,6 +65,8 @@ class FileLock:
         ValueError: ``timeout`` is negative or not a number; ``fenced`` and ``shared``; ``purpose`` is too long.
     """
 
+    _backend: ModuleType = _system
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -307,7 +309,7 @@ class FileLock:
 
     def _new(self) -> Hold:
         """A descriptor, where none was kept."""
-        return Hold(_system, self._path, self._mode, self._shared, self._beside())
+        return Hold(self._backend, self._path, self._mode, self._shared, self._beside())
 
     def _beside(self) -> Beside | None:
         if not self._fenced:

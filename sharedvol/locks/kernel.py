@@ -33,6 +33,8 @@ else:
 AVAILABLE = hasattr(fcntl, "F_OFD_SETLKW")
 """Whether this kernel's Python knows open file description locks: Linux."""
 
+REPLACED = "somebody deleted or replaced the lock file"
+
 Handle = int
 """What `open_lock_file` gives: here, a file descriptor."""
 
@@ -48,11 +50,16 @@ if AVAILABLE:
     _SHARED_NOW, _EXCLUSIVE_NOW = fcntl.LOCK_SH | fcntl.LOCK_NB, fcntl.LOCK_EX | fcntl.LOCK_NB
 
 
-def open_lock_file(path: str, mode: int) -> Handle:
+def open_lock_file(path: str, mode: int, dir_fd: int | None = None) -> Handle:
     """Open the lock file, created with exactly ``mode`` where it is missing.
 
     Read-write, as the fcntl write lock needs; never through a symbolic link; never anything but a
     regular file.
+
+    Args:
+        path: the lock file.
+        mode: its permission bits, if it is created.
+        dir_fd: a descriptor of its directory. Only the last part of ``path`` is looked up then.
 
     Raises:
         LockFileError: it cannot be opened, with the reason.
@@ -62,14 +69,14 @@ def open_lock_file(path: str, mode: int) -> Handle:
         try:
             # Without O_CREAT first: in a sticky directory the kernel refuses O_CREAT on another
             # user's file (fs.protected_regular, proc_sys_fs(5)), whatever its mode.
-            fd = os.open(path, flags)
+            fd = os.open(_below(path, dir_fd), flags, dir_fd=dir_fd)
             break
         except FileNotFoundError:
             pass
         except OSError as error:
             raise _cannot_open(path, error) from error
         try:
-            _create(path, flags, mode)
+            _create(path, flags, mode, dir_fd)
         except FileExistsError:
             pass  # another process was first
         except LockFileError:
@@ -91,7 +98,11 @@ def open_lock_file(path: str, mode: int) -> Handle:
     return fd
 
 
-def _create(path: str, flags: int, mode: int) -> None:
+def _below(path: str, dir_fd: int | None) -> str:
+    return path if dir_fd is None else os.path.basename(path)
+
+
+def _create(path: str, flags: int, mode: int, dir_fd: int | None) -> None:
     """Make the lock file with its mode, which is not subject to the umask.
 
     It gets its name when it has its mode: between a creation and a chmod, another user's replica that
@@ -99,7 +110,10 @@ def _create(path: str, flags: int, mode: int) -> None:
     has one from the start.
     """
     parent, name = os.path.split(path)
-    directory = os.open(parent or os.curdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    if dir_fd is None:
+        directory = os.open(parent or os.curdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    else:
+        directory = os.dup(dir_fd)
     try:
         try:
             fd = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=directory)
@@ -140,10 +154,16 @@ def identify(fd: Handle, path: str) -> object:
     return info.st_dev, info.st_ino
 
 
-def is_current(path: str, identity: object) -> bool:
-    """Whether ``path`` still names the file that was opened: somebody may have deleted or replaced it."""
+def is_current(path: str, identity: object, dir_fd: int | None = None) -> bool:
+    """Return whether ``path`` still names the file that was opened: it may have been deleted or replaced.
+
+    Args:
+        path: the lock file.
+        identity: from `identify`.
+        dir_fd: as for `open_lock_file`.
+    """
     try:
-        info = os.lstat(path)
+        info = os.stat(_below(path, dir_fd), dir_fd=dir_fd, follow_symlinks=False)
     except OSError:
         return False
     return (info.st_dev, info.st_ino) == identity
@@ -203,12 +223,17 @@ def is_linked(fd: Handle, identity: object) -> bool:
 
 def why_lost(fd: Handle | None, path: str, identity: object) -> str | None:
     """How a lock that this descriptor held was lost, in words; None if it was not."""
+    return why_closed(fd, path, identity) or (None if is_current(path, identity) else REPLACED)
+
+
+def why_closed(fd: Handle | None, path: str, identity: object) -> str | None:
+    """Return in words that the descriptor is not the lock file's any more; None if it is."""
     try:
-        if fd is None or identify(fd, path) != identity:
-            return "its descriptor was closed by other code of this process"
+        if fd is not None and identify(fd, path) == identity:
+            return None
     except OSError:
-        return "its descriptor was closed by other code of this process"
-    return None if is_current(path, identity) else "somebody deleted or replaced the lock file"
+        pass
+    return "its descriptor was closed by other code of this process"
 
 
 def try_first(fd: Handle) -> bool:

@@ -28,7 +28,8 @@ class Orphans:
 
     def __init__(self, spool: Directory, path: str, kinds: tuple[str, ...], tell: Listener) -> None:
         self._spool, self._kinds, self._tell = spool, kinds, tell
-        self.volume = Volume(path, timeout=0.0)  # whoever may write the volume can hold the gate for ever
+        # Any process that may write the volume can hold the gate indefinitely, so it is not waited for.
+        self.volume = Volume.opened(spool.fd, path, timeout=0.0)
 
     def look(self, container: str) -> bool:
         """Remove a container's directory if the container is dead and the directory is drained.

@@ -1,0 +1,153 @@
+"""The register of replicas as it is open: what is read and changed, always relative to descriptors."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import stat
+from dataclasses import dataclass
+
+from sharedvol.errors import PresenceError, PublishError, describe
+from sharedvol.information import Information, is_name, read_file
+from sharedvol.locks import kernel
+from sharedvol.publish import publish, remove_stale_temporaries
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRegister:
+    """The three directories of a register.
+
+    Attributes:
+        path: of the register, to name it to people. It is never used to reach anything.
+        top: a descriptor of ``.replicas``.
+        names: a descriptor of ``.replicas/names``.
+        slots: a descriptor of ``.replicas/slots``.
+    """
+
+    path: str
+    top: int
+    names: int
+    slots: int
+
+    def name_lock(self, name: str) -> str:
+        """Return the path of a name's lock file, for people."""
+        return os.path.join(self.path, "names", f"{name}.lock")
+
+    def slot_lock(self, slot: int) -> str:
+        """Return the path of a slot's lock file, for people."""
+        return os.path.join(self.path, "slots", f"{slot}.lock")
+
+    def list_names(self) -> list[str]:
+        """Return every name that has a lock file or a record, sorted.
+
+        Raises:
+            PresenceError: the directory cannot be read.
+        """
+        found = {os.path.splitext(file)[0] for file in self._list(self.names) if file.endswith((".lock", ".json"))}
+        return sorted(name for name in found if is_name(name))
+
+    def held_slots(self) -> list[int]:
+        """Return the slots that a process holds, sorted.
+
+        Raises:
+            PresenceError: the directory cannot be read.
+        """
+        found = {name.removesuffix(".lock") for name in self._list(self.slots)}
+        numbers = sorted(int(name) for name in found if name.isascii() and name.isdecimal() and len(name) < 6)
+        return [number for number in numbers if is_held(self.slots, f"{number}.lock")]
+
+    def is_alive(self, name: str) -> bool:
+        """Return whether a process holds the name now. Takes nothing.
+
+        Raises:
+            PresenceError: the file system has no locks.
+        """
+        return is_held(self.names, f"{name}.lock")
+
+    def is_known(self, name: str) -> bool:
+        """Return whether the name has a record, readable or not."""
+        try:
+            os.stat(f"{name}.json", dir_fd=self.names, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
+
+    def read(self, name: str) -> Information:
+        """Return the record of a replica. What cannot be read or believed is unknown."""
+        return Information.parse(name, read_file(self.names, f"{name}.json"))
+
+    def write(self, information: Information) -> None:
+        """Write the record of a replica, whole. It replaces an earlier one.
+
+        Raises:
+            PresenceError: it cannot be written.
+        """
+        directory = f"/proc/self/fd/{self.names}"
+        shown = os.path.join(self.path, "names", f"{information.name}.json")
+        try:
+            remove_stale_temporaries(directory)
+            with publish(f"{directory}/{information.name}.json", replace=True, permissions=0o644) as file:
+                json.dump(information.as_dict(), file)
+        except OSError as error:
+            if error.errno in (errno.EPERM, errno.EACCES, errno.EISDIR):
+                raise PresenceError(
+                    f"cannot replace {shown!r}, which another user's replica left, or which is a directory: "
+                    "remove it as root or as that user"
+                ) from error
+            cause = error.__cause__ if isinstance(error, PublishError) else error
+            reason = describe(cause) if isinstance(cause, OSError) else str(error)
+            raise PresenceError(
+                f"cannot write {shown!r}: {reason}; give this user write permission on the volume, and free some space"
+            ) from error
+
+    def remove(self, name: str) -> None:
+        """Remove the record of a replica. Its lock file stays.
+
+        Raises:
+            PresenceError: it cannot be removed.
+        """
+        try:
+            os.unlink(f"{name}.json", dir_fd=self.names)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise PresenceError(
+                f"cannot remove {os.path.join(self.path, 'names', name + '.json')!r}: {describe(error)}; "
+                "do it as root or as the user who owns it"
+            ) from error
+
+    def _list(self, directory: int) -> list[str]:
+        try:
+            return os.listdir(directory)
+        except OSError as error:
+            raise PresenceError(
+                f"cannot read {self.path!r}: {describe(error)}; give this user permission on the directory"
+            ) from error
+
+
+def is_held(directory: int, name: str) -> bool:
+    """Return whether replicas hold a lock file: a shared lock. An exclusive one is of a process that removes.
+
+    Raises:
+        PresenceError: the file system has no locks.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        fd = os.open(name, flags, dir_fd=directory)
+    except PermissionError:
+        return True  # the kernel cannot be asked: to take a dead one for alive does no harm
+    except OSError:
+        return False  # missing, or no file that any process could hold
+    with contextlib.ExitStack() as opened:
+        opened.callback(os.close, fd)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return False
+            found = kernel.conflict(fd)
+            return found is not None and not found[0]
+        except OSError as error:
+            raise PresenceError(
+                f"cannot ask who holds {name!r}: {describe(error)}; keep the volume on a local file system"
+            ) from error
