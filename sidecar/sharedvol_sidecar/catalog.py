@@ -23,17 +23,19 @@ from typing import Any
 import sqlalchemy as sa
 
 from sharedvol_sidecar.catalog_names import escape, key, unescape
+from sharedvol_sidecar.catalog_pages import COLLECTED_AT, KEY, PageQueries, Query, lower_bound
 from sharedvol_sidecar.catalog_schema import collected
 from sharedvol_sidecar.catalog_session import Session, read_url
 from sharedvol_sidecar.claims import PRIVATE, open_private
 from sharedvol_sidecar.directories import Directory, open_root
 from sharedvol_sidecar.errors import CatalogError
 
-__all__ = ["Catalog", "CatalogError", "Filters", "Row"]
+__all__ = ["Catalog", "CatalogError", "Filters", "Part", "Row"]
 
 FILE = "catalog.db"
 
 _PAGE = 1000
+_SUMMED = 10_000  # rows whose bytes are summed by one query
 _LARGEST = 2**63 - 1
 _escape_again = functools.lru_cache(maxsize=256)(escape)
 
@@ -91,6 +93,23 @@ class Filters:
     since: int | None = None
     until: int | None = None
     limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The sums of the rows of a stretch of time.
+
+    Attributes:
+        since: collected then or later, nanoseconds since 1970; None for the beginning.
+        until: collected before; None for the end.
+        files: how many rows.
+        bytes: their sizes together.
+    """
+
+    since: int | None
+    until: int | None
+    files: int
+    bytes: int
 
 
 class Catalog:
@@ -178,9 +197,37 @@ class Catalog:
 
     def total(self, filters: Filters) -> tuple[int, int]:
         """How many rows pass, and their bytes; by all but ``name`` and ``limit``."""
-        columns = sa.func.count(), sa.func.coalesce(sa.func.sum(collected.c.size), 0)
-        counted = self._fetch(sa.select(*columns).where(*_where(filters)))[0]
-        return int(counted[0]), int(counted[1])
+        files = size = 0
+        for part in self.parts(filters):
+            files, size = files + part.files, size + part.bytes
+        return files, size
+
+    def parts(self, filters: Filters) -> Iterator[Part]:
+        """The sums of `total` for one stretch of time after the other, oldest first.
+
+        Each takes one bounded query, however many rows there are.
+        """
+        after = lower_bound(filters)
+        while True:
+            boundary = self._read(functools.partial(PageQueries.boundary, filters=filters, after=after, count=_SUMMED))
+            last = int(boundary[0][0]) if boundary else None
+            (counted,) = self._read(functools.partial(PageQueries.sums, filters=filters, after=after, last=last))
+            since = None if after is None else after + 1
+            yield Part(since, filters.until if last is None else last + 1, int(counted[0]), int(counted[1]))
+            if last is None:
+                return
+            after = last
+
+    def improve(self, progress: Callable[[], object] = lambda: None) -> None:
+        """Make the indexes that the catalog of an older release lacks. Other processes may read meanwhile.
+
+        Args:
+            progress: called about once a second while this takes time.
+
+        Raises:
+            CatalogError: an index cannot be made. Nothing else depends on it: reading takes longer without.
+        """
+        self._session.improve(progress)
 
     def close(self) -> None:
         """End the connection; a later call would make another."""
@@ -188,20 +235,38 @@ class Catalog:
 
     def _all(self, filters: Filters) -> Iterator[Row]:
         matches = _name_filter(filters.name)
-        order = (collected.c.collected_at, collected.c.key)
-        after: list[Any] = []
-        while True:
-            query = sa.select(collected).where(*_where(filters), *after).order_by(*order).limit(_PAGE)
-            page = self._fetch(query)
+        for page in self._pages(filters):
             for found in page:
                 row = _row(found)
                 if matches(row.path):
                     yield row
-            if len(page) < _PAGE:
+
+    def _pages(self, filters: Filters) -> Iterator[Sequence[Any]]:
+        most = _PAGE if filters.limit is None or filters.name is not None else min(_PAGE, filters.limit)
+        after = lower_bound(filters)
+        while True:
+            page = self._read(functools.partial(PageQueries.newer, filters=filters, after=after, limit=most))
+            if len(page) < most:
+                yield page
                 return
-            when, last = page[-1].collected_at, page[-1].key
-            # Written out: MySQL uses no index for (a, b) > (x, y).
-            after = [order[0] >= when, sa.or_(order[0] > when, order[1] > last)]
+            after = int(page[-1][COLLECTED_AT])
+            yield [row for row in page if row[COLLECTED_AT] < after]
+            yield from self._same_time(filters, after, most)
+
+    def _same_time(self, filters: Filters, when: int, most: int) -> Iterator[Sequence[Any]]:
+        last = ""
+        while True:
+            page = self._read(
+                functools.partial(PageQueries.same_time, filters=filters, when=when, after=last, limit=most)
+            )
+            yield page
+            if len(page) < most:
+                return
+            last = page[-1][KEY]
+
+    def _read(self, make: Callable[[PageQueries], Query]) -> Sequence[Any]:
+        session = self._session
+        return session.run(lambda connection: connection.exec_driver_sql(*make(session.queries)).fetchall(), "read")
 
     def _fetch(self, query: Any) -> Sequence[Any]:
         return self._session.run(lambda connection: connection.execute(query).fetchall(), "read")
@@ -251,17 +316,6 @@ def _exactly(row: Row) -> tuple[Any, ...]:
 def _row(found: Sequence[Any]) -> Row:
     _, path, kind, container, original, *rest = found
     return Row(unescape(path), unescape(kind), unescape(container), unescape(original), *rest)
-
-
-def _where(filters: Filters) -> list[sa.ColumnElement[bool]]:
-    columns = collected.c
-    conditions: list[sa.ColumnElement[bool] | None] = [
-        None if filters.kind is None else columns.kind == escape(filters.kind),
-        None if filters.container is None else columns.container == escape(filters.container),
-        None if filters.since is None else columns.collected_at >= filters.since,
-        None if filters.until is None else columns.collected_at < filters.until,
-    ]
-    return [condition for condition in conditions if condition is not None]
 
 
 def _name_filter(pattern: str | None) -> Callable[[str], bool]:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from sharedvol import SharedVolError
 from sharedvol.errors import describe
-from sharedvol_sidecar.catalog import Catalog, Filters, Row
+from sharedvol_sidecar.catalog import Catalog, CatalogError, Filters, Row
 from sharedvol_sidecar.catalog_names import escape
 from sharedvol_sidecar.claims import PRIVATE
 from sharedvol_sidecar.config_option import config_option
@@ -39,6 +39,8 @@ from sharedvol_sidecar.template import DEFAULT, Template
 from sharedvol_sidecar.text import plain, size
 from sharedvol_sidecar.tree import Tree
 from sharedvol_sidecar.verify import PROBLEMS, Finding, Verification
+
+_QUIET = 2.0  # seconds without a word at most
 
 _FILTERS: tuple[tuple[str, str, Any, str], ...] = (
     ("--kind", "KIND", str, "Only of this kind: results, logs."),
@@ -171,6 +173,7 @@ def rebuild_command(to: Path, catalog: str | None, template: str, as_json: bool)
     with finish():
         inverse = Inverse(Template(template))
         with opened(to, catalog, create=True) as (rows, root), _bar(None) as bar:
+            add_indexes(rows)
             work = Rebuild(rows, Tree(root), inverse, _teller(bar, as_json), bar.update)
             counts = work.run()
     if as_json:
@@ -223,6 +226,22 @@ def opened(to: Path, url: str | None, *, create: bool) -> Iterator[tuple[Catalog
         yield catalog, root
     finally:
         catalog.close()
+
+
+def add_indexes(catalog: Catalog) -> None:
+    """Make the indexes that the catalog of an older release lacks; what takes long, or fails, is a note."""
+    began, noted = time.monotonic(), False
+
+    def note() -> None:
+        nonlocal noted
+        if not noted and time.monotonic() - began > _QUIET:
+            noted = True
+            click.echo(f"making the indexes of catalog {catalog.label}", err=True)
+
+    try:
+        catalog.improve(note)
+    except CatalogError as error:
+        click.echo(f"note: {plain(str(error))}; this command takes longer without", err=True)
 
 
 def print_json(record: dict[str, Any]) -> None:

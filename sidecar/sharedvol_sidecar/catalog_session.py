@@ -18,7 +18,9 @@ from sqlalchemy.pool import NullPool
 from sharedvol import FileLock, LockError
 from sharedvol.errors import describe
 from sharedvol_sidecar import catalog_schema
-from sharedvol_sidecar.catalog_schema import Statements
+from sharedvol_sidecar.catalog_indexes import LONGEST, add_indexes
+from sharedvol_sidecar.catalog_pages import PageQueries
+from sharedvol_sidecar.catalog_schema import ADDED, Statements
 from sharedvol_sidecar.errors import CatalogError, ConfigError
 
 T = TypeVar("T")
@@ -96,14 +98,15 @@ class Session:
         self._pid = os.getpid()
         self._inode: tuple[int, int] | None = None
         try:
-            self._engine = sa.create_engine(
-                url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=self._arguments()
-            )
+            self._engine = self._make_engine(_ANSWER)
         except ModuleNotFoundError as error:
             raise ConfigError(f"the driver of {url.drivername} is not installed: {error}") from None
         except (sa.exc.ArgumentError, TypeError, ValueError) as error:
             raise ConfigError(f"the URL of catalog {self.label} has an option that cannot be used: {error}") from None
         self.statements = Statements(self._engine.dialect)
+        self._indexes: frozenset[str] = frozenset()
+        self.queries = PageQueries(self._engine.dialect, self._indexes)
+        """Made for the connection that `run` works on."""
 
     def run(self, work: Callable[[sa.Connection], T], what: str) -> T:
         """What ``work`` returns; done again where that is safe, so it must be all or nothing.
@@ -129,6 +132,29 @@ class Session:
                 return result
             # To the file that was moved away nobody will look again.
         raise CatalogError(f"cannot {what} catalog {self.label}: it was replaced again and again; see who does that")
+
+    def improve(self, progress: Callable[[], object]) -> None:
+        """Make the indexes that are missing: see `add_indexes`.
+
+        Args:
+            progress: called about once a second meanwhile; a true value ends the wait.
+
+        Raises:
+            CatalogError: an index cannot be made.
+        """
+        missing = self.run(lambda connection: [name for name in ADDED if name not in self._indexes], "read")
+        if not missing:
+            return
+        engine = self._engine if self.path else self._make_engine(LONGEST)
+        try:
+            add_indexes(engine, missing, progress)
+        except Exception as error:
+            ours = self._in_words(error, "make an index of")
+            if ours is None:
+                raise
+            raise ours from error
+        finally:
+            self.run(self._look_at_indexes, "read")
 
     @contextlib.contextmanager
     def transaction(self, connection: sa.Connection) -> Iterator[Any]:
@@ -189,6 +215,11 @@ class Session:
             if not self._create:
                 raise self._missing()
             catalog_schema.create(connection)
+        self._look_at_indexes(connection)
+
+    def _look_at_indexes(self, connection: sa.Connection) -> None:
+        self._indexes = catalog_schema.index_names(connection)
+        self.queries = PageQueries(connection.dialect, self._indexes)
 
     def _make_file(self, path: Path) -> None:
         try:
@@ -203,12 +234,16 @@ class Session:
     def _missing(self) -> CatalogError:
         return CatalogError(f"there is no catalog {self.label}: name another with --catalog, or run `rebuild`")
 
-    def _arguments(self) -> dict[str, Any]:
+    def _make_engine(self, answer: float) -> sa.Engine:
+        arguments = self._arguments(answer)
+        return sa.create_engine(self._url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=arguments)
+
+    def _arguments(self, answer: float) -> dict[str, Any]:
         if self.path is not None:
             return {"timeout": _PATIENCE}
         arguments: dict[str, Any] = {}
         if self._url.drivername.endswith("+pymysql"):
-            waits = {"connect_timeout": _LOGIN, "read_timeout": _ANSWER, "write_timeout": _ANSWER}
+            waits = {"connect_timeout": _LOGIN, "read_timeout": answer, "write_timeout": answer}
             arguments = {name: seconds for name, seconds in waits.items() if name not in self._url.query}
             if self._url.password:
                 arguments["password"] = str(self._url.password).encode()  # PyMySQL would say it in Latin-1

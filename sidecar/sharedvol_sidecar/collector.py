@@ -178,9 +178,13 @@ class Collector:
         """The destination's root."""
         return self._destination.root
 
-    def prepare_catalog(self) -> None:
-        """Make the catalog where it is missing: of a destination without files `ls` then shows none."""
-        self.register.prepare()
+    def prepare_catalog(self, progress: Callable[[], object] = lambda: None) -> None:
+        """Make the catalog where it is missing: of a destination without files `ls` then shows none.
+
+        Args:
+            progress: called about once a second while this takes time; a true value ends the wait.
+        """
+        self.register.prepare(progress)
 
     @property
     def short_of_space(self) -> bool:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
-from sharedvol_sidecar.catalog import CatalogError
+from sharedvol_sidecar.catalog import Catalog, CatalogError
 from sharedvol_sidecar.collector import Collector
+from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.report import Event, Listener
-from sharedvol_sidecar.retention import Pruned, parse_rules, plan, prune
+from sharedvol_sidecar.retention import Pruned, apply_in_steps, parse_rules, plan_in_steps
 from sharedvol_sidecar.text import size
 
 EVERY = 3600.0
 
+PORTION = 1.0
+"""Seconds of work between two passes: files that come meanwhile wait no longer."""
+
 
 class Pruning:
-    """Looks once an hour for what is beyond the rules.
+    """Looks once an hour for what is beyond the rules, a portion at a time.
 
     Args:
         rules: as people write them; none for none.
@@ -35,36 +39,61 @@ class Pruning:
         self._rules = parse_rules(rules) if mode != "off" else ()
         self._apply, self._tell, self._clock = mode == "apply", tell, clock
         self._next = clock()
+        self._catalog: Catalog | None = None
+        self._steps: Iterator[object] | None = None
 
-    def look(self, collector: Collector) -> None:
-        """Do it if it is time."""
-        if not self._rules or self._clock() < self._next:
+    @property
+    def unfinished(self) -> bool:
+        """Whether the next call of `look` continues at once."""
+        return self._steps is not None
+
+    def look(self, collector: Collector, stop: Callable[[], bool] = lambda: False) -> None:
+        """Do a portion of it if it is time.
+
+        Args:
+            collector: whose catalog and destination these are. A new one begins again.
+            stop: queried after each short step whether to leave the rest for another call.
+        """
+        if not self._rules or (self._steps is None and self._clock() < self._next):
             return
-        self._next = self._clock() + EVERY
         try:
-            self._look(collector)
+            self._continue(collector, stop)
         except CatalogError as error:
+            self._steps = None
             self._tell(Event("catalog", "", f"{error}; nothing is pruned until it can be read"))
 
-    def _look(self, collector: Collector) -> None:
+    def _continue(self, collector: Collector, stop: Callable[[], bool]) -> None:
+        end = self._clock() + PORTION
+        if self._steps is None:
+            self._next = self._clock() + EVERY
         catalog = collector.register.catalog
-        if catalog is None:
-            return
-        now = time.time_ns()
-        if not self._apply:
-            files = total = 0
-            for doomed in plan(catalog, self._rules, now):
-                files += 1
-                total += doomed.row.size
-            if files:
-                detail = f"{files} files, {size(total)}, would be deleted: set prune to apply"
-                self._tell(Event("would_prune", "", detail))  # not "pruned", by which what is deleted is counted
-            return
+        if self._steps is None or catalog is not self._catalog:
+            self._catalog = catalog
+            self._steps = self._begin(catalog, collector.root) if catalog is not None else iter(())
+        for _ in self._steps:
+            if stop() or self._clock() >= end:
+                return
+        self._steps = self._catalog = None
 
-        def told(pruned: Pruned) -> None:
-            if pruned.outcome == "deleted":
-                self._tell(Event("pruned", pruned.doomed.row.path, pruned.doomed.why))
-            elif pruned.outcome != "gone":
-                self._tell(Event("failed", pruned.doomed.row.path, f"not pruned: {pruned.detail}"))
+    def _begin(self, catalog: Catalog, root: Directory) -> Iterator[object]:
+        plan = plan_in_steps(catalog, self._rules, time.time_ns())
+        if self._apply:
+            for outcomes in apply_in_steps(catalog, root, plan):
+                for pruned in outcomes:
+                    self._told(pruned)
+                yield None
+            return
+        files = total = 0
+        for doomed in plan:
+            files += len(doomed)
+            total += sum(one.row.size for one in doomed)
+            yield None
+        if files:
+            detail = f"{files} files, {size(total)}, would be deleted: set prune to apply"
+            self._tell(Event("would_prune", "", detail))  # not "pruned", by which what is deleted is counted
 
-        prune(catalog, collector.root, self._rules, now, told)
+    def _told(self, pruned: Pruned) -> None:
+        if pruned.outcome == "deleted":
+            self._tell(Event("pruned", pruned.doomed.row.path, pruned.doomed.why))
+        elif pruned.outcome != "gone":
+            self._tell(Event("failed", pruned.doomed.row.path, f"not pruned: {pruned.detail}"))

@@ -64,8 +64,12 @@ class Register:
         except CatalogError as error:
             self._failed(error)
 
-    def prepare(self) -> None:
-        """Connect, and make the catalog where it is missing; of one that failed, ask whether it is back."""
+    def prepare(self, progress: Callable[[], object] = lambda: None) -> None:
+        """Connect, and make the catalog where it is missing; of one that failed, ask whether it is back.
+
+        Args:
+            progress: called about once a second while this takes time; a true value ends the wait.
+        """
         if self._open is None or self.resting or (self._catalog is not None and not self.problem):
             return
         try:
@@ -76,6 +80,13 @@ class Register:
             self._failed(error)
         else:
             self._mended()
+            self._improve(catalog, progress)
+
+    def _improve(self, catalog: Catalog, progress: Callable[[], object]) -> None:
+        try:
+            catalog.improve(progress)
+        except CatalogError as error:
+            self._tell(Event("catalog_index", "", f"{error}; until then `ls` and `prune` by kind take longer"))
 
     @property
     def catalog(self) -> Catalog | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import heapq
+import itertools
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,9 +22,11 @@ from dataclasses import asdict, dataclass
 
 from sharedvol.errors import describe
 from sharedvol_sidecar.catalog import Catalog, Filters, Row, clamped
+from sharedvol_sidecar.catalog_names import key
 from sharedvol_sidecar.console import parse_duration, parse_size
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.errors import ConfigError
+from sharedvol_sidecar.retention_cutoff import Cutoff, cutoff
 from sharedvol_sidecar.text import size
 from sharedvol_sidecar.tree import Tree, is_plain
 
@@ -83,6 +86,12 @@ class Counts:
     refused: int = 0
     failed: int = 0
 
+    def add(self, pruned: Pruned) -> None:
+        """Count one more."""
+        setattr(self, pruned.outcome, getattr(self, pruned.outcome) + 1)
+        if pruned.outcome == DELETED:
+            self.bytes += pruned.doomed.row.size
+
     @property
     def good(self) -> bool:
         """Whether everything went that was to go."""
@@ -140,24 +149,37 @@ def plan(catalog: Catalog, rules: Iterable[Rule], now_ns: int) -> Iterator[Doome
     Raises:
         CatalogError: the catalog cannot be read.
     """
-    return heapq.merge(*(_of_kind(catalog, rule, now_ns) for rule in rules), key=lambda doomed: doomed.row.collected_at)
+    return itertools.chain.from_iterable(plan_in_steps(catalog, rules, now_ns))
 
 
-def _of_kind(catalog: Catalog, rule: Rule, now_ns: int) -> Iterator[Doomed]:
-    every = Filters(kind=rule.kind)
-    over = 0
-    if rule.size is not None:
-        # Files that come while this runs are newer and not in the sum: they can only make it keep more.
-        over = catalog.total(every)[1] - rule.size
-    for row in catalog.rows(every):
+def plan_in_steps(catalog: Catalog, rules: Iterable[Rule], now_ns: int) -> Iterator[list[Doomed]]:
+    """The same as `plan`, in short lists: an empty one where a step finds nothing. No step takes long.
+
+    Raises:
+        CatalogError: the catalog cannot be read.
+    """
+    kinds: list[Iterator[Doomed]] = []
+    for rule in rules:
+        last: Cutoff | None = None
+        if rule.size is not None:
+            last = yield from cutoff(catalog, rule.kind, rule.size)
+        kinds.append(_of_kind(catalog, rule, last, now_ns))
+    doomed = heapq.merge(*kinds, key=lambda one: one.row.collected_at)
+    while batch := list(itertools.islice(doomed, _BATCH)):
+        yield batch
+
+
+def _of_kind(catalog: Catalog, rule: Rule, last: Cutoff | None, now_ns: int) -> Iterator[Doomed]:
+    oldest_kept = None if rule.age_ns is None else now_ns - rule.age_ns
+    bounds = [bound for bound in (oldest_kept, None if last is None else last[0] + 1) if bound is not None]
+    if not bounds:
+        return
+    for row in catalog.rows(Filters(kind=rule.kind, until=max(bounds))):
         age = now_ns - row.collected_at
         if rule.age_ns is not None and age > rule.age_ns:
             yield Doomed(row, f"collected {_days(age)} ago, more than {_days(rule.age_ns)}")
-        elif rule.size is not None and over > 0:
+        elif rule.size is not None and last is not None and (row.collected_at, key(row.path)) <= last:
             yield Doomed(row, f"the oldest of more than {size(rule.size)} of {rule.kind}")
-        else:
-            return  # the rest is newer
-        over -= row.size
 
 
 def apply(
@@ -175,14 +197,22 @@ def apply(
         CatalogError: the catalog failed. Rows of files that are gone may be left: the next run mends that.
     """
     counts = Counts()
-    batch: list[Doomed] = []
-    for one in doomed:
-        batch.append(one)
-        if len(batch) == _BATCH:
-            _apply_batch(catalog, root, batch, counts, tell)
-            batch = []
-    _apply_batch(catalog, root, batch, counts, tell)
+    doomed = iter(doomed)
+    for outcomes in apply_in_steps(catalog, root, iter(lambda: list(itertools.islice(doomed, _BATCH)), [])):
+        for pruned in outcomes:
+            counts.add(pruned)
+            tell(pruned)
     return counts
+
+
+def apply_in_steps(catalog: Catalog, root: Directory, steps: Iterable[list[Doomed]]) -> Iterator[list[Pruned]]:
+    """The same as `apply` for each list of `plan_in_steps`; what became of its files.
+
+    Raises:
+        CatalogError: the catalog failed, as with `apply`.
+    """
+    for doomed in steps:
+        yield _apply_batch(catalog, root, doomed)
 
 
 def prune(
@@ -200,9 +230,7 @@ def prune(
     return apply(catalog, root, plan(catalog, rules, now_ns), tell)
 
 
-def _apply_batch(
-    catalog: Catalog, root: Directory, batch: list[Doomed], counts: Counts, tell: Callable[[Pruned], None]
-) -> None:
+def _apply_batch(catalog: Catalog, root: Directory, batch: list[Doomed]) -> list[Pruned]:
     tree = Tree(root)  # anew: directories may have been moved away since
     emptied: dict[str, None] = {}
     outcomes = [_delete(tree, doomed, emptied) for doomed in batch]
@@ -214,11 +242,7 @@ def _apply_batch(
         ]
     # Exactly these rows: a file that was collected meanwhile under such a name keeps its own.
     catalog.forget([pruned.doomed.row for pruned in outcomes if pruned.outcome in (DELETED, GONE)])
-    for pruned in outcomes:
-        setattr(counts, pruned.outcome, getattr(counts, pruned.outcome) + 1)
-        if pruned.outcome == DELETED:
-            counts.bytes += pruned.doomed.row.size
-        tell(pruned)
+    return outcomes
 
 
 def _delete(tree: Tree, doomed: Doomed, emptied: dict[str, None]) -> Pruned:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from sharedvol_sidecar.catalog_commands import catalog_options, finish, opened, print_json
+from sharedvol_sidecar.catalog_commands import add_indexes, catalog_options, finish, opened, print_json
 from sharedvol_sidecar.catalog_names import escape
 from sharedvol_sidecar.console import EXIT_FAILED, time_words
 from sharedvol_sidecar.retention import Doomed, Pruned, apply, parse_rules, plan
@@ -43,6 +43,8 @@ def prune_command(to: Path, catalog: str | None, rules: tuple[str, ...], really:
     with finish():
         wanted = parse_rules(rules)
         with opened(to, catalog, create=False) as (rows, root):
+            if really:
+                add_indexes(rows)
             doomed = plan(rows, wanted, time.time_ns())
             if not really:
                 _dry_run(doomed, as_json)

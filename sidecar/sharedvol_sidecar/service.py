@@ -210,7 +210,7 @@ class Service:
             liveness=self.board,
         )
         try:
-            collector.prepare_catalog()
+            collector.prepare_catalog(self._is_to_stop)
         except BaseException:
             _close(collector)  # or nobody could take its slot, and the claims in it, while we live
             raise
@@ -243,7 +243,9 @@ class Service:
                 self._takeovers = _TAKEOVERS
             self._peers.look(collector.claims)
             if collector.register.problem:
-                collector.prepare_catalog()  # it may be well again, and there may be no file that would tell
+                collector.prepare_catalog(
+                    self._is_to_stop
+                )  # it may be well again, and there may be no file that would tell
             self.board.pass_began()
             tally = collector.run_pass(self._is_to_stop, self.board.progress)
             took = time.monotonic() - began
@@ -253,14 +255,14 @@ class Service:
             self.board.passed(tally, took)
             show_backlog(self.board, collector, tally.followed)
             show_replicas(self.board, collector.orphans.volume)
-            self._pruning.look(collector)
+            self._pruning.look(collector, self._is_to_stop)
             if watch.unwatched != scan_only:
                 scan_only = watch.unwatched
                 self._log.warning("scan_only", detail=scan_only, interval=self._timing.interval)
             # Events come in crowds, and a pass over a large backlog takes its time: one pass for many.
             # What could not be moved was put back, which is an event of its own: do not chase it.
             self._sleep(watch, max(SHORTEST_GAP, took, BACKOFF[0] if tally.failed else 0.0))
-            if not self._stopping and not tally.collected:
+            if not self._stopping and not tally.collected and not self._pruning.unfinished:
                 self._wait(collector, watch, self._due(collector, tally))
 
     def _due(self, collector: Collector, tally: Tally) -> float:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import signal
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -101,3 +102,29 @@ def die_at_the_commit(before: bool) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     Session.transaction = dying  # type: ignore
+
+
+FIRST_RELEASE = """
+PRAGMA journal_mode = WAL;
+CREATE TABLE IF NOT EXISTS sharedvol_collected (
+    "key" CHAR(32) NOT NULL, path TEXT NOT NULL, kind VARCHAR(765) NOT NULL, container VARCHAR(765) NOT NULL,
+    original TEXT NOT NULL, size BIGINT NOT NULL, sha256 CHAR(64), mtime_ns BIGINT NOT NULL,
+    collected_at BIGINT NOT NULL, encoding VARCHAR(16), original_size BIGINT, PRIMARY KEY ("key")
+);
+CREATE INDEX IF NOT EXISTS sharedvol_collected_when ON sharedvol_collected (collected_at, "key");
+CREATE INDEX IF NOT EXISTS sharedvol_collected_who ON sharedvol_collected (kind, container, collected_at);
+CREATE TABLE IF NOT EXISTS sharedvol_catalog (id INTEGER NOT NULL, version INTEGER NOT NULL, PRIMARY KEY (id));
+INSERT OR IGNORE INTO sharedvol_catalog (id, version) VALUES (1, 1);
+DROP INDEX IF EXISTS sharedvol_collected_kind;
+DROP INDEX IF EXISTS sharedvol_collected_container;
+"""
+
+
+def first_release(root: Path) -> Path:
+    """The catalog of a destination as release 0.1.0 makes it, or as it was left with; its file."""
+    file = root / ".sharedvol" / "catalog.db"
+    file.parent.mkdir(exist_ok=True, mode=0o700)
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.executescript(FIRST_RELEASE)
+    file.chmod(0o600)
+    return file

@@ -15,10 +15,12 @@ from click.testing import CliRunner
 from killing import die_at
 from processes import Child
 
+from sharedvol_sidecar import catalog as catalog_module
+from sharedvol_sidecar import retention
 from sharedvol_sidecar.catalog import Catalog, Filters
 from sharedvol_sidecar.directories import open_root
 from sharedvol_sidecar.errors import ConfigError
-from sharedvol_sidecar.retention import Pruned, Rule, apply, parse_rules, plan, prune
+from sharedvol_sidecar.retention import Pruned, Rule, apply, apply_in_steps, parse_rules, plan, plan_in_steps, prune
 from sharedvol_sidecar.retention_command import prune_command
 from sharedvol_sidecar.tree import Tree
 from sharedvol_sidecar.verify import Verification
@@ -342,3 +344,42 @@ def test_the_command_tells_in_json_and_by_its_exit_code(collected: Collected) ->
     assert lines[-1]["summary"]["left"] == 1
     code, _, err = command(collected, "--keep", "results=90")
     assert code == 2 and err.startswith("sharedvol-sidecar: rule 'results=90'")
+
+
+@pytest.mark.parametrize("turn", [1, 3, 7])
+def test_two_that_prune_by_size_at_once_keep_what_the_rule_keeps(
+    collected: Collected, turn: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one of them has deleted, the other does not find: it is not to delete newer files instead."""
+    monkeypatch.setattr(catalog_module, "_PAGE", 5)
+    monkeypatch.setattr(catalog_module, "_SUMMED", 6)
+    monkeypatch.setattr(retention, "_BATCH", 2)
+    for number in range(40):
+        collected.add(f"results/{number:02}", "x" * 10, age=(40 - number) * DAY)
+    rules, root = parse_rules(["results=155B"]), open_root(collected.root)
+    slow = apply_in_steps(collected.catalog, root, plan_in_steps(collected.catalog, rules, NOW))
+    for _ in range(turn):
+        next(slow)
+    other = Catalog.open(collected.url, collected.root)
+    assert prune(other, root, rules, NOW).good
+    list(slow)
+    assert collected.paths() == {f"results/{number:02}" for number in range(25, 40)}
+    assert collected.paths() == {name for name in collected.names() if "/" in name}
+
+
+def test_a_plan_by_size_is_the_same_whatever_the_lengths_of_pages_and_sums(
+    collected: Collected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of one time are in the order of their keys, so that every process counts the same ones."""
+    collected.catalog.add([row(f"results/{n}", collected_at=n // 10, size=n % 4) for n in range(100)])
+    for limit in (0, 1, 10, 77, 149, 150):
+        plans = set()
+        for page, summed in ((1, 1), (3, 7), (1000, 10_000)):
+            monkeypatch.setattr(catalog_module, "_PAGE", page)
+            monkeypatch.setattr(catalog_module, "_SUMMED", summed)
+            plans.add(frozenset(planned(collected, f"results={limit}B")))
+        (doomed,) = plans
+        kept = [one for one in collected.catalog.rows() if one.path not in doomed]
+        assert sum(one.size for one in kept) <= limit
+        newest = min((one.collected_at for one in kept), default=10)
+        assert all(int(path.partition("/")[2]) // 10 <= newest for path in doomed)

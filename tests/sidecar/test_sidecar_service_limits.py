@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import wait_until
+from service_process import service, settled
 from volume import Volume
 
+from sharedvol_sidecar import retention
 from sharedvol_sidecar.catalog import Catalog
 from sharedvol_sidecar.limits import Rate
-from sharedvol_sidecar.pruning import EVERY, Pruning
+from sharedvol_sidecar.pruning import EVERY, PORTION, Pruning
 from sharedvol_sidecar.report import Event, Once
 
 
@@ -101,3 +105,91 @@ def test_retention_without_a_catalog_does_nothing_and_a_broken_one_stops_nothing
     pruned_by(volume, "apply", Clock(), told).look(broken)
     broken.close()
     assert [event.name for event in told] == ["catalog"] and "nothing is pruned" in told[0].detail
+
+
+@pytest.mark.parametrize("mode", ["apply", "dry-run"])
+def test_retention_of_many_files_is_done_a_portion_at_a_time(
+    volume: Volume, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each query of ``stop`` is a sign of life, and between two portions new files are collected."""
+    monkeypatch.setattr(retention, "_BATCH", 3)
+    told: list[Event] = []
+    clock = Clock()
+    collector = volume.collector()
+    for number in range(20):
+        volume.write(f"c1/results/{number}", "x")
+    collector.run_pass()
+    pruning = pruned_by(volume, mode, clock, told)
+    beats = 0
+
+    def beat() -> bool:
+        nonlocal beats
+        beats += 1
+        clock.now += PORTION / 2
+        return False
+
+    portions = 0
+    while portions == 0 or pruning.unfinished:
+        pruning.look(collector, beat)
+        portions += 1
+        volume.write(f"c1/results/new{portions}", "x")
+        assert collector.run_pass().collected == 1
+    assert portions >= 4 and beats >= 7
+    if mode == "apply":
+        assert [event.name for event in told] == ["pruned"] * 20
+        assert len(volume.files()) == portions
+    else:
+        assert [(event.name, event.detail.partition(",")[0]) for event in told] == [("would_prune", "20 files")]
+    before = len(told)
+    pruning.look(collector, beat)
+    assert not pruning.unfinished and len(told) == before  # not before the next hour
+    collector.close()
+
+
+def test_retention_stops_between_two_steps_and_begins_again_with_a_new_collector(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_BATCH", 3)
+    told: list[Event] = []
+    clock = Clock()
+    collector = volume.collector()
+    for number in range(10):
+        volume.write(f"c1/results/{number}", "x")
+    collector.run_pass()
+    pruning = pruned_by(volume, "apply", clock, told)
+    pruning.look(collector, lambda: True)
+    assert pruning.unfinished and len(told) == 3
+    collector.close()
+    collector = volume.collector()
+    pruning.look(collector)
+    assert not pruning.unfinished and len(told) == 10 and volume.files() == {}
+    collector.close()
+
+
+def found(volume: Volume) -> set[str]:
+    """Names of the collected files, while some of them are deleted."""
+    return {name for _, _, names in os.walk(volume.collected / "results") for name in names}
+
+
+def test_a_service_collects_between_two_portions_without_a_pause(volume: Volume) -> None:
+    """Its interval is an hour: only retention that is unfinished lets it look again."""
+    shim = """
+import sharedvol_sidecar.pruning as pruning, sharedvol_sidecar.retention as retention
+pruning.PORTION = 0.0
+retention._BATCH = 1
+real = pruning.Pruning.look
+def look(self, collector, stop):
+    real(self, collector, stop)
+    if self.unfinished:
+        say("portion")
+        wait_for(sys.argv[sys.argv.index("--from") + 1] + "/../go")
+pruning.Pruning.look = look
+"""
+    for number in range(5):
+        volume.write(f"c1/results/{number}", "x")
+    volume.drain()
+    with service(volume, "--keep", "results=0s", "--prune", "apply", shim=shim, first="portion") as served:
+        volume.write("c1/results/late", "late")
+        (volume.spool.parent / "go").touch()
+        wait_until(lambda: found(volume) == {"late"}, "the late one, and the old ones to go")
+        assert settled(served)["files"] == 1
