@@ -114,6 +114,9 @@ class Admission:
                 item.claim_path = claim_path
                 if self._was_put_back(item):
                     item = None
+        except OSError as error:
+            item = None
+            self._cannot_open(candidate, error, tally)
         finally:
             if item is None:
                 os.close(fd)

@@ -26,6 +26,7 @@ from datetime import date as Date
 from sharedvol import FileLock, LockTimeout, worker_token
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.errors import ConfigError, SidecarError
+from sharedvol_sidecar.probe import Probe, try_to_rename
 
 PRIVATE = ".sharedvol"
 """Our own directory, in the spool and in the destination."""
@@ -71,12 +72,17 @@ class Claims:
     """
 
     def __init__(self, spool: Directory) -> None:
-        private = open_private(spool)
+        self._private = private = open_private(spool)
         self._movers = private.make("movers", 0o700)[0]
         self._root = private.make("claims", 0o700)[0]
         self._batches = itertools.count(1)
         self.slot, self._lock = self._take_slot()
         self._mine = self._root.make(self.slot, 0o700)[0]
+        self._probe = Probe(lambda: try_to_rename(self._private, f"test-{self.slot}"))
+
+    def failure(self) -> OSError | None:
+        """Return what keeps every file of the spool from being claimed, or None if nothing does."""
+        return self._probe.failure()
 
     def new_batch(self) -> Batch:
         """A claim directory for one batch; its name is never used again."""

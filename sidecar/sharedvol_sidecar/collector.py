@@ -79,10 +79,12 @@ class Collector:
         self._job, self._pause, self._placed = job, pause, placed or Placed()
         self._helping = shard[0] > 0
         spool, root = open_root(Path(job.spool)), open_root(Path(job.collected))
-        self._destination = Destination(root, Ownership(job.uid, job.gid, job.file_mode, job.directory_mode))
         self.claims = Claims(spool)
         self._spool_id = _spool_id(spool)
-        self.linked = shares_file_system(spool, root, f"{self._spool_id}-{self.claims.slot}")
+        mark = f"{self._spool_id}-{self.claims.slot}"
+        ownership = Ownership(job.uid, job.gid, job.file_mode, job.directory_mode)
+        self._destination = Destination(root, ownership, mark)
+        self.linked = shares_file_system(spool, root, mark)
         self.orphans = Orphans(spool, job.spool, job.kinds, tell)
         self.register = Register(self._open_catalog if job.catalog is not None else None, tell)
         self._descriptors = raise_descriptors()

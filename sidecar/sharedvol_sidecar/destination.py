@@ -8,8 +8,10 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from sharedvol import worker_token
 from sharedvol_sidecar.claims import open_private
 from sharedvol_sidecar.directories import Directory
+from sharedvol_sidecar.probe import OUT_OF_DESCRIPTORS, Probe, try_to_name, try_to_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +71,14 @@ class Destination:
     Args:
         root: its root.
         ownership: whose the files and directories are.
+        mark: names the files that test it; no other process may use the same.
     """
 
-    def __init__(self, root: Directory, ownership: Ownership | None = None) -> None:
+    def __init__(self, root: Directory, ownership: Ownership | None = None, mark: str = "") -> None:
         self.root = root
         self.ownership = ownership or Ownership()
+        self._test_name = f"test-{mark or worker_token()}"
+        self._probe = Probe(self._test)
         self._open: dict[str, Directory] = {}
         self._touched: dict[str, Directory] = {}
 
@@ -93,10 +98,39 @@ class Destination:
         self._touched[path] = directory
         return directory, name
 
-    def sync(self) -> None:
-        """The names linked since `begin`, and those of new directories, are on the disk."""
-        for directory in self._touched.values():
-            directory.sync()
+    def sync(self) -> dict[str, OSError]:
+        """Make the names that were linked since `begin`, and those of new directories, durable.
+
+        Returns:
+            What failed, by the path of the directory.
+        """
+        failed = {}
+        for path, directory in self._touched.items():
+            try:
+                directory.sync()
+            except OSError as error:
+                failed[path] = error
+        return failed
+
+    def blame(self, error: OSError) -> None:
+        """Return if an error concerns one file alone, because the destination takes a file of ours.
+
+        Raises:
+            OSError: the destination takes no file now, or this process has no descriptor left.
+        """
+        if error.errno in OUT_OF_DESCRIPTORS:
+            raise error
+        failure = self._probe.failure()
+        if failure is not None:
+            raise failure from error
+
+    def failure_in(self, path: str) -> OSError | None:
+        """Return what keeps one of its directories from taking any name, or None if nothing does."""
+        try:
+            try_to_name(self._directory(path), f".{self._test_name}")
+        except OSError as error:
+            return error
+        return None
 
     def staging(self, spool_id: str, slot: str) -> Directory:
         """Where the copies of one mover's claims wait for their names."""
@@ -109,6 +143,9 @@ class Destination:
         """Bytes that are free."""
         found = os.fstatvfs(self.root.fd)
         return found.f_bavail * found.f_frsize
+
+    def _test(self) -> None:
+        try_to_store(open_private(self.root), self._test_name, lambda fd: self.ownership.dress(fd, os.fstat(fd)))
 
     def _directory(self, path: str) -> Directory:
         found = self._open.get(path)

@@ -40,6 +40,7 @@ from sharedvol_sidecar.inodes import identity
 from sharedvol_sidecar.items import Item, staging_name
 from sharedvol_sidecar.layout import LIVE
 from sharedvol_sidecar.liveness import Liveness, Unwatched
+from sharedvol_sidecar.probe import OUT_OF_DESCRIPTORS
 from sharedvol_sidecar.report import Event, Listener, Tally
 from sharedvol_sidecar.scan import Candidate
 from sharedvol_sidecar.template import Template, day_of
@@ -260,6 +261,16 @@ class Followed:
                 os.unlink(name, dir_fd=place.fd)
         self._forget_copy(log)
         self.records.remove(id)
+
+    def failure(self, error: OSError) -> OSError | None:
+        """Return what keeps the destination from taking any file, or None if an error is of one log alone."""
+        if error.errno in OUT_OF_DESCRIPTORS:
+            return None
+        try:
+            self._destination.blame(error)
+        except OSError as failure:
+            return failure
+        return None
 
     def growing(self) -> Iterator[Log]:
         """The logs that have changed since they were copied, told by their size alone."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -19,19 +18,6 @@ from sharedvol_sidecar.items import Item
 from sharedvol_sidecar.report import Event, Listener, Tally
 from sharedvol_sidecar.scan import Candidate
 from sharedvol_sidecar.units import Units
-
-_OF_THE_LOG = frozenset(
-    {
-        errno.EACCES,
-        errno.EPERM,
-        errno.ENAMETOOLONG,
-        errno.ENOTDIR,
-        errno.EEXIST,
-        errno.EISDIR,
-        errno.EMFILE,
-        errno.ENFILE,
-    }
-)
 
 
 class LogKeeper:
@@ -247,11 +233,12 @@ class LogKeeper:
         try:
             yield
         except OSError as error:
-            if error.errno not in _OF_THE_LOG:
+            failure = self._followed.failure(error)
+            if failure is not None:
                 raise DestinationError(
-                    f"cannot follow {path!r} into {self._shown!r}: {describe(error)}; nothing was lost, it stays in "
+                    f"cannot follow {path!r} into {self._shown!r}: {describe(failure)}; nothing was lost, it stays in "
                     "the spool"
-                ) from error
+                ) from failure
             self.tally.failed += 1
             self._tell(Event("failed", path, f"cannot be followed: {describe(error)}"))
 

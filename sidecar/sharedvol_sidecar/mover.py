@@ -33,26 +33,13 @@ from sharedvol_sidecar.directories import Directory, sync_filesystem, sync_range
 from sharedvol_sidecar.errors import DestinationError, SpoolError
 from sharedvol_sidecar.items import Item
 from sharedvol_sidecar.liveness import Liveness, Unwatched, beating
+from sharedvol_sidecar.probe import DENIED, FULL, OUT_OF_DESCRIPTORS
 from sharedvol_sidecar.publisher import Publisher
 from sharedvol_sidecar.register import Register
 from sharedvol_sidecar.report import Event, Listener, Tally
+from sharedvol_sidecar.retries import Retries
 from sharedvol_sidecar.scan import Candidate
 
-# What is wrong with this one file or its name, as against what is wrong with the whole destination.
-_OF_THE_FILE = frozenset(
-    {
-        errno.ENAMETOOLONG,
-        errno.ENOTDIR,
-        errno.EEXIST,
-        errno.EISDIR,
-        errno.ELOOP,
-        errno.EILSEQ,
-        errno.EINVAL,
-        errno.EFBIG,
-    }
-)
-_DENIED = frozenset({errno.EACCES, errno.EPERM})
-_OF_THE_SPOOL = frozenset({errno.EROFS, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE})
 _FEW = 8
 
 
@@ -94,11 +81,12 @@ class Mover:
         self._tell, self._tell_collected = tell, tell_collected
         self._digests, self._unfollow, self._is_followed = digests, unfollow, is_followed
         self._liveness = liveness or Unwatched()
-        self._denied: set[str] = set()
+        self._closed: set[str] = set()
+        self._retries = Retries()
 
     def new_pass(self) -> None:
-        """A pass begins: what was forbidden in the last one is tried again."""
-        self._denied.clear()
+        """A pass begins: directories that took no name in the last one are tried again."""
+        self._closed.clear()
 
     def move(self, items: Sequence[Item], tally: Tally) -> None:
         """Move a batch.
@@ -110,8 +98,9 @@ class Mover:
         """
         batch = self._claims.new_batch()
         try:
-            self._sync_contents([item for item in items if self._linked or item.in_destination])
-            read = [item for item in items if self._read(item, tally)]
+            due = [item for item in items if self._is_due(item, tally)]
+            self._sync_contents([item for item in due if self._linked or item.in_destination])
+            read = [item for item in due if self._read(item, tally)]
             claimed = [item for item in read if self._claim(item, batch, tally) and not self._leave_to_follower(item)]
             self._destination.begin()
             placed = self._place(claimed, tally)
@@ -125,32 +114,55 @@ class Mover:
                 item.close()
             batch.remove()
 
-    def _sync_contents(self, items: Sequence[Item]) -> None:
-        for item in items:
-            self._sync_in_slices(item)
-        if len(items) > _FEW:
-            sync_filesystem(self._spool)
-            return
-        for item in items:
-            self._liveness.beat()
-            os.fsync(item.fd)
+    def _is_due(self, item: Item, tally: Tally) -> bool:
+        """Whether it is to be tried now: a file that failed again and again is not tried in each pass."""
+        failure = self._retries.waiting(item.info)
+        if failure is None:
+            return True
+        tally.failed += 1
+        tally.no_room += failure.no_room
+        return False
 
-    def _sync_in_slices(self, item: Item) -> None:
-        """Write out all but the last slice of a long file: one sync of it would take minutes."""
+    def _fail(self, item: Item, why: str, tally: Tally) -> None:
+        """Count and report a file that cannot be moved."""
+        tally.failed += 1
+        tally.no_room += item.no_room
+        self._retries.failed(item.info, item.no_room)
+        self._tell(Event("failed", item.candidate.path, why))
+
+    def _sync_contents(self, items: Sequence[Item]) -> None:
+        """Make the contents durable. A file of which that fails gets a problem."""
+        synced = False
+        if len(items) > _FEW and not any(item.work > SYNC_EVERY for item in items):
+            with contextlib.suppress(OSError):  # then each by itself, to find out which one is bad
+                sync_filesystem(self._spool)
+                synced = True
+        for item in items if not synced else ():
+            try:
+                self._sync_content(item)
+            except OSError as error:
+                item.problem = f"cannot be written to the disk: {describe(error)}; it stays"
+
+    def _sync_content(self, item: Item) -> None:
+        # In slices: one sync of a long file would take minutes.
         for offset in range(0, item.work - SYNC_EVERY, SYNC_EVERY):
             self._liveness.beat()
             sync_range(item.fd, offset, SYNC_EVERY)
+        self._liveness.beat()
+        os.fsync(item.fd)
 
     def _read(self, item: Item, tally: Tally) -> bool:
         """Take the digest of a file that will be linked; the others' are taken when they are copied."""
         self._liveness.beat()
+        if item.problem:
+            self._fail(item, item.problem, tally)
+            return False
         if not self._digests or self._publisher.is_copied(item) or item.hollow:
             return True
         try:
             item.sha256 = digest(item.fd, item.info.st_size, beating(self._liveness, item.going_on))
         except OSError as error:
-            tally.failed += 1
-            self._tell(Event("failed", item.candidate.path, f"cannot read it: {describe(error)}; it stays"))
+            self._fail(item, f"cannot read it: {describe(error)}; it stays", tally)
             return False
         if item.sha256 is not None or item.candidate.claimed:
             return True  # one that may have its final name already has to be hidden from its writer first
@@ -161,7 +173,7 @@ class Mover:
         candidate = item.candidate
         if candidate.claimed:
             return True
-        if self._denied and self._is_denied(item):
+        if self._closed and self._is_closed(item):
             tally.failed += 1
             return False
         name = candidate.name
@@ -200,15 +212,18 @@ class Mover:
         item.put_back()
         return True
 
-    def _is_denied(self, item: Item) -> bool:
-        directory = self._publisher.directory_of(item)
-        return any(directory == denied or directory.startswith(f"{denied}/") for denied in self._denied)
+    def _is_closed(self, item: Item) -> bool:
+        return _is_within(self._publisher.directory_of(item), self._closed)
 
     def _cannot_claim(self, candidate: Candidate, error: OSError, tally: Tally) -> None:
-        if error.errno in _OF_THE_SPOOL:
+        if error.errno in OUT_OF_DESCRIPTORS:
+            raise error
+        # A file on another mount fails by itself, and there may be many.
+        failure = None if error.errno == errno.EXDEV else self._claims.failure()
+        if failure is not None:
             raise SpoolError(
-                f"cannot move files within {self._spool.shown!r}: {describe(error)}; nothing was lost, they wait there"
-            ) from error
+                f"cannot move files within {self._spool.shown!r}: {describe(failure)}; nothing was lost"
+            ) from failure
         tally.failed += 1
         hint = (
             "it is on another mount than the spool's root: run a sidecar with --from there"
@@ -222,20 +237,16 @@ class Mover:
         placed = []
         try:
             for item in self._publisher.stage(items):
+                self._liveness.beat()
                 try:
                     self._publisher.publish(item)
                 except BlockingIOError:
                     continue  # its writer came back while it was copied
                 except OSError as error:
-                    if error.errno in _DENIED:
-                        self._deny(item, error, tally)
-                    elif error.errno not in _OF_THE_FILE:
-                        raise
-                    else:
-                        item.problem = item.problem or f"cannot be named: {describe(error)}"
+                    self._cannot_publish(item, error, tally)
                 else:
                     placed.append(item)
-            self._destination.sync()
+            placed = self._sync_names(placed)
         except OSError as error:
             for item in items:
                 self._give_back(item)
@@ -244,25 +255,54 @@ class Mover:
                 "nothing was lost, the files wait in the spool"
             ) from error
         for item in items:
-            if item.published is None:
+            if item.published is None or item.problem:
                 self._give_back(item)
                 if item.problem:
-                    tally.failed += 1
-                    tally.no_room += item.no_room
-                    self._tell(Event("failed", item.candidate.path, item.problem))
+                    self._fail(item, item.problem, tally)
                 else:
                     self._count_put_back(item, tally)
         return placed
 
-    def _deny(self, item: Item, error: OSError, tally: Tally) -> None:
-        """One directory of the destination is closed to us: the others are not."""
+    def _cannot_publish(self, item: Item, error: OSError, tally: Tally) -> None:
+        """Give the item the problem that it has, or that one directory of the destination has.
+
+        Raises:
+            OSError: it is neither: the destination takes no file now.
+        """
+        self._destination.blame(error)
         directory = self._publisher.directory_of(item)
-        self._denied.add(directory)
-        tally.denied += 1
-        item.problem = (
-            f"cannot be put into {self._destination.root.shown}/{directory}: {describe(error)}; "
-            f"give user {os.geteuid()} write permission there"
-        )
+        # A file that may not be linked is copied, and a copy is ours: what is denied is the directory.
+        failure = error if error.errno in DENIED else self._destination.failure_in(directory)
+        if failure is None:
+            item.problem = item.problem or f"cannot be named: {describe(error)}"
+            item.no_room = item.no_room or error.errno in FULL
+            return
+        self._closed.add(directory)
+        item.problem = f"cannot be put into {self._destination.root.shown}/{directory}: {describe(failure)}"
+        if failure.errno in DENIED:
+            tally.denied += 1
+            item.problem += f"; give user {os.geteuid()} write permission there"
+
+    def _sync_names(self, placed: list[Item]) -> list[Item]:
+        """Make the final names durable. The items whose names are; the others have a problem.
+
+        Raises:
+            OSError: the destination takes no file now.
+        """
+        failed = self._destination.sync()
+        if not failed:
+            return placed
+        for error in failed.values():
+            self._destination.blame(error)
+        durable = []
+        for item in placed:
+            path = item.target.rpartition("/")[0]
+            if _is_within(path, failed):
+                error = next(error for above, error in failed.items() if _is_within(path, [above]))
+                item.problem = f"its name cannot be written to the disk: {describe(error)}"
+            else:
+                durable.append(item)
+        return durable
 
     def _confirm(self, item: Item, tally: Tally) -> bool:
         """Ask again whether a writer came back; if not, count the file as collected."""
@@ -308,13 +348,19 @@ class Mover:
         done = []
         for item in confirmed:
             assert item.claim is not None
-            done.append(item)
+            self._liveness.beat()
             self._dress(item)
-            if item.followed:
-                self._unfollow(item.followed)
-            # Gone already only where the same file was claimed under another name.
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(item.candidate.name, dir_fd=item.claim.fd)
+            try:
+                if item.followed:
+                    self._unfollow(item.followed)
+                # Gone already only where the same file was claimed under another name.
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(item.candidate.name, dir_fd=item.claim.fd)
+            except OSError as error:
+                self._destination.blame(error)
+                self._tell(Event("failed", item.candidate.path, f"its claim stays: {describe(error)}"))
+                continue
+            done.append(item)
             item.close()
             item.done = True
         for directory in {id(item.claim): item.claim for item in done if item.claim is not None}.values():
@@ -356,3 +402,8 @@ class Mover:
             # Back in the spool it would be a new file, and be collected a second time beside that name.
             return
         item.put_back()
+
+
+def _is_within(path: str, directories: Iterable[str]) -> bool:
+    """Whether a path is one of the directories, or below one."""
+    return any(not above or path == above or path.startswith(f"{above}/") for above in directories)

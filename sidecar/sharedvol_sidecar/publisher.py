@@ -74,7 +74,7 @@ class Publisher:
     def _stage(self, items: list[Item], staging: Directory) -> list[Item]:
         if not items:
             return []
-        return stage(items, staging, self.withdraw, self._destination.ownership.dress, self._liveness, self._floor)
+        return stage(items, staging, self.withdraw, self._destination, self._liveness, self._floor)
 
     def publish(self, item: Item) -> None:
         """Link a claim, or its copy, to its final name; where that is taken by another file, to another name.

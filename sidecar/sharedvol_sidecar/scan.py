@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sharedvol import stale_temporaries
+from sharedvol.errors import describe
 from sharedvol.publish import TEMPORARY_SUFFIX
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.layout import HIDDEN, Layout, Origin
+from sharedvol_sidecar.probe import OUT_OF_DESCRIPTORS
 from sharedvol_sidecar.report import Event, Listener, Tally
 
 MAX_DEPTH = 64
@@ -99,7 +101,7 @@ class Scanner:
         container = self._open(self._spool, entry.name, entry.name, tally)
         if container is None:
             return
-        for kind in self._entries(container, visit=True):
+        for kind in self._readable(container, entry.name, tally, visit=True):
             if kind.name in self._layout.kinds:
                 yield from self._walk(container, kind, f"{entry.name}/{kind.name}", tally, 2)
 
@@ -121,7 +123,7 @@ class Scanner:
     ) -> Iterator[Candidate]:
         temporaries = False
         place = self._layout.place(path)
-        for entry in self._entries(directory, visit=not claimed, hidden=True):
+        for entry in self._readable(directory, path, tally, visit=not claimed, hidden=True):
             name = entry.name
             if name.startswith(HIDDEN):
                 temporaries = temporaries or name.endswith(TEMPORARY_SUFFIX)
@@ -147,7 +149,10 @@ class Scanner:
             else:
                 self._leave(entry, below, tally)
         if temporaries:
-            self._count_unfinished(directory, path, tally)
+            try:
+                self._count_unfinished(directory, path, tally)
+            except OSError as error:
+                self._cannot_read(path, error, tally)
 
     def _entries(self, directory: Directory, *, visit: bool, hidden: bool = False) -> Iterator[os.DirEntry[str]]:
         # Watched before it is read: what appears after the reading is told by an event.
@@ -158,12 +163,30 @@ class Scanner:
                 if hidden or not entry.name.startswith(HIDDEN):
                     yield entry
 
+    def _readable(
+        self, directory: Directory, path: str, tally: Tally, *, visit: bool, hidden: bool = False
+    ) -> Iterator[os.DirEntry[str]]:
+        """The entries of a directory below the spool's root; one that cannot be read does not end the scan."""
+        try:
+            yield from self._entries(directory, visit=visit, hidden=hidden)
+        except OSError as error:
+            self._cannot_read(path, error, tally)
+
+    def _cannot_read(self, path: str, error: OSError, tally: Tally) -> None:
+        if error.errno in OUT_OF_DESCRIPTORS:
+            raise error
+        self.unread.add(path.partition("/")[0])
+        tally.failed += 1
+        self._tell(Event("failed", path, f"cannot read the directory: {describe(error)}"))
+
     def _open(self, parent: Directory, name: str, path: str, tally: Tally) -> Directory | None:
         try:
             return parent.open(name)
         except FileNotFoundError:
             return None  # removed since
         except OSError as error:
+            if error.errno in OUT_OF_DESCRIPTORS:
+                raise
             self.unread.add(path.partition("/")[0])
             tally.failed += 1
             self._tell(Event("failed", path, f"cannot open the directory: {error.strerror}; give read permission"))

@@ -11,25 +11,26 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
+from sharedvol.errors import describe
 from sharedvol_sidecar.contents import copy, copy_data, digest, same
+from sharedvol_sidecar.destination import Destination
 from sharedvol_sidecar.directories import Directory, sync_filesystem
 from sharedvol_sidecar.holes import data_bytes
 from sharedvol_sidecar.items import Item
 from sharedvol_sidecar.liveness import Liveness, beating
+from sharedvol_sidecar.probe import FULL
 
 _FEW = 8
-
-Dress = Callable[[int, os.stat_result], None]
-"""Gives a new file in the destination its owner and mode: those of its source, or the configured ones."""
 
 
 def stage(
     items: Iterable[Item],
     staging: Directory,
     withdraw: Callable[[Item], None],
-    dress: Dress,
+    destination: Destination,
     liveness: Liveness,
     floor: int = 0,
 ) -> list[Item]:
@@ -42,44 +43,92 @@ def stage(
         staging: the directory for the copies.
         withdraw: takes back the copy that a mover which died had made, and its final name, where the
             claim has changed since.
-        dress: gives a copy its owner and mode.
+        destination: gives a copy its owner and mode, and decides whose fault an error is.
         liveness: receives a sign of life for each file, and for each chunk of a long one.
         floor: bytes that are to stay free.
 
     Raises:
-        OSError: the destination is full, or fails.
+        OSError: the destination takes no file now.
     """
     done: list[Item] = []
-    copies: list[tuple[Item, int, str]] = []
+    copies: list[_Copy] = []
     try:
         for item in items:
             liveness.beat()
-            if item.candidate.claimed and already_staged(item, staging, withdraw, liveness):
-                done.append(item)
-                continue
-            if not _has_room(item, staging, floor):
-                continue  # one file that is too large must not stop the others
-            part = f"{item.staging_name}.part"
-            fd, named = _new_file(staging, part)
-            copies.append((item, fd, part if named else ""))
-            if not _copy(item, fd, dress, beating(liveness, item.going_on)):
-                os.close(copies.pop()[1])
-                if named:
-                    os.unlink(part, dir_fd=staging.fd)
-        _sync_claims(item for item, _, _ in copies)
-        if len(copies) > _FEW:
-            sync_filesystem(staging)
-        for item, fd, part in copies:
+            with _of_one_file(item, destination):
+                if item.candidate.claimed and already_staged(item, staging, withdraw, liveness):
+                    done.append(item)
+                elif _has_room(item, staging, floor):  # one file that is too large must not stop the others
+                    with _new_copy(item, staging, copies) as made:
+                        made.whole = _fill(item, made.fd, destination, beating(liveness, item.going_on))
+        _sync_claims(made.item for made in copies)
+        synced = len(copies) > _FEW and _is_synced(staging)
+        for made in copies:
             liveness.beat()
-            if len(copies) <= _FEW:
-                os.fsync(fd)
-            _name(staging, fd, part, item.staging_name)
-            item.staged = staging
-            done.append(item)
+            with _of_one_file(made.item, destination):
+                if not synced:
+                    os.fsync(made.fd)
+                _name(staging, made)
+                made.item.staged = staging
+                done.append(made.item)
     finally:
-        for _, fd, _ in copies:
-            os.close(fd)
+        for made in copies:
+            os.close(made.fd)
     return done
+
+
+@dataclass(slots=True)
+class _Copy:
+    """A copy that has no staging name yet.
+
+    Attributes:
+        item: what it is a copy of.
+        fd: open for writing.
+        part: its temporary name, empty if it has none.
+        whole: it holds all that the file does.
+    """
+
+    item: Item
+    fd: int
+    part: str
+    whole: bool = False
+
+
+@contextlib.contextmanager
+def _of_one_file(item: Item, destination: Destination) -> Iterator[None]:
+    """An error that concerns the file alone becomes its problem, and the others are copied."""
+    try:
+        yield
+    except OSError as error:
+        destination.blame(error)
+        item.problem = item.problem or f"cannot be copied: {describe(error)}"
+        item.no_room = item.no_room or error.errno in FULL
+
+
+@contextlib.contextmanager
+def _new_copy(item: Item, staging: Directory, copies: list[_Copy]) -> Iterator[_Copy]:
+    """A new copy, which stays among the ``copies`` if it becomes whole, and is removed if not."""
+    part = f"{item.staging_name}.part"
+    fd, named = _new_file(staging, part)
+    made = _Copy(item, fd, part if named else "")
+    copies.append(made)
+    try:
+        yield made
+    finally:
+        if not made.whole:
+            copies.remove(made)
+            os.close(fd)
+            if named:
+                os.unlink(part, dir_fd=staging.fd)
+
+
+def _is_synced(staging: Directory) -> bool:
+    """Whether one call made all copies durable; if it fails, each is synced by itself to find out which one is bad."""
+    try:
+        sync_filesystem(staging)
+    except OSError:
+        return False
+    return True
 
 
 def _sync_claims(items: Iterable[Item]) -> None:
@@ -140,7 +189,7 @@ def _new_file(staging: Directory, part: str) -> tuple[int, bool]:
     return os.open(part, flags, 0o600, dir_fd=staging.fd), True
 
 
-def _copy(item: Item, fd: int, dress: Dress, going_on: Callable[[], bool]) -> bool:
+def _fill(item: Item, fd: int, destination: Destination, going_on: Callable[[], bool]) -> bool:
     """The file's bytes, owner, mode and times. False if a writer waits for it meanwhile."""
     size = item.info.st_size
     # No further than it was long: without a lease a writer may go on as fast as we copy.
@@ -151,17 +200,18 @@ def _copy(item: Item, fd: int, dress: Dress, going_on: Callable[[], bool]) -> bo
         item.sha256 = copy(item.fd, fd, size, item.encoding, going_on)
         if item.sha256 is None:
             return False
-    dress(fd, item.info)
+    destination.ownership.dress(fd, item.info)
     os.utime(fd, ns=(item.info.st_atime_ns, item.info.st_mtime_ns))
     return os.fstat(item.fd).st_size == size
 
 
-def _name(staging: Directory, fd: int, part: str, name: str) -> None:
-    if part:
-        os.rename(part, name, src_dir_fd=staging.fd, dst_dir_fd=staging.fd)
+def _name(staging: Directory, made: _Copy) -> None:
+    name = made.item.staging_name
+    if made.part:
+        os.rename(made.part, name, src_dir_fd=staging.fd, dst_dir_fd=staging.fd)
         return
     # AT_EMPTY_PATH would need CAP_DAC_READ_SEARCH; this way, from open(2), does not.
-    os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=staging.fd, follow_symlinks=True)
+    os.link(f"/proc/self/fd/{made.fd}", name, dst_dir_fd=staging.fd, follow_symlinks=True)
 
 
 def purge(staging: Directory) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 from collections import Counter
@@ -69,10 +70,18 @@ def test_without_unnamed_files_a_named_part_is_used(
     assert across.staged() == []
 
 
+def fail_always(function: Callable[..., Any], number: int, when: Callable[..., bool]) -> Callable[..., Any]:
+    def failing(*args: Any, **options: Any) -> Any:
+        if when(*args, **options):
+            raise OSError(number, os.strerror(number))
+        return function(*args, **options)
+
+    return failing
+
+
 FAULTS: list[tuple[str, Callable[..., bool]]] = [
-    ("write", lambda *a, **o: "/staging/" in os.readlink(f"/proc/self/fd/{a[0]}")),
+    ("write", lambda *a, **o: "/.sharedvol/" in os.readlink(f"/proc/self/fd/{a[0]}")),
     ("fchmod", lambda *a, **o: True),
-    ("utime", lambda *a, **o: True),
     ("fsync", lambda *a, **o: True),
     ("link", lambda *a, **o: True),
     ("link", lambda *a, **o: "src_dir_fd" in o),
@@ -91,7 +100,7 @@ def test_fault_of_the_destination_leaves_all_for_the_next_pass(
     for path, content in written.items():
         across.write(path, content)
     with monkeypatch.context() as patch:
-        patch.setattr(os, name, fail_once(getattr(os, name), OSError(number, os.strerror(number)), when))
+        patch.setattr(os, name, fail_always(getattr(os, name), number, when))
         with pytest.raises(DestinationError, match=errno.errorcode[number]):
             collector.run_pass()
     assert across.waiting() == written and across.bag() == Counter(["first"])
@@ -99,6 +108,37 @@ def test_fault_of_the_destination_leaves_all_for_the_next_pass(
     collector.close()
     assert across.bag() == Counter(["first", *written.values()])
     assert across.staged() == []
+
+
+@pytest.mark.parametrize(("name", "when"), FAULTS, ids=[f"{name}-{n}" for n, (name, _) in enumerate(FAULTS)])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EOVERFLOW])
+@pytest.mark.parametrize("count", [4, staging._FEW + 2], ids=["few", "many"])
+def test_fault_of_one_file_stops_no_other(
+    across: Volume, name: str, when: Callable[..., bool], number: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collector = across.collector()
+    across.write("c1/results/first", "first")
+    collector.run_pass()  # makes the lock files
+    written = {f"c1/results/{n}": str(n) * 10 for n in range(count)}
+    for path, content in written.items():
+        across.write(path, content)
+    with monkeypatch.context() as patch:
+        if name == "fsync":  # of a copy; where there are many, one call syncs them all, and fails
+            patch.setattr(staging, "sync_filesystem", fail_always(staging.sync_filesystem, number, lambda *a: True))
+            when = _is_of_a_copy
+        patch.setattr(os, name, fail_once(getattr(os, name), OSError(number, os.strerror(number)), when))
+        tally = collector.run_pass()
+    assert (tally.collected, tally.failed) == (count - 1, 1)
+    assert tally.no_room == (number == errno.ENOSPC)
+    assert len(across.waiting()) == 1
+    assert collector.run_pass().collected == 1
+    collector.close()
+    assert across.bag() == Counter(["first", *written.values()])
+    assert across.staged() == [] and across.claims() == []
+
+
+def _is_of_a_copy(fd: int) -> bool:
+    return stat.S_ISREG(os.fstat(fd).st_mode)
 
 
 def test_copy_that_a_dead_mover_left_is_not_trusted_when_the_claim_has_changed(across: Volume) -> None:

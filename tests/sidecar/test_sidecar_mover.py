@@ -17,10 +17,12 @@ import pytest
 from processes import Child, wait_until
 from volume import Volume, fail_once
 
+import sharedvol_sidecar.contents as contents
 import sharedvol_sidecar.lease as lease
 import sharedvol_sidecar.mover as mover
+import sharedvol_sidecar.staging as staging
 from sharedvol_sidecar.directories import open_root
-from sharedvol_sidecar.errors import DestinationError
+from sharedvol_sidecar.errors import DestinationError, SpoolError
 from sharedvol_sidecar.mover import Mover
 from sharedvol_sidecar.units import Units
 
@@ -169,32 +171,56 @@ def test_file_taken_by_another_mover_between_open_and_claim(volume: Volume, monk
     second.close()
 
 
-OF_ALL = [
-    (os, "link", errno.ENOSPC),
-    (os, "link", errno.EIO),
-    (os, "link", errno.EROFS),
-    (os, "mkdir", errno.ENOSPC),
-    (os, "mkdir", errno.EROFS),
-    (os, "fsync", errno.EIO),
-    (os, "fsync", errno.ENOSPC),
+ANY_STEP = [
+    ("link", errno.ENOSPC),
+    ("link", errno.EIO),
+    ("link", errno.EROFS),
+    ("link", errno.EFBIG),
+    ("link", errno.EOVERFLOW),
+    ("mkdir", errno.ENOSPC),
+    ("mkdir", errno.EROFS),
+    ("fsync", errno.EIO),
+    ("fsync", errno.ENOSPC),
 ]
 
 
-@pytest.mark.parametrize(("module", "name", "number"), OF_ALL, ids=lambda value: str(value) if value != os else "os")
-def test_fault_of_the_destination_leaves_all_for_the_next_pass(
-    volume: Volume, module: Any, name: str, number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    contents = {f"c1/results/d{n}/a": str(n) for n in range(12)}
-    for path, content in contents.items():
-        volume.write(path, content)
-    collector = volume.collector()
+def in_the_destination(volume: Volume, below: str) -> Callable[..., bool]:
+    """Whether a call is about a name or a directory below a path of the destination."""
 
     def there(*args: Any, **options: Any) -> bool:
         fd = options.get("dst_dir_fd", options.get("dir_fd", args[0]))
-        return isinstance(fd, int) and os.readlink(f"/proc/self/fd/{fd}").startswith(f"{volume.collected}/results")
+        name = f"/{args[0]}" if "dir_fd" in options else ""
+        return isinstance(fd, int) and (os.readlink(f"/proc/self/fd/{fd}") + name).startswith(
+            f"{volume.collected}{below}"
+        )
+
+    return there
+
+
+@pytest.mark.parametrize(("name", "number"), ANY_STEP)
+def test_fault_of_the_destination_leaves_all_for_the_next_pass(
+    volume: Volume, name: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collector = volume.collector(template="{kind}/{container}/{name}")
+    collector.run_pass()  # makes our own directories
+    contents = {f"c1/results/d{n}/a": str(n) for n in range(12)}
+    for path, content in contents.items():
+        volume.write(path, content)
+    there, real, real_open = in_the_destination(volume, ""), getattr(os, name), os.open
+
+    def failing(*args: Any, **options: Any) -> Any:
+        if there(*args, **options):
+            raise OSError(number, os.strerror(number))
+        return real(*args, **options)
+
+    def opening(path: Any, flags: int, *args: Any, **options: Any) -> int:
+        if flags & os.O_CREAT and there(path, **{"dir_fd": -1, **options}):
+            raise OSError(number, os.strerror(number))
+        return real_open(path, flags, *args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, name, fail_once(getattr(module, name), OSError(number, os.strerror(number)), there))
+        patch.setattr(os, name, failing)
+        patch.setattr(os, "open", opening)
         with pytest.raises(DestinationError, match="nothing was lost"):
             collector.run_pass()
     assert volume.files() == {}
@@ -202,6 +228,172 @@ def test_fault_of_the_destination_leaves_all_for_the_next_pass(
     assert collector.run_pass().collected == 12
     collector.close()
     assert volume.bag() == Counter(contents.values())
+
+
+@pytest.mark.parametrize(("name", "number"), ANY_STEP)
+def test_fault_of_one_file_stops_no_other(
+    volume: Volume, name: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = {f"c1/results/d{n}/a": str(n) for n in range(12)}
+    for path, content in contents.items():
+        os.utime(volume.write(path, content), (1_000_000_000, 1_000_000_000))
+    collector = volume.collector()
+    there, real, failed = in_the_destination(volume, "/results/2001-09-09/c1/d7"), getattr(os, name), []
+
+    def failing(*args: Any, **options: Any) -> Any:
+        if there(*args, **options):
+            failed.append(args)
+            raise OSError(number, os.strerror(number))
+        return real(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, failing)
+        tally = collector.run_pass()
+        assert (tally.collected, tally.failed) == (11, 1)
+        assert collector.run_pass().failed == 1
+    assert failed
+    assert volume.waiting() == {"c1/results/d7/a": "7"}
+    (event,) = {event.detail for event in volume.told("failed")}
+    assert errno.errorcode[number] in event
+    collector.close()
+    assert volume.drain().collected == 1
+    assert volume.bag() == Counter(contents.values())
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.ENOSPC, errno.ESTALE, errno.EXDEV])
+def test_file_that_cannot_be_claimed_stops_no_other(
+    volume: Volume, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume.write("c1/results/bad", "1")
+    volume.write("c2/results/good", "2")
+    real = os.rename
+
+    def rename(source: str, *args: Any, **options: Any) -> None:
+        if source == "bad":
+            raise OSError(number, os.strerror(number))
+        real(source, *args, **options)
+
+    monkeypatch.setattr(os, "rename", rename)
+    tally = volume.one_pass()
+    assert (tally.collected, tally.failed) == (1, 1)
+    assert volume.waiting() == {"c1/results/bad": "1"}
+
+
+@pytest.mark.parametrize("number", [errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EOVERFLOW])
+def test_log_that_cannot_be_followed_stops_no_other(
+    volume: Volume, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = volume.write("c1/logs/a.log", "first")
+    os.truncate(path, 1 << 30)
+    volume.write("c2/results/good", "2")
+    real = os.ftruncate
+
+    def ftruncate(fd: int, size: int) -> None:
+        if size == 1 << 30:
+            raise OSError(number, os.strerror(number))
+        real(fd, size)
+
+    monkeypatch.setattr(os, "ftruncate", ftruncate)
+    with open(path, "ab"):
+        tally = volume.one_pass()
+    assert (tally.collected, tally.failed) == (1, 1)
+    assert errno.errorcode[number] in volume.told("failed")[0].detail
+
+
+def test_spool_in_which_nothing_can_be_claimed_is_a_fault(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume.write("c1/results/a", "1")
+
+    def rename(*args: Any, **options: Any) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", rename)
+        with pytest.raises(SpoolError, match="EIO"):
+            volume.one_pass()
+    assert volume.waiting() == {"c1/results/a": "1"}
+    assert volume.drain().collected == 1
+
+
+@pytest.mark.parametrize("name", ["fsync", "pread", "fstat"])
+def test_file_that_cannot_be_read_or_synced_stops_no_other(
+    volume: Volume, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume.write("c1/results/bad", "1")
+    volume.write("c2/results/good", "2")
+    real = getattr(os, name)
+
+    def failing(fd: int, *args: Any) -> Any:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith("/bad"):
+            raise OSError(errno.EIO, "input/output error")
+        return real(fd, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, failing)
+        tally = volume.one_pass()
+    assert (tally.collected, tally.failed) == (1, 1)
+    assert volume.waiting() == {"c1/results/bad": "1"}
+
+
+def test_claim_that_cannot_be_removed_stops_no_other(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume.write("c1/results/bad", "1")
+    real = os.unlink
+
+    def unlink(name: str, **options: Any) -> None:
+        if name == "bad" and "/claims/" in os.readlink(f"/proc/self/fd/{options['dir_fd']}"):
+            raise OSError(errno.EPERM, "operation not permitted")
+        real(name, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", unlink)
+        collector = volume.collector(template="{name}")
+        collector.run_pass()
+        volume.write("c2/results/good", "2")
+        collector.run_pass()
+        assert volume.files() == {"bad": "1", "good": "2"}
+    collector.run_pass()
+    collector.close()
+    assert volume.claims() == []
+
+
+def test_directory_that_cannot_be_read_stops_no_other(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume.write("c1/results/bad/a", "1")
+    volume.write("c1/results/good/a", "2")
+    volume.write("c2/results/a", "3")
+    real = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if isinstance(path, int) and os.readlink(f"/proc/self/fd/{path}").endswith("/bad"):
+            raise OSError(errno.EIO, "input/output error")
+        return real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", scandir)
+        tally = volume.one_pass(orphans=False)
+    assert (tally.collected, tally.failed) == (2, 1)
+    assert [event.path for event in volume.told("failed")] == ["c1/results/bad"]
+
+
+def test_file_that_fails_again_and_again_is_tried_less_and_less_often(
+    across: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    across.write("c1/results/bad", "1")
+    now, tried, real = [0.0], [], contents.copy
+
+    def failing(*args: Any) -> Any:
+        tried.append(now[0])
+        raise OSError(errno.EFBIG, "file too large")
+
+    collector = across.collector()
+    monkeypatch.setattr(collector._mover._retries, "_clock", lambda: now[0])
+    monkeypatch.setattr(staging, "copy", failing)
+    for second in range(40):
+        now[0] = float(second)
+        assert collector.run_pass().failed == 1
+    assert tried == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0]
+    monkeypatch.setattr(staging, "copy", real)
+    across.write("c1/results/bad", "12")
+    assert collector.run_pass().collected == 1
+    collector.close()
 
 
 @pytest.mark.parametrize("name", ["link", "mkdir"])

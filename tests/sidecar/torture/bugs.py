@@ -223,7 +223,7 @@ def full_disk_ends_the_copy() -> None:
 
 
 def failure_not_told() -> None:
-    """A destination that takes nothing is passed over in silence. A catalog that fails as well would tell."""
+    """Files that fail, and a destination that takes nothing, are left in silence. A catalog that fails would tell."""
     _without_catalog()
     move = Mover.move
 
@@ -232,6 +232,10 @@ def failure_not_told() -> None:
             move(self, items, tally)
 
     Mover.move = silent  # type: ignore
+    left: set[str] = set()
+    Mover._fail = lambda self, item, why, tally: left.add(item.candidate.path)  # type: ignore
+    Mover._cannot_claim = lambda self, candidate, error, tally: left.add(candidate.path)  # type: ignore
+    Mover._is_due = lambda self, item, tally: item.candidate.path not in left  # type: ignore
 
 
 def failure_not_caught() -> None:

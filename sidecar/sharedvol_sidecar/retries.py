@@ -1,0 +1,66 @@
+"""When a file that could not be moved is tried again: once at once, then less and less often."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+PAUSES = (1.0, 60.0)
+"""Seconds until a file is tried again after its second failure, and at most; doubling in between."""
+
+_REMEMBERED = 10_000
+
+
+@dataclass(slots=True)
+class Failure:
+    """How often a file failed.
+
+    Attributes:
+        state: its size and time then; a file that was changed is tried at once.
+        until: when it is tried again, by the monotonic clock.
+        pause: seconds until then after the next failure.
+        no_room: it failed because the destination has too little space.
+    """
+
+    state: tuple[int, int]
+    until: float
+    pause: float
+    no_room: bool
+
+
+class Retries:
+    """Remembers the files that failed lately.
+
+    Args:
+        clock: a monotonic clock, in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._failures: OrderedDict[tuple[int, int], Failure] = OrderedDict()
+
+    def waiting(self, info: os.stat_result) -> Failure | None:
+        """Return the failure of a file that is not to be tried yet."""
+        known = self._failures.get((info.st_dev, info.st_ino)) if self._failures else None
+        if known is None or known.state != _state(info) or self._clock() >= known.until:
+            return None
+        return known
+
+    def failed(self, info: os.stat_result, no_room: bool) -> None:
+        """Record that a file could not be moved."""
+        key, now = (info.st_dev, info.st_ino), self._clock()
+        known = self._failures.pop(key, None)
+        if known is None or known.state != _state(info):
+            failure = Failure(_state(info), now, PAUSES[0], no_room)
+        else:
+            failure = Failure(known.state, now + known.pause, min(2 * known.pause, PAUSES[1]), no_room)
+        self._failures[key] = failure
+        if len(self._failures) > _REMEMBERED:
+            self._failures.popitem(last=False)
+
+
+def _state(info: os.stat_result) -> tuple[int, int]:
+    return info.st_size, info.st_mtime_ns
