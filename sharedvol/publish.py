@@ -23,6 +23,7 @@ from typing import IO, BinaryIO, Literal, TextIO, overload
 
 from sharedvol.errors import AlreadyPublishedError, InvalidNameError, PublishError, describe
 from sharedvol.identity import worker_token
+from sharedvol.publish_mark import marked_time
 
 TEMPORARY_SUFFIX = ".sharedvol-tmp"
 """Every temporary name is ``.<worker>-<random><suffix>``: hidden, so that no collector takes it."""
@@ -97,10 +98,8 @@ class Publication:
     def _publish(self) -> None:
         if self._permissions is not None:
             os.fchmod(self._fd, self._permissions)
-        # "Finished" is told by a change time that is later than that of the last write, and within one tick of the
-        # kernel's clock (4 ms) write, link and rename get the same: inode(7), so the write is dated back by 1 ns.
         info = os.fstat(self._fd)
-        os.utime(self._fd, ns=(info.st_atime_ns, info.st_mtime_ns - 1))
+        os.utime(self._fd, ns=(info.st_atime_ns, marked_time(info.st_mtime_ns, info.st_size)))
         os.fsync(self._fd)  # before any name: a link to unsynced data is an empty file after a power cut
         if self._replace:
             os.rename(self._temporary, self.path.name, src_dir_fd=self._directory, dst_dir_fd=self._directory)

@@ -7,15 +7,21 @@ import os
 import signal
 import stat
 import threading
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from processes import LIMIT, Child, run_forked
 
 from sharedvol import AlreadyPublishedError, InvalidNameError, PublishError, publish, stale_temporaries
 from sharedvol.publish import TEMPORARY_SUFFIX
+from sharedvol.publish_mark import is_marked, marked_time
+
+DAY_NS = 86_400 * 10**9
 
 
 @pytest.fixture
@@ -26,6 +32,11 @@ def target(tmp_path: Path) -> Path:
 def listing(path: Path) -> list[str]:
     """What is in the directory of ``path``."""
     return sorted(os.listdir(path.parent))
+
+
+def append(path: Path) -> None:
+    with path.open("a") as file:
+        file.write("more")
 
 
 def open_descriptors() -> int:
@@ -300,9 +311,42 @@ def test_a_killed_child_of_the_writer_changes_nothing(target: Path) -> None:
 
 
 @pytest.mark.parametrize("replace", [False, True])
-def test_a_published_file_shows_that_its_name_came_after_its_last_write(tmp_path: Path, replace: bool) -> None:
-    for number in range(50):  # most of them within one tick of the kernel's clock
+def test_a_published_file_carries_the_mark(tmp_path: Path, replace: bool) -> None:
+    for number in range(50):
         with publish(tmp_path / f"file{number}", replace=replace) as file:
-            file.write("x")
+            file.write("x" * number)
         info = (tmp_path / f"file{number}").stat()
-        assert info.st_ctime_ns > info.st_mtime_ns
+        assert is_marked(info.st_mtime_ns, info.st_size)
+
+
+@pytest.mark.parametrize("act", [os.utime, append, lambda path: os.truncate(path, 0)])
+def test_a_change_of_a_published_file_removes_the_mark(tmp_path: Path, act: Callable[[Path], object]) -> None:
+    path = tmp_path / "file"
+    with publish(path) as file:
+        file.write("x")
+    act(path)
+    info = path.stat()
+    assert not is_marked(info.st_mtime_ns, info.st_size)
+
+
+def test_a_part_of_a_copy_with_the_time_of_the_whole_is_not_marked() -> None:
+    whole = marked_time(1_700_000_000_123_456_789, 1_000)
+    assert is_marked(whole, 1_000)
+    assert not any(is_marked(whole, size) for size in range(1_000))
+
+
+def test_a_whole_second_is_never_a_mark() -> None:
+    assert not any(is_marked(second * 10**9, size) for second in range(0, 10**9, 9_999_991) for size in range(1_000))
+
+
+@given(st.integers(-(2**33) * 10**9, 2**38 * 10**9), st.integers(0, 2**62))
+def test_a_mark_moves_the_time_by_two_seconds_at_most_and_keeps_the_day(mtime_ns: int, size: int) -> None:
+    marked = marked_time(mtime_ns, size)
+    assert is_marked(marked, size)
+    assert -(10**9) < mtime_ns - marked <= 2 * 10**9
+    assert marked // DAY_NS == mtime_ns // DAY_NS
+    assert marked < mtime_ns or mtime_ns % DAY_NS < 10**9
+
+
+def test_files_of_one_second_and_one_size_have_different_times() -> None:
+    assert len({marked_time(10**18 + nanosecond, 5) for nanosecond in range(1_000)}) == 1_000

@@ -809,9 +809,8 @@ sv_publish <- function(path, write, replace = FALSE) {
     }
   }
   sv__check_written(path, temporary)
-  # A file is finished, for the sidecar, where its change time is later than that of the last write. Within one tick
-  # of the kernel's clock both are the same, so the write is dated back, by a time that R's doubles can tell.
-  sv__publishing(path, Sys.setFileTime(temporary, file.mtime(temporary) - 0.001))
+  # The mark by which the sidecar collects the file at once (PUB-4 of the protocol).
+  sv__publishing(path, Sys.setFileTime(temporary, sv__marked_time(file.mtime(temporary), file.size(temporary))))
   # Before any name: a link to unsynced data is an empty file after a power cut.
   sv__publishing(path, sv__sync(temporary))
   if (replace) {
@@ -827,6 +826,23 @@ sv_publish <- function(path, write, replace = FALSE) {
   })
   invisible(given)
 }
+
+# The modification time that marks a file of `size` bytes, last written at `time`, as published: the microseconds are a
+# function of the second and the size. It is at most two seconds earlier. In the first second of a day (UTC) it may be up
+# to a second later, because a collected file's directory is named after the day. A double holds times of this century
+# to about a quarter of a microsecond, so half a microsecond is added: the microsecond stays the same when it is cut off.
+sv__marked_time <- function(time, size) {
+  time <- as.numeric(time)
+  second <- floor(time)
+  microsecond <- sv__mark(second, size)
+  if (second %% 86400 != 0 && microsecond >= floor((time - second) * 1e6)) {
+    second <- second - 1
+    microsecond <- sv__mark(second, size)
+  }
+  .POSIXct(second + (microsecond + 0.5) / 1e6)
+}
+
+sv__mark <- function(second, size) 1 + (second %% 999983 * 374761 + size %% 999983 * 668265) %% 999983
 
 sv__publish_error <- function(path, ...) sv__stop("sv_publish_error", "cannot publish ", sv__quote(path), ": ", ...)
 

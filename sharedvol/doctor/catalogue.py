@@ -167,7 +167,7 @@ CATALOGUE: Final[dict[str, Meaning]] = {
     ),
     "clock.precision": Meaning(
         "times to the nanosecond",
-        "publish dates a file back by 1 ns, which tells the sidecar that it is finished",
+        "publish marks a finished file by the microseconds of its time, for the sidecar",
         "nothing: the sidecar waits its quiet time instead; or " + _LOCAL,
     ),
     "clock.skew": Meaning(

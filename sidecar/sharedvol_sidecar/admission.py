@@ -55,7 +55,7 @@ class Admission:
         logs: how logs are treated.
         grows: called with a log that is not finished, and its descriptor, which is not to be kept.
         followed: the id of a log by its descriptor and inode, empty if it was not followed.
-        placed: whether an event told that a file was renamed into place after its last write.
+        placed: whether an event proves that a file's writer renamed it into place after its last write.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class Admission:
         """
         if info.st_mode & stat.S_IROTH or candidate.directory.is_of(info.st_uid):
             return False
-        if self._settles(self._quiet.unchanged(info, info.st_ctime_ns), tally):
+        if self._settles(self._quiet.unchanged(info), tally):
             return True  # `publish` gives a file two names for a moment
         tally.refused += 1
         detail = f"a hard link to a file of user {info.st_uid} that not everybody may read: put a copy there"
@@ -217,12 +217,10 @@ class Admission:
         seconds = None
         if not leases and candidate.origin.kind in self._logs.kinds:
             seconds = max(self._logs.seal_after, self._quiet.seconds)  # it may be open still, and just silent
-        if candidate.claimed:  # our own rename changed its change time
-            left = self._quiet.unchanged(info, info.st_mtime_ns, seconds)
-        else:
-            left = self._quiet.remaining(info, trust_rename=leases, seconds=seconds)
-            if left > 0 and leases and self._placed(candidate.directory, candidate.name, info):
-                left = 0.0
+        # A claim waits as well: a writer that had it open may have changed it after its mover died.
+        left = self._quiet.remaining(info, trust_mark=leases, seconds=seconds)
+        if left > 0 and leases and not candidate.claimed and self._placed(candidate.directory, candidate.name, info):
+            left = 0.0
         return self._settles(left, tally)
 
     def _settles(self, left: float, tally: Tally) -> bool:

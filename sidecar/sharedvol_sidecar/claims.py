@@ -27,6 +27,7 @@ from sharedvol import FileLock, LockTimeout, worker_token
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.errors import ConfigError, SidecarError
 from sharedvol_sidecar.probe import Probe, try_to_rename
+from sharedvol_sidecar.put_backs import PutBacks
 
 PRIVATE = ".sharedvol"
 """Our own directory, in the spool and in the destination."""
@@ -75,6 +76,8 @@ class Claims:
         self._private = private = open_private(spool)
         self._movers = private.make("movers", 0o700)[0]
         self._root = private.make("claims", 0o700)[0]
+        self.put_backs = PutBacks(private)
+        """The marks of files that were put back."""
         self._batches = itertools.count(1)
         self.slot, self._lock = self._take_slot()
         self._mine = self._root.make(self.slot, 0o700)[0]

@@ -55,7 +55,7 @@ class Collector:
         tell_collected: tell of every collected file too.
         wait: seconds to wait for a container that another sidecar is working on.
         pause: waits so many seconds, or less if it is time to stop.
-        placed: whether an event told that a file was renamed into place.
+        placed: knows from events which files were renamed into place.
         liveness: receives a sign of life for each file, and for each chunk of a long one.
 
     Raises:
@@ -144,7 +144,7 @@ class Collector:
             most,
         )
         self.admission = Admission(
-            spool, self._quiet, publisher.hide, tell, logs, self.logs.grows, self.logs.which, self._placed
+            spool, self._quiet, publisher.hide, tell, logs, self.logs.grows, self.logs.which, self._is_placed
         )
         self._mover = Mover(
             spool,
@@ -163,6 +163,10 @@ class Collector:
 
     def _move_items(self, items: list[Item], tally: Tally) -> None:
         self._mover.move(items, tally)
+
+    def _is_placed(self, directory: Directory, name: str, info: os.stat_result) -> bool:
+        """Return whether a file's writer renamed it into place, and not a sidecar that put it back."""
+        return self._placed(directory, name, info) and info.st_ino not in self.claims.put_backs
 
     def _has_room(self) -> bool:
         if self.short_of_space:

@@ -102,7 +102,7 @@ class EndedLogs:
             os.unlink(candidate.name, dir_fd=item.claim.fd)
             self._tell(Event("returned", candidate.path, "it was collected when it was moved away; it is removed"))
         else:
-            item.put_back()
+            item.put_back(self._claims.put_backs)
         if batch is not None:
             batch.remove()
         return True

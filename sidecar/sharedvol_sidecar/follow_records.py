@@ -84,7 +84,7 @@ class Log:
         "stored",
     )
 
-    def __init__(self, id: str, state: State, stored: tuple[int, int], known_since: int) -> None:
+    def __init__(self, id: str, state: State, stored: tuple[int, int, int], known_since: int) -> None:
         self.id, self.state, self.stored, self.known_since = id, state, stored, known_since
         self.fd = self.live = -1
         self.directory: Directory | None = None
@@ -187,7 +187,7 @@ class Records:
         finally:
             os.close(fd)
         self.loaded += 1
-        log = self.logs[id] = Log(id, state, (info.st_ino, info.st_mtime_ns), self.loaded)
+        log = self.logs[id] = Log(id, state, _version(info), self.loaded)
         self.inodes.add(inode)
         return log
 
@@ -215,7 +215,7 @@ class Records:
             self.forget(log.id)
             return None
         known = self.logs.get(log.id)
-        if known is not None and (info.st_ino, info.st_mtime_ns) == known.stored:
+        if known is not None and _version(info) == known.stored:
             return known
         return self._reload(known) if known is not None else self.load(log.id)
 
@@ -259,3 +259,8 @@ def live_paths(root: Directory) -> set[str] | None:
     except OSError:
         return None
     return found
+
+
+def _version(info: os.stat_result) -> tuple[int, int, int]:
+    """Tell a record from the one that replaced it: `publish` may give both one modification time."""
+    return info.st_ino, info.st_mtime_ns, info.st_ctime_ns

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from sharedvol_sidecar import lease
 from sharedvol_sidecar.directories import Directory, move_name
 from sharedvol_sidecar.holes import is_hollow
+from sharedvol_sidecar.put_backs import PutBacks
 from sharedvol_sidecar.scan import Candidate
 
 
@@ -120,15 +121,21 @@ class Item:
                 os.unlink(self.staging_name, dir_fd=self.staged.fd)
             self.staged = None
 
-    def put_back(self) -> bool:
-        """Give a claimed file its name in the spool again, unless that is taken: then it stays claimed.
+    def put_back(self, marks: PutBacks) -> bool:
+        """Give a claimed file its name in the spool again. If that name is taken, the file stays claimed.
 
-        What stays is found in the claim directory by the next pass.
+        The next pass finds a claim that stays.
+
+        Args:
+            marks: gets a mark of the file first, because the rename is not the writer's.
         """
         home, name = self.candidate.directory, self.candidate.name
         if self.claim is None or self.candidate.claimed:
             return False
         try:
+            found = self.claim.inode(name)  # it may be another file than the one that was opened
+            if found is not None:
+                marks.add(found[1])
             move_name(name, self.claim, home)
         except OSError:
             return False

@@ -201,7 +201,7 @@ class Mover:
         item.claim_path = batch.prefix(item.day) + candidate.path
         if claim.inode(name) != (item.info.st_dev, item.info.st_ino):
             # The writer reused the name since: this is a new file, about which nothing was asked.
-            item.put_back()
+            item.put_back(self._claims.put_backs)
             return False
         return True
 
@@ -209,7 +209,7 @@ class Mover:
         """Put a claimed file back if another sidecar follows it since: moved as it is, its live copy would stay."""
         if item.in_destination or not self._is_followed(item):
             return False
-        item.put_back()
+        item.put_back(self._claims.put_backs)
         return True
 
     def _is_closed(self, item: Item) -> bool:
@@ -401,7 +401,7 @@ class Mover:
         except OSError:
             # Back in the spool it would be a new file, and be collected a second time beside that name.
             return
-        item.put_back()
+        item.put_back(self._claims.put_backs)
 
 
 def _is_within(path: str, directories: Iterable[str]) -> bool:

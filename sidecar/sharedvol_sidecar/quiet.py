@@ -1,19 +1,21 @@
-"""Whether a file has been left alone long enough to be taken for finished."""
+"""Decide whether a file has been left alone long enough to be finished."""
 
 from __future__ import annotations
 
 import os
 import time
 
+from sharedvol.publish_mark import is_marked
+
 _OBSERVED = 65_536
 
 
 class Quiet:
-    """The quiet time, told by the file's own times and, where the clock jumped, by watching it.
+    """The quiet time, measured by the file's change time and, where the clock jumped, by watching the file.
 
-    "Closed" is not "finished": a log that a shell appends to is closed after every line, and a writer
-    that was killed closes too. A file is finished when its writer said so by its last act, a rename or a
-    link into place, or when nothing has changed for a while.
+    "Closed" is not "finished": a log that a shell appends to is closed after every line, and the kernel closes the
+    files of a killed writer. A file is finished when its writer says so, which `publish` does by a mark, or when
+    nothing has changed for a while. The change time shows every change, and no process can set it.
 
     Args:
         seconds: the quiet time.
@@ -30,36 +32,33 @@ class Quiet:
         """A scan begins: forget the files that the last one did not see."""
         self._before, self._seen = self._seen, {}
 
-    def remaining(self, info: os.stat_result, *, trust_rename: bool, seconds: float | None = None) -> float:
-        """Seconds until the file is finished if it stays as it is; 0 if it is.
+    def remaining(self, info: os.stat_result, *, trust_mark: bool, seconds: float | None = None) -> float:
+        """Return the seconds until the file is finished if it stays as it is; 0 if it is finished.
 
         Args:
             info: the file's status now.
-            trust_rename: whether a rename or link after the last write counts as the writer's word. Not
-                where no lease can be had: a log that was rotated may still be open.
+            trust_mark: whether the mark of a published file counts as the writer's word. Not where no lease is
+                available: there only the quiet time counts.
             seconds: another quiet time than the usual.
         """
-        # rename(2) and link(2) set the change time alone, a write sets both (inode(7)). So does chmod(2):
-        # then the quiet time is cut short, which can split a log in two but loses nothing.
-        if trust_rename and info.st_ctime_ns > info.st_mtime_ns:
+        if trust_mark and is_marked(info.st_mtime_ns, info.st_size):
             return 0.0
-        return self.unchanged(info, info.st_ctime_ns, seconds)
+        return self.unchanged(info, seconds)
 
-    def unchanged(self, info: os.stat_result, since_ns: int, seconds: float | None = None) -> float:
-        """Seconds until the file has been unchanged for the quiet time, which began at ``since_ns``.
+    def unchanged(self, info: os.stat_result, seconds: float | None = None) -> float:
+        """Return the seconds until the file has been unchanged for the quiet time.
 
         Args:
             info: the file's status now.
-            since_ns: in nanoseconds since 1970.
             seconds: another quiet time than the usual.
         """
         wanted = self.seconds if seconds is None else seconds
-        age = time.time() - since_ns / 1e9
+        age = time.time() - info.st_ctime_ns / 1e9
         if age >= wanted:
             return 0.0
         # By the clock it is recent. After a clock was set back that may be wrong for ever: watch it.
         key = (info.st_dev, info.st_ino)
-        state = (info.st_size, info.st_mtime_ns, since_ns)
+        state = (info.st_size, info.st_mtime_ns, info.st_ctime_ns)
         now = time.monotonic()
         known = self._known(key)
         first = known[1] if known and known[0] == state else now

@@ -17,7 +17,7 @@ from inotify_simple import INotify, flags
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.placed import Placed
 
-# A file was closed by a writer, renamed into place, or linked or made there (a directory is made, too).
+# A file was closed by a writer, renamed into place, or linked or created there. A directory was created there.
 _MASK = flags.CLOSE_WRITE | flags.MOVED_TO | flags.CREATE | flags.ONLYDIR | flags.EXCL_UNLINK
 
 
@@ -29,9 +29,9 @@ class Watch:
 
     def __init__(self) -> None:
         self._wake, self._woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._poked = False
+        self._poked = self._unreported = False
         self._watched: dict[int, tuple[int, int]] = {}
-        self.placed = Placed()
+        self.placed = Placed(self._read_waiting)
         """What was renamed into the directories."""
         self.unwatched: str | None = None
         """Why some directories are not watched: then only the interval finds what appears in them."""
@@ -64,6 +64,7 @@ class Watch:
         try:
             watch = self._inotify.add_watch(f"/proc/self/fd/{directory.fd}", _MASK)
             self._watched[watch] = directory.key
+            self.placed.watch(directory.key, watch)
         except OSError as error:
             self.unwatched = f"cannot watch every directory: {error.strerror}; raise fs.inotify.max_user_watches"
 
@@ -74,9 +75,9 @@ class Watch:
             os.write(self._woken, b"\0")
 
     def wait(self, seconds: float) -> bool:
-        """Wait, at most so long. Whether there was an event."""
-        if self._poked:
-            self._poked = False
+        """Wait for an event, at most so long. Return whether there was one since the last call."""
+        if self._poked or self._unreported:
+            self._poked = self._unreported = False
             return True
         sources = [self._wake] + ([self._inotify.fileno()] if self._inotify is not None else [])
         ready, _, _ = select.select(sources, [], [], max(0.0, seconds))
@@ -87,12 +88,30 @@ class Watch:
             return True
         if self._inotify is None or self._inotify.fileno() not in ready:
             return False
-        for event in self._inotify.read(timeout=0):
-            if event.mask & flags.MOVED_TO and event.wd in self._watched:
-                self.placed.add(self._watched[event.wd], event.name)
-            elif event.mask & flags.IGNORED:
-                self._watched.pop(event.wd, None)  # the directory is gone
+        self._read(self._inotify)
         return True
+
+    def _read_waiting(self) -> None:
+        """Read the events that wait, in the middle of a pass. The next `wait` reports them."""
+        if self._inotify is not None:
+            self._unreported = self._read(self._inotify) or self._unreported
+
+    def _read(self, inotify: INotify) -> bool:
+        events = inotify.read(timeout=0)
+        for event in events:
+            if event.mask & flags.Q_OVERFLOW:
+                self.placed.lost()
+            elif event.mask & flags.IGNORED:  # the directory was removed
+                directory = self._watched.pop(event.wd, None)
+                if directory is not None:
+                    self.placed.unwatch(directory, event.wd)
+            elif event.mask & flags.ISDIR:
+                continue
+            elif event.mask & flags.MOVED_TO:
+                self.placed.renamed(event.wd, event.name)
+            elif event.mask & (flags.CLOSE_WRITE | flags.CREATE):
+                self.placed.written(event.wd, event.name)
+        return bool(events)
 
     def wait_for_signal(self, seconds: float) -> None:
         """Wait, at most so long, and leave the events for `wait`."""

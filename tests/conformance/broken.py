@@ -303,6 +303,41 @@ def publishes_a_part() -> Verbs:
     return publishing(write)
 
 
+def dates_back() -> Verbs:
+    def write(path: str, source: str, between: Callable[[], None]) -> None:
+        temporary = Path(path).with_name(f".{os.getpid()}.tmp")
+        shutil.copy(source, temporary)
+        between()
+        os.utime(temporary, ns=(0, temporary.stat().st_mtime_ns - 1))
+        os.link(temporary, path)
+        temporary.unlink()
+
+    return publishing(write)
+
+
+def marks_by_the_second_alone() -> Verbs:
+    def write(path: str, source: str, between: Callable[[], None]) -> None:
+        temporary = Path(path).with_name(f".{os.getpid()}.tmp")
+        shutil.copy(source, temporary)
+        between()
+        second = int(temporary.stat().st_mtime) - 1
+        moment = second * 10**9 + good.microsecond(second, 0) * 1000
+        os.utime(temporary, ns=(moment, moment))
+        os.link(temporary, path)
+        temporary.unlink()
+
+    return publishing(write) | {"mark": lambda second, size: say("ok", good.microsecond(int(second), 0))}
+
+
+def marks_in_whole_floats() -> Verbs:
+    """The products are not reduced first, so a double rounds them."""
+
+    def mark(second: str, size: str) -> None:
+        say("ok", int(1 + (float(second) * 374_761 + float(size) * 668_265) % 999_983))
+
+    return {"mark": mark}
+
+
 def makes_directories() -> Verbs:
     def write(path: str, source: str, between: Callable[[], None]) -> None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -486,6 +521,9 @@ FAULTS: dict[str, tuple[Callable[[], Verbs], tuple[str, ...]]] = {
     "visible while writing": (visible_while_writing, ("PUB-1.killed_anywhere", "PUB-3.killed")),
     "unlocked temporary": (unlocked_temporary, ("PUB-3.cleaners",)),
     "publishes a part": (publishes_a_part, ("PUB-1.whole", "PUB-2.race")),
+    "dates back": (dates_back, ("PUB-4.marked",)),
+    "marks by the second alone": (marks_by_the_second_alone, ("PUB-4.marked", "PUB-4.given")),
+    "marks in whole floats": (marks_in_whole_floats, ("PUB-4.given",)),
     "makes directories": (makes_directories, ("PUB-1.impossible",)),
     "naive names": (
         naive_names,

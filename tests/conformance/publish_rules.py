@@ -20,6 +20,9 @@ KILLS = 6
 RACES = 20
 """Names that are raced for."""
 
+MARKS = Path(__file__).with_name("marks.tsv")
+"""Marks that are given: second, size, microsecond."""
+
 
 def content(scene: Scene, mark: str) -> Path:
     """A file to publish that consists of ``mark``."""
@@ -163,3 +166,28 @@ def killed_anywhere(scene: Scene, one: Adapter) -> None:
             )
         one = scene.another(one)
     assert all(name == "first" or name.startswith("result-") for name in visible(target)), visible(target)
+
+
+@rule("PUB-4", "A published file carries the mark, in the second of its last write or the one before.", "publish mark")
+def marked(scene: Scene, one: Adapter) -> None:
+    target = folder(scene)
+    for size in (0, 1, 999_983, 1_048_577):
+        source, path = scene.directory / "source", target / f"{size} bytes"
+        source.write_bytes(b"x" * size)
+        begun = int(time.time())
+        one.do("publish", path, source)
+        info = path.stat()
+        second, rest = divmod(info.st_mtime_ns, 10**9)
+        wanted = 1 + (second % 999_983 * 374_761 + size % 999_983 * 668_265) % 999_983
+        assert rest // 1000 == wanted, f"{size} bytes, second {second}: microsecond {rest // 1000}, not {wanted}"
+        assert begun - 2 <= second <= int(time.time())
+
+
+@rule("PUB-4", "Marks are computed exactly, also of large files and of distant years.", "mark")
+def given(scene: Scene, one: Adapter) -> None:
+    for line in MARKS.read_text().splitlines():
+        if line.startswith("#"):
+            continue
+        second, size, wanted = line.split("\t")
+        answer = one.do("mark", second, size)
+        assert answer == (wanted,), f"second {second}, {size} bytes: {answer}, not {wanted}"

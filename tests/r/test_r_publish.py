@@ -14,6 +14,7 @@ from processes import LIMIT, has_permission_to_mount, wait_until
 from rprocess import R, in_hex
 
 from sharedvol import AlreadyPublishedError, publish, remove_stale_temporaries
+from sharedvol.publish_mark import is_marked
 
 TAKEN = ["sv_already_published", "sv_publish_error", "sv_error", "error", "condition"]
 FAILED = ["sv_publish_error", "sv_error", "error", "condition"]
@@ -94,11 +95,24 @@ def test_the_file_is_not_there_before_it_is_whole(r: R, tmp_path: Path) -> None:
     assert (tmp_path / "x").read_text() == "whole\n"
 
 
-def test_the_sidecar_can_tell_that_it_is_finished(r: R, tmp_path: Path) -> None:
+def test_published_files_carry_the_mark(r: R, tmp_path: Path) -> None:
     r.ask("sv_publish('x', 'text'); sv_publish('y', 'text', replace = TRUE)")
-    for name in ("x", "y"):
-        info = (tmp_path / name).stat()
-        assert 0 < info.st_ctime_ns - info.st_mtime_ns < 10**9
+    r.ask("for (n in 1:20) sv_publish(paste0('file', n), as.raw(rep(n, 1000 * n)))")
+    for path in tmp_path.iterdir():
+        info = path.stat()
+        assert is_marked(info.st_mtime_ns, info.st_size), path.name
+        assert abs(info.st_ctime_ns - info.st_mtime_ns) < 60 * 10**9
+
+
+@pytest.mark.parametrize("written", ["1700000000.5", "1700000000.000001", "1764547200.25", "4102444800.1", "0.5"])
+def test_a_mark_moves_the_time_by_two_seconds_at_most_and_keeps_the_day(r: R, written: str) -> None:
+    times = r.ask(f"sprintf('%.9f', as.numeric(sv__marked_time({written}, c(0, 1, 1e6, 5e9))))").split()
+    assert len(times) == 4
+    for time, size in zip(times, (0, 1, 10**6, 5 * 10**9), strict=True):
+        at = int(time.replace(".", ""))
+        assert is_marked(at, size)
+        assert -1 < float(written) - at / 1e9 <= 2
+        assert at // (86_400 * 10**9) == float(written) // 86_400
 
 
 def test_the_sidecar_collects_it_and_never_the_temporary(r: R, tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import sharedvol
 from sharedvol import FileLock
+from sharedvol.publish_mark import microsecond
 
-CAPABILITIES = "lock shared timeout queue fork fence holder names publish purge sql"
+CAPABILITIES = "lock shared timeout queue fork fence holder names publish mark purge sql"
 locks: dict[str, FileLock] = {}
 kept: dict[tuple[object, ...], FileLock] = {}  # as a program would: one object for each lock
 
@@ -149,6 +150,10 @@ def publish_slowly(path: str, source: str) -> None:
     _publish(path, source, pause)
 
 
+def mark(second: str, size: str) -> None:
+    say("ok", microsecond(int(second), int(size)))
+
+
 def _publish(path: str, source: str, pause: Callable[[], None]) -> None:
     with sharedvol.publish(path, "wb") as file, open(source, "rb") as content:
         shutil.copyfileobj(content, file)
@@ -183,7 +188,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     container,
     build_container,
 )
-VERBS += (build_log, build_unique, parse, publish, publish_slowly, purge, split)
+VERBS += (build_log, build_unique, parse, publish, publish_slowly, mark, purge, split)
 BY_NAME = {verb.__name__.replace("_", "-"): verb for verb in VERBS}
 
 

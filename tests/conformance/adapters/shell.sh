@@ -88,12 +88,18 @@ fork_() {
     ) </dev/null &
 }
 
+mark() { # mark SECOND SIZE
+    echo $((1 + ($1 % 999983 * 374761 + $2 % 999983 * 668265) % 999983))
+}
+
 publish() { # publish PATH SOURCE [slowly]
     directory=$(dirname -- "$1")
     temporary=$(mktemp "$directory/.sh-XXXXXXXX.tmp") || { say error "$(encode "no file in $directory")" && return; }
     cat "$2" >"$temporary"
     chmod 644 "$temporary"
     [ -z "$3" ] || { say writing && read -r _; }
+    second=$(($(stat -c %Y "$temporary") - 1)) # the one before, so that the time is never in the future
+    touch -m -d "@$second.$(printf %06d "$(mark "$second" "$(stat -c %s "$temporary")")")" "$temporary"
     sync "$temporary"
     answer=ok
     ln -T "$temporary" "$1" 2>/dev/null && sync "$directory" || answer=error
@@ -106,7 +112,7 @@ while read -r verb a b c d; do
     decode "$a" && a=$word
     decode "$b" && b=$word
     case $verb in
-    hello) say ok 1 shell flock lock shared timeout queue fork publish ;;
+    hello) say ok 1 shell flock lock shared timeout queue fork publish mark ;;
     reset) exec 4>&- 5>&- 6>&- 7>&- && say ok ;;
     lock) lock "$a" "$b" "$c" "$d" ;;
     unlock) unlock "$a" ;;
@@ -114,6 +120,7 @@ while read -r verb a b c d; do
     turns) turns "$a" "$b" "$c" "$d" ;;
     fork) fork_ "$a" "$b" ;;
     publish) publish "$a" "$b" ;;
+    mark) say ok "$(mark "$a" "$b")" ;;
     publish-slowly) publish "$a" "$b" slowly ;;
     *) say unknown "$verb" ;;
     esac

@@ -1,0 +1,69 @@
+"""Marks of the files that a sidecar put back into the spool.
+
+Putting a file back is a rename, and its event looks like a writer's. Without the mark, any sidecar that watches the
+directory would take the rename for the writer's word and collect a file that is still being written. The mark is an
+empty file in the spool, so that all sidecars of the spool see it::
+
+    .sharedvol/put-back/<inode in hexadecimal>
+
+A mark that is too old, or of an inode that was reused, does no harm: its file waits for the quiet time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+from sharedvol_sidecar.directories import Directory
+
+OLD = 86_400.0
+"""Seconds after which a mark is removed. Every running sidecar has read the event long before."""
+
+_MANY = 4_096  # marks that are added before old ones are removed again
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class PutBacks:
+    """The marks of one spool.
+
+    Args:
+        private: the sidecar's own directory in the spool.
+
+    Raises:
+        OSError: the directory of the marks cannot be made.
+    """
+
+    def __init__(self, private: Directory) -> None:
+        self._directory = private.make("put-back", 0o700)[0]
+        self._unwritten: set[int] = set()
+        self._added = 0
+        self.remove_old()
+
+    def add(self, inode: int) -> None:
+        """Mark a file, before it is put back. On a full disk only this process remembers it."""
+        self._added += 1
+        if self._added >= _MANY:
+            self.remove_old()
+        try:
+            fd = os.open(f"{inode:x}", _CREATE, 0o600, dir_fd=self._directory.fd)
+        except OSError:
+            self._unwritten.add(inode)
+            return
+        with contextlib.suppress(OSError):
+            os.utime(fd)  # an earlier mark of the inode counts from now
+        os.close(fd)
+
+    def __contains__(self, inode: int) -> bool:
+        """Return whether a sidecar put back the file with this inode."""
+        return inode in self._unwritten or self._directory.inode(f"{inode:x}") is not None
+
+    def remove_old(self) -> None:
+        """Remove the marks that no sidecar needs any more."""
+        self._added = 0
+        oldest = time.time() - OLD
+        with os.scandir(self._directory.fd) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    if entry.stat(follow_symlinks=False).st_mtime < oldest:
+                        os.unlink(entry.name, dir_fd=self._directory.fd)
