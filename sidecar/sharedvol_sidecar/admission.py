@@ -12,7 +12,9 @@ from sharedvol.errors import describe
 from sharedvol_sidecar import lease
 from sharedvol_sidecar.contents import PACKED
 from sharedvol_sidecar.directories import Directory
+from sharedvol_sidecar.errors import RAISE_LIMIT
 from sharedvol_sidecar.items import Item
+from sharedvol_sidecar.probe import OUT_OF_DESCRIPTORS
 from sharedvol_sidecar.quiet import Quiet
 from sharedvol_sidecar.report import Event, Listener, Tally
 from sharedvol_sidecar.scan import Candidate
@@ -73,6 +75,8 @@ class Admission:
         self._logs, self._grows, self._followed = logs or Logs(), grows, followed
         self._placed = placed
         self._may_leave_atime = True
+        self.exhausted = False
+        """Whether this pass met a file for which there was no descriptor: move what is open before the next."""
         self.due: float | None = None
         """Seconds until the first of the files that were left as `settling` may be finished."""
         self.backlog: dict[str, list[int]] = {}
@@ -83,6 +87,7 @@ class Admission:
     def new_pass(self) -> None:
         """A pass begins."""
         self.due = None
+        self.exhausted = False
         self.backlog = {}
         self.unopened = set()
         self._may_leave_atime = True
@@ -95,9 +100,6 @@ class Admission:
             tally: counts it.
             claim_path: of a claim, its path below the claim directories.
             day: of a claim, the one that is kept with it: the file's own time may have changed since.
-
-        Raises:
-            OSError: too many open files.
         """
         try:
             fd = self._open(candidate)
@@ -233,15 +235,16 @@ class Admission:
     def _cannot_open(self, candidate: Candidate, error: OSError, tally: Tally) -> None:
         if error.errno in (errno.ENOENT, errno.ESTALE):
             return  # its writer or another sidecar took it
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise error
         if error.errno in (errno.ELOOP, errno.ENXIO):  # a symbolic link or a socket took its place
             tally.refused += 1
             self._tell(Event("refused", candidate.path, "no regular file"))
             return
         tally.failed += 1
         self.unopened.add(candidate.path.partition("/")[0])
-        self._tell(Event("failed", candidate.path, f"cannot open it: {describe(error)}"))
+        remedy = ""
+        if error.errno in OUT_OF_DESCRIPTORS:
+            self.exhausted, remedy = True, f"; {RAISE_LIMIT}"
+        self._tell(Event("failed", candidate.path, f"cannot open it: {describe(error)}{remedy}"))
 
     def _was_put_back(self, item: Item) -> bool:
         """Whether a claim has its name in the spool again: its mover died between the two steps of that."""

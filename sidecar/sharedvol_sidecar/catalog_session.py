@@ -8,6 +8,7 @@ import os
 import re
 import sqlite3
 import stat
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -122,12 +123,16 @@ class Session:
             except BaseException as error:
                 # Whatever was under way ends with the connection: nothing of a transaction stays.
                 self.close()
+                traceback.clear_frames(error.__traceback__)  # SQLAlchemy keeps the error in one: a cycle
                 if self._worth_another(error, fresh) and attempt < _ATTEMPTS - 1:
                     continue
                 ours = self._in_words(error, what)
                 if ours is None:
                     raise
-                raise ours from error
+                try:
+                    raise ours from error
+                finally:
+                    del ours  # or the error and this frame keep each other alive
             if not self._moved_away():
                 return result
             # To the file that was moved away nobody will look again.

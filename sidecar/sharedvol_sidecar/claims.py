@@ -20,7 +20,7 @@ import contextlib
 import errno
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from datetime import date as Date
 
 from sharedvol import FileLock, LockTimeout, worker_token
@@ -54,6 +54,7 @@ def open_private(root: Directory) -> Directory:
         raise
     info = os.fstat(private.fd)
     if info.st_uid != os.geteuid() or info.st_mode & 0o022:
+        private.close()
         raise ConfigError(
             f"{root.shown}/{PRIVATE} belongs to user {info.st_uid} with mode {info.st_mode & 0o777:03o}, and the "
             f"sidecar runs as user {os.geteuid()}: run it as that user, or look at the directory and remove it"
@@ -67,21 +68,30 @@ class Claims:
     Args:
         spool: the spool's root.
 
+    Attributes:
+        movers: the directory of the slots' locks.
+        slot: this mover's.
+
     Raises:
         OSError: the directories cannot be made.
         SidecarError: every slot is taken.
     """
 
     def __init__(self, spool: Directory) -> None:
-        self._private = private = open_private(spool)
-        self._movers = private.make("movers", 0o700)[0]
-        self._root = private.make("claims", 0o700)[0]
-        self.put_backs = PutBacks(private)
-        """The marks of files that were put back."""
         self._batches = itertools.count(1)
-        self.slot, self._lock = self._take_slot()
-        self._mine = self._root.make(self.slot, 0o700)[0]
-        self._probe = Probe(lambda: try_to_rename(self._private, f"test-{self.slot}"))
+        with contextlib.ExitStack() as parts:
+            private = parts.enter_context(open_private(spool))
+            self.movers = parts.enter_context(private.make("movers", 0o700)[0])
+            self._root = parts.enter_context(private.make("claims", 0o700)[0])
+            self.put_backs = PutBacks(private)
+            """The marks of files that were put back."""
+            parts.callback(self.put_backs.close)
+            self.slot, lock = self._take_slot()
+            parts.callback(lock.release)
+            self._mine = parts.enter_context(self._root.make(self.slot, 0o700)[0])
+            self._parts = parts.pop_all()
+        name = f"test-{self.slot}"
+        self._probe = Probe(lambda: try_to_rename(private, name))
 
     def failure(self) -> OSError | None:
         """Return what keeps every file of the spool from being claimed, or None if nothing does."""
@@ -91,10 +101,10 @@ class Claims:
         """A claim directory for one batch; its name is never used again."""
         return Batch(self._mine, self.slot, f"{worker_token()}-{next(self._batches)}")
 
-    def left_behind(self) -> Iterator[tuple[str, Directory]]:
+    def left_behind(self) -> Generator[tuple[str, Directory], None, None]:
         """Each slot and claim directory that no living mover works on, locked while it is yielded.
 
-        One's own are included: call it between batches.
+        One's own are included: call it between batches. Close the generator.
         """
         for slot in sorted(_names(self._root)):
             if not slot.isdecimal():
@@ -111,7 +121,7 @@ class Claims:
 
     def other_slots(self) -> list[str]:
         """The slots that were ever taken, without one's own."""
-        names = (name.removesuffix(".lock") for name in _names(self._movers) if name.endswith(".lock"))
+        names = (name.removesuffix(".lock") for name in _names(self.movers) if name.endswith(".lock"))
         return sorted(slot for slot in names if slot.isdecimal() and slot != self.slot)
 
     def inodes(self) -> set[int]:
@@ -121,8 +131,8 @@ class Claims:
         return found
 
     def close(self) -> None:
-        """Give the slot back."""
-        self._lock.release()
+        """Release the slot and close the directories. Does nothing the second time."""
+        self._parts.close()
 
     def _take_slot(self) -> tuple[str, FileLock]:
         for number in range(MAX_MOVERS):
@@ -134,8 +144,18 @@ class Claims:
 
     def slot_lock(self, slot: str) -> FileLock:
         """The lock that the mover with that slot holds."""
-        # By the descriptor: whoever may write the spool's root could put another directory in the path.
-        return FileLock(f"/proc/self/fd/{self._movers.fd}/{slot}.lock", mode=0o600)
+        return slot_lock(self.movers, slot)
+
+
+def slot_lock(movers: Directory, slot: str) -> FileLock:
+    """The lock that the mover with a slot holds. Keep ``movers`` open as long as the lock is used.
+
+    Args:
+        movers: the directory of these locks, `Claims.movers`.
+        slot: which one.
+    """
+    # By the descriptor: a process that may write the spool's root could put another directory in the path.
+    return FileLock(f"/proc/self/fd/{movers.fd}/{slot}.lock", mode=0o600)
 
 
 class Batch:
@@ -168,12 +188,15 @@ class Batch:
         return found
 
     def remove(self) -> None:
-        """Remove the directories that are empty; one that still holds a claim stays for the next pass."""
+        """Close the directories, and remove those that are empty; one that holds a claim stays for the next pass."""
         for path, day in sorted(self._directories, key=lambda key: len(key[0]), reverse=True):
             above, _, last = path.rpartition("/")
             parent, name = (self._directories[above, day], last) if path else (self._mine, f"{self.name}.{day}")
             with contextlib.suppress(OSError):
                 os.rmdir(name, dir_fd=parent.fd)
+        for directory in self._directories.values():
+            directory.close()
+        self._directories.clear()
 
 
 def day_of_batch(name: str) -> int | None:
@@ -186,8 +209,8 @@ def _collect_inodes(directory: Directory, found: set[int]) -> None:
     with os.scandir(directory.fd) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                with contextlib.suppress(OSError):
-                    _collect_inodes(directory.open(entry.name), found)
+                with contextlib.suppress(OSError), directory.open(entry.name) as inner:
+                    _collect_inodes(inner, found)
             else:
                 found.add(entry.inode())
 
@@ -199,7 +222,8 @@ def remove_empty(root: Directory) -> None:
             directory = root.open(name)
         except OSError:
             continue  # a claim, or gone
-        remove_empty(directory)
+        with directory:
+            remove_empty(directory)
         with contextlib.suppress(OSError):
             os.rmdir(name, dir_fd=root.fd)
 

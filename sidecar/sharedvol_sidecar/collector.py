@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import gc
 import os
 import re
@@ -78,17 +80,25 @@ class Collector:
         self._liveness = liveness or Unwatched()
         self._job, self._pause, self._placed = job, pause, placed or Placed()
         self._helping = shard[0] > 0
-        spool, root = open_root(Path(job.spool)), open_root(Path(job.collected))
-        self.claims = Claims(spool)
-        self._spool_id = _spool_id(spool)
-        mark = f"{self._spool_id}-{self.claims.slot}"
-        ownership = Ownership(job.uid, job.gid, job.file_mode, job.directory_mode)
-        self._destination = Destination(root, ownership, mark)
-        self.linked = shares_file_system(spool, root, mark)
-        self.orphans = Orphans(spool, job.spool, job.kinds, tell)
-        self.register = Register(self._open_catalog if job.catalog is not None else None, tell)
         self._descriptors = raise_descriptors()
-        self._assemble(spool, tell, visit, shard, tell_collected, wait)
+        # No part refers to the collector: it would close only when the garbage collector runs, which is rare.
+        with contextlib.ExitStack() as parts:
+            spool = parts.enter_context(open_root(Path(job.spool)))
+            root = parts.enter_context(open_root(Path(job.collected)))
+            self.claims = Claims(spool)
+            parts.callback(self.claims.close)
+            self._spool_id = _spool_id(spool)
+            mark = f"{self._spool_id}-{self.claims.slot}"
+            ownership = Ownership(job.uid, job.gid, job.file_mode, job.directory_mode)
+            self._destination = Destination(root, ownership, mark)
+            parts.callback(self._destination.close)
+            self.linked = shares_file_system(spool, root, mark)
+            self.orphans = Orphans(spool, job.spool, job.kinds, tell)
+            open_catalog = functools.partial(Catalog.open, job.catalog, root)
+            self.register = Register(open_catalog if job.catalog is not None else None, tell)
+            parts.callback(self.register.close)
+            self._assemble(spool, tell, visit, shard, tell_collected, wait, parts)
+            self._parts = parts.pop_all()
         self._rate = Rate(job.rate)
         self._rate.share(2 if self._helping else 1)
         self._helper: Helper | None = None
@@ -101,8 +111,9 @@ class Collector:
         shard: tuple[int, int],
         tell_collected: bool,
         wait: float,
+        parts: contextlib.ExitStack,
     ) -> None:
-        job = self._job
+        job, destination = self._job, self._destination
         template = Template(job.template)
         layout = Layout(job.kinds, re.compile(job.pattern) if job.pattern else None)
         self._quiet = Quiet(job.quiet)
@@ -110,7 +121,7 @@ class Collector:
         publisher = Publisher(
             self._destination,
             template,
-            lambda slot: self._destination.staging(self._spool_id, slot),
+            functools.partial(destination.staging, self._spool_id),
             self.linked,
             job.min_free,
             self.register.remove,
@@ -121,34 +132,22 @@ class Collector:
             self._spool_id,
             template,
             self._destination.ownership.dress,
-            self._has_room,
+            lambda: not destination.is_short(job.min_free),
             job.seal_after,
             job.quiet,
             tell,
             self._liveness,
         )
+        parts.callback(followed.records.close)
         self._units = Units(spool, wait, followed.records.refresh)
-        self._ended = EndedLogs(self._destination.root, self._spool_id, self.claims, tell)
+        parts.callback(self._units.close)
+        self._ended = EndedLogs(destination.root, self._spool_id, self.claims, tell)
+        parts.callback(self._ended.close)
         most = max(1, min(MAX_FOLLOWED, self._descriptors // 8))  # files that move need descriptors, too
         logs = Logs(() if self._helping else job.follow, job.seal_after, job.compress)
-        self.logs = LogKeeper(
-            followed,
-            self._units,
-            logs,
-            self._move_items,
-            self.claims.inodes,
-            lambda path: layout.origin(path) is not None,
-            self._ended,
-            job.collected,
-            tell,
-            most,
-        )
-        self.admission = Admission(
-            spool, self._quiet, publisher.hide, tell, logs, self.logs.grows, self.logs.which, self._is_placed
-        )
         self._mover = Mover(
             spool,
-            self._destination,
+            destination,
             self.claims,
             publisher,
             self.register,
@@ -158,26 +157,39 @@ class Collector:
             job.digests and job.catalog is not None,
             followed.drop,
             self._liveness,
-            self.logs.is_new,
+            followed.is_new,
         )
+        self.logs = LogKeeper(
+            followed,
+            self._units,
+            logs,
+            self._mover.move,
+            self.claims.inodes,
+            lambda path: layout.origin(path) is not None,
+            self._ended,
+            job.collected,
+            tell,
+            most,
+        )
+        placed, put_backs = self._placed, self.claims.put_backs
 
-    def _move_items(self, items: list[Item], tally: Tally) -> None:
-        self._mover.move(items, tally)
+        def is_placed(directory: Directory, name: str, info: os.stat_result) -> bool:
+            """Return whether a file's writer renamed it into place, and not a sidecar that put it back."""
+            return placed(directory, name, info) and info.st_ino not in put_backs
 
-    def _is_placed(self, directory: Directory, name: str, info: os.stat_result) -> bool:
-        """Return whether a file's writer renamed it into place, and not a sidecar that put it back."""
-        return self._placed(directory, name, info) and info.st_ino not in self.claims.put_backs
-
-    def _has_room(self) -> bool:
-        if self.short_of_space:
-            self.logs.tally.no_room += 1
-            return False
-        return True
+        self.admission = Admission(
+            spool, self._quiet, publisher.hide, tell, logs, self.logs.grows, self.logs.which, is_placed
+        )
 
     @property
     def due(self) -> float | None:
         """Seconds until the first of the files that the last pass left as settling may be finished."""
         return self.admission.due
+
+    @property
+    def short_of_descriptors(self) -> bool:
+        """Whether the last pass left a file because too many were open."""
+        return self._scanner.exhausted or self.admission.exhausted or self._mover.exhausted
 
     @property
     def root(self) -> Directory:
@@ -195,7 +207,7 @@ class Collector:
     @property
     def short_of_space(self) -> bool:
         """Whether less is free in the destination than is to stay free."""
-        return self._job.min_free > 0 and self._destination.free() < self._job.min_free
+        return self._destination.is_short(self._job.min_free)
 
     def run_pass(
         self, stop: Callable[[], bool] = lambda: False, after_batch: Callable[[Tally], None] = lambda tally: None
@@ -219,23 +231,23 @@ class Collector:
         self._entered: set[str] = set()
         whole = self._scanner.shard
         batch = self._new_batch()
+        candidates = self._scanner.candidates(tally, self._enter)
         try:
             if not self._helping and not self.register.resting:
                 self._recover(tally)
-            for candidate in self._scanner.candidates(tally, self._enter):
+            for candidate in candidates:
                 self._liveness.beat()  # a scan that finds nothing to move may take minutes
                 item = self.admission.admit(candidate, tally)
-                if item is None:
-                    continue
-                batch.add(item)  # first, so that whatever happens it is closed
-                if self._ended.discard(item):
-                    batch.drop_last()
-                    continue
-                # A helper has no locks, and so no say over a log that is followed.
-                if item.followed and (self._helping or not self.logs.is_as_it_was(item)):
-                    batch.drop_last()
-                    continue
-                if batch.full:
+                if item is not None:
+                    batch.add(item)  # first, so that whatever happens it is closed
+                    if self._ended.discard(item):
+                        batch.drop_last()
+                        continue
+                    # A helper has no locks, and so no say over a log that is followed.
+                    if item.followed and (self._helping or not self.logs.is_as_it_was(item)):
+                        batch.drop_last()
+                        continue
+                if batch.full or (self.admission.exhausted and batch.items):
                     self._count_found(len(batch.items))
                     moving, batch = batch, self._new_batch()
                     self._move(moving, tally, after_batch, self._entering)
@@ -249,6 +261,7 @@ class Collector:
                 self.logs.end(skips(unread, self._scanner.units, self._entered))
                 self._remove_orphans(tally)
         finally:
+            candidates.close()
             for item in batch.items:
                 item.close()
             self._scanner.shard = whole
@@ -269,12 +282,8 @@ class Collector:
         return tally
 
     def close(self) -> None:
-        """Give up the mover's slot."""
-        try:
-            self.logs.close()
-            self.register.close()
-        finally:
-            self.claims.close()
+        """Release the mover's slot and every lock, and close everything. Does nothing the second time."""
+        self._parts.close()
 
     _found = 0
     _entering: str | None = None
@@ -299,9 +308,10 @@ class Collector:
     def _count_found(self, count: int) -> None:
         self._found += count
         if self._found >= HELP_AFTER and self._helper is None and self._job.workers > 1:
-            self._helper = Helper(self._job)  # before the batch is moved: it takes a moment to start
-            self._scanner.shard = (0, 2)
-            self._rate.share(2)
+            with contextlib.suppress(OSError):  # too many processes or open files: it works alone
+                self._helper = Helper(self._job)  # before the batch is moved: it takes a moment to start
+                self._scanner.shard = (0, 2)
+                self._rate.share(2)
 
     def _move(self, batch: FileBatch, tally: Tally, after_batch: Callable[[Tally], None], keep: str | None) -> None:
         """Move a batch, and let go of the units that it was of but the one that is being scanned."""
@@ -319,26 +329,33 @@ class Collector:
             self._pause(wait)
 
     def _recover(self, tally: Tally) -> None:
-        for slot, root in self.claims.left_behind():
-            self.logs.refresh()  # the mover that died may have begun to follow logs since this pass began
-            for name in os.listdir(root.fd):
-                try:
-                    directory = root.open(name)
-                except NotADirectoryError:
-                    continue  # nothing of ours
-                batch = self._new_batch()
-                for item in self._left_in(directory, f"{slot}/{name}", tally):
-                    batch.add(item)
-                    if batch.full:
-                        self._mover.move(batch.items, tally)
-                        batch = self._new_batch()
-                if batch.items:
+        with contextlib.closing(self.claims.left_behind()) as left_behind:
+            for slot, root in left_behind:
+                self.logs.refresh()  # the mover that died may have begun to follow logs since this pass began
+                if not self._recover_slot(slot, root, tally):
+                    return  # what was published waits for its row: there is no use in checking each again
+
+    def _recover_slot(self, slot: str, root: Directory, tally: Tally) -> bool:
+        """Finish what a mover of a slot had claimed. Return False if the catalog takes no rows now."""
+        for name in os.listdir(root.fd):
+            try:
+                directory = root.open(name)
+            except NotADirectoryError:
+                continue  # nothing of ours
+            batch = self._new_batch()
+            for item in self._left_in(directory, f"{slot}/{name}", tally):
+                batch.add(item)
+                if batch.full:
                     self._mover.move(batch.items, tally)
-                if self.register.resting:
-                    return  # what was published waits for its row: no use to look at each again
-            remove_empty(root)
-            if not os.listdir(root.fd):
-                self._purge(slot)
+                    batch = self._new_batch()
+            if batch.items:
+                self._mover.move(batch.items, tally)
+            if self.register.resting:
+                return False
+        remove_empty(root)
+        if not os.listdir(root.fd):
+            self._purge(slot)
+        return True
 
     def _left_in(self, directory: Directory, path: str, tally: Tally) -> Iterator[Item]:
         """The claims in a claim directory that can be gone on with."""
@@ -364,9 +381,6 @@ class Collector:
                 if mine:
                     self.orphans.look(unit)
 
-    def _open_catalog(self) -> Catalog:
-        return Catalog.open(self._job.catalog, self._destination.root)
-
     def _new_batch(self) -> FileBatch:
         most = min(MAX_BATCH_BYTES, self._rate.at_once)
         return FileBatch(self._descriptors - 3 * len(self.logs), self._job.template.count("/"), most)
@@ -379,20 +393,18 @@ class Collector:
 
 def _spool_id(spool: Directory) -> str:
     """A name of this spool, for a destination that several share."""
-    private = open_private(spool)
-    try:
-        with publish(f"/proc/self/fd/{private.fd}/id") as file:
-            file.write(os.urandom(8).hex())
-    except AlreadyPublishedError:
-        pass
-    fd = os.open("id", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=private.fd)
-    try:
-        text = os.read(fd, 100).decode("ascii", "replace")
-    finally:
-        os.close(fd)
-    if not re.fullmatch(r"[0-9a-f]{16}", text):
-        raise ConfigError(f"{private.shown}/id does not hold a spool's id: remove it if nothing is being collected")
-    return text
+    with open_private(spool) as private:
+        if private.inode("id") is None:  # first: on a full disk nothing new can be written
+            with contextlib.suppress(AlreadyPublishedError), publish(f"/proc/self/fd/{private.fd}/id") as file:
+                file.write(os.urandom(8).hex())
+        fd = os.open("id", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=private.fd)
+        try:
+            text = os.read(fd, 100).decode("ascii", "replace")
+        finally:
+            os.close(fd)
+        if not re.fullmatch(r"[0-9a-f]{16}", text):
+            raise ConfigError(f"{private.shown}/id does not hold a spool's id: remove it if nothing is being collected")
+        return text
 
 
 def tune_memory() -> None:

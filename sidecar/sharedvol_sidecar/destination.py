@@ -109,7 +109,7 @@ class Destination:
             try:
                 directory.sync()
             except OSError as error:
-                failed[path] = error
+                failed[path] = error.with_traceback(None)  # or it keeps this frame and its open files alive
         return failed
 
     def blame(self, error: OSError) -> None:
@@ -129,7 +129,7 @@ class Destination:
         try:
             try_to_name(self._directory(path), f".{self._test_name}")
         except OSError as error:
-            return error
+            return error.with_traceback(None)
         return None
 
     def staging(self, spool_id: str, slot: str) -> Directory:
@@ -138,6 +138,17 @@ class Destination:
         for name in ("staging", spool_id, slot):
             directory = directory.make(name, 0o700)[0]
         return directory
+
+    def close(self) -> None:
+        """Close the directories that were opened since `begin`, but not the root."""
+        for directory in (*self._open.values(), *self._touched.values()):
+            if directory is not self.root:
+                directory.close()
+        self._open, self._touched = {}, {}
+
+    def is_short(self, floor: int) -> bool:
+        """Return whether less is free than ``floor``, in bytes; 0 is no floor."""
+        return floor > 0 and self.free() < floor
 
     def free(self) -> int:
         """Bytes that are free."""

@@ -8,13 +8,21 @@ import os
 from sharedvol_sidecar.board import Board
 from sharedvol_sidecar.claims import PRIVATE
 from sharedvol_sidecar.collector import Collector
-from sharedvol_sidecar.errors import ConfigError, DestinationError, SpoolError
+from sharedvol_sidecar.errors import ConfigError, DestinationError, SpoolError, errno_of
 from sharedvol_sidecar.job import Job
+from sharedvol_sidecar.probe import OUT_OF_DESCRIPTORS
 from sharedvol_sidecar.report import Tally
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _DENIED = frozenset({errno.EACCES, errno.EPERM})
-_OF_A_PASS = ("destination_full", "destination_unavailable", "spool_unavailable", "permission", "free_space_floor")
+_OF_A_PASS = (
+    "destination_full",
+    "destination_unavailable",
+    "spool_unavailable",
+    "permission",
+    "descriptors",
+    "free_space_floor",
+)
 
 
 def reason_of(error: BaseException, job: Job) -> str:
@@ -24,10 +32,9 @@ def reason_of(error: BaseException, job: Job) -> str:
         error: what ended a pass.
         job: tells the directories.
     """
-    cause: BaseException | None = error
-    while cause is not None and not (isinstance(cause, OSError) and cause.errno is not None):
-        cause = cause.__cause__
-    number = cause.errno if isinstance(cause, OSError) else None
+    number = errno_of(error)
+    if number in OUT_OF_DESCRIPTORS:
+        return "descriptors"
     if isinstance(error, ConfigError) or number in _DENIED:
         return "permission"
     if isinstance(error, SpoolError):
@@ -81,6 +88,8 @@ def clear_up(board: Board, collector: Collector, tally: Tally) -> None:
     now = {}
     if tally.denied:
         now["permission"] = f"{tally.denied} directories of the destination may not be written"
+    if collector.short_of_descriptors:
+        now["descriptors"] = "too many files are open: what lies deepest waits in the spool"
     if collector.short_of_space:
         now["free_space_floor"] = "copies and followed logs wait in the spool until there is room"
     elif tally.no_room:

@@ -10,15 +10,18 @@ import ctypes
 import errno
 import os
 from pathlib import Path
+from types import TracebackType
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Directory:
-    """An open directory. Closed when the last reference to it goes.
+    """An open directory. Usable as a context manager.
+
+    Call `close` on each that lives longer than a batch. Any other is closed with the last reference to it.
 
     Attributes:
-        fd: the descriptor.
+        fd: the descriptor; -1 after `close`.
         shown: its path, to name it to people; never used to reach it.
     """
 
@@ -29,8 +32,26 @@ class Directory:
         self._owner: int | None = None
         self._key: tuple[int, int] | None = None
 
+    def close(self) -> None:
+        """Close the descriptor. Does nothing the second time."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Directory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
     def __del__(self) -> None:
-        os.close(self.fd)
+        self.close()
+
+    def again(self) -> Directory:
+        """Open it a second time, for an owner that may live longer."""
+        return Directory(os.dup(self.fd), self.shown)
 
     def open(self, name: str) -> Directory:
         """A directory in this one.

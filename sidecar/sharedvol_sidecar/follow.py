@@ -132,6 +132,18 @@ class Followed:
         _mark(log)
         return id
 
+    def which(self, fd: int, inode: int) -> str:
+        """Return the id of a file that is followed, else empty. Most files are told by the inode alone."""
+        return self.see(fd, inode) if inode in self.records.inodes else ""
+
+    def is_new(self, item: Item) -> bool:
+        """Return whether a file is followed that was not when it was admitted: another sidecar has begun to.
+
+        Call it after the file was claimed. From then on no sidecar begins to follow it.
+        """
+        self.records.refresh()
+        return not item.followed and bool(self.which(item.fd, item.info.st_ino))
+
     def advance(self, log: Log, tally: Tally) -> bool:
         """Copy what a log has grown by. Return False if its live copy is to be sealed first: it was cut.
 
@@ -151,7 +163,7 @@ class Followed:
             return False
         if size == have:
             return True
-        sent = self._copy(log, have, size)
+        sent = self._copy(log, have, size, tally)
         if not self._agrees(log, have):  # it was cut while we copied: the bytes are of its next generation
             os.ftruncate(log.live, have)
             return False
@@ -352,7 +364,7 @@ class Followed:
         source = log.fd if fd < 0 else fd
         return os.pread(log.live, length, have - length) == os.pread(source, length, have - length)
 
-    def _copy(self, log: Log, have: int, size: int) -> int:
+    def _copy(self, log: Log, have: int, size: int, tally: Tally) -> int:
         offset = have
         while offset < size:
             data = next_data(log.fd, offset, size)
@@ -361,6 +373,7 @@ class Followed:
                 offset = data
                 continue
             if not self._room():
+                tally.no_room += 1
                 break
             end = min(size, offset + _AT_A_TIME, next_hole(log.fd, offset, size))
             os.lseek(log.live, offset, os.SEEK_SET)

@@ -42,6 +42,10 @@ class EndedLogs:
         self._directory = directory
         self._inodes: set[int] | None = None
 
+    def close(self) -> None:
+        """Close the directory of the records. Does nothing the second time."""
+        self._directory.close()
+
     def remember(self, id: str, target: str, encoding: str) -> None:
         """Note that a log's copy has its final name.
 

@@ -220,9 +220,10 @@ class Records:
         return self._reload(known) if known is not None else self.load(log.id)
 
     def close(self) -> None:
-        """Close all."""
+        """Close all. Does nothing the second time."""
         for id in list(self.logs):
             self.forget(id)
+        self._directory.close()
 
     def _path(self, id: str) -> str:
         return f"/proc/self/fd/{self._directory.fd}/{id}.json"

@@ -33,10 +33,13 @@ class Helper:
             stdout=subprocess.PIPE,
         )
         assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # killed already: the next pass takes its half
-            self.process.stdin.write(json.dumps(asdict(job)).encode())
-            self.process.stdin.close()
-        self.process.stdin = None
+        try:
+            with contextlib.suppress(BrokenPipeError):  # killed already: the next pass takes its half
+                self.process.stdin.write(json.dumps(asdict(job)).encode())
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.close()
+            self.process.stdin = None
 
     def end(self, stop: Callable[[], bool]) -> Tally | None:
         """Wait for its end. What it moved; None where it was killed.

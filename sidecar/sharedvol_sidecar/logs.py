@@ -84,7 +84,7 @@ class LogKeeper:
 
     def which(self, fd: int, inode: int) -> str:
         """The id of a file that is followed, else empty. Asked for every file, so mostly told by the inode alone."""
-        return self._followed.see(fd, inode) if inode in self._records.inodes else ""
+        return self._followed.which(fd, inode)
 
     def grows(self, candidate: Candidate, fd: int, info: os.stat_result) -> None:
         """A log that is not finished: follow it.
@@ -102,14 +102,6 @@ class LogKeeper:
             log = self._followed.follow(candidate, fd, info) if mine else None
             if log is not None:
                 self._advance(log)
-
-    def is_new(self, item: Item) -> bool:
-        """Return whether a file is followed that was not when it was admitted: another sidecar has begun to.
-
-        Call it after the file was claimed. From then on no sidecar begins to follow it.
-        """
-        self._records.refresh()
-        return not item.followed and bool(self.which(item.fd, item.info.st_ino))
 
     def tick(self, tally: Tally, at_most_every: float = 0.0) -> None:
         """Follow the logs that have grown, without a scan.

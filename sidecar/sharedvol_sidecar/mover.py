@@ -30,7 +30,7 @@ from sharedvol_sidecar.claims import Batch, Claims
 from sharedvol_sidecar.contents import SYNC_EVERY, digest
 from sharedvol_sidecar.destination import Destination
 from sharedvol_sidecar.directories import Directory, sync_filesystem, sync_range
-from sharedvol_sidecar.errors import DestinationError, SpoolError
+from sharedvol_sidecar.errors import RAISE_LIMIT, DestinationError, SpoolError
 from sharedvol_sidecar.items import Item
 from sharedvol_sidecar.liveness import Liveness, Unwatched, beating
 from sharedvol_sidecar.probe import DENIED, FULL, OUT_OF_DESCRIPTORS
@@ -83,10 +83,13 @@ class Mover:
         self._liveness = liveness or Unwatched()
         self._closed: set[str] = set()
         self._retries = Retries()
+        self.exhausted = False
+        """Whether this pass met a file for whose directories there were no descriptors."""
 
     def new_pass(self) -> None:
         """A pass begins: directories that took no name in the last one are tried again."""
         self._closed.clear()
+        self.exhausted = False
 
     def move(self, items: Sequence[Item], tally: Tally) -> None:
         """Move a batch.
@@ -216,20 +219,19 @@ class Mover:
         return _is_within(self._publisher.directory_of(item), self._closed)
 
     def _cannot_claim(self, candidate: Candidate, error: OSError, tally: Tally) -> None:
-        if error.errno in OUT_OF_DESCRIPTORS:
-            raise error
         # A file on another mount fails by itself, and there may be many.
-        failure = None if error.errno == errno.EXDEV else self._claims.failure()
+        by_itself = error.errno == errno.EXDEV or error.errno in OUT_OF_DESCRIPTORS
+        failure = None if by_itself else self._claims.failure()
         if failure is not None:
             raise SpoolError(
                 f"cannot move files within {self._spool.shown!r}: {describe(failure)}; nothing was lost"
             ) from failure
         tally.failed += 1
-        hint = (
-            "it is on another mount than the spool's root: run a sidecar with --from there"
-            if error.errno == errno.EXDEV
-            else "give write permission on its directory"
-        )
+        hint = "give write permission on its directory"
+        if error.errno == errno.EXDEV:
+            hint = "it is on another mount than the spool's root: run a sidecar with --from there"
+        elif error.errno in OUT_OF_DESCRIPTORS:
+            self.exhausted, hint = True, RAISE_LIMIT
         self._tell(Event("failed", candidate.path, f"cannot claim it: {describe(error)}; {hint}"))
 
     def _place(self, items: list[Item], tally: Tally) -> list[Item]:
@@ -269,6 +271,10 @@ class Mover:
         Raises:
             OSError: it is neither: the destination takes no file now.
         """
+        if error.errno in OUT_OF_DESCRIPTORS:
+            self.exhausted = True
+            item.problem = f"cannot be named: {describe(error)}; {RAISE_LIMIT}"
+            return
         self._destination.blame(error)
         directory = self._publisher.directory_of(item)
         # A file that may not be linked is copied, and a copy is ours: what is denied is the directory.

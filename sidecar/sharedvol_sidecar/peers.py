@@ -12,7 +12,8 @@ import threading
 from collections.abc import Callable
 
 from sharedvol import FileLock, LockError, LockTimeout
-from sharedvol_sidecar.claims import Claims
+from sharedvol_sidecar.claims import Claims, slot_lock
+from sharedvol_sidecar.directories import Directory
 
 
 class Peers:
@@ -49,14 +50,15 @@ class Peers:
                 continue  # nobody has it
             self._watched.add(key)
             try:
-                threading.Thread(target=self._watch, args=(claims, slot, key), daemon=True, name=f"peer-{slot}").start()
-            except RuntimeError:  # no more threads: the interval finds what it left
+                movers = claims.movers.again()  # the thread may outlive the claims
+                threading.Thread(target=self._watch, args=(movers, slot, key), daemon=True, name=f"peer-{slot}").start()
+            except (RuntimeError, OSError):  # no more threads or descriptors: the interval finds what it left
                 self._watched.discard(key)
         return len(self._watched)
 
-    def _watch(self, claims: Claims, slot: str, key: tuple[int, int]) -> None:
+    def _watch(self, movers: Directory, slot: str, key: tuple[int, int]) -> None:
         try:
-            with claims.slot_lock(slot).acquire(timeout=None):
+            with movers, slot_lock(movers, slot).acquire(timeout=None):
                 pass
         except LockError:
             return  # the directory is gone; the pass tells

@@ -25,6 +25,7 @@ REASONS: Final[Mapping[str, str]] = MappingProxyType(
         "destination_unavailable": "the destination is gone, read-only or fails: see that its volume is mounted",
         "spool_unavailable": "the spool is gone or fails: see that its volume is mounted",
         "permission": "a directory may not be read or written: run as the replicas' user, or give it permission",
+        "descriptors": "too many files are open: raise the limit of open files (ulimit -n, or ulimits: nofile)",
         "catalog_unavailable": "the catalog's database does not answer; files are collected all the same",
         "free_space_floor": "less space is free than is to be kept free: make room",
         STARTING: "it began a moment ago, or the first pass is long or does not end well",

@@ -52,6 +52,11 @@ class Placed:
         """A file of that name was created, or was closed by a process that could write it."""
         self._heard.pop((watch, name), None)
 
+    def forget(self) -> None:
+        """All watches ended, and their numbers may be used again."""
+        self._watches.clear()
+        self._heard.clear()
+
     def lost(self) -> None:
         """Events were lost: nothing that was heard is certain."""
         self._heard.clear()

@@ -47,7 +47,7 @@ class Probe:
         try:
             self._test()
         except OSError as error:
-            return error
+            return error.with_traceback(None)  # or its frames keep the caller's open files alive
         self._worked_at = self._clock()
         return None
 

@@ -40,6 +40,10 @@ class PutBacks:
         self._added = 0
         self.remove_old()
 
+    def close(self) -> None:
+        """Close the directory of the marks. Does nothing the second time."""
+        self._directory.close()
+
     def add(self, inode: int) -> None:
         """Mark a file, before it is put back. On a full disk only this process remembers it."""
         self._added += 1

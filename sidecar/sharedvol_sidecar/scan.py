@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 from sharedvol import stale_temporaries
 from sharedvol.errors import describe
 from sharedvol.publish import TEMPORARY_SUFFIX
 from sharedvol_sidecar.directories import Directory
+from sharedvol_sidecar.errors import RAISE_LIMIT
 from sharedvol_sidecar.layout import HIDDEN, Layout, Origin
 from sharedvol_sidecar.probe import OUT_OF_DESCRIPTORS
 from sharedvol_sidecar.report import Event, Listener, Tally
@@ -67,9 +68,13 @@ class Scanner:
         """The directories at the top that the last scan found."""
         self.unread: set[str] = set()
         """Those in which it could not read everything."""
+        self.exhausted = False
+        """Whether the last scan met a directory for which there was no descriptor."""
 
-    def candidates(self, tally: Tally, enter: Callable[[str], bool] = lambda unit: True) -> Iterator[Candidate]:
-        """Every file of every source. What is no file of a source is counted and told.
+    def candidates(
+        self, tally: Tally, enter: Callable[[str], bool] = lambda unit: True
+    ) -> Generator[Candidate, None, None]:
+        """Every file of every source. What is no file of a source is counted and told. Close the generator.
 
         Args:
             tally: counts.
@@ -80,6 +85,7 @@ class Scanner:
         """
         self.units.clear()
         self.unread.clear()
+        self.exhausted = False
         for entry in self._entries(self._spool, visit=True):
             if entry.is_dir(follow_symlinks=False):
                 self.units.add(entry.name)
@@ -172,12 +178,12 @@ class Scanner:
         except OSError as error:
             self._cannot_read(path, error, tally)
 
-    def _cannot_read(self, path: str, error: OSError, tally: Tally) -> None:
-        if error.errno in OUT_OF_DESCRIPTORS:
-            raise error
+    def _cannot_read(self, path: str, error: OSError, tally: Tally, remedy: str = "") -> None:
         self.unread.add(path.partition("/")[0])
         tally.failed += 1
-        self._tell(Event("failed", path, f"cannot read the directory: {describe(error)}"))
+        if error.errno in OUT_OF_DESCRIPTORS:  # deep down: all the directories above it are open
+            self.exhausted, remedy = True, RAISE_LIMIT
+        self._tell(Event("failed", path, f"cannot read the directory: {describe(error)}{'; ' * bool(remedy)}{remedy}"))
 
     def _open(self, parent: Directory, name: str, path: str, tally: Tally) -> Directory | None:
         try:
@@ -185,11 +191,7 @@ class Scanner:
         except FileNotFoundError:
             return None  # removed since
         except OSError as error:
-            if error.errno in OUT_OF_DESCRIPTORS:
-                raise
-            self.unread.add(path.partition("/")[0])
-            tally.failed += 1
-            self._tell(Event("failed", path, f"cannot open the directory: {error.strerror}; give read permission"))
+            self._cannot_read(path, error, tally, "give read permission")
             return None
 
     def _leave(self, entry: os.DirEntry[str], path: str, tally: Tally) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import signal
 import time
@@ -16,7 +17,7 @@ from sharedvol import SharedVolError
 from sharedvol_sidecar.board import Board
 from sharedvol_sidecar.collector import Collector
 from sharedvol_sidecar.diagnosis import clear_up, reason_of
-from sharedvol_sidecar.errors import ConfigError
+from sharedvol_sidecar.errors import ConfigError, explaining_descriptors, forget_frames
 from sharedvol_sidecar.job import Job
 from sharedvol_sidecar.peers import Peers
 from sharedvol_sidecar.places import Places
@@ -71,8 +72,14 @@ def once(job: Job, tell: Callable[[Event], None], after_batch: Callable[[Tally],
     Raises:
         DestinationError: the destination takes nothing.
         SpoolError: the spool gives nothing.
+        DescriptorsError: too many files are open.
         OSError: a directory cannot be used.
     """
+    with explaining_descriptors():
+        return _drain(job, tell, after_batch)
+
+
+def _drain(job: Job, tell: Callable[[Event], None], after_batch: Callable[[Tally], None]) -> Tally:
     collector = Collector(job, Once(tell), wait=PATIENCE)
     total = Tally()
 
@@ -181,22 +188,37 @@ class Service:
 
     def _run(self, watch: Watch) -> None:
         self._peers = Peers(watch.poke)
-        collector: Collector | None = None
         while not self._stopping:
-            try:
-                if collector is None:
-                    collector = self._collector(watch)
-                self._passes(collector, watch)
-            except (SharedVolError, OSError) as error:
-                if isinstance(error, ConfigError) and not self._started:
-                    raise
-                # Anew next time: a volume that was mounted again is another directory under the same path. And
-                # first of all: what is open could not be unmounted, and what is claimed is for others to take over.
-                _close(collector)
-                collector = None
-                self._fault(error, watch)
-        _close(collector)
+            fault = self._collect(watch)
+            if fault is not None:
+                self._fault(*fault, watch)
         self._log.info("stopped", **_moved(self.total))
+
+    def _collect(self, watch: Watch) -> tuple[str, str] | None:
+        """Collect until the end, and return None; or until a fault, and return its reason and text.
+
+        Everything is closed then. A volume that is open could not be unmounted, one that is mounted again is another
+        directory under the same path, and what is claimed is for others to take over.
+
+        Raises:
+            ConfigError: at the start; later it is a fault.
+        """
+        collector: Collector | None = None
+        try:
+            with explaining_descriptors():
+                collector = self._collector(watch)
+                self._passes(collector, watch)
+        except (SharedVolError, OSError) as error:
+            if isinstance(error, ConfigError) and not self._started:
+                raise
+            _close(collector)
+            forget_frames(error)
+            reason = reason_of(error, self._job)
+            if reason == "spool_unavailable":
+                watch.forget()
+            return reason, str(error)
+        _close(collector)
+        return None
 
     def _collector(self, watch: Watch) -> Collector:
         self._places.enter()
@@ -226,10 +248,10 @@ class Service:
             )
         return collector
 
-    def _fault(self, error: Exception, watch: Watch) -> None:
-        reason = reason_of(error, self._job)
-        self.board.fault(reason, str(error))
-        self._log.error("fault", reason=reason, error=str(error), retry_in=self._backoff)
+    def _fault(self, reason: str, text: str, watch: Watch) -> None:
+        self.board.fault(reason, text)
+        self._log.error("fault", reason=reason, error=text, retry_in=self._backoff)
+        gc.collect()  # the memory of libraries' reference cycles; `tune_memory` all but stops the collection
         self._sleep(watch, self._backoff)
         self._backoff = min(2 * self._backoff, BACKOFF[1])
 
@@ -322,12 +344,9 @@ _ORDINARY = frozenset(
 
 
 def _close(collector: Collector | None) -> None:
-    """Each part by itself: a slot that is not given up could be taken by nobody, and its claims not be found."""
-    if collector is None:
-        return
-    for part in (collector.logs, collector.register, collector.claims):
-        with contextlib.suppress(SharedVolError, OSError):
-            part.close()
+    if collector is not None:
+        with contextlib.suppress(SharedVolError, OSError):  # every part is closed all the same
+            collector.close()
 
 
 def _moved(tally: Tally) -> dict[str, int]:

@@ -31,7 +31,8 @@ class Units:
     """
 
     def __init__(self, spool: Directory, wait: float = 0.0, taken: Callable[[], None] = lambda: None) -> None:
-        self._locks = open_private(spool).make("units", 0o700)[0]
+        with open_private(spool) as private:
+            self._locks = private.make("units", 0o700)[0]
         self._wait, self._taken = wait, taken
         self._held: dict[str, FileLock] = {}
 
@@ -66,6 +67,14 @@ class Units:
         kept = _key(keep) if keep is not None else None
         for key in [key for key in self._held if key != kept]:
             self._held.pop(key).release()
+
+    def close(self) -> None:
+        """Release all, and close the directory of the locks. Does nothing the second time."""
+        try:
+            self.release()
+        finally:
+            self._held.clear()  # after a lock that was lost: the others go with their last reference
+            self._locks.close()
 
     @contextlib.contextmanager
     def held(self, name: str, *, wait: bool = True) -> Iterator[bool]:

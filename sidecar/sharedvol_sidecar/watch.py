@@ -31,15 +31,12 @@ class Watch:
         self._wake, self._woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poked = self._unreported = False
         self._watched: dict[int, tuple[int, int]] = {}
+        self._inotify: INotify | None = None
         self.placed = Placed(self._read_waiting)
         """What was renamed into the directories."""
         self.unwatched: str | None = None
         """Why some directories are not watched: then only the interval finds what appears in them."""
-        try:
-            self._inotify: INotify | None = INotify()
-        except OSError as error:
-            self._inotify = None
-            self.unwatched = f"no inotify: {error.strerror}; raise fs.inotify.max_user_instances"
+        self.forget()
 
     def __enter__(self) -> Watch:
         # Python's own handler only sets a flag; the byte that it writes here ends the wait.
@@ -68,6 +65,18 @@ class Watch:
         except OSError as error:
             self.unwatched = f"cannot watch every directory: {error.strerror}; raise fs.inotify.max_user_watches"
 
+    def forget(self) -> None:
+        """Watch no directory any more. Call it where the spool may be another one: the number of watches is limited."""
+        if self._inotify is not None:
+            self._inotify.close()
+        self._inotify, self.unwatched = None, None
+        self._watched.clear()
+        self.placed.forget()
+        try:
+            self._inotify = INotify()
+        except OSError as error:
+            self.unwatched = f"no inotify: {error.strerror}; raise fs.inotify.max_user_instances"
+
     def poke(self) -> None:
         """End the wait as an event would; from any thread."""
         self._poked = True
@@ -79,8 +88,7 @@ class Watch:
         if self._poked or self._unreported:
             self._poked = self._unreported = False
             return True
-        sources = [self._wake] + ([self._inotify.fileno()] if self._inotify is not None else [])
-        ready, _, _ = select.select(sources, [], [], max(0.0, seconds))
+        ready = _ready([self._wake] + ([self._inotify.fileno()] if self._inotify is not None else []), seconds)
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake, 4096)
         if self._poked:
@@ -115,6 +123,14 @@ class Watch:
 
     def wait_for_signal(self, seconds: float) -> None:
         """Wait, at most so long, and leave the events for `wait`."""
-        select.select([self._wake], [], [], max(0.0, seconds))
+        _ready([self._wake], seconds)
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake, 4096)
+
+
+def _ready(descriptors: list[int], seconds: float) -> list[int]:
+    """Return those that can be read, waiting at most so long. Not by select(2), which takes no number above 1,023."""
+    poll = select.poll()
+    for fd in descriptors:
+        poll.register(fd, select.POLLIN)
+    return [fd for fd, _ in poll.poll(max(0.0, seconds) * 1000)]

@@ -135,13 +135,13 @@ class Places:
         return path
 
 
-def mount(source: str, target: Path, kind: str, data: str = "") -> None:
+def mount(source: str, target: Path, kind: str, data: str = "", flags: int = 0) -> None:
     """Call mount(2).
 
     Raises:
         NotHere: it is not allowed, or the kernel does not have it.
     """
-    if libc.mount(source.encode(), os.fsencode(target), kind.encode(), ctypes.c_ulong(0), data.encode()) != 0:
+    if libc.mount(source.encode(), os.fsencode(target), kind.encode(), ctypes.c_ulong(flags), data.encode()) != 0:
         number = ctypes.get_errno()
         raise NotHere(f"{kind} cannot be mounted: {os.strerror(number)}")
 
