@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST_FLAGS ?= -n auto
 
-.PHONY: demo test test-containers torture lint bench docs lock format clean help
+.PHONY: demo test test-containers torture soak lint bench docs lock format clean help
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ torture: $(READY) ## kill, fail and cut the power at every step of a migration a
 	@sh scripts/install-filesystems
 	SHAREDVOL_TEST_KILLS=all SHAREDVOL_TORTURE=all $(BIN)/pytest $(PYTEST_FLAGS) \
 		tests/migrations/test_migrations_kill.py tests/sidecar/test_sidecar_torture_*.py
+
+soak: $(READY) ## replicas and sidecars under faults, every record counted (30 minutes; SHAREDVOL_SOAK_SECONDS, _SEED, _MODES)
+	@sh scripts/install-filesystems
+	@PYTHONPATH=tests:tests/sidecar:tests/soak $(BIN)/python -P -m soak
 
 lint: $(READY) ## style and types
 	$(BIN)/ruff check .

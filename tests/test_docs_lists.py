@@ -138,7 +138,7 @@ def unknown_words(command: str) -> list[str]:
 def test_make_has_the_targets_that_the_readme_names() -> None:
     if shutil.which("make") is None:
         pytest.skip("no make")
-    for target in ("demo", "test", "test-containers", "torture", "lint", "bench", "docs"):
+    for target in ("demo", "test", "test-containers", "torture", "soak", "lint", "bench", "docs"):
         # With a virtual environment that is taken for ready, nothing is installed; -n only prints.
         result = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert result.returncode == 0, result.stderr
