@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,10 @@ from sharedvol import worker_token
 from sharedvol_sidecar.claims import open_private
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.probe import OUT_OF_DESCRIPTORS, Probe, try_to_name, try_to_store
+from sharedvol_sidecar.template import is_spare, spare_names
+
+_MOST_NAMES = 1_000
+"""Names that are tried for one directory before its files are reported as failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,24 +85,53 @@ class Destination:
         self.ownership = ownership or Ownership()
         self._test_name = f"test-{mark or worker_token()}"
         self._probe = Probe(self._test)
-        self._open: dict[str, Directory] = {}
+        self._open: dict[str, tuple[Directory, str]] = {}
         self._touched: dict[str, Directory] = {}
 
     def begin(self) -> None:
         """A batch begins. Directories are looked up anew: somebody may have moved them away since."""
-        self._open = {"": self.root}
+        self._open = {"": (self.root, "")}
         self._touched = {}
 
     def locate(self, target: str) -> tuple[Directory, str]:
-        """The directory of a target, made where it is missing, and its name there.
+        """Return the directory of a target, made where it is missing, and the target's name there.
+
+        If a file has the name of a directory on the way, that directory gets another name (`spare_names`).
 
         Raises:
-            OSError: it cannot be made; FileExistsError or NotADirectoryError where a file is in the way.
+            OSError: a directory cannot be made.
         """
         path, _, name = target.rpartition("/")
-        directory = self._directory(path)
-        self._touched[path] = directory
+        directory, actual = self._directory(path)
+        self._touched[actual] = directory
         return directory, name
+
+    def actual(self, path: str) -> str:
+        """Return the path of the directory that `locate` uses for ``path``: a file may have one of its names.
+
+        Raises:
+            OSError: as for `locate`.
+        """
+        return self._directory(path)[1]
+
+    def existing(self, path: str) -> Iterator[tuple[Directory, str]]:
+        """Yield every directory that `locate` may have used for ``path`` at any time, and its path.
+
+        Raises:
+            OSError: a directory cannot be read.
+        """
+        if not path:
+            yield self.root, ""
+            return
+        above, _, name = path.rpartition("/")
+        for parent, actual in self.existing(above):
+            for spare in sorted(other for other in os.listdir(parent.fd) if is_spare(other, name)):
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    yield parent.open(spare), _join(actual, spare)
+
+    def touch(self, directory: Directory, path: str) -> None:
+        """Have `sync` make the names in a directory durable."""
+        self._touched[path] = directory
 
     def sync(self) -> dict[str, OSError]:
         """Make the names that were linked since `begin`, and those of new directories, durable.
@@ -127,7 +162,7 @@ class Destination:
     def failure_in(self, path: str) -> OSError | None:
         """Return what keeps one of its directories from taking any name, or None if nothing does."""
         try:
-            try_to_name(self._directory(path), f".{self._test_name}")
+            try_to_name(self._directory(path)[0], f".{self._test_name}")
         except OSError as error:
             return error.with_traceback(None)
         return None
@@ -141,7 +176,7 @@ class Destination:
 
     def close(self) -> None:
         """Close the directories that were opened since `begin`, but not the root."""
-        for directory in (*self._open.values(), *self._touched.values()):
+        for directory in (*(directory for directory, _ in self._open.values()), *self._touched.values()):
             if directory is not self.root:
                 directory.close()
         self._open, self._touched = {}, {}
@@ -158,17 +193,33 @@ class Destination:
     def _test(self) -> None:
         try_to_store(open_private(self.root), self._test_name, lambda fd: self.ownership.dress(fd, os.fstat(fd)))
 
-    def _directory(self, path: str) -> Directory:
+    def _directory(self, path: str) -> tuple[Directory, str]:
         found = self._open.get(path)
         if found is None:
             above, _, name = path.rpartition("/")
-            parent = self._directory(above)
-            found, made = parent.make(name)
+            parent, actual = self._directory(above)
+            directory, made, name = _make(parent, name)
             if made:
-                self.ownership.dress_directory(found)
-                self._touched[above] = parent
-            self._open[path] = found
+                self.ownership.dress_directory(directory)
+                self._touched[actual] = parent
+            found = self._open[path] = directory, _join(actual, name)
         return found
+
+
+def _make(parent: Directory, name: str) -> tuple[Directory, bool, str]:
+    """A directory, made where it is missing; whether it was; and its name, which is another if a file has the name."""
+    for number, spare in enumerate(spare_names(name), 1):
+        try:
+            return *parent.make(spare), spare
+        except OSError as error:
+            # Anything else than a directory, a symbolic link as well: it is never followed.
+            if error.errno not in (errno.ENOTDIR, errno.ELOOP) or number == _MOST_NAMES:
+                raise
+    raise AssertionError  # the names do not end
+
+
+def _join(above: str, name: str) -> str:
+    return f"{above}/{name}" if above else name
 
 
 def shares_file_system(spool: Directory, destination: Directory, mark: str) -> bool:

@@ -85,6 +85,14 @@ class Directory:
             return None
         return info.st_dev, info.st_ino
 
+    def links(self, name: str) -> int:
+        """The number of names that a file here has.
+
+        Raises:
+            OSError: there is no such name.
+        """
+        return os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_nlink
+
     @property
     def key(self) -> tuple[int, int]:
         """Its device and inode."""

@@ -311,6 +311,8 @@ class Followed:
         above, _, name = self._template.target(state.origin, state.day).rpartition("/")
         tail = os.fsencode(f"~{id}{f'.{generation}' if generation else ''}{LIVE}")
         base = os.fsdecode(os.fsencode(name)[: MAX_NAME_BYTES - len(tail)] + tail)
+        self._destination.begin()
+        above = self._destination.actual(above)
         return f"{above}/{base}" if above else base
 
     def _locate(self, path: str) -> tuple[Directory | None, str]:
@@ -319,7 +321,7 @@ class Followed:
         try:
             for parent in parents:
                 directory = directory.open(parent)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None, name
         return directory, name
 
@@ -342,6 +344,10 @@ class Followed:
             return False
         self._destination.begin()
         directory, name = self._destination.locate(path)
+        above = self._destination.actual(path.rpartition("/")[0])
+        if above != path.rpartition("/")[0]:  # a file has got the name of a directory on the way
+            self.records.replace(log, replace(log.state, live=f"{above}/{name}"))
+            return False  # the next step has it
         # A copy of an earlier generation of that number, left by a kill: it must not be taken for ours.
         self._forget_copy(log)
         log.live = os.open(

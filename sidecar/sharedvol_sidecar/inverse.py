@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 
-from sharedvol_sidecar.template import Template
+from sharedvol_sidecar.template import Template, own_name
 
 _FORMS = {
     "date": r"[0-9]{4}-[0-9]{2}-[0-9]{2}",
@@ -41,6 +41,8 @@ class Inverse:
     def read(self, path: str) -> tuple[str, str]:
         """Kind and container of a file; empty where its path does not tell."""
         told = {"kind": "", "container": ""}
+        directories, slash, name = path.rpartition("/")
+        path = "/".join(map(own_name, directories.split("/"))) + slash + name
         longest, shortest = self._longest.fullmatch(path), self._shortest.fullmatch(path)
         if longest is None or shortest is None:
             return "", ""

@@ -84,11 +84,8 @@ class Publisher:
             OSError: it cannot have a name.
         """
         directory, name, above = self._target(item)
-        if item.candidate.claimed:
-            known = self._published_before(item, directory, name)
-            if known is not None:
-                item.published, item.target = (directory, known), above + known
-                return
+        if item.candidate.claimed and self._published_before(item, directory, name, above):
+            return
         if item.staged is None and not item.in_destination and self._needs_a_copy(item):
             self._copy_instead(item)
         for final in _names(name, item):
@@ -114,7 +111,10 @@ class Publisher:
             above, slash, name = target.rpartition("/")
             target = above + slash + fit(f"{name}~")
         directory, name = self._destination.locate(target)
-        return directory, name, target[: len(target) - len(name)]
+        wanted = target[: len(target) - len(name)]
+        above = self._destination.actual(wanted[:-1])
+        item.kept_both = item.kept_both or above != wanted[:-1]
+        return directory, name, f"{above}/" if above else ""
 
     def link(self, item: Item, directory: Directory, final: str) -> None:
         """One try: FileExistsError where the name is another file's."""
@@ -147,10 +147,7 @@ class Publisher:
 
     def withdraw(self, item: Item) -> None:
         """Take back what a mover that died had published of a claim that has changed since."""
-        directory, name, above = self._target(item)
-        known = self._published_before(item, directory, name)
-        if known is not None:
-            item.published, item.target = (directory, known), above + known
+        if self._published_before(item, *self._target(item)):
             self._uncatalog(item.target)
         item.withdraw_from_destination()
 
@@ -160,14 +157,30 @@ class Publisher:
             self._destination.begin()
             self.withdraw(item)
 
-    def _published_before(self, item: Item, directory: Directory, name: str) -> str | None:
-        """The final name that a mover which died had given a claim, found by inode."""
+    def _published_before(self, item: Item, directory: Directory, name: str, above: str) -> bool:
+        """Find the final name that a mover which died had given a claim. Return whether it had given one."""
+        known = self._name_in(directory, name, item)
+        if known is None and item.source[0].links(item.source[1]) > 1:
+            # A directory on the way may have had another name at that time, because a file had its own.
+            wanted = self.directory_of(item)
+            for other, path in self._destination.existing(wanted):
+                if other.key != directory.key and (known := self._name_in(other, name, item)) is not None:
+                    directory, above = other, f"{path}/" if path else ""
+                    self._destination.touch(other, path)
+                    break
+        if known is None:
+            return False
+        item.published, item.target = (directory, known), above + known
+        return True
+
+    def _name_in(self, directory: Directory, name: str, item: Item) -> str | None:
+        """The name of a claim, or of its copy, in a directory of the destination, found by inode."""
         place, source = item.source
         ours = place.inode(source)
         for final in (name, *alternatives(name, item.info.st_mtime_ns, item.info.st_ino)):
             if directory.inode(final) == ours:
                 return final
-        if os.stat(source, dir_fd=place.fd, follow_symlinks=False).st_nlink == 1:
+        if place.links(source) == 1:
             return None
         # Its time, and so its alternative name, may have changed since: a late writer was let in when
         # the mover died. Rare, so a look at the whole directory is cheap enough.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
+import re
 import string
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from datetime import date as Date
 from enum import Enum
@@ -30,6 +33,7 @@ FIELDS = {
     "base": "the file's name alone",
 }
 _FRAMES = 256
+_SPARE = re.compile(r".+~([2-9]|[1-9][0-9]{1,8})?", re.DOTALL)
 _EPOCH = Date(1970, 1, 1).toordinal()
 _KNOWN = ", ".join(f"{{{name}}}" for name in FIELDS)
 
@@ -164,3 +168,30 @@ def alternatives(name: str, mtime_ns: int, inode: int) -> tuple[str, str]:
     moment = datetime.fromtimestamp(_seconds(mtime_ns), UTC)
     stamp = f"~{moment:%Y%m%dT%H%M%S}-{mtime_ns % 1_000_000_000:09d}"
     return fit(name, stamp), fit(name, f"{stamp}-{inode}")
+
+
+def spare_names(directory: str) -> Iterator[str]:
+    """Yield a directory's name, then the names that it gets where a file has that one: ``a~``, ``a~2`` and so on."""
+    yield directory
+    for number in itertools.count(1):
+        yield _spare(directory, number)
+
+
+def is_spare(name: str, directory: str) -> bool:
+    """Return whether `spare_names` yields ``name`` for a directory."""
+    found = _SPARE.fullmatch(name)
+    return name == directory or (found is not None and name == _spare(directory, int(found[1] or "1")))
+
+
+def own_name(directory: str) -> str:
+    """Return the name for which `spare_names` yields this one, unless it was too long."""
+    return directory.rpartition("~")[0] if _SPARE.fullmatch(directory) else directory
+
+
+def _spare(directory: str, number: int) -> str:
+    tail = "~" if number == 1 else f"~{number}"
+    raw = os.fsencode(directory)
+    if len(raw) + len(tail) <= MAX_NAME_BYTES:
+        return directory + tail
+    digest = hashlib.blake2b(raw, digest_size=8).hexdigest()
+    return os.fsdecode(raw[: MAX_NAME_BYTES - len(digest) - len(tail) - 1]) + f"~{digest}{tail}"

@@ -108,16 +108,15 @@ def row_stays() -> None:
     publish = Publisher.publish
 
     def anew(self: Publisher, item: Item) -> None:
-        if item.candidate.claimed:
-            directory, name, _ = self._target(item)
-            known = self._published_before(item, directory, name)
-            if known is not None:
-                os.rename(known, f"{known}-again", src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
-                item.published, item.target = (
-                    (directory, f"{known}-again"),
-                    f"{item.candidate.origin.kind}/{known}-again",
-                )
-                return
+        if item.candidate.claimed and self._published_before(item, *self._target(item)):
+            assert item.published is not None
+            directory, known = item.published
+            os.rename(known, f"{known}-again", src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
+            item.published, item.target = (
+                (directory, f"{known}-again"),
+                f"{item.candidate.origin.kind}/{known}-again",
+            )
+            return
         publish(self, item)
 
     Publisher.publish = anew  # type: ignore
