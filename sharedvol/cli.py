@@ -17,6 +17,7 @@ from sharedvol import FileLock, LockError, LockTimeout, SharedVolError, lint_com
 from sharedvol.doctor import command as doctor_command
 from sharedvol.errors import describe
 from sharedvol.run_locked import CannotRun, run_locked
+from sharedvol.terminal import Parser, write_error, write_line
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -91,7 +92,7 @@ def _command(
 ) -> argparse.ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
     if parent is None:
-        return argparse.ArgumentParser(prog=name, description=about, epilog=epilog, formatter_class=form)
+        return Parser(prog=name, description=about, epilog=epilog, formatter_class=form)
     summary = about.partition("\n")[0].rstrip(".:")
     return parent.add_parser(name, help=summary, description=about, epilog=epilog, formatter_class=form)
 
@@ -115,13 +116,13 @@ def _add_whoami(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def _whoami(options: argparse.Namespace) -> int:
     identity = sharedvol.whoami()
     if options.json:
-        print(json.dumps(identity.as_dict()))
+        write_line(json.dumps(identity.as_dict()))
         return 0
     made = "" if identity.raw == identity.container else f", made safe from {identity.raw!r}"
-    print(f"container    {identity.container}  (from {identity.source}{made})")
-    print(f"worker       {identity.worker}")
-    print(f"pid          {identity.pid}")
-    print(f"incarnation  {identity.incarnation or 'unknown: no /proc here'}")
+    write_line(f"container    {identity.container}  (from {identity.source}{made})")
+    write_line(f"worker       {identity.worker}")
+    write_line(f"pid          {identity.pid}")
+    write_line(f"incarnation  {identity.incarnation or 'unknown: no /proc here'}")
     return 0
 
 
@@ -168,7 +169,10 @@ def _build(options: argparse.Namespace) -> int:
         path = sharedvol.container_path(options.directory, options.name)
     else:
         path = sharedvol.log_path(options.directory)
-    sys.stdout.buffer.write(bytes(path) + b"\n")  # names need not be text
+    if sys.stdout.isatty():
+        write_line(str(path))
+    else:
+        sys.stdout.buffer.write(bytes(path) + b"\n")  # names need not be text
     return 0
 
 
@@ -176,11 +180,11 @@ def _parse(options: argparse.Namespace) -> int:
     parsed = dataclasses.asdict(sharedvol.parse_name(Path(options.path), containers=options.container))
     told = {key: value.isoformat() if isinstance(value, date) else value for key, value in parsed.items()}
     if options.json:
-        print(json.dumps(told))
+        write_line(json.dumps(told))
     else:
         for key, value in told.items():
             if value is not None:
-                print(f"{key:10} {value}")
+                write_line(f"{key:10} {value}")
     return 0
 
 
@@ -257,7 +261,7 @@ def _lock(options: argparse.Namespace) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"sharedvol: {message}", file=sys.stderr)
+    write_error(message)
     return code
 
 

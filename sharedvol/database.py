@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from sharedvol import database_url
 from sharedvol.errors import DatabaseError
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     """What a database may be named by."""
 
 _LOGIN_SECONDS: Final = 10
-_DEFAULT_DRIVERS: Final = {"mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql"}
 # Drivers that take these keywords; with them, connecting costs no further round trip.
 _AUTOCOMMIT_AT_CONNECT: Final = ("pymysql", "mysqldb", "mysqlconnector")
 _FLAGS_AT_CONNECT: Final = ("pymysql", "mysqldb")
@@ -74,36 +74,26 @@ class Database:
             return cls._from_connection(target)
         if isinstance(target, sqlalchemy.Engine):
             return cls._from_engine(target)
-        try:
-            url = sqlalchemy.make_url(target)
-        except (sqlalchemy.exc.ArgumentError, ValueError):
-            # Neither their texts nor a traceback may repeat the URL, password and all.
-            raise ValueError("not a database URL: it should look like mysql://user@host/database") from None
-        if "@" in (url.host or ""):  # the end of the password: no error about that host may show it
-            raise ValueError("the database URL has one @ too many: write that of a password as %40")
-        url = url.set(drivername=_DEFAULT_DRIVERS.get(url.drivername, url.drivername))
-        try:
-            dialect_class = url.get_dialect()
-        except (sqlalchemy.exc.NoSuchModuleError, ValueError):  # the latter of mysql+one+another
-            raise ValueError(f"SQLAlchemy knows no database {url.drivername!r}: say mysql://") from None
+        url = database_url.read_url(target)
+        dialect_class = database_url.dialect_class(url)
         if dialect_class.is_async:
-            raise ValueError(f"{url.drivername} is an asynchronous driver: say mysql:// for one that is not")
+            raise ValueError(f"{database_url.scheme(url)} is an asynchronous driver: say mysql:// for one that is not")
         try:
-            dialect = dialect_class(dbapi=dialect_class.import_dbapi())  # type: ignore[call-arg]
+            dialect = dialect_class(dbapi=dialect_class.import_dbapi())
         except ModuleNotFoundError as error:
             remedy = "; install sharedvol[mysql]" if url.drivername.endswith("+pymysql") else ""
-            raise DatabaseError(f"the driver of {url.drivername} is not installed: {error}{remedy}") from error
+            kind = database_url.scheme(url)
+            raise DatabaseError(f"the driver of {kind} is not installed: {error}{remedy}") from error
+        database_url.check_options(url, dialect)
         return cls._connect(url, dialect, patience)
 
     @classmethod
     def _connect(cls, url: URL, dialect: Dialect, patience: float | None) -> Database:
-        import sqlalchemy
-
-        label = _label(url)
+        label = database_url.label(url)
         try:
             arguments, options = dialect.create_connect_args(url)
-        except (sqlalchemy.exc.ArgumentError, ValueError) as error:
-            raise ValueError(f"the URL of {label} has an option that cannot be used: {error}") from None
+        except Exception:  # of a dialect whose options are not checked before
+            raise ValueError(f"the URL of {label} has an option that cannot be used") from None
         if dialect.driver in _AUTOCOMMIT_AT_CONNECT:
             options.setdefault("autocommit", True)
         if dialect.driver in _FLAGS_AT_CONNECT:
@@ -117,11 +107,11 @@ class Database:
             options["read_timeout"] = patience or _LOGIN_SECONDS
         if dialect.name == "sqlite":
             options["isolation_level"] = None  # autocommit, whatever the version of Python
-        with _told(dialect, None, f"cannot connect to {label}"):
+        with _told(dialect, None, f"cannot connect to {label}", url):
             try:
                 raw = dialect.connect(*arguments, **options)
-            except TypeError as error:
-                raise ValueError(f"an option in the URL of {label} is none of {dialect.driver}: {error}") from error
+            except (TypeError, ValueError, AttributeError, LookupError):
+                raise ValueError(f"the URL of {label} has an option that {dialect.driver} cannot use") from None
         if impatient and patience is None:
             raw._read_timeout = None  # the log-in is over
         again = functools.partial(cls._connect, url, dialect, _LOGIN_SECONDS)
@@ -133,8 +123,8 @@ class Database:
 
         if engine.dialect.is_async:
             raise ValueError(f"{engine.dialect.driver} is an asynchronous driver: use an engine of one that is not")
-        label = _label(engine.url)
-        with _told(engine.dialect, None, f"cannot connect to {label}"):
+        label = database_url.label(engine.url)
+        with _told(engine.dialect, None, f"cannot connect to {label}", engine.url):
             try:
                 # An empty pool of the same making: the engine's own may be exhausted, by those who wait for us, and
                 # has its parent's connections in a forked child.
@@ -158,7 +148,7 @@ class Database:
         import sqlalchemy
 
         engine = connection.engine
-        label = _label(engine.url)
+        label = database_url.label(engine.url)
         try:
             raw = connection.connection.driver_connection
         except sqlalchemy.exc.SQLAlchemyError as error:
@@ -336,28 +326,25 @@ def _compiled(dialect_class: Any, paramstyle: str, sql: str) -> tuple[str, tuple
 
 
 @contextlib.contextmanager
-def _told(dialect: Dialect, raw: Any, what: str) -> Iterator[None]:
-    """Raise what the driver raises as an error of ours."""
+def _told(dialect: Dialect, raw: Any, what: str, url: URL | None = None) -> Iterator[None]:
+    """Raise what the driver raises as an error of ours; without the secrets of ``url``, where it may repeat them."""
     driver_error = dialect.loaded_dbapi.Error
     try:
         yield
     except driver_error as error:
-        raise _as_ours(dialect, raw, what, error) from error
+        raise _as_ours(dialect, raw, what, error, url) from error
     except (OSError, RuntimeError) as error:  # PyMySQL: the socket, or a missing package for the log-in
-        raise DatabaseError(f"{what}: {error}", lost=True) from error
+        words = str(error) if url is None else database_url.redact(str(error), url)
+        raise DatabaseError(f"{what}: {words}", lost=True) from error
 
 
-def _as_ours(dialect: Dialect, raw: Any, what: str, error: BaseException | None) -> DatabaseError:
+def _as_ours(
+    dialect: Dialect, raw: Any, what: str, error: BaseException | None, url: URL | None = None
+) -> DatabaseError:
     code = error.args[0] if error is not None and error.args and isinstance(error.args[0], int) else None
     words = str(error.args[1] if code is not None and len(error.args) > 1 else error)  # type: ignore[union-attr]
     lost = raw is None or code == 0 or bool(dialect.is_disconnect(error, raw, None))  # type: ignore[arg-type]
     words = words or "the connection is closed"
+    if url is not None:
+        words = database_url.redact(words, url)
     return DatabaseError(f"{what}: {words}" + (f" (error {code})" if code else ""), code, lost=lost)
-
-
-def _label(url: URL) -> str:
-    if url.drivername.startswith("sqlite"):
-        return f"SQLite {url.database or ':memory:'!r}"
-    user = f"{url.username}@" if url.username else ""
-    port = f":{url.port}" if url.port else ""
-    return f"{user}{url.host or 'localhost'}{port}/{url.database or ''}"

@@ -12,8 +12,7 @@ import sys
 from collections.abc import Iterable
 from typing import Final
 
-from sharedvol.printable import shown
-from sharedvol.terminal import write_line
+from sharedvol.terminal import write_error, write_line
 
 SEVERITIES: Final = ("error", "warning", "note")
 READERS: Final = ("auto", "compose", "files")
@@ -141,7 +140,7 @@ def _look(options: argparse.Namespace) -> int:
     try:
         report = lint(options.files, asked)
     except LintError as error:
-        write_line(f"sharedvol: {shown(str(error))}", sys.stderr)
+        write_error(str(error))
         return EXIT_UNREADABLE
     if options.json:
         _print([json.dumps(report.as_dict(), indent=2)])
@@ -160,6 +159,7 @@ def _default_files() -> list[str]:
 
 
 def _print(lines: Iterable[str]) -> int:
-    for line in lines:
-        write_line(line, sys.stdout)
+    for text in lines:
+        for line in text.split("\n"):  # of JSON and explanations: what others wrote has no line breaks by now
+            write_line(line, sys.stdout)
     return 0

@@ -10,6 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from sharedvol import database_url
 from sharedvol.errors import (
     AheadError,
     DatabaseError,
@@ -20,8 +21,11 @@ from sharedvol.errors import (
     LockUnsafeError,
     ManifestError,
     SharedVolError,
+    describe,
 )
 from sharedvol.migrations import AlembicMigrations, MigrationCoordinator, MigrationStatus, Step, Survey
+from sharedvol.printable import message
+from sharedvol.terminal import write_error, write_line
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -163,7 +167,7 @@ def _run(options: argparse.Namespace) -> int:
         _print_json(status.as_dict())
     else:
         applied = f"{status.newly_applied} applied" if status.newly_applied else "nothing to apply"
-        print(f"{applied}, {status.total_migrations} in all: {_in_words(status)}")
+        write_line(f"{applied}, {status.total_migrations} in all: {_in_words(status)}")
         _print_findings(status)
     return 0
 
@@ -188,11 +192,11 @@ def _plan(options: argparse.Namespace) -> int:
             }
         )
         return 0
-    print(f"{len(survey.pending)} of {len(survey.names)} migrations would be applied")
+    write_line(f"{len(survey.pending)} of {len(survey.names)} migrations would be applied")
     renamed = {new: old for old, new in survey.renames}
     for name in survey.pending:
         count = survey.statements.get(name)
-        print(
+        write_line(
             f"  {name}"
             + (f"  {count} statements" if count is not None else "")
             + (f"  (recorded as {renamed[name]}: only its row is renamed)" if name in renamed else "")
@@ -212,14 +216,14 @@ def _status(options: argparse.Namespace) -> int:
         _print_json(status.as_dict())
     else:
         applied = status.total_migrations - status.pending_migrations
-        print(f"{applied} of {status.total_migrations} migrations are applied: {_in_words(status)}")
+        write_line(f"{applied} of {status.total_migrations} migrations are applied: {_in_words(status)}")
         for name in status.pending:
-            print(f"  pending: {name}")
+            write_line(f"  pending: {name}")
         _print_findings(status)
         if status.lock_holder:
             holder = status.lock_holder
             who = f" ({holder['user']} from {holder['host']})" if holder["user"] else ""
-            print(f"  the lock {status.lock_name!r} is held by connection {holder['connection_id']}{who}")
+            write_line(f"  the lock {status.lock_name!r} is held by connection {holder['connection_id']}{who}")
     return EXIT_PENDING if status.pending else 0
 
 
@@ -247,10 +251,6 @@ def _coordinator(options: argparse.Namespace, **more: Any) -> MigrationCoordinat
 
 def _url(options: argparse.Namespace) -> URL:
     """The database's URL with its password, from wherever that is."""
-    try:
-        import sqlalchemy
-    except ModuleNotFoundError as error:
-        raise UsageError("SQLAlchemy is not installed, which databases need: install sharedvol[mysql]") from error
     text = options.url
     if text.startswith("env:"):
         name = text.removeprefix("env:")
@@ -258,10 +258,11 @@ def _url(options: argparse.Namespace) -> URL:
         if not text:
             raise UsageError(f"the environment variable {name} is not set: it should hold the database's URL")
     try:
-        url = sqlalchemy.make_url(text)
-    except (sqlalchemy.exc.ArgumentError, ValueError):  # the latter from a port that is no number
-        # Not repeated here: it may hold a password.
-        raise UsageError("URL is not a database URL: it should look like mysql://user@host/database") from None
+        url = database_url.read_url(text)
+    except ModuleNotFoundError as error:
+        raise UsageError("SQLAlchemy is not installed, which databases need: install sharedvol[mysql]") from error
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     if url.drivername.startswith("sqlite"):
         if options.password_file:
             raise UsageError("an SQLite file has no password: leave --password-file out")
@@ -271,8 +272,11 @@ def _url(options: argparse.Namespace) -> URL:
         try:
             with open(path, encoding="utf-8") as file:
                 return url.set(password=file.read().rstrip("\r\n"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"cannot read the password file {path!r}: {error}") from error
+        except (OSError, ValueError) as error:
+            # The path is not repeated: it may be the password itself, by a mistake.
+            named = "--password-file" if options.password_file else PASSWORD_FILE
+            reason = describe(error) if isinstance(error, OSError) else "it does not hold text"
+            raise UsageError(f"cannot read the password file that {named} names: {reason}") from None
     if PASSWORD in os.environ:
         return url.set(password=os.environ[PASSWORD])
     return url
@@ -338,10 +342,12 @@ class _Progress:
             return
         if self._terminal:
             text = text if len(text) < 160 else text[:157] + "..."
-            print(f"\r\x1b[K{text}", end="" if passing else "\n", file=sys.stderr, flush=True)
+            sys.stderr.write("\r\x1b[K" + message(text) + "\n" * (not passing))
+            sys.stderr.flush()
             self._open = passing
         else:
-            print(text, file=sys.stderr, flush=True)
+            write_line(message(text), sys.stderr)
+            sys.stderr.flush()
 
 
 def _in_words(status: MigrationStatus) -> str:
@@ -350,17 +356,17 @@ def _in_words(status: MigrationStatus) -> str:
 
 def _print_findings(found: MigrationStatus | Survey) -> None:
     for one in found.half_applied:
-        print(f"  half-applied: {one}")
+        write_line(f"  half-applied: {one}")
     for name in found.drifted:
-        print(f"  changed since it was applied: {name}")
+        write_line(f"  changed since it was applied: {name}")
     for name in found.ahead:
-        print(f"  applied, but not among these files: {name}")
+        write_line(f"  applied, but not among these files: {name}")
 
 
 def _print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(value))
+    write_line(json.dumps(value))
 
 
 def _fail(error: SharedVolError) -> int:
-    print(f"sharedvol: {error}", file=sys.stderr)
+    write_error(str(error))
     return next((code for kind, code in _CODES if isinstance(error, kind)), EXIT_FAILED)

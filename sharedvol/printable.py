@@ -1,11 +1,52 @@
-"""Text that others wrote, made fit for a terminal."""
+"""Make text that other programs wrote fit for a terminal: no control characters, no credentials."""
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
+# A password may hold anything, also quotes, blanks and @. So what is hidden ends at the last @ of the text.
+_CREDENTIALS: Final = re.compile(
+    r"(?P<scheme>[\w+.-]*:/+)(?P<login>.*)@"
+    r"|(?<![^\s'\"=])[^\s'\"@/:]+:\S+@(?=[\w.\[-])",  # without a scheme: user:password@host
+    re.DOTALL,
+)
+_OPTIONS: Final = re.compile(r"(://[^\s'\"?]*\?)[^\s'\"]+")
+ACCOUNT: Final = re.compile(r"[a-z][a-z_-]{0,15}")
+"""A user of a URL that is certainly not a password. It is named also where no password is next to it."""
+
 
 def shown(text: str) -> str:
-    """``text`` for a terminal: what is not printable as an escape, and the backslash, so that none is forged."""
+    """Return ``text`` with escapes for what is not printable, and for the backslash, so that no escape is forged."""
+    return escape_unprintable(text.replace("\\", "\\\\"))
+
+
+def escape_unprintable(text: str) -> str:
+    r"""Return ``text`` with escapes such as ``\n`` or ``\u202e`` for what is not printable.
+
+    Control characters, line breaks, direction overrides and lone surrogates (bytes that are not UTF-8) are not
+    printable. Text that was escaped before stays as it is.
+    """
+    if text.isprintable():
+        return text
     return "".join(
-        letter if letter.isprintable() and letter != "\\" else letter.encode("unicode_escape").decode()
-        for letter in text
+        letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode() for letter in text
     )
+
+
+def hide_credentials(text: str) -> str:
+    """Return ``text`` with ``***`` for user, password and options of every URL in it."""
+    if "@" in text:
+        text = _CREDENTIALS.sub(_hidden, text)
+    return _OPTIONS.sub(r"\1***", text) if "://" in text else text
+
+
+def _hidden(found: re.Match[str]) -> str:
+    if found["login"] is not None and ACCOUNT.fullmatch(found["login"]):
+        return found[0]
+    return f"{found['scheme'] or ''}***@"
+
+
+def message(text: str) -> str:
+    """Return an error or a report as one line for a terminal: escaped, and without credentials."""
+    return escape_unprintable(hide_credentials(text))

@@ -15,7 +15,7 @@ from sharedvol.errors import describe
 from sharedvol.locks import Holder
 from sharedvol.printable import shown
 from sharedvol.status import KINDS, Backlog, Lock, Status, look
-from sharedvol.terminal import Progress, write_line
+from sharedvol.terminal import Progress, write_error, write_line
 from sharedvol.volume import Replica
 
 EXIT_DIRECTORY: Final = 66  # EX_NOINPUT of sysexits.h
@@ -70,7 +70,7 @@ def _run(options: argparse.Namespace) -> int:
             errno.ENOTDIR: "name the volume's directory",
             errno.EACCES: "run this as a user who may read it",
         }.get(error.errno or 0, "see the reason")
-        sys.stderr.write(f"sharedvol: cannot read {options.directory!r}: {describe(error)}; {hint}\n")
+        write_error(f"cannot read {options.directory!r}: {describe(error)}; {hint}")
         return EXIT_DIRECTORY
     progress = Progress(sys.stderr, time.monotonic, every=0.2)
     try:

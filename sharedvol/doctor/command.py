@@ -19,7 +19,7 @@ from sharedvol.doctor.report import Report, Verdict
 from sharedvol.doctor.side import PATIENCE
 from sharedvol.errors import describe
 from sharedvol.printable import shown
-from sharedvol.terminal import Progress, write_line
+from sharedvol.terminal import Progress, write_error, write_line
 
 CODES: Final[dict[Verdict, int]] = {"ok": 0, "unknown": 1, "degraded": 1, "unsafe": 3}
 EXIT_DIRECTORY: Final = 66  # EX_NOINPUT of sysexits.h
@@ -137,7 +137,7 @@ def _with_peer(report: Report, options: argparse.Namespace, progress: Callable[[
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"sharedvol: {message}\n")
+    write_error(message)
     return code
 
 

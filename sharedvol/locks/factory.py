@@ -99,17 +99,17 @@ def _path(base: str, name: str | None) -> str:
     if not slash or host not in ("", "localhost"):
         raise ValueError("a file's URL names a host, or has too few slashes: say file:///path, which is absolute")
     if "?" in rest:
-        raise ValueError(f"{base!r}: a file has no options; write a ? in its path as %3F")
+        raise ValueError("the lock's URL: a file has no options; write a ? in its path as %3F")
     path = slash + _decoded(rest)
     if any(character < " " or character == "\x7f" for character in path):
-        raise ValueError(f"{base!r}: no control characters in a lock's path")
+        raise ValueError("the lock's URL: no control characters in a lock's path")
     if name is not None:
         file = f"{name}.lock"
         if name.startswith((".", "-")) or len(os.fsencode(file)) > _NAME_MAX:
             raise ValueError(f"lock name {name!r}: as a file name it must not begin with . or -, nor be that long")
         return os.path.join(path, file)
     if path.endswith("/"):
-        raise ValueError(f"{base!r} is a directory: give the lock's name, too")
+        raise ValueError("the lock's URL is a directory: give the lock's name, too")
     return path
 
 

@@ -7,8 +7,6 @@ every line is valid UTF-8.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,19 +20,26 @@ from sharedvol import SharedVolError
 from sharedvol.errors import describe
 from sharedvol_sidecar.catalog import Catalog, CatalogError, Filters, Row
 from sharedvol_sidecar.catalog_names import escape
+from sharedvol_sidecar.catalog_session import check_url
 from sharedvol_sidecar.claims import PRIVATE
-from sharedvol_sidecar.config_option import config_option
+from sharedvol_sidecar.config_option import config_option, source_of
 from sharedvol_sidecar.console import (
     EXIT_CONFIG,
     EXIT_FAILED,
     Failure,
+    drop_output,
     parse_moment,
+    report,
+    say,
+    say_json,
     time_words,
+    unusable,
 )
 from sharedvol_sidecar.directories import Directory, open_root
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.inverse import Inverse
 from sharedvol_sidecar.rebuild import Rebuild
+from sharedvol_sidecar.settings import named
 from sharedvol_sidecar.template import DEFAULT, Template
 from sharedvol_sidecar.text import plain, size
 from sharedvol_sidecar.tree import Tree
@@ -58,7 +63,7 @@ def catalog_options(command: Callable[..., None]) -> Callable[..., None]:
         "--catalog",
         metavar="URL",
         envvar="SHAREDVOL_CATALOG",
-        callback=_not_none,
+        callback=_usable,
         help="mysql://user@host/database, or sqlite:///file. [default: COLLECTED/.sharedvol/catalog.db]",
     )(command)
     return config_option(_to_option(command))
@@ -75,9 +80,13 @@ def _to_option(command: Callable[..., None]) -> Callable[..., None]:
     )(command)
 
 
-def _not_none(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+def _usable(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     if value == "none":
         raise Failure("there is no catalog: the setting 'catalog' is none", EXIT_CONFIG)
+    try:
+        check_url(value or "")
+    except ConfigError as error:
+        raise Failure(f"{named('catalog', source_of(context, parameter))}: {error}", EXIT_CONFIG) from None
     return value
 
 
@@ -105,10 +114,10 @@ def ls_command(to: Path, catalog: str | None, as_json: bool, **filters: Any) -> 
         with opened(to, catalog, create=False) as (rows, _):
             for row in rows.rows(chosen):
                 if as_json:
-                    print_json(as_json_row(row))
+                    say_json(as_json_row(row))
                 else:
                     container = escape(row.container) or "-"
-                    click.echo(
+                    say(
                         f"{time_words(row.collected_at):20}  {size(row.size):>10}  {escape(row.kind) or '-':8}  "
                         f"{container:12}  {escape(row.path)}"
                     )
@@ -138,12 +147,12 @@ def verify_command(to: Path, catalog: str | None, as_json: bool, **filters: Any)
                 work.uncatalogued()
     counts = work.counts
     if as_json:
-        print_json({"summary": counts.as_dict()})
+        say_json({"summary": counts.as_dict()})
     else:
         compared = f"compared {counts.files} files, read {size(counts.bytes)}"
-        click.echo(compared + f"; {counts.without_digest} by size alone" * bool(counts.without_digest))
+        say(compared + f"; {counts.without_digest} by size alone" * bool(counts.without_digest))
         said = [f"{getattr(counts, name)} {name}" for name in PROBLEMS if getattr(counts, name)]
-        click.echo(", ".join(said) or "all is as it was collected")
+        say(", ".join(said) or "all is as it was collected")
     if not counts.good:
         sys.exit(EXIT_FAILED)
 
@@ -177,11 +186,11 @@ def rebuild_command(to: Path, catalog: str | None, template: str, as_json: bool)
             work = Rebuild(rows, Tree(root), inverse, _teller(bar, as_json), bar.update)
             counts = work.run()
     if as_json:
-        print_json({"summary": counts.as_dict()})
+        say_json({"summary": counts.as_dict()})
     else:
-        click.echo(f"read {counts.files} files, {size(counts.bytes)}")
+        say(f"read {counts.files} files, {size(counts.bytes)}")
         changes = ("kept", "added", "replaced", "completed", "dropped", "unreadable")
-        click.echo("rows: " + ", ".join(f"{getattr(counts, name)} {name}" for name in changes))
+        say("rows: " + ", ".join(f"{getattr(counts, name)} {name}" for name in changes))
     if counts.unreadable:
         sys.exit(EXIT_FAILED)
 
@@ -197,10 +206,9 @@ def finish() -> Iterator[None]:
     except SharedVolError as error:
         raise Failure(str(error), EXIT_FAILED) from None
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains at its end
+        drop_output()
     except OSError as error:
-        where = f" {os.fsdecode(error.filename)!r}" if isinstance(error.filename, str | bytes) else ""
-        raise Failure(f"cannot go on{where}: {describe(error)}; see that --to can be read", EXIT_FAILED) from None
+        raise unusable(error, EXIT_FAILED) from None
 
 
 @contextlib.contextmanager
@@ -236,17 +244,12 @@ def add_indexes(catalog: Catalog) -> None:
         nonlocal noted
         if not noted and time.monotonic() - began > _QUIET:
             noted = True
-            click.echo(f"making the indexes of catalog {catalog.label}", err=True)
+            report(f"making the indexes of catalog {catalog.label}")
 
     try:
         catalog.improve(note)
     except CatalogError as error:
-        click.echo(f"note: {plain(str(error))}; this command takes longer without", err=True)
-
-
-def print_json(record: dict[str, Any]) -> None:
-    """One line."""
-    click.echo(json.dumps(record, ensure_ascii=False))
+        report(f"note: {plain(str(error))}; this command takes longer without")
 
 
 def as_json_row(row: Row) -> dict[str, Any]:
@@ -292,8 +295,8 @@ def _teller(bar: Any, as_json: bool) -> Callable[[Finding], None]:
     def tell(finding: Finding) -> None:
         with bar.external_write_mode(file=sys.stderr):
             if as_json:
-                print_json({"problem": finding.problem, "path": escape(finding.path), "detail": finding.detail})
+                say_json({"problem": finding.problem, "path": escape(finding.path), "detail": finding.detail})
             else:
-                click.echo(f"{finding.problem}: {escape(finding.path)}: {plain(finding.detail)}")
+                say(f"{finding.problem}: {escape(finding.path)}: {plain(finding.detail)}")
 
     return tell

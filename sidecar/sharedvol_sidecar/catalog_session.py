@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
-from sharedvol import FileLock, LockError
+from sharedvol import FileLock, LockError, database_url
 from sharedvol.errors import describe
 from sharedvol_sidecar import catalog_schema
 from sharedvol_sidecar.catalog_indexes import LONGEST, add_indexes
@@ -51,33 +51,53 @@ _REMEDIES: Final = {
 }
 
 
-def read_url(text: str) -> sa.URL:
-    """The URL of a catalog, with the driver.
+def read_url(text: str, *, options: bool = True) -> sa.URL:
+    """Return the URL of a catalog, with the driver.
+
+    Args:
+        text: the URL.
+        options: check its options, too.
 
     Raises:
-        ConfigError: it is none, or of a database that no catalog can be in. The text is not repeated: it may hold
-            a password.
+        ConfigError: it is not a URL, names a database that cannot hold a catalog, or has an option that the driver
+            does not take. The text is not repeated, because it may hold a password.
     """
+    if not text.startswith("sqlite") and text.count("@") > 1:
+        raise ConfigError("it has '@' more than once: in a name, a password or an option write %40 for it")
     try:
-        url = sa.make_url(text)
-    except (sa.exc.ArgumentError, ValueError):
-        raise ConfigError("the catalog's URL is none: it should look like mysql://user@host/database") from None
-    # SQLAlchemy's mysql asks which of the two the server is.
-    driver = re.sub("^mariadb(?=[+]|$)", "mysql", url.drivername)
-    url = url.set(drivername="mysql+pymysql" if driver == "mysql" else driver)
-    try:
-        dialect: Any = url.get_dialect()
-    except (sa.exc.NoSuchModuleError, ValueError):
-        raise ConfigError(f"SQLAlchemy knows no database {url.drivername!r}: say mysql:// or sqlite:///") from None
+        url = database_url.read_url(text)
+        # SQLAlchemy's mysql asks which of the two the server is.
+        url = url.set(drivername=re.sub("^mariadb(?=[+]|$)", "mysql", url.drivername))
+        dialect: Any = database_url.dialect_class(url)
+    except ValueError as error:
+        raise ConfigError(str(error).replace("not a database URL", "the catalog's URL is none")) from None
     if dialect.is_async or dialect.name not in ("sqlite", "mysql"):
-        raise ConfigError(f"a catalog cannot be in {url.drivername}: say mysql:// or sqlite:///")
+        raise ConfigError(f"a catalog cannot be in {database_url.scheme(url)}: say mysql:// or sqlite:///")
     if dialect.name == "sqlite":
         if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
             raise ConfigError("the catalog's SQLite URL names no file: say sqlite:////path/to/catalog.db")
-        return url.set(database=os.path.abspath(url.database))
-    if not url.database:
+        url = url.set(database=os.path.abspath(url.database))
+    elif not url.database:
         raise ConfigError("the catalog's URL names no database: say mysql://user@host/database")
+    if not options:
+        return url
+    try:
+        database_url.check_options(url, dialect(dbapi=dialect.import_dbapi()))
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"the driver of {database_url.scheme(url)} is not installed: {error}") from None
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     return url
+
+
+def check_url(text: str, *, options: bool = True) -> None:
+    """Check the setting ``catalog``: a URL, empty for the file in the destination, or ``none``.
+
+    Raises:
+        ConfigError: as `read_url`.
+    """
+    if text not in ("", "none"):
+        read_url(text, options=options)
 
 
 class Session:
@@ -93,7 +113,7 @@ class Session:
     def __init__(self, url: sa.URL, *, create: bool) -> None:
         self._url, self._create = url, create
         self.path = Path(url.database or "") if url.drivername.startswith("sqlite") else None
-        self.label = repr(str(self.path)) if self.path else _label(url)
+        self.label = repr(str(self.path)) if self.path else database_url.label(url)
         self._connection: sa.Connection | None = None
         self._inherited: list[sa.Connection] = []
         self._pid = os.getpid()
@@ -101,9 +121,9 @@ class Session:
         try:
             self._engine = self._make_engine(_ANSWER)
         except ModuleNotFoundError as error:
-            raise ConfigError(f"the driver of {url.drivername} is not installed: {error}") from None
-        except (sa.exc.ArgumentError, TypeError, ValueError) as error:
-            raise ConfigError(f"the URL of catalog {self.label} has an option that cannot be used: {error}") from None
+            raise ConfigError(f"the driver of {database_url.scheme(url)} is not installed: {error}") from None
+        except (sa.exc.ArgumentError, TypeError, ValueError):  # whose texts may repeat the option's value
+            raise ConfigError(f"the URL of catalog {self.label} has an option that cannot be used") from None
         self.statements = Statements(self._engine.dialect)
         self._indexes: frozenset[str] = frozenset()
         self.queries = PageQueries(self._engine.dialect, self._indexes)
@@ -209,7 +229,12 @@ class Session:
         return self._connection
 
     def _connect(self) -> None:
-        connection = self._connection = self._engine.connect()
+        try:
+            connection = self._connection = self._engine.connect()
+        except (TypeError, ValueError, AttributeError, LookupError):  # whose texts may repeat an option's value
+            raise ConfigError(
+                f"the URL of catalog {self.label} has an option that {self._engine.dialect.driver} cannot use"
+            ) from None
         if self.path is not None:
             for pragma in (f"journal_mode = {_journal(self.path)}", "synchronous = FULL"):
                 connection.exec_driver_sql(f"PRAGMA {pragma}")
@@ -269,13 +294,16 @@ class Session:
             return CatalogError(f"{begin}{error}")
         if isinstance(error, OSError) and not isinstance(error, CatalogError):
             remedy = "free some space" if error.errno == errno.ENOSPC else "see that its directory can be written"
-            words = describe(error) if self.path else str(error)
+            words = describe(error) if self.path else database_url.redact(str(error), self._url)
             return CatalogError(f"{begin}{words}; {remedy if self.path else 'see that the server runs'}")
         driver = _driver_error(self._engine, error)
         if driver is None:
-            return CatalogError(f"{begin}{error}") if isinstance(error, sa.exc.SQLAlchemyError | RuntimeError) else None
+            if not isinstance(error, sa.exc.SQLAlchemyError | RuntimeError):
+                return None
+            return CatalogError(f"{begin}{database_url.redact(str(error), self._url)}")
         if self.path is None:
             words = ", ".join(str(part) for part in driver.args[1:]) or str(driver) or "the connection is closed"
+            words = database_url.redact(words, self._url)
             code = f" (error {driver.args[0]})" if driver.args and isinstance(driver.args[0], int) else ""
             return CatalogError(f"{begin}{words}{code}; see that the server runs and that the account may write there")
         number = getattr(driver, "sqlite_errorcode", 0) & 0xFF
@@ -304,9 +332,3 @@ def _inode(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return info.st_dev, info.st_ino
-
-
-def _label(url: sa.URL) -> str:
-    user = f"{url.username}@" if url.username else ""
-    port = f":{url.port}" if url.port else ""
-    return f"{user}{url.host or 'localhost'}{port}/{url.database}"

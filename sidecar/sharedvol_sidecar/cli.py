@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import signal
+from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 import click
 
 import sharedvol
+from sharedvol.printable import message
 
 _COMMANDS = {
     "once": "collect_commands",
@@ -38,6 +42,24 @@ class _Commands(click.Group):
             signal.signal(signal.SIGTERM, _leave)
         command: click.Command = getattr(importlib.import_module(f"sharedvol_sidecar.{module}"), f"{cmd_name}_command")
         return command
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        with _escaped():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _escaped():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _escaped() -> Iterator[None]:
+    """Escape what click's own errors repeat of the arguments, and hide the credentials of a URL there."""
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = message(error.message)  # type: ignore[misc] # click calls it final, and keeps it writable
+        raise
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Callable
@@ -14,10 +13,9 @@ import structlog
 from tqdm import tqdm
 
 from sharedvol import SharedVolError
-from sharedvol.errors import describe
 from sharedvol_sidecar import service
 from sharedvol_sidecar.collector import tune_memory
-from sharedvol_sidecar.console import EXIT_CONFIG, EXIT_FAILED, Failure
+from sharedvol_sidecar.console import EXIT_CONFIG, EXIT_FAILED, Failure, report, say, say_json, unusable
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.job import Job
 from sharedvol_sidecar.jobs import job
@@ -89,7 +87,7 @@ def once_command(as_json: bool, **flags: Any) -> None:
             if event.name == "followed":
                 return
             with bar.external_write_mode(file=sys.stderr):
-                click.echo(f"{event.name}: {plain(event.path)}{': ' * bool(event.path)}{event.detail}", err=True)
+                report(f"{event.name}: {plain(event.path)}{': ' * bool(event.path)}{plain(event.detail)}")
 
         def progress(tally: Tally) -> None:
             bar.update(tally.collected - bar.n)
@@ -101,11 +99,12 @@ def once_command(as_json: bool, **flags: Any) -> None:
         except SharedVolError as error:
             raise Failure(str(error), EXIT_FAILED) from None
         except OSError as error:
-            raise _unusable(error, EXIT_FAILED if bar.n else EXIT_CONFIG) from None
+            raise unusable(error, EXIT_FAILED if bar.n else EXIT_CONFIG) from None
     if as_json:
-        click.echo(json.dumps(tally.as_dict()))
+        say_json(tally.as_dict())
     else:
-        click.echo(summary(tally))
+        for line in summary(tally).splitlines():
+            say(line)
     if tally.failed or tally.uncatalogued:
         sys.exit(EXIT_FAILED)
 
@@ -141,7 +140,7 @@ def run_command(verbose: bool, **flags: Any) -> None:
     except SharedVolError as error:
         raise Failure(str(error), EXIT_FAILED) from None
     except OSError as error:
-        raise _unusable(error) from None
+        raise unusable(error, EXIT_CONFIG) from None
 
 
 def summary(tally: Tally) -> str:
@@ -186,8 +185,3 @@ def as_job(settings: Settings) -> Job:
         return job(settings)
     except ConfigError as error:
         raise Failure(str(error), EXIT_CONFIG) from None
-
-
-def _unusable(error: OSError, code: int = EXIT_CONFIG) -> Failure:
-    where = f" {error.filename!r}" if isinstance(error.filename, str | bytes) else ""
-    return Failure(f"cannot go on{where}: {describe(error)}; see that --from and --to can be written", code)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
 from sharedvol import SharedVolError
+from sharedvol.database_url import without_secrets
 from sharedvol.errors import describe
 from sharedvol_sidecar.catalog import Catalog
 from sharedvol_sidecar.catalog_session import read_url
 from sharedvol_sidecar.collect_commands import settings_options
-from sharedvol_sidecar.console import EXIT_CONFIG, EXIT_FAILED, Failure
+from sharedvol_sidecar.console import EXIT_CONFIG, EXIT_FAILED, Failure, say, say_json
 from sharedvol_sidecar.directories import open_root
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.jobs import job
@@ -36,14 +36,14 @@ def show_command(as_json: bool, **flags: Any) -> None:
 
     Exit codes: 0 done, 2 wrong settings.
     """
-    settings, sources = _loaded(flags)
+    settings, sources = _loaded(flags, options=False)
     shown = {name: _shown(settings, name) for name in FIELDS}
     if as_json:
-        click.echo(json.dumps({name: {"value": shown[name], "from": sources[name]} for name in FIELDS}))
+        say_json({name: {"value": shown[name], "from": sources[name]} for name in FIELDS})
         return
     width = max(map(len, FIELDS))
     for name in FIELDS:
-        click.echo(f"{name:{width}}  {plain(_in_words(shown[name])):40}  {plain(sources[name])}".rstrip())
+        say(f"{name:{width}}  {plain(_in_words(shown[name])):40}  {plain(sources[name])}".rstrip())
 
 
 @config_command.command(name="check")
@@ -67,14 +67,14 @@ def check_command(**flags: Any) -> None:
         raise Failure(str(error), EXIT_FAILED) from None
     except OSError as error:
         raise Failure(f"cannot use {str(settings.to)!r}: {describe(error)}", EXIT_FAILED) from None
-    click.echo("the settings are good")
+    say("the settings are good")
 
 
-def _loaded(flags: dict[str, Any]) -> tuple[Settings, dict[str, str]]:
+def _loaded(flags: dict[str, Any], *, options: bool = True) -> tuple[Settings, dict[str, str]]:
     config = flags.pop("config", None)
     named = {name.rstrip("_"): value for name, value in flags.items()}
     try:
-        settings = load(named, config)
+        settings = load(named, config, options=options)
         given = collect(named, config)
     except ConfigError as error:
         raise Failure(str(error), EXIT_CONFIG) from None
@@ -91,14 +91,7 @@ def _shown(settings: Settings, name: str) -> Any:
 
 
 def _without_password(url: str) -> str:
-    if url in ("", "none"):
-        return url
-    try:
-        made = read_url(url)
-    except ConfigError:
-        return "***"  # nobody knows which part of it is the password
-    shown = made.set(query={}).render_as_string(hide_password=True)
-    return f"{shown}?***" if made.query else shown
+    return url if url in ("", "none") else without_secrets(read_url(url, options=False))
 
 
 def _in_words(value: Any) -> str:

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from sharedvol_sidecar.console import EXIT_CONFIG, Failure
 from sharedvol_sidecar.errors import ConfigError
-from sharedvol_sidecar.settings import collect
+from sharedvol_sidecar.settings import FLAG, collect, variable
+
+_SOURCES = "sharedvol_sidecar.sources"
 
 
 def config_option(command: Callable[..., None]) -> Callable[..., None]:
@@ -33,6 +36,19 @@ def _defaults(context: click.Context, parameter: click.Parameter, config: Path |
     except ConfigError as error:
         raise Failure(str(error), EXIT_CONFIG) from None
     context.default_map = {name: _as_text(value) for name, (value, _) in given.items()}
+    context.meta[_SOURCES] = {name: source for name, (_, source) in given.items()}
+
+
+def source_of(context: click.Context, parameter: click.Parameter) -> str:
+    """Return where an option's value comes from, as `settings.collect` names it: ``flag``, a variable, or the file."""
+    name = parameter.name or ""
+    source = context.get_parameter_source(name)
+    if source is ParameterSource.COMMANDLINE:
+        return FLAG
+    if source is ParameterSource.ENVIRONMENT:
+        return variable(name)
+    found: str = context.meta.get(_SOURCES, {}).get(name, "")
+    return found
 
 
 def _as_text(value: Any) -> Any:

@@ -1,17 +1,38 @@
-"""What the commands have in common: how they fail, and how names, sizes and times are said and read."""
+"""What the commands have in common: how they print and fail, and how sizes and times are written and read."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import json
+import os
 import re
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
+from sharedvol.errors import describe
+from sharedvol.printable import message
+from sharedvol.terminal import write_error, write_line
 from sharedvol_sidecar.text import plain
 
 EXIT_FAILED = 1
 EXIT_CONFIG = 2
+EXIT_OUTPUT = 74  # EX_IOERR of sysexits.h
+
+_PERMIT = "; give user {user} read and write access to it"
+_ROOM = "; make room there"
+_REMEDIES = {
+    errno.EACCES: _PERMIT,
+    errno.EPERM: _PERMIT,
+    errno.EROFS: "; mount it read-write",
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EMFILE: "; raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "; raise the limit of open files (fs.file-max)",
+}
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _BYTES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -31,7 +52,59 @@ class Failure(click.ClickException):
         return self._code
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"sharedvol-sidecar: {plain(self.message)}", err=True)
+        report_error(self.message)
+
+
+def say(line: str) -> None:
+    """Print a line on standard output. What is not printable in it becomes an escape.
+
+    Raises:
+        Failure: it cannot be written.
+        BrokenPipeError: its reader is gone (``ls | head``).
+    """
+    try:
+        write_line(line)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        drop_output()
+        raise Failure(f"cannot write the output: {describe(error)}; make room where it goes", EXIT_OUTPUT) from None
+
+
+def say_json(record: Any) -> None:
+    """Print a record as a line of JSON. What is not printable in it becomes an escape of JSON."""
+    text = json.dumps(record, ensure_ascii=False)
+    if not text.isprintable():
+        text = "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in text)
+    say(text)
+
+
+def drop_output() -> None:
+    """Send standard output nowhere: else the interpreter complains at its end, and changes the exit code."""
+    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+
+
+def unusable(error: OSError, code: int) -> Failure:
+    """Return the failure for an error of the operating system that nothing else explains."""
+    where = f" with {os.fsdecode(error.filename)!r}" if isinstance(error.filename, str | bytes) else ""
+    remedy = _REMEDIES.get(error.errno or 0, "").format(user=os.geteuid())
+    return Failure(f"cannot continue{where}: {describe(error)}{remedy}", code)
+
+
+def report(line: str) -> None:
+    """Print a line about a problem on standard error, which does not stop the command if it cannot be written."""
+    with contextlib.suppress(OSError, ValueError):
+        write_line(message(line), sys.stderr)
+
+
+def report_error(text: str) -> None:
+    """Print why the command failed: one line on standard error."""
+    with contextlib.suppress(OSError, ValueError):
+        write_error(plain(text), "sharedvol-sidecar")
 
 
 def time_words(time_ns: int) -> str:

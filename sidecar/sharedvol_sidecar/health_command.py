@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
+from sharedvol_sidecar.console import report_error, say
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.text import plain
 from sharedvol_sidecar.web.address import DEFAULT_LISTEN, format_address, parse_listen, reachable
@@ -64,7 +65,7 @@ def health_command(ready: bool, listen: str | None, config: Path | None, timeout
     # Something else may listen there, and be well.
     if code != 200 or body.get("status") not in ("alive", "ready"):
         _fail(f"{said} (HTTP {code} from {format_address(host, port)}{path})")
-    click.echo(said)
+    say(said)
 
 
 def _ask(host: str, port: int, path: str, timeout: float) -> tuple[int, dict[str, Any]]:
@@ -104,5 +105,5 @@ def _configured(config: Path | None) -> str | None:
 
 def _fail(message: str) -> NoReturn:
     # Docker keeps 2 for itself: whatever is wrong, the code is 1.
-    click.echo(f"sharedvol-sidecar: {plain(message)}", err=True)
+    report_error(message)
     sys.exit(1)

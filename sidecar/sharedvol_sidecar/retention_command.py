@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
-from sharedvol_sidecar.catalog_commands import add_indexes, catalog_options, finish, opened, print_json
+from sharedvol_sidecar.catalog_commands import add_indexes, catalog_options, finish, opened
 from sharedvol_sidecar.catalog_names import escape
-from sharedvol_sidecar.console import EXIT_FAILED, time_words
+from sharedvol_sidecar.console import EXIT_FAILED, report, say, say_json, time_words
 from sharedvol_sidecar.retention import Doomed, Pruned, apply, parse_rules, plan
 from sharedvol_sidecar.text import plain, size
 
@@ -52,19 +52,19 @@ def prune_command(to: Path, catalog: str | None, rules: tuple[str, ...], really:
 
             def tell(pruned: Pruned) -> None:
                 if as_json:
-                    print_json({**_described(pruned.doomed), "outcome": pruned.outcome, "detail": pruned.detail})
+                    say_json({**_described(pruned.doomed), "outcome": pruned.outcome, "detail": pruned.detail})
                 elif pruned.outcome not in ("deleted", "gone"):
                     path = escape(pruned.doomed.row.path)
-                    click.echo(f"{pruned.outcome}: {path}: {plain(pruned.detail)}", err=True)
+                    report(f"{pruned.outcome}: {path}: {plain(pruned.detail)}")
 
             counts = apply(rows, root, doomed, tell)
     if as_json:
-        print_json({"summary": {**counts.as_dict(), "applied": True}})
+        say_json({"summary": {**counts.as_dict(), "applied": True}})
     else:
-        click.echo(f"deleted {counts.deleted} files, {size(counts.bytes)}")
+        say(f"deleted {counts.deleted} files, {size(counts.bytes)}")
         for count, text in ((counts.gone, "rows of files that were gone: dropped"), (counts.left, "changed: left")):
             if count:
-                click.echo(f"  {count} {text}")
+                say(f"  {count} {text}")
     if not counts.good:
         sys.exit(EXIT_FAILED)
 
@@ -74,13 +74,13 @@ def _dry_run(doomed: Iterator[Doomed], as_json: bool) -> None:
     for one in doomed:
         files, total = files + 1, total + one.row.size
         if as_json:
-            print_json({**_described(one), "outcome": "would_delete", "detail": ""})
+            say_json({**_described(one), "outcome": "would_delete", "detail": ""})
         else:
-            click.echo(f"{escape(one.row.path)}  {size(one.row.size)}  {plain(one.why)}")
+            say(f"{escape(one.row.path)}  {size(one.row.size)}  {plain(one.why)}")
     if as_json:
-        print_json({"summary": {"would_delete": files, "bytes": total, "applied": False}})
+        say_json({"summary": {"would_delete": files, "bytes": total, "applied": False}})
     else:
-        click.echo(f"would delete {files} files, {size(total)}; --apply does it")
+        say(f"would delete {files} files, {size(total)}; --apply does it")
 
 
 def _described(doomed: Doomed) -> dict[str, object]:

@@ -20,6 +20,8 @@ from sharedvol_sidecar.template import DEFAULT, Template
 from sharedvol_sidecar.web.address import DEFAULT_LISTEN, parse_listen
 
 PREFIX = "SHAREDVOL_"
+FLAG = "flag"
+"""Where a value comes from that was given on the command line."""
 SECRET = "_FILE"
 """``SHAREDVOL_CATALOG_FILE`` names a file that holds the value: how container engines hand over secrets."""
 
@@ -196,10 +198,13 @@ class Settings(BaseModel):
 
     @field_validator("catalog")
     @classmethod
-    def _has_one_at(cls, value: str) -> str:
-        # SQLAlchemy takes what follows the first one for the host, and would tell it in its errors.
-        if not value.startswith("sqlite") and value.count("@") > 1:
-            raise ValueError("it has '@' more than once: in a name, a password or an option write %40 for it")
+    def _is_catalog(cls, value: str) -> str:
+        from sharedvol_sidecar.catalog_session import check_url  # SQLAlchemy, which a health check can do without
+
+        try:
+            check_url(value, options=False)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
         return value
 
     @field_validator("template")
@@ -259,25 +264,35 @@ def collect(flags: dict[str, Any], config: Path | None) -> dict[str, tuple[Any, 
             given[name] = plain, variable(name)
         elif secret:
             given[name] = _secret(Path(secret), variable(name) + SECRET), variable(name) + SECRET
-    given.update({name: (value, "flag") for name, value in flags.items() if value is not None})
+    given.update({name: (value, FLAG) for name, value in flags.items() if value is not None})
     return given
 
 
-def load(flags: dict[str, Any], config: Path | None) -> Settings:
-    """The settings, checked, but not the directories.
+def load(flags: dict[str, Any], config: Path | None, *, options: bool = True) -> Settings:
+    """Return the settings, checked, but not the directories.
 
     Args:
         flags: the flags that were given, by field name without underscore.
         config: the TOML file, or None.
+        options: check the options in the catalog's URL, too, which loads the database's driver.
 
     Raises:
         ConfigError: in one line: which setting, what is wrong with it, and what it should be.
     """
     given = collect(flags, config)
+    sources = {name: source for name, (_, source) in given.items()}
     try:
-        return Settings(**{variable(name): value for name, (value, _) in given.items()})
+        settings = Settings(**{variable(name): value for name, (value, _) in given.items()})
     except ValidationError as error:
-        raise ConfigError("; ".join(_in_words(problem) for problem in error.errors())) from None
+        raise ConfigError("; ".join(_in_words(problem, sources) for problem in error.errors())) from None
+    if options and settings.catalog:
+        from sharedvol_sidecar.catalog_session import check_url
+
+        try:
+            check_url(settings.catalog)
+        except ConfigError as error:
+            raise ConfigError(f"{named('catalog', sources['catalog'])}: {error}") from None
+    return settings
 
 
 def _read(config: Path | None) -> dict[str, Any]:
@@ -290,36 +305,54 @@ def _read(config: Path | None) -> dict[str, Any]:
             f"cannot read settings file {str(config)!r}: {describe(error)}; name another with --config"
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"settings file {str(config)!r} is not valid TOML: {error}; mend that line") from None
+        raise ConfigError(f"settings file {str(config)!r} is not valid TOML: {_place(error)}; fix that line") from None
     for name in given:
         if name not in FIELDS:  # exactly: `QUIET` beside `quiet` would be the same setting twice
             raise ConfigError(f"settings file {str(config)!r}: there is no setting {name!r}: there are {_NAMES}")
     return given
 
 
+def _place(error: ValueError) -> str:
+    """Return what the parser says; if it repeats a part of the file, which may be a secret, only the place."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8 (at byte {error.start})"
+    words, at, place = str(error).rpartition("(at ")
+    return str(error) if not re.search(r"(['\"]).{3,}\1", words) else f"{at}{place}"
+
+
 def _secret(path: Path, name: str) -> str:
+    # No message repeats the path: the variable may hold the secret itself, by a mistake.
     try:
         with path.open("rb") as file:
             raw = file.read(_LONGEST_SECRET + 1)
         if len(raw) > _LONGEST_SECRET:
-            raise ConfigError(f"{name}: {str(path)!r} has more than {_LONGEST_SECRET} bytes: see that it is the secret")
+            raise ConfigError(f"{name}: the file has more than {_LONGEST_SECRET} bytes: see that it is the secret")
         text = raw.decode("utf-8").strip("\r\n")
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise ConfigError(f"{name}: the file does not hold text") from None
+        reason = describe(error) if isinstance(error, OSError) else "not a path"
         raise ConfigError(
-            f"{name}: cannot read {str(path)!r}: {describe(error)}; see that the secret is mounted"
+            f"{name}: cannot read the file: {reason}; set it to the path of a file, and see that the secret is mounted"
         ) from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{name}: {str(path)!r} does not hold text") from None
     if not text:
-        raise ConfigError(f"{name}: {str(path)!r} is empty: write the value into it, or leave {name} out")
+        raise ConfigError(f"{name}: the file is empty: write the value into it, or leave {name} out")
     return text
 
 
-def _in_words(problem: Any) -> str:
+def named(name: str, source: str) -> str:
+    """Return how a message names a setting: ``setting 'catalog' (SHAREDVOL_CATALOG)``, never with its value."""
+    where = f"--{name.replace('_', '-')}" if source == FLAG else source
+    return f"setting {name!r} ({where})" if where else f"setting {name!r}"
+
+
+def _in_words(problem: Any, sources: dict[str, str]) -> str:
     name = (str(problem["loc"][0]) if problem["loc"] else "?").removeprefix(PREFIX).lower()
     if problem["type"] == "missing":
         flag = name.replace("_", "-")
         return f"{name!r} is not set: give --{flag}, {variable(name)}, or {name!r} in the settings file"
+    source = sources.get(name, "")
     message = str(problem["msg"]).removeprefix("Value error, ")
-    given = "" if name == "catalog" else f" (it is {problem['input']!r})"
-    return f"setting {name!r}: {message[:1].lower()}{message[1:]}{given}"
+    secret = name == "catalog" or source.endswith(SECRET) or "@" in str(problem["input"])
+    given = "" if secret else f" (it is {problem['input']!r})"
+    return f"{named(name, source)}: {message[:1].lower()}{message[1:]}{given}"

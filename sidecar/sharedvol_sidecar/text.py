@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sharedvol.printable import escape_unprintable
+
 LONGEST = 1000
 """Letters that are shown of a name or a detail; a path can have 4,096 bytes, an error holds several."""
 
@@ -14,9 +16,7 @@ def plain(text: str, longest: int = LONGEST) -> str:
     """
     if len(text) > longest:
         text = f"{text[: longest // 2]}…{text[-(longest // 2) :]}"
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    return escape_unprintable(text)
 
 
 def size(count: float) -> str:
