@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +14,9 @@ from sharedvol_sidecar import lease
 from sharedvol_sidecar.contents import PACKED
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.errors import RAISE_LIMIT
+from sharedvol_sidecar.inodes import birth_ns
 from sharedvol_sidecar.items import Item
+from sharedvol_sidecar.ownership import Ownership, acl_lets_read
 from sharedvol_sidecar.probe import OUT_OF_DESCRIPTORS
 from sharedvol_sidecar.quiet import Quiet
 from sharedvol_sidecar.report import Event, Listener, Tally
@@ -21,6 +24,7 @@ from sharedvol_sidecar.scan import Candidate
 from sharedvol_sidecar.template import day_of
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_SECRETS = 10_000  # refused files that are remembered
 _TYPE, _REGULAR = 0o170000, stat.S_IFREG
 
 
@@ -58,6 +62,7 @@ class Admission:
         grows: called with a log that is not finished, and its descriptor, which is not to be kept.
         followed: the id of a log by its descriptor and inode, empty if it was not followed.
         placed: whether an event proves that a file's writer renamed it into place after its last write.
+        ownership: whose the collected files will be.
     """
 
     def __init__(
@@ -70,10 +75,13 @@ class Admission:
         grows: Callable[[Candidate, int, os.stat_result], None] = lambda candidate, fd, info: None,
         followed: Callable[[int, int], str] = lambda fd, inode: "",
         placed: Callable[[Directory, str, os.stat_result], bool] = lambda directory, name, info: False,
+        ownership: Ownership | None = None,
     ) -> None:
         self._spool, self._quiet, self._hide, self._tell = spool, quiet, hide, tell
         self._logs, self._grows, self._followed = logs or Logs(), grows, followed
         self._placed = placed
+        self._ownership = ownership or Ownership()
+        self._secrets: OrderedDict[tuple[int, int], int] = OrderedDict()
         self._may_leave_atime = True
         self.exhausted = False
         """Whether this pass met a file for which there was no descriptor: move what is open before the next."""
@@ -148,7 +156,7 @@ class Admission:
             return None
         followed = self._followed(fd, info.st_ino)
         shared = info.st_nlink > 1 and not candidate.claimed
-        if shared and self._is_foreign(candidate, info, tally):
+        if not candidate.claimed and self._is_foreign(candidate, fd, info, tally):
             return None  # before it is followed: that copies it, too
         if self._wait_for(candidate, info, tally, True):
             if not candidate.claimed and candidate.origin.kind in self._logs.kinds and (followed or self._is_old(info)):
@@ -192,20 +200,38 @@ class Admission:
         """
         return self._quiet.watched(info) > self._quiet.seconds
 
-    def _is_foreign(self, candidate: Candidate, info: os.stat_result, tally: Tally) -> bool:
-        """Whether a file with other names may be somebody else's secret: link(2) asks for no permission to read.
+    def _is_foreign(self, candidate: Candidate, fd: int, info: os.stat_result, tally: Tally) -> bool:
+        """Whether a file may be the secret of another user than its directory's: link(2) needs no right to read.
 
         The kernel forbids such links by default (fs.protected_hardlinks, proc_sys_fs(5)), but not to its owner,
-        not to root, and not everywhere.
+        not to root, and not everywhere. A link whose other name was removed has one name, like any file.
         """
         if info.st_mode & stat.S_IROTH or candidate.directory.is_of(info.st_uid):
             return False
+        if info.st_nlink == 1 and not self._may_be_a_secret(candidate, fd, info):
+            return False
         if self._settles(self._quiet.unchanged(info), tally):
             return True  # `publish` gives a file two names for a moment
+        self._secrets[info.st_dev, info.st_ino] = birth_ns(fd)
+        if len(self._secrets) > _SECRETS:
+            self._secrets.popitem(last=False)
         tally.refused += 1
         detail = f"a hard link to a file of user {info.st_uid} that not everybody may read: put a copy there"
         self._tell(Event("refused", candidate.path, detail))
         return True
+
+    def _may_be_a_secret(self, candidate: Candidate, fd: int, info: os.stat_result) -> bool:
+        """Whether a file with one name, which its owner alone may read, is one that another user may have linked here.
+
+        It had another name before; or settings would open it to others, and it is in the directory of a user who
+        neither owns it nor is trusted.
+        """
+        if self._secrets and self._secrets.get((info.st_dev, info.st_ino)) == birth_ns(fd):
+            return True
+        other = candidate.directory.owner
+        if other in (info.st_uid, 0, os.geteuid()) or not self._ownership.opens(info):
+            return False
+        return not acl_lets_read(fd, other)
 
     def _wait_for(self, candidate: Candidate, info: os.stat_result, tally: Tally, leases: bool) -> bool:
         """Whether the file is still to be left alone; then it is counted.

@@ -16,7 +16,7 @@ from sharedvol_sidecar.admission import Admission, Logs
 from sharedvol_sidecar.batches import MAX_BATCH_BYTES, MAX_FOLLOWED, FileBatch, raise_descriptors
 from sharedvol_sidecar.catalog import Catalog
 from sharedvol_sidecar.claims import Claims, day_of_batch, open_private, remove_empty
-from sharedvol_sidecar.destination import Destination, Ownership, shares_file_system
+from sharedvol_sidecar.destination import Destination, shares_file_system
 from sharedvol_sidecar.directories import Directory, open_root
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.follow import Followed
@@ -30,6 +30,7 @@ from sharedvol_sidecar.liveness import Liveness, Unwatched
 from sharedvol_sidecar.logs import LogKeeper, skips
 from sharedvol_sidecar.mover import Mover
 from sharedvol_sidecar.orphans import Orphans
+from sharedvol_sidecar.ownership import Ownership
 from sharedvol_sidecar.placed import Placed
 from sharedvol_sidecar.publisher import Publisher
 from sharedvol_sidecar.quiet import Quiet
@@ -178,7 +179,15 @@ class Collector:
             return placed(directory, name, info) and info.st_ino not in put_backs
 
         self.admission = Admission(
-            spool, self._quiet, publisher.hide, tell, logs, self.logs.grows, self.logs.which, is_placed
+            spool,
+            self._quiet,
+            publisher.hide,
+            tell,
+            logs,
+            self.logs.grows,
+            self.logs.which,
+            is_placed,
+            destination.ownership,
         )
 
     @property

@@ -5,70 +5,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from sharedvol import worker_token
 from sharedvol_sidecar.claims import open_private
 from sharedvol_sidecar.directories import Directory
+from sharedvol_sidecar.ownership import Ownership
 from sharedvol_sidecar.probe import OUT_OF_DESCRIPTORS, Probe, try_to_name, try_to_store
 from sharedvol_sidecar.template import is_spare, spare_names
 
 _MOST_NAMES = 1_000
 """Names that are tried for one directory before its files are reported as failed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ownership:
-    """Whose the collected files are. What is None is as it was in the spool.
-
-    Attributes:
-        uid: their user.
-        gid: their group.
-        file_mode: their permission bits.
-        directory_mode: those of directories that are made for them.
-    """
-
-    uid: int | None = None
-    gid: int | None = None
-    file_mode: int | None = None
-    directory_mode: int | None = None
-
-    @property
-    def changes_files(self) -> bool:
-        """Whether a file that is linked has to be changed."""
-        return (self.uid, self.gid, self.file_mode) != (None, None, None)
-
-    def dress(self, fd: int, info: os.stat_result) -> None:
-        """Give a file its owner and mode. Never set-user-id and the like: its writer is not trusted.
-
-        Args:
-            fd: the file, or the copy of it.
-            info: the status of the original.
-
-        Raises:
-            OSError: the configured owner or mode cannot be given.
-        """
-        wanted = self.uid is not None or self.gid is not None
-        try:
-            os.fchown(
-                fd,
-                info.st_uid if self.uid is None else self.uid,
-                info.st_gid if self.gid is None else self.gid,
-            )
-        except PermissionError:  # only root may give files away
-            if wanted:
-                raise
-        os.fchmod(fd, stat.S_IMODE(info.st_mode) & 0o777 if self.file_mode is None else self.file_mode)
-
-    def dress_directory(self, directory: Directory) -> None:
-        """The same for a directory that was made."""
-        if self.uid is not None or self.gid is not None:
-            os.fchown(directory.fd, -1 if self.uid is None else self.uid, -1 if self.gid is None else self.gid)
-        if self.directory_mode is not None:
-            os.fchmod(directory.fd, self.directory_mode)
 
 
 class Destination:

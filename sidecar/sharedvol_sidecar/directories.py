@@ -29,7 +29,7 @@ class Directory:
 
     def __init__(self, fd: int, shown: str) -> None:
         self.fd, self.shown = fd, shown
-        self._owner: int | None = None
+        self._owner: tuple[int, bool] | None = None
         self._key: tuple[int, int] | None = None
 
     def close(self) -> None:
@@ -101,12 +101,21 @@ class Directory:
             self._key = info.st_dev, info.st_ino
         return self._key
 
+    @property
+    def owner(self) -> int:
+        """Its user."""
+        return self._status()[0]
+
     def is_of(self, user: int) -> bool:
         """Whether only that user can put names here: it is theirs, and others may not write it."""
+        return self._status() == (user, False)
+
+    def _status(self) -> tuple[int, bool]:
+        """Its user, and whether others may write it."""
         if self._owner is None:
             info = os.fstat(self.fd)
-            self._owner = -1 if info.st_mode & 0o022 else info.st_uid
-        return user == self._owner
+            self._owner = info.st_uid, bool(info.st_mode & 0o022)
+        return self._owner
 
     def sync(self) -> None:
         """fsync(2): the names in it are on the disk."""

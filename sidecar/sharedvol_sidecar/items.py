@@ -38,6 +38,7 @@ class Item:
         in_destination: it is a followed log's live file, and lies in the destination already.
         done: it is where it belongs, and its claim is gone.
         no_room: its problem is that the destination has too little space.
+        fits: whether it is as the collected files are promised to be; None until that is checked.
         hollow: it is long and almost only a hole: it is neither compressed nor read for a digest.
     """
 
@@ -60,6 +61,7 @@ class Item:
     in_destination: bool = False
     done: bool = False
     no_room: bool = False
+    fits: bool | None = None
     hollow: bool = field(init=False)
 
     def __post_init__(self) -> None:

@@ -41,6 +41,7 @@ from sharedvol_sidecar.retries import Retries
 from sharedvol_sidecar.scan import Candidate
 
 _FEW = 8
+_OPENED = "a writer opened it again while it was moved"
 
 
 class Mover:
@@ -102,7 +103,7 @@ class Mover:
         batch = self._claims.new_batch()
         try:
             due = [item for item in items if self._is_due(item, tally)]
-            self._sync_contents([item for item in due if self._linked or item.in_destination])
+            self._sync_contents([item for item in due if not self._publisher.is_copied(item)])
             read = [item for item in due if self._read(item, tally)]
             claimed = [item for item in read if self._claim(item, batch, tally) and not self._leave_to_follower(item)]
             self._destination.begin()
@@ -334,11 +335,14 @@ class Mover:
         return True
 
     def _is_left_alone(self, item: Item, tally: Tally) -> bool:
+        why = _OPENED
         if lease.intact(item.fd) if item.leased else item.unchanged():
-            return True
+            if self._publisher.is_as_promised(item):
+                return True
+            why = "its owner changed its owner, mode or attributes while it was moved"
         self._register.remove(item.target)
         self._give_back(item)
-        self._count_put_back(item, tally)
+        self._count_put_back(item, tally, why)
         return False
 
     def _keep_claims(self, placed: list[Item], tally: Tally) -> None:
@@ -346,16 +350,15 @@ class Mover:
         for item in placed:
             tally.uncatalogued += self._is_left_alone(item, tally)
 
-    def _count_put_back(self, item: Item, tally: Tally) -> None:
+    def _count_put_back(self, item: Item, tally: Tally, why: str = _OPENED) -> None:
         tally.put_back += 1
-        self._tell(Event("put_back", item.candidate.path, "a writer opened it again while it was moved"))
+        self._tell(Event("put_back", item.candidate.path, why))
 
     def _let_go(self, confirmed: Iterable[Item]) -> None:
         done = []
         for item in confirmed:
             assert item.claim is not None
             self._liveness.beat()
-            self._dress(item)
             try:
                 if item.followed:
                     self._unfollow(item.followed)
@@ -375,29 +378,6 @@ class Mover:
         for item in done:
             if item.staged is not None:
                 os.unlink(item.staging_name, dir_fd=item.staged.fd)
-
-    def _dress(self, item: Item) -> None:
-        """Give a linked file the configured owner and mode. Only now: one that is put back is to stay its writer's.
-
-        Raises:
-            DestinationError: not permitted. The claim stays.
-        """
-        ownership = self._destination.ownership
-        if item.staged is not None or item.in_destination:
-            return
-        if not ownership.changes_files and not item.info.st_mode & 0o7000:
-            return
-        try:
-            if ownership.changes_files:
-                with contextlib.suppress(OSError):  # it has none, or the file system knows none
-                    os.removexattr(item.fd, "system.posix_acl_access")  # by which its writer could still change it
-            ownership.dress(item.fd, item.info)
-        except PermissionError as error:
-            if ownership.changes_files:
-                raise DestinationError(
-                    f"cannot give {item.target!r} the owner and mode that are set: {describe(error)}; run the sidecar "
-                    "as the writers' user, or as root"
-                ) from error
 
     def _give_back(self, item: Item) -> None:
         try:

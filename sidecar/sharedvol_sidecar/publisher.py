@@ -63,13 +63,29 @@ class Publisher:
             if id(item) not in asked:
                 # A file that could not be linked may have been copied, and the copy have its final name already.
                 if item.candidate.claimed and not item.in_destination:
-                    already_staged(item, staging, self.withdraw, self._liveness)
+                    already_staged(item, staging, self.withdraw, self._destination, self._liveness)
                 ready.add(id(item))
         return [item for item in items if id(item) in ready]
 
     def is_copied(self, item: Item) -> bool:
         """Whether a copy of it gets the final name, compressed or as it is; else the file itself."""
-        return bool(item.encoding) or item.shared or not (self._linked or item.in_destination)
+        if item.encoding or item.shared:
+            return True
+        return not (item.in_destination or (self._linked and self._fits(item)))
+
+    def is_as_promised(self, item: Item) -> bool:
+        """Whether what has the final name still has the owner and mode that are promised.
+
+        Only the owner of a linked file can have changed that since; a copy was checked when it was made.
+        """
+        if item.staged is not None or item.in_destination:
+            return True
+        return self._destination.ownership.fits(item.fd, os.fstat(item.fd))
+
+    def _fits(self, item: Item) -> bool:
+        if item.fits is None:
+            item.fits = self._destination.ownership.fits(item.fd, item.info)
+        return item.fits
 
     def _stage(self, items: list[Item], staging: Directory) -> list[Item]:
         if not items:
@@ -86,6 +102,7 @@ class Publisher:
         directory, name, above = self._target(item)
         if item.candidate.claimed and self._published_before(item, directory, name, above):
             return
+        self._withdraw_claim(item, directory, name, above)
         if item.staged is None and not item.in_destination and self._needs_a_copy(item):
             self._copy_instead(item)
         for final in _names(name, item):
@@ -134,10 +151,8 @@ class Publisher:
             self.link(item, directory, final)
 
     def _needs_a_copy(self, item: Item) -> bool:
-        if item.candidate.claimed and item.info.st_nlink > 1:
-            return True  # its mover was to copy it, as it has other names (`Item.shared`)
-        # Another user's file cannot be given the mode that is set; a copy can.
-        return self._destination.ownership.changes_files and os.geteuid() not in (0, item.info.st_uid)
+        """Whether the mover of a claim was to copy it, as it has other names (`Item.shared`)."""
+        return item.candidate.claimed and item.info.st_nlink > 1
 
     def _copy_instead(self, item: Item) -> None:
         if not self._stage([item], self._staging(item.slot)):
@@ -150,6 +165,20 @@ class Publisher:
         if self._published_before(item, *self._target(item)):
             self._uncatalog(item.target)
         item.withdraw_from_destination()
+
+    def _withdraw_claim(self, item: Item, directory: Directory, name: str, above: str) -> None:
+        """Take the final name back from a claim that its mover linked as it was, and that a copy now replaces."""
+        if not item.candidate.claimed or item.staged is None or item.in_destination or item.info.st_nlink == 1:
+            return
+        copy, item.staged = item.staged, None
+        try:
+            if self._published_before(item, directory, name, above):
+                self._uncatalog(item.target)
+                assert item.published is not None
+                os.unlink(item.published[1], dir_fd=item.published[0].fd)
+                item.published, item.target = None, ""
+        finally:
+            item.staged = copy
 
     def hide(self, item: Item) -> None:
         """A claim that a late writer got hold of when its mover died: its final name must not show it growing."""

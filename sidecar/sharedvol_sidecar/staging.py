@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from sharedvol.errors import describe
-from sharedvol_sidecar.contents import copy, copy_data, digest, same
+from sharedvol_sidecar.contents import clone, copy, copy_data, digest, same
 from sharedvol_sidecar.destination import Destination
 from sharedvol_sidecar.directories import Directory, sync_filesystem
 from sharedvol_sidecar.holes import data_bytes
@@ -24,6 +24,7 @@ from sharedvol_sidecar.liveness import Liveness, beating
 from sharedvol_sidecar.probe import FULL
 
 _FEW = 8
+_WORTH_CLONING = 1024 * 1024  # bytes: to share the blocks of less costs more than to copy them
 
 
 def stage(
@@ -56,7 +57,7 @@ def stage(
         for item in items:
             liveness.beat()
             with _of_one_file(item, destination):
-                if item.candidate.claimed and already_staged(item, staging, withdraw, liveness):
+                if item.candidate.claimed and already_staged(item, staging, withdraw, destination, liveness):
                     done.append(item)
                 elif _has_room(item, staging, floor):  # one file that is too large must not stop the others
                     with _new_copy(item, staging, copies) as made:
@@ -155,7 +156,9 @@ def _has_room(item: Item, staging: Directory, floor: int) -> bool:
     return False
 
 
-def already_staged(item: Item, staging: Directory, withdraw: Callable[[Item], None], liveness: Liveness) -> bool:
+def already_staged(
+    item: Item, staging: Directory, withdraw: Callable[[Item], None], destination: Destination, liveness: Liveness
+) -> bool:
     """Whether a mover that died had made the copy, and it is still what the claim holds; then it is the item's."""
     try:
         fd = os.open(item.staging_name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging.fd)
@@ -164,6 +167,7 @@ def already_staged(item: Item, staging: Directory, withdraw: Callable[[Item], No
     try:
         going_on = beating(liveness, _always)
         if same(item.fd, fd, item.encoding, going_on):
+            destination.ownership.dress(fd, item.info)  # other settings may hold now than when it was made
             item.staged = staging
             item.sha256 = None if item.hollow else digest(fd, os.fstat(fd).st_size, going_on)
             return True
@@ -193,7 +197,11 @@ def _fill(item: Item, fd: int, destination: Destination, going_on: Callable[[], 
     """The file's bytes, owner, mode and times. False if a writer waits for it meanwhile."""
     size = item.info.st_size
     # No further than it was long: without a lease a writer may go on as fast as we copy.
-    if item.hollow:
+    if not item.encoding and size >= _WORTH_CLONING and clone(item.fd, fd, size):
+        item.sha256 = None if item.hollow else digest(fd, size, going_on)
+        if item.sha256 is None and not (item.hollow and going_on()):
+            return False
+    elif item.hollow:
         if not copy_data(item.fd, fd, size, going_on):
             return False
     else:
