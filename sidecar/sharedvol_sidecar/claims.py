@@ -5,10 +5,11 @@ makes a new file there, which nobody mistakes for the claimed one. The claim dir
 so that the rename stays within one mount::
 
     .sharedvol/movers/<slot>.lock           held by the mover with that slot as long as it lives
-    .sharedvol/claims/<slot>/<batch>.<day>/<path in the spool>
+    .sharedvol/claims/<slot>/<batch>.<key>.<day>/<path in the spool>
 
-The day is the one in the file's final name. It is kept there because the file's own time may change after
-the mover has died: by it whoever finishes the work finds the directory of the name that was given.
+The key names the settings that name the files, see `naming`. The day is the one in the file's final name. It is kept
+there because the file's own time may change after the mover has died. By both, the mover that finishes the work finds
+the name that was given.
 
 A slot whose lock is free belongs to a mover that died (or to nobody): whoever takes the lock moves what
 it had claimed. The kernel frees the lock at the moment of death, so no clock is asked.
@@ -67,6 +68,7 @@ class Claims:
 
     Args:
         spool: the spool's root.
+        key: names the settings that name the claimed files.
 
     Attributes:
         movers: the directory of the slots' locks.
@@ -77,7 +79,8 @@ class Claims:
         SidecarError: every slot is taken.
     """
 
-    def __init__(self, spool: Directory) -> None:
+    def __init__(self, spool: Directory, key: str = "") -> None:
+        self._suffix = f".{key}" if key else ""
         self._batches = itertools.count(1)
         with contextlib.ExitStack() as parts:
             private = parts.enter_context(open_private(spool))
@@ -99,7 +102,7 @@ class Claims:
 
     def new_batch(self) -> Batch:
         """A claim directory for one batch; its name is never used again."""
-        return Batch(self._mine, self.slot, f"{worker_token()}-{next(self._batches)}")
+        return Batch(self._mine, self.slot, f"{worker_token()}-{next(self._batches)}{self._suffix}")
 
     def left_behind(self) -> Generator[tuple[str, Directory], None, None]:
         """Each slot and claim directory that no living mover works on, locked while it is yielded.

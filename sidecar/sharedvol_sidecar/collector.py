@@ -24,11 +24,11 @@ from sharedvol_sidecar.follow_ended import EndedLogs
 from sharedvol_sidecar.helper import Helper
 from sharedvol_sidecar.items import Item
 from sharedvol_sidecar.job import Job
-from sharedvol_sidecar.layout import Layout
 from sharedvol_sidecar.limits import Rate
 from sharedvol_sidecar.liveness import Liveness, Unwatched
 from sharedvol_sidecar.logs import LogKeeper, skips
 from sharedvol_sidecar.mover import Mover
+from sharedvol_sidecar.naming import Naming, NamingStore
 from sharedvol_sidecar.orphans import Orphans
 from sharedvol_sidecar.ownership import Ownership
 from sharedvol_sidecar.placed import Placed
@@ -38,7 +38,6 @@ from sharedvol_sidecar.register import Register
 from sharedvol_sidecar.report import Listener, Tally
 from sharedvol_sidecar.scan import Scanner
 from sharedvol_sidecar.staging import purge
-from sharedvol_sidecar.template import Template
 from sharedvol_sidecar.units import Units
 
 HELP_AFTER = 2_000
@@ -86,7 +85,9 @@ class Collector:
         with contextlib.ExitStack() as parts:
             spool = parts.enter_context(open_root(Path(job.spool)))
             root = parts.enter_context(open_root(Path(job.collected)))
-            self.claims = Claims(spool)
+            self._namings = NamingStore(spool, Naming.of(job))
+            parts.callback(self._namings.close)
+            self.claims = Claims(spool, self._namings.own.key)
             parts.callback(self.claims.close)
             self._spool_id = _spool_id(spool)
             mark = f"{self._spool_id}-{self.claims.slot}"
@@ -94,7 +95,7 @@ class Collector:
             self._destination = Destination(root, ownership, mark)
             parts.callback(self._destination.close)
             self.linked = shares_file_system(spool, root, mark)
-            self.orphans = Orphans(spool, job.spool, job.kinds, tell)
+            self.orphans = Orphans(spool, job.spool, self._namings.kinds, tell)
             open_catalog = functools.partial(Catalog.open, job.catalog, root)
             self.register = Register(open_catalog if job.catalog is not None else None, tell)
             parts.callback(self.register.close)
@@ -115,8 +116,8 @@ class Collector:
         parts: contextlib.ExitStack,
     ) -> None:
         job, destination = self._job, self._destination
-        template = Template(job.template)
-        layout = Layout(job.kinds, re.compile(job.pattern) if job.pattern else None)
+        template, layout = self._namings.own.names, self._namings.own.layout
+        self._spool, self._tell = spool, tell
         self._quiet = Quiet(job.quiet)
         self._scanner = Scanner(spool, layout, tell, visit, shard, job.follow)
         publisher = Publisher(
@@ -367,12 +368,14 @@ class Collector:
         return True
 
     def _left_in(self, directory: Directory, path: str, tally: Tally) -> Iterator[Item]:
-        """The claims in a claim directory that can be gone on with."""
-        day = day_of_batch(path)
-        for candidate in self._scanner.claimed(directory, tally):
+        """The claims in a claim directory that can be finished, by the settings that made them."""
+        day, naming = day_of_batch(path), self._namings.of_batch(path)
+        for candidate in Scanner(self._spool, naming.layout, self._tell).claimed(directory, tally):
             item = self.admission.admit(candidate, tally, f"{path}/{candidate.path}", day)
             if item is None:
                 continue
+            if naming is not self._namings.own:
+                item.template, item.encoding = naming.names, naming.logs.encoding_of(item)
             if not self._ended.discard(item) and (
                 not item.followed
                 # Its live file is touched, for which a log has one sidecar at a time.
@@ -385,7 +388,7 @@ class Collector:
     def _remove_orphans(self, tally: Tally) -> None:
         if not self._job.orphans:
             return
-        for unit in sorted(self._entered - set(self._job.kinds)):
+        for unit in sorted(self._entered - self._namings.kinds()):
             with self._units.held(unit) as mine:
                 if mine:
                     self.orphans.look(unit)

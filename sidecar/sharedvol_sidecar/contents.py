@@ -24,6 +24,8 @@ SYNC_EVERY = 64 * 1024 * 1024
 SUFFIXES = {"gzip": ".gz", "zstd": ".zst"}
 """What a compressed file's name ends with, by its encoding."""
 
+_FIRST_BYTES = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+
 PACKED = (".gz", ".zst", ".xz", ".bz2", ".zip", ".lz4", ".br")
 """What is compressed already, to go by its name."""
 
@@ -58,6 +60,12 @@ def digest(fd: int, size: int, going_on: Callable[[], bool] = lambda: True) -> s
         if not going_on():
             return None
     return found.hexdigest()
+
+
+def encoding_of(fd: int) -> str:
+    """What a file is compressed by, to go by its first bytes; empty where it is not."""
+    start = os.pread(fd, 4, 0)
+    return next((name for first, name in _FIRST_BYTES.items() if start.startswith(first)), "")
 
 
 def copy(source: int, target: int, size: int, encoding: str, going_on: Callable[[], bool]) -> str | None:

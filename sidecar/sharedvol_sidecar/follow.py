@@ -31,6 +31,7 @@ from sharedvol import remove_stale_temporaries
 from sharedvol.paths import MAX_NAME_BYTES
 from sharedvol_sidecar import lease
 from sharedvol_sidecar.claims import open_private
+from sharedvol_sidecar.contents import encoding_of
 from sharedvol_sidecar.destination import Destination
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.follow_marks import clear_mark, is_marked_by_others, set_mark
@@ -203,7 +204,26 @@ class Followed:
         item.claim_path = claim_path(log)
         item.day = log.state.day
         item.in_destination = True
+        item.final = self._final(log)
         return item
+
+    def settle_encoding(self, item: Item) -> None:
+        """Keep to what a sidecar that died had begun with other settings: by it, its final name is found.
+
+        Args:
+            item: a live copy, with the encoding that this sidecar's settings give it.
+        """
+        staging = self._destination.staging(self._spool_id, "follow")
+        try:
+            fd = os.open(item.staging_name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging.fd)
+        except FileNotFoundError:
+            if item.info.st_nlink > 1:
+                item.encoding = ""  # it has its final name, as it is
+            return
+        try:
+            item.encoding = encoding_of(fd) or item.encoding
+        finally:
+            os.close(fd)
 
     def next_generation(self, log: Log) -> Log | None:
         """Continue a log, whose live copy has its final name, in a new copy."""
@@ -314,6 +334,16 @@ class Followed:
         self._destination.begin()
         above = self._destination.actual(above)
         return f"{above}/{base}" if above else base
+
+    def _final(self, log: Log) -> str:
+        """The final name of a live copy, in its own directory.
+
+        So a sidecar with another template finds the name that one which died had given it, by inode.
+        """
+        state = log.state
+        if state.live == self._live_path(log.id, state, state.generation):
+            return self._template.target(state.origin, state.day)
+        return state.live.rpartition(f"~{log.id}")[0]
 
     def _locate(self, path: str) -> tuple[Directory | None, str]:
         *parents, name = path.split("/")

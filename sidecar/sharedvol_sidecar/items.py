@@ -12,6 +12,7 @@ from sharedvol_sidecar.directories import Directory, move_name
 from sharedvol_sidecar.holes import is_hollow
 from sharedvol_sidecar.put_backs import PutBacks
 from sharedvol_sidecar.scan import Candidate
+from sharedvol_sidecar.template import Template
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +38,8 @@ class Item:
         shared: it has other names: it is copied, so that nobody changes it by one of those.
         in_destination: it is a followed log's live file, and lies in the destination already.
         done: it is where it belongs, and its claim is gone.
+        template: what names it, where that is not this sidecar's own template: it was claimed under other settings.
+        final: of a live copy, its final name relative to the destination, which no template can change.
         no_room: its problem is that the destination has too little space.
         fits: whether it is as the collected files are promised to be; None until that is checked.
         hollow: it is long and almost only a hole: it is neither compressed nor read for a digest.
@@ -60,6 +63,8 @@ class Item:
     shared: bool = False
     in_destination: bool = False
     done: bool = False
+    template: Template | None = None
+    final: str = ""
     no_room: bool = False
     fits: bool | None = None
     hollow: bool = field(init=False)

@@ -214,6 +214,7 @@ class LogKeeper:
         if item is None:
             return True
         item.encoding = self._logs.encoding_of(item)
+        self._followed.settle_encoding(item)
         self._move([item], self.tally)
         if item.done and remember:
             self._ended.remember(log.id, item.target, item.encoding)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 
 from sharedvol import LockTimeout, SharedVolError, Volume, remove_stale_temporaries
 from sharedvol_sidecar.directories import Directory
@@ -22,12 +23,13 @@ class Orphans:
     Args:
         spool: its root.
         path: the path of that, for the presence of replicas.
-        kinds: the directories that are collected from.
+        kinds: the directories that are collected from, by these or by other settings.
         tell: told what was removed, and what cannot be.
     """
 
-    def __init__(self, spool: Directory, path: str, kinds: tuple[str, ...], tell: Listener) -> None:
+    def __init__(self, spool: Directory, path: str, kinds: Callable[[], set[str]], tell: Listener) -> None:
         self._spool, self._kinds, self._tell = spool, kinds, tell
+        self._collected: set[str] = set()
         # Any process that may write the volume can hold the gate indefinitely, so it is not waited for.
         self.volume = Volume.opened(spool.fd, path, timeout=0.0)
 
@@ -54,6 +56,7 @@ class Orphans:
             directory = self._spool.open(container)
         except OSError:
             return False
+        self._collected = self._kinds()
         left = self._empty(directory, "", 0)
         if left is None:
             try:
@@ -86,7 +89,7 @@ class Orphans:
                 inside = self._descend(directory, name, below, depth)
                 if inside is not None:
                     left = left or inside
-            elif below.partition("/")[0] in self._kinds and depth > 0 and not name.startswith("."):
+            elif below.partition("/")[0] in self._collected and depth > 0 and not name.startswith("."):
                 left = left or ""
             else:
                 left = left or below

@@ -116,11 +116,14 @@ class Publisher:
 
     def directory_of(self, item: Item) -> str:
         """The directory of its final name, relative to the destination."""
-        return self._template.target(item.candidate.origin, item.day).rpartition("/")[0]
+        return self._name_of(item).rpartition("/")[0]
+
+    def _name_of(self, item: Item) -> str:
+        return item.final or (item.template or self._template).target(item.candidate.origin, item.day)
 
     def _target(self, item: Item) -> tuple[Directory, str, str]:
         """The directory of its final name, that name, and the directory's path with a slash at the end."""
-        target = self._template.target(item.candidate.origin, item.day)
+        target = self._name_of(item)
         if item.encoding:
             above, slash, name = target.rpartition("/")
             target = above + slash + fit(name + SUFFIXES[item.encoding])
@@ -215,8 +218,8 @@ class Publisher:
         # the mover died. Rare, so a look at the whole directory is cheap enough.
         with os.scandir(directory.fd) as entries:
             for entry in entries:
-                if item.in_destination and entry.name == source:
-                    continue  # the live file itself, which is to go
+                if item.in_destination and entry.name == item.candidate.name:
+                    continue  # the live copy itself, which is to be removed
                 if ours is not None and entry.inode() == ours[1] and directory.inode(entry.name) == ours:
                     return entry.name
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -9,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from volume import Volume
 
 from sharedvol_sidecar.catalog import Catalog
 from sharedvol_sidecar.directories import open_root
+from sharedvol_sidecar.layout import LIVE
 
 Act = Callable[[], Any]
 
@@ -68,16 +71,30 @@ class Writer:
 
 def lines(volume: Volume) -> Counter[str]:
     """Every line of the collected files and of the live copies, and how often it is there."""
-    return Counter(line for text in [*volume.files().values(), *volume.live().values()] for line in text.splitlines())
+    found: Counter[str] = Counter()
+    for path in volume.names():
+        data = (volume.collected / path).read_bytes()
+        if path.endswith(".gz"):
+            data = gzip.decompress(data)
+        elif path.endswith(".zst"):
+            data = zstandard.ZstdDecompressor().decompressobj().decompress(data)
+        found.update(data.decode().splitlines())
+    return found
 
 
 def assert_each_line_once(volume: Volume, log: Writer) -> None:
     """All is collected: each line once, no live copy, no record, no claim, and the catalog knows every file."""
     assert lines(volume) == Counter(f"{log.name} {number + 1}" for number in range(log.number))
-    assert volume.live() == {} and records(volume) == [] and volume.claims() == [] and volume.staged() == []
+    assert_nothing_left(volume)
+
+
+def assert_nothing_left(volume: Volume) -> None:
+    """No live copy, no record, no claim, nothing that is staged, and the catalog knows every file."""
+    assert [name for name in volume.names() if name.endswith(LIVE)] == []
+    assert (records(volume), volume.claims(), volume.staged()) == ([], [], [])
     catalog = Catalog.open("", open_root(volume.collected))
     try:
-        assert sorted(row.path for row in catalog.rows()) == sorted(volume.files())
+        assert sorted(row.path for row in catalog.rows()) == sorted(volume.names())
     finally:
         catalog.close()
 

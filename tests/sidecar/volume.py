@@ -81,6 +81,10 @@ class Volume:
         found = (path for path in _files(self.collected) if path.endswith(LIVE))
         return {path: Path(self.collected, path).read_text() for path in found}
 
+    def names(self) -> list[str]:
+        """The paths of all that the destination shows, compressed or not, with the logs that are followed still."""
+        return _files(self.collected)
+
     def bag(self) -> Counter[str]:
         """What the collected files hold, without their names."""
         return Counter(self.files().values())

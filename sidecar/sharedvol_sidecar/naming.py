@@ -1,0 +1,158 @@
+"""The settings that name files, kept with the claims that were made under them.
+
+A sidecar that dies may have given a claimed file its final name already. The sidecar that finishes the claim finds that
+name only by the settings that made it, and its own may be others. So each set of these settings is kept once in the
+spool, and the directories of claims are named by it::
+
+    .sharedvol/naming/<key>.json
+    .sharedvol/claims/<slot>/<batch>.<key>.<day>/<path in the spool>
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+from sharedvol import AlreadyPublishedError, publish
+from sharedvol_sidecar.admission import Logs
+from sharedvol_sidecar.claims import open_private
+from sharedvol_sidecar.directories import Directory
+from sharedvol_sidecar.errors import ConfigError
+from sharedvol_sidecar.job import Job
+from sharedvol_sidecar.layout import Layout
+from sharedvol_sidecar.template import Template
+
+_KEY = re.compile(r"[0-9a-f]{16}")
+_MAX_FILE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Naming:
+    """The settings that name files; see `Job`.
+
+    Raises:
+        ConfigError: the template is wrong; raised when it is first used.
+    """
+
+    template: str
+    kinds: tuple[str, ...]
+    pattern: str | None
+    follow: tuple[str, ...]
+    compress: str
+
+    @classmethod
+    def of(cls, job: Job) -> Naming:
+        """The naming settings of a job."""
+        return cls(job.template, job.kinds, job.pattern, job.follow, job.compress)
+
+    @classmethod
+    def parse(cls, text: bytes) -> Naming:
+        """Read what `text` gave.
+
+        Raises:
+            ValueError, TypeError, KeyError: it is damaged.
+        """
+        found = json.loads(text)
+        pattern = found["pattern"]
+        return cls(
+            str(found["template"]),
+            tuple(map(str, found["kinds"])),
+            None if pattern is None else str(pattern),
+            tuple(map(str, found["follow"])),
+            str(found["compress"]),
+        )
+
+    @cached_property
+    def text(self) -> str:
+        """All of it, as JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @cached_property
+    def key(self) -> str:
+        """A name for it: a hash."""
+        return hashlib.blake2b(self.text.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+
+    @cached_property
+    def layout(self) -> Layout:
+        """What the directories of the spool mean."""
+        return Layout(self.kinds, re.compile(self.pattern) if self.pattern else None)
+
+    @cached_property
+    def names(self) -> Template:
+        """The final names."""
+        return Template(self.template)
+
+    @cached_property
+    def logs(self) -> Logs:
+        """Which files are compressed, and by what."""
+        return Logs(self.follow, encoding=self.compress)
+
+
+class NamingStore:
+    """The naming settings that were ever used on a spool.
+
+    Args:
+        spool: its root.
+        own: this sidecar's.
+
+    Raises:
+        OSError: they cannot be kept.
+    """
+
+    def __init__(self, spool: Directory, own: Naming) -> None:
+        self.own = own
+        with open_private(spool) as private:
+            self._directory = private.make("naming", 0o700)[0]
+        self._known: dict[str, Naming | None] = {own.key: own}
+        name = f"{own.key}.json"
+        if self._directory.inode(name) is None:  # a full spool needs no space for what it has
+            with (
+                contextlib.suppress(AlreadyPublishedError),
+                publish(f"/proc/self/fd/{self._directory.fd}/{name}") as file,
+            ):
+                file.write(own.text)
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._directory.close()
+
+    def of_batch(self, name: str) -> Naming:
+        """The settings under which a directory of claims was made; this sidecar's own where they are not known."""
+        key = name.rpartition(".")[0].rpartition(".")[2]
+        return (self._load(key) if _KEY.fullmatch(key) else None) or self.own
+
+    def kinds(self) -> set[str]:
+        """The kinds that are collected by these or by other settings."""
+        found = set(self.own.kinds)
+        with os.scandir(self._directory.fd) as entries:
+            keys = [entry.name.removesuffix(".json") for entry in entries if entry.name.endswith(".json")]
+        for key in keys:
+            naming = self._load(key)
+            if naming is not None:
+                found.update(naming.kinds)
+        return found
+
+    def _load(self, key: str) -> Naming | None:
+        if key not in self._known:
+            self._known[key] = self._read(key)
+        return self._known[key]
+
+    def _read(self, key: str) -> Naming | None:
+        try:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            fd = os.open(f"{key}.json", flags, dir_fd=self._directory.fd)
+        except OSError:
+            return None
+        try:
+            naming = Naming.parse(os.read(fd, _MAX_FILE))
+            _ = naming.names, naming.layout  # both are checked as they are made
+        except (OSError, ValueError, TypeError, KeyError, re.error, ConfigError):
+            return None
+        finally:
+            os.close(fd)
+        return naming
