@@ -229,7 +229,7 @@ class Followed:
         """Continue a log, whose live copy has its final name, in a new copy."""
         log.close_live()
         generation = log.state.generation + 1
-        state = replace(log.state, generation=generation, live=self._live_path(log.id, log.state, generation))
+        state = replace(log.state, generation=generation, live=self._new_live_path(log.id, log.state, generation))
         again = self.records.replace(log, state)
         if again is None:
             return None
@@ -315,7 +315,7 @@ class Followed:
         day = day_of(origin, info.st_mtime_ns)
         log_day = origin.day.toordinal() if origin.day else None
         state = State(candidate.path, origin.kind, origin.container, origin.below, log_day, day, "")
-        state = replace(state, live=self._live_path(id, state, 0))
+        state = replace(state, live=self._new_live_path(id, state, 0))
         log = self.records.create(id, state)
         if log is None or log.state != state:
             return None  # a damaged record, or that of a sidecar that has found the log in another unit
@@ -327,23 +327,30 @@ class Followed:
         self._tell(Event("followed", candidate.path, state.live))
         return log
 
-    def _live_path(self, id: str, state: State, generation: int) -> str:
-        above, _, name = self._template.target(state.origin, state.day).rpartition("/")
-        tail = os.fsencode(f"~{id}{f'.{generation}' if generation else ''}{LIVE}")
-        base = os.fsdecode(os.fsencode(name)[: MAX_NAME_BYTES - len(tail)] + tail)
+    def _new_live_path(self, id: str, state: State, generation: int) -> str:
+        """The path of a live copy that is about to be made. Its directory may have another name than the template's."""
+        above = self._template.target(state.origin, state.day).rpartition("/")[0]
         self._destination.begin()
-        above = self._destination.actual(above)
-        return f"{above}/{base}" if above else base
+        actual = self._destination.actual(above)
+        name = self._live_name(id, state, generation)
+        return f"{actual}/{name}" if actual else name
+
+    def _live_name(self, id: str, state: State, generation: int) -> str:
+        name = self._template.target(state.origin, state.day).rpartition("/")[2]
+        tail = os.fsencode(f"~{id}{f'.{generation}' if generation else ''}{LIVE}")
+        return os.fsdecode(os.fsencode(name)[: MAX_NAME_BYTES - len(tail)] + tail)
 
     def _final(self, log: Log) -> str:
         """The final name of a live copy, in its own directory.
 
         So a sidecar with another template finds the name that one which died had given it, by inode.
         """
-        state = log.state
-        if state.live == self._live_path(log.id, state, state.generation):
-            return self._template.target(state.origin, state.day)
-        return state.live.rpartition(f"~{log.id}")[0]
+        above, slash, live = log.state.live.rpartition("/")
+        if live == self._live_name(log.id, log.state, log.state.generation):
+            name = self._template.target(log.state.origin, log.state.day).rpartition("/")[2]
+        else:
+            name = live.rpartition(f"~{log.id}")[0]
+        return above + slash + name
 
     def _locate(self, path: str) -> tuple[Directory | None, str]:
         *parents, name = path.split("/")

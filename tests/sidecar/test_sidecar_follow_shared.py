@@ -431,3 +431,20 @@ def test_a_log_that_cannot_be_opened_is_not_taken_for_moved(
     assert volume.files() == {} and len(volume.live()) == 1
     end(collector)
     assert_each_line_once(volume, log)
+
+
+def test_a_log_whose_directory_in_the_destination_is_a_file_is_followed_in_turn(
+    volume: Volume, log: Writer, sidecar: Sidecar
+) -> None:
+    (volume.collected / "logs").write_text("in the way\n")
+    for _ in range(3):
+        log.write()
+        volume.one_pass()
+        assert len(volume.live()) == 1
+    cut(log)
+    volume.one_pass()
+    log.write()
+    log.close()
+    end(sidecar())
+    (volume.collected / "logs").unlink()
+    assert_each_line_once(volume, log)
