@@ -16,6 +16,9 @@ MAX_BATCH_BYTES = 256 * 1024 * 1024
 MAX_FOLLOWED = 2_000
 """Logs that are followed at once; each has three descriptors. Of more the rest waits until it is closed."""
 
+MAX_CONNECTIONS = 100
+"""Connections that the HTTP server has open at once; where there are few descriptors, an eighth of them."""
+
 _RESERVE = 200  # descriptors for everything else: a scan holds two for each directory it is in
 _DAY = 86_400 * 1_000_000_000
 
@@ -62,8 +65,18 @@ class FileBatch:
 def raise_descriptors() -> int:
     """How many a batch may have open, after the limit was raised as far as is allowed and of use."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_BATCH * 3 + 3 * MAX_FOLLOWED + _RESERVE
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return wanted if soft == resource.RLIM_INFINITY else max(1, min(soft, wanted) - _RESERVE)
+    limit = _reachable(hard)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return max(1, limit - _RESERVE - connections())
+
+
+def connections() -> int:
+    """How many connections the HTTP server may have open: batches leave their descriptors alone."""
+    return max(1, min(MAX_CONNECTIONS, _reachable(resource.getrlimit(resource.RLIMIT_NOFILE)[1]) // 8))
+
+
+def _reachable(hard: int) -> int:
+    """The limit of descriptors that is allowed and of use."""
+    wanted = MAX_BATCH * 3 + 3 * MAX_FOLLOWED + _RESERVE + MAX_CONNECTIONS
+    return wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)

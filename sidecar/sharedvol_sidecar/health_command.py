@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import sys
+import time
 import tomllib
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +19,7 @@ from sharedvol_sidecar.text import plain
 from sharedvol_sidecar.web.address import DEFAULT_LISTEN, format_address, parse_listen, reachable
 
 _LARGEST = 65_536
+_PAUSE = 0.1  # seconds
 
 
 @click.command(name="health")
@@ -58,7 +60,7 @@ def health_command(ready: bool, listen: str | None, config: Path | None, timeout
     host, port = reachable(address[0]), address[1]
     path = "/readyz" if ready else "/healthz"
     try:
-        code, body = _ask(host, port, path, timeout)
+        code, body = _ask_again(host, port, path, timeout)
     except (OSError, http.client.HTTPException) as error:
         _fail(f"no answer from {format_address(host, port)}: {str(error) or type(error).__name__}")
     said = plain(_in_words(body))
@@ -66,6 +68,18 @@ def health_command(ready: bool, listen: str | None, config: Path | None, timeout
     if code != 200 or body.get("status") not in ("alive", "ready"):
         _fail(f"{said} (HTTP {code} from {format_address(host, port)}{path})")
     say(said)
+
+
+def _ask_again(host: str, port: int, path: str, timeout: float) -> tuple[int, dict[str, Any]]:
+    """Ask until there is an answer: a service that has too many connections closes one more."""
+    end = time.monotonic() + timeout
+    while True:
+        try:
+            return _ask(host, port, path, timeout)
+        except (ConnectionResetError, BrokenPipeError, http.client.RemoteDisconnected):
+            if time.monotonic() + _PAUSE > end:
+                raise
+        time.sleep(_PAUSE)
 
 
 def _ask(host: str, port: int, path: str, timeout: float) -> tuple[int, dict[str, Any]]:

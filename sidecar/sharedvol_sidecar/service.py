@@ -14,6 +14,7 @@ from types import FrameType
 import structlog
 
 from sharedvol import SharedVolError
+from sharedvol_sidecar.batches import connections
 from sharedvol_sidecar.board import Board
 from sharedvol_sidecar.collector import Collector
 from sharedvol_sidecar.diagnosis import clear_up, reason_of
@@ -181,7 +182,8 @@ class Service:
             return
         from sharedvol_sidecar.web.server import Server
 
-        server = Server(self.board, *address, allowed_hosts=self._settings.allowed_hosts)
+        allowed = self._settings.allowed_hosts
+        server = Server(self.board, *address, allowed_hosts=allowed, connections=connections())
         server.start()
         stack.callback(server.stop)
         self._log.info("listening", url=server.url)

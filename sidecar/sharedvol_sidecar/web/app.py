@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
@@ -18,6 +20,8 @@ from sharedvol_sidecar.web import reports
 from sharedvol_sidecar.web.address import HostRule
 from sharedvol_sidecar.web.metrics import registry
 from sharedvol_sidecar.web.page import Page
+
+_CONTENT_TYPE = re.compile(r"[a-z/-]+; version=[0-9.]{1,20}; charset=utf-8(; escaping=[a-z0-9-]+)?")
 
 
 def status_app(board: Board, hosts: HostRule) -> ASGIApp:
@@ -45,8 +49,8 @@ def status_app(board: Board, hosts: HostRule) -> ASGIApp:
         return _json(reports.readiness(picture), 200 if picture.ready else 503)
 
     async def prometheus(request: Request) -> Response:
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(metrics), headers={"content-type": content_type})
+        body, content_type = _encoded(metrics, request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": content_type})
 
     app = Starlette(
         routes=[
@@ -95,6 +99,21 @@ class _Guard:
 _MISDIRECTED = PlainTextResponse(
     "this server answers for addresses, localhost and the names that it was told, not for this Host\n", 421
 )
+
+
+def _encoded(metrics: CollectorRegistry, accept: str) -> tuple[bytes, str]:
+    """The metrics in the format that a client accepts; as plain text where its words have no meaning."""
+    try:
+        return _encoded_as(metrics, accept)
+    except Exception:  # of any kind, by parameters that are not what they should be; an error of ours comes again
+        return _encoded_as(metrics, "")
+
+
+def _encoded_as(metrics: CollectorRegistry, accept: str) -> tuple[bytes, str]:
+    encode, content_type = choose_encoder(accept)
+    if not _CONTENT_TYPE.fullmatch(content_type):  # it repeats a part of the client's words
+        raise ValueError(content_type)
+    return encode(metrics), content_type
 
 
 def _json(body: dict[str, Any], code: int = 200) -> Response:

@@ -6,26 +6,30 @@ import asyncio
 import logging
 import socket
 import threading
+from collections.abc import Iterable
 from typing import Any
 
+import h11
 import structlog
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sharedvol.errors import describe
+from sharedvol_sidecar.batches import MAX_CONNECTIONS
 from sharedvol_sidecar.board import Board
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.web.address import HostRule, format_address
 from sharedvol_sidecar.web.app import status_app
-
-CONNECTIONS = 100
-"""At once; more are answered by 503."""
+from sharedvol_sidecar.web.listener import Listener
 
 PATIENCE = 10.0
 """Seconds in which a client has to send a request and take the answer; else the connection is cut."""
 
 _KEEP_ALIVE = 5  # seconds that a connection may be idle between requests: less than PATIENCE
 _LARGEST_HEAD = 16_384
+_BACKLOG = 100  # connections that wait to be accepted
+_LOGGERS = ("uvicorn", "asyncio")
+_HOARDED = 1.0  # seconds after which an idle connection makes room for another, where no place is left
 _STOP = 3.0
 
 
@@ -41,13 +45,21 @@ class Server:
         allowed_hosts: names in the ``Host`` of requests that a server on a loopback address answers too, see
             `HostRule`.
         patience: seconds that a client may take.
+        connections: how many may be open at once. One more takes the place of one that is idle, or is closed.
     """
 
     def __init__(
-        self, board: Board, host: str, port: int, *, allowed_hosts: tuple[str, ...] = (), patience: float = PATIENCE
+        self,
+        board: Board,
+        host: str,
+        port: int,
+        *,
+        allowed_hosts: tuple[str, ...] = (),
+        patience: float = PATIENCE,
+        connections: int = MAX_CONNECTIONS,
     ) -> None:
         self._board, self._host, self._port = board, host, port
-        self._allowed_hosts, self._patience = allowed_hosts, patience
+        self._allowed_hosts, self._patience, self._connections = allowed_hosts, patience, connections
         self._uvicorn: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
         self._relay = _ToStructlog(logging.ERROR)
@@ -80,13 +92,14 @@ class Server:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=CONNECTIONS,
+            backlog=_BACKLOG,
             timeout_keep_alive=_KEEP_ALIVE,
             timeout_graceful_shutdown=1,
             h11_max_incomplete_event_size=_LARGEST_HEAD,
         )
         # Its warnings are of what clients send: not worth a line each. Its errors are ours.
-        logging.getLogger("uvicorn").addHandler(self._relay)
+        for name in _LOGGERS:
+            logging.getLogger(name).addHandler(self._relay)
         self._uvicorn = uvicorn.Server(config)
         self._thread = threading.Thread(
             target=self._uvicorn.run, args=([listener],), name="sharedvol-http", daemon=True
@@ -99,33 +112,42 @@ class Server:
             return
         self._uvicorn.should_exit = True
         self._thread.join(_STOP)
-        logging.getLogger("uvicorn").removeHandler(self._relay)
+        for name in _LOGGERS:
+            logging.getLogger(name).removeHandler(self._relay)
         self._uvicorn = self._thread = None
 
     def _listen(self) -> socket.socket:
         where = format_address(self._host, self._port)
         try:
             found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            return _listener(found[0])
+            return self._listener(found[0])
         except socket.gaierror as error:
             reason = f"no such host: {error.strerror}"
         except OSError as error:
             reason = describe(error)
         raise ConfigError(f"cannot listen on {where}: {reason}; choose another address with --listen, or --listen off")
 
+    def _listener(self, found: tuple[Any, ...]) -> Listener:
+        family, kind, protocol, _, address = found
+        made = Listener(family, kind, protocol, most=self._connections, make_room=self._make_room)
+        try:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind(address)
+            # Not later, by uvicorn: two sockets can be bound to one port while neither of them listens.
+            made.listen(_BACKLOG)
+        except BaseException:
+            made.close()
+            raise
+        return made
 
-def _listener(found: tuple[Any, ...]) -> socket.socket:
-    family, kind, protocol, _, address = found
-    made = socket.socket(family, kind, protocol)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind(address)
-        # Not later, by uvicorn: two sockets can be bound to one port while neither of them listens.
-        made.listen(CONNECTIONS)
-    except BaseException:
-        made.close()
-        raise
-    return made
+    def _make_room(self) -> bool:
+        """Cut off the connection that is idle for longest, so that clients which hoard them keep nobody out."""
+        assert self._uvicorn is not None
+        open_now: Iterable[Any] = self._uvicorn.server_state.connections
+        idle = [one for one in open_now if one.idle > _HOARDED]
+        if idle:
+            max(idle, key=lambda one: one.idle).transport.abort()
+        return bool(idle)
 
 
 def _protocol(patience: float) -> type[H11Protocol]:
@@ -133,10 +155,18 @@ def _protocol(patience: float) -> type[H11Protocol]:
 
     class Impatient(H11Protocol):
         _answers = 0
+        _idle_since = 0.0
         _next_look: asyncio.TimerHandle
+
+        @property
+        def idle(self) -> float:
+            """Seconds that no request is answered; 0 while it is, and once the end has come."""
+            busy = self.cycle is not None and not self.cycle.response_complete
+            return 0.0 if busy or self.transport.is_closing() else self.loop.time() - self._idle_since
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as theirs
             super().connection_made(transport)
+            self._idle_since = self.loop.time()
             self._next_look = self.loop.call_later(patience, self._look, 0)
 
         def connection_lost(self, exc: Exception | None) -> None:
@@ -145,7 +175,14 @@ def _protocol(patience: float) -> type[H11Protocol]:
 
         def on_response_complete(self) -> None:
             self._answers += 1
+            self._idle_since = self.loop.time()
             super().on_response_complete()
+
+        def send_400_response(self, msg: str) -> None:
+            try:
+                super().send_400_response(msg)
+            except h11.LocalProtocolError:  # an answer is on its way already: what follows it is nonsense
+                self.transport.close()
 
         def _look(self, answers: int) -> None:
             # One that is closing has an answer to send that is not taken.
