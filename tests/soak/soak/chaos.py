@@ -20,8 +20,8 @@ from soak.records import progress
 from soak.resources import Sample, lowest
 from soak.sidecar import OFFSET
 
-STEP = 2_500
-"""Bytes of accounts between two disturbances: about 200 records. So a slow machine has no fewer."""
+STEP = 1_500
+"""Bytes of accounts between two disturbances: about 120 records. So a slow machine has no fewer."""
 
 _POLL = 0.02
 
