@@ -37,6 +37,7 @@ from sharedvol_sidecar.quiet import Quiet
 from sharedvol_sidecar.register import Register
 from sharedvol_sidecar.report import Listener, Tally
 from sharedvol_sidecar.scan import Scanner
+from sharedvol_sidecar.serving import Serving
 from sharedvol_sidecar.staging import purge
 from sharedvol_sidecar.units import Units
 
@@ -87,9 +88,13 @@ class Collector:
             root = parts.enter_context(open_root(Path(job.collected)))
             self._namings = NamingStore(spool, Naming.of(job))
             parts.callback(self._namings.close)
-            self.claims = Claims(spool, self._namings.own.key)
+            self.claims = Claims(spool, self._namings.own_key)
             parts.callback(self.claims.close)
-            self._spool_id = _spool_id(spool)
+            self._spool_id = _id_of(spool)
+            serving = Serving(
+                self.claims.movers, self.claims.slot, job.spool, functools.partial(_id_of, root), job.collected
+            )
+            parts.callback(serving.close)
             mark = f"{self._spool_id}-{self.claims.slot}"
             ownership = Ownership(job.uid, job.gid, job.file_mode, job.directory_mode)
             self._destination = Destination(root, ownership, mark)
@@ -403,9 +408,9 @@ class Collector:
         purge(staging)
 
 
-def _spool_id(spool: Directory) -> str:
-    """A name of this spool, for a destination that several share."""
-    with open_private(spool) as private:
+def _id_of(root: Directory) -> str:
+    """The id of a spool or a destination, which is the same at whatever path it is mounted."""
+    with open_private(root) as private:
         if private.inode("id") is None:  # first: on a full disk nothing new can be written
             with contextlib.suppress(AlreadyPublishedError), publish(f"/proc/self/fd/{private.fd}/id") as file:
                 file.write(os.urandom(8).hex())
@@ -415,7 +420,7 @@ def _spool_id(spool: Directory) -> str:
         finally:
             os.close(fd)
         if not re.fullmatch(r"[0-9a-f]{16}", text):
-            raise ConfigError(f"{private.shown}/id does not hold a spool's id: remove it if nothing is being collected")
+            raise ConfigError(f"{private.shown}/id does not hold an id: remove it if nothing is being collected")
         return text
 
 

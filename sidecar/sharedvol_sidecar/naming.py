@@ -25,6 +25,7 @@ from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.job import Job
 from sharedvol_sidecar.layout import Layout
+from sharedvol_sidecar.probe import FULL
 from sharedvol_sidecar.template import Template
 
 _KEY = re.compile(r"[0-9a-f]{16}")
@@ -100,26 +101,38 @@ class NamingStore:
         spool: its root.
         own: this sidecar's.
 
+    Attributes:
+        own: this sidecar's.
+        own_key: the key of these; empty where a full spool does not take them, as only collecting makes room.
+
     Raises:
         OSError: they cannot be kept.
     """
 
     def __init__(self, spool: Directory, own: Naming) -> None:
-        self.own = own
-        with open_private(spool) as private:
-            self._directory = private.make("naming", 0o700)[0]
+        self.own, self.own_key = own, own.key
         self._known: dict[str, Naming | None] = {own.key: own}
-        name = f"{own.key}.json"
-        if self._directory.inode(name) is None:  # a full spool needs no space for what it has
-            with (
-                contextlib.suppress(AlreadyPublishedError),
-                publish(f"/proc/self/fd/{self._directory.fd}/{name}") as file,
-            ):
-                file.write(own.text)
+        self._directory: Directory | None = None
+        try:
+            with open_private(spool) as private:
+                self._directory = private.make("naming", 0o700)[0]
+            self._keep(self._directory)
+        except OSError as error:
+            if error.errno not in FULL:
+                self.close()
+                raise
+            self.own_key = ""
+
+    def _keep(self, directory: Directory) -> None:
+        name = f"{self.own.key}.json"
+        if directory.inode(name) is None:  # first: on a full disk nothing new can be written
+            with contextlib.suppress(AlreadyPublishedError), publish(f"/proc/self/fd/{directory.fd}/{name}") as file:
+                file.write(self.own.text)
 
     def close(self) -> None:
         """Close what is open."""
-        self._directory.close()
+        if self._directory is not None:
+            self._directory.close()
 
     def of_batch(self, name: str) -> Naming:
         """The settings under which a directory of claims was made; this sidecar's own where they are not known."""
@@ -129,6 +142,8 @@ class NamingStore:
     def kinds(self) -> set[str]:
         """The kinds that are collected by these or by other settings."""
         found = set(self.own.kinds)
+        if self._directory is None:
+            return found
         with os.scandir(self._directory.fd) as entries:
             keys = [entry.name.removesuffix(".json") for entry in entries if entry.name.endswith(".json")]
         for key in keys:
@@ -143,6 +158,8 @@ class NamingStore:
         return self._known[key]
 
     def _read(self, key: str) -> Naming | None:
+        if self._directory is None:
+            return None
         try:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             fd = os.open(f"{key}.json", flags, dir_fd=self._directory.fd)

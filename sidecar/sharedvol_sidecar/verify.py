@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,9 @@ from sharedvol_sidecar.tree import Found, Tree, digest, is_plain, open_file
 CHANGED, MISSING, UNCATALOGUED, UNREADABLE = "changed", "missing", "uncatalogued", "unreadable"
 ABANDONED = "abandoned"
 PROBLEMS = (CHANGED, MISSING, UNCATALOGUED, ABANDONED, UNREADABLE)
+
+_LIVE_COPY = re.compile(r"~[0-9a-f]+-[0-9a-f]+(\.[0-9]+)?\.live\Z")
+"""What the names of live copies end with. Another file whose name ends in ``.live`` is not a sidecar's."""
 
 _GROUP = 500
 _UNDER_WAY_NS = 60 * 1_000_000_000
@@ -121,7 +125,8 @@ class Verification:
     def _abandoned(self) -> None:
         # A live copy has a record from before it is made until after it is removed: so each is looked at twice, before
         # and after the records are read.
-        before = [found for path in self._tree.live if (found := self._look(path)) is not None]
+        copies = [path for path in self._tree.live if _LIVE_COPY.search(path)]
+        before = [found for path in copies if (found := self._look(path)) is not None]
         recorded = live_paths(self._tree.root) if before else None
         if recorded is None:
             return
