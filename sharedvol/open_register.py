@@ -9,10 +9,12 @@ import os
 import stat
 from dataclasses import dataclass
 
-from sharedvol.errors import PresenceError, PublishError, describe
+from sharedvol.errors import LockFileError, PresenceError, PublishError, describe
 from sharedvol.information import Information, is_name, read_file
 from sharedvol.locks import kernel
+from sharedvol.locks.handles import close_handle, remember_handle
 from sharedvol.publish import publish, remove_stale_temporaries
+from sharedvol.register_making import GATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,59 @@ class OpenRegister:
                 "do it as root or as the user who owns it"
             ) from error
 
+    def forget(self, name: str) -> bool:
+        """Remove the record and the lock file of a dead replica. The caller holds ``join.lock``.
+
+        Returns:
+            False where there is nothing, a process holds the name, or this process may not remove a file.
+        """
+        path = self.name_lock(name)
+        try:
+            lock = remember_handle(kernel, lambda: _open(self.names, f"{name}.lock", os.O_RDWR))
+        except FileNotFoundError:
+            return self.is_known(name) and self._unlink(f"{name}.json")
+        except OSError:
+            return False
+        try:
+            is_ours = stat.S_ISREG(os.fstat(lock).st_mode) and kernel.try_both(lock, path, False)
+            # The record first: a lock file without one says nothing.
+            return (
+                is_ours
+                and kernel.is_current(path, kernel.identify(lock, path), self.names)
+                and self._unlink(f"{name}.json")
+                and self._unlink(f"{name}.lock")
+            )
+        except LockFileError:
+            return False
+        finally:
+            close_handle(kernel, lock)
+
+    def remove_lock(self, name: str) -> None:
+        """Remove the lock file of a dead replica, if it can be. The caller holds it, and ``join.lock``."""
+        self._unlink(f"{name}.lock")
+
+    def is_changing(self) -> bool:
+        """Return whether a process holds ``join.lock`` now. Takes nothing."""
+        try:
+            fd = _open(self.top, GATE, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            return kernel.conflict(fd) is not None
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+
+    def _unlink(self, file: str) -> bool:
+        try:
+            os.unlink(file, dir_fd=self.names)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return False
+        return True
+
     def _list(self, directory: int) -> list[str]:
         try:
             return os.listdir(directory)
@@ -133,9 +188,8 @@ def is_held(directory: int, name: str) -> bool:
     Raises:
         PresenceError: the file system has no locks.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
-        fd = os.open(name, flags, dir_fd=directory)
+        fd = _open(directory, name, os.O_RDONLY)
     except PermissionError:
         return True  # the kernel cannot be asked: to take a dead one for alive does no harm
     except OSError:
@@ -151,3 +205,7 @@ def is_held(directory: int, name: str) -> bool:
             raise PresenceError(
                 f"cannot ask who holds {name!r}: {describe(error)}; keep the volume on a local file system"
             ) from error
+
+
+def _open(directory: int, name: str, how: int) -> int:
+    return os.open(name, how | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=directory)

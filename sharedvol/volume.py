@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from sharedvol.duplicates import describe_duplicate
 from sharedvol.errors import (
     DuplicateReplicaError,
     InvalidNameError,
+    LockError,
     LockTimeout,
     NotJoinedError,
     PresenceError,
@@ -260,7 +262,7 @@ class Volume:
             return False if register.is_known(name) else None
 
     def forget(self, name: str) -> bool:
-        """Remove what is known of a dead replica. Its lock file stays.
+        """Remove the record and the lock file of a dead replica.
 
         Returns:
             Whether there was anything to remove.
@@ -274,10 +276,39 @@ class Volume:
             if dead:
                 with self._register.existing() as register:
                     register.remove(name)
+                    with contextlib.suppress(LockError):
+                        self._removing[name].check()  # a lock file that replaced it may be of a live replica
+                        register.remove_lock(name)
                 return True
             if self.is_alive(name) is not None:
                 raise ReplicaAliveError(f"replica {name!r} on {self._path!r} is alive: stop it before it is forgotten")
             return False
+
+    def forget_dead(self, names: Iterable[str], *, seconds: float = 0.05) -> list[str]:
+        """Forget those of many replicas that are dead. A name that cannot be forgotten is passed over.
+
+        This also removes the lock files that earlier releases left of replicas that were forgotten.
+
+        Args:
+            names: of replicas.
+            seconds: how long to take at most: no replica can join meanwhile.
+
+        Returns:
+            The names that were forgotten.
+
+        Raises:
+            PresenceError: the volume cannot be read.
+            LockTimeout, LockFileError: another process that joins does not end; a lock file cannot be used.
+        """
+        forgotten = []
+        with self._gate, self._register.existing() as register:
+            end = time.monotonic() + seconds
+            for name in names:
+                if time.monotonic() >= end:
+                    break
+                if is_name(name) and register.forget(name):
+                    forgotten.append(name)
+        return forgotten
 
     @contextlib.contextmanager
     def hold_dead(self, name: str) -> Iterator[bool]:

@@ -146,13 +146,18 @@ class Board:
             self._backlog = tuple(Backlog(_cut(name), *counts) for name, counts in largest)
             self._backlog_rest = Backlog(OTHER, files, size) if len(waiting) > len(largest) else None
 
-    def replicas(self, views: Iterable[ReplicaView]) -> None:
-        """The replicas that are known now."""
+    def replicas(self, views: Iterable[ReplicaView], states: Counter[bool | None] | None = None) -> None:
+        """Show the replicas that are known now.
+
+        Args:
+            views: of those that may be shown.
+            states: how many are alive, dead and unknown, where there are more than ``views``.
+        """
         self.beat()
         known = sorted(views, key=lambda view: (view.alive is not True, view.name))
         with self._lock:
             self._replicas = tuple(known[:CONTAINERS])
-            self._replica_states = Counter(view.alive for view in known)
+            self._replica_states = Counter(view.alive for view in known) if states is None else states
 
     def followed(self, logs: int, taken: int = 0) -> None:
         """So many logs are followed now, and so many bytes were taken from them since the last call."""

@@ -35,6 +35,7 @@ from sharedvol_sidecar.placed import Placed
 from sharedvol_sidecar.publisher import Publisher
 from sharedvol_sidecar.quiet import Quiet
 from sharedvol_sidecar.register import Register
+from sharedvol_sidecar.replica_watch import ReplicaWatch
 from sharedvol_sidecar.report import Listener, Tally
 from sharedvol_sidecar.scan import Scanner
 from sharedvol_sidecar.serving import Serving
@@ -101,6 +102,7 @@ class Collector:
             parts.callback(self._destination.close)
             self.linked = shares_file_system(spool, root, mark)
             self.orphans = Orphans(spool, job.spool, self._namings.kinds, tell)
+            self.replicas = ReplicaWatch(spool)
             open_catalog = functools.partial(Catalog.open, job.catalog, root)
             self.register = Register(open_catalog if job.catalog is not None else None, tell)
             parts.callback(self.register.close)
@@ -295,6 +297,15 @@ class Collector:
         self.logs.tick(tally)
         self._pause_for(tally.followed)
         return tally
+
+    def forget_dead(self, most: int) -> None:
+        """Forget dead containers that left no directory, at most so many.
+
+        Raises:
+            SharedVolError: the register of replicas cannot be used.
+        """
+        if self._job.orphans:
+            self.replicas.forget(self.orphans.volume, most)
 
     def close(self) -> None:
         """Release the mover's slot and every lock, and close everything. Does nothing the second time."""

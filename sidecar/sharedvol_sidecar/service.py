@@ -278,7 +278,7 @@ class Service:
             clear_up(self.board, collector, tally)
             self.board.passed(tally, took)
             show_backlog(self.board, collector, tally.followed)
-            show_replicas(self.board, collector.orphans.volume)
+            show_replicas(self.board, collector)
             self._pruning.look(collector, self._is_to_stop)
             if watch.unwatched != scan_only:
                 scan_only = watch.unwatched

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from sharedvol import SharedVolError, Volume
+import contextlib
+from collections import Counter
+
+from sharedvol import SharedVolError
 from sharedvol_sidecar.board import Board
 from sharedvol_sidecar.collector import Collector
-from sharedvol_sidecar.picture import ReplicaView
+
+FORGOTTEN = 500
+"""Dead replicas that are forgotten after one pass."""
 
 
 def show_backlog(board: Board, collector: Collector, followed: int) -> None:
@@ -14,13 +19,9 @@ def show_backlog(board: Board, collector: Collector, followed: int) -> None:
     board.followed(len(collector.logs), followed)
 
 
-def show_replicas(board: Board, volume: Volume) -> None:
-    """The replicas that joined the volume."""
-    try:
-        found = volume.replicas()
-    except SharedVolError:
-        return  # the pass tells what is wrong with the volume
-    board.replicas(
-        ReplicaView(each.name, each.alive, each.slot, each.joined_at.timestamp() if each.joined_at else None)
-        for each in found
-    )
+def show_replicas(board: Board, collector: Collector) -> None:
+    """Show the replicas that joined the volume, and forget some of those that are dead and not shown."""
+    with contextlib.suppress(SharedVolError):  # the pass reports what is wrong with the volume
+        found = collector.replicas.look()
+        board.replicas(found.views, Counter({True: found.alive, False: found.dead, None: found.unknown}))
+        collector.forget_dead(FORGOTTEN)
