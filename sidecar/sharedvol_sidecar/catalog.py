@@ -121,13 +121,16 @@ class Catalog:
         url: of SQLAlchemy, ``mysql://…`` or ``sqlite:///…``; empty or None for the file beside the destination.
         destination: the destination's root.
         create: whether a catalog that is missing is made; else it is an error.
+        frozen: only read it, as it is in its file: see `frozen`.
 
     Raises:
         ConfigError: the URL cannot be one of a catalog, or the destination's private directory is not ours.
         CatalogError: by every method: the database failed; nothing was changed.
     """
 
-    def __init__(self, url: str | None, destination: Directory | Path, *, create: bool = True) -> None:
+    def __init__(
+        self, url: str | None, destination: Directory | Path, *, create: bool = True, frozen: bool = False
+    ) -> None:
         root = destination if isinstance(destination, Directory) else open_root(destination)
         if url:
             target = read_url(url)
@@ -138,7 +141,7 @@ class Catalog:
             if create:
                 root.sync()  # or a power cut could take the directory with all rows in it
             target = sa.URL.create("sqlite", database=place)
-        self._session = Session(target, create=create)
+        self._session = Session(target, create=create, frozen=frozen)
 
     @classmethod
     def open(cls, url: str | None, destination: Directory | Path, *, create: bool = True) -> Catalog:
@@ -148,6 +151,19 @@ class Catalog:
             CatalogError: it cannot be opened, or is of a newer version.
         """
         catalog = cls(url, destination, create=create)
+        catalog._session.run(lambda connection: None, "open")
+        return catalog
+
+    @classmethod
+    def frozen(cls, url: str | None, destination: Directory | Path) -> Catalog:
+        """Open the file of a catalog as it is, for reading: where a full disk keeps SQLite from opening it.
+
+        No other process may open it until `close`.
+
+        Raises:
+            CatalogError: it cannot be read, or another process has it open.
+        """
+        catalog = cls(url, destination, create=False, frozen=True)
         catalog._session.run(lambda connection: None, "open")
         return catalog
 

@@ -10,6 +10,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -212,8 +213,20 @@ def finish() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def opened(to: Path, url: str | None, *, create: bool) -> Iterator[tuple[Catalog, Directory]]:
+def opened(
+    to: Path,
+    url: str | None,
+    *,
+    create: bool,
+    read: Callable[[str | None, Directory], AbstractContextManager[Catalog]] | None = None,
+) -> Iterator[tuple[Catalog, Directory]]:
     """The catalog and the destination's root.
+
+    Args:
+        to: the destination.
+        url: of the catalog.
+        create: whether a catalog that is missing is made.
+        read: opens the catalog instead, only to read it.
 
     Raises:
         ConfigError: the destination is none, or not the one of the catalog.
@@ -223,8 +236,12 @@ def opened(to: Path, url: str | None, *, create: bool) -> Iterator[tuple[Catalog
         root = open_root(to)
     except OSError as error:
         raise ConfigError(f"--to {str(to)!r}: {describe(error)}; name the destination, or mount its volume") from None
-    catalog = Catalog.open(url, root, create=create)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(root)
+        if read is not None:
+            catalog = stack.enter_context(read(url, root))
+        else:
+            catalog = stack.enter_context(contextlib.closing(Catalog.open(url, root, create=create)))
         # An empty mount point in the place of the destination must not look as if all files were deleted.
         if root.inode(PRIVATE) is None and catalog.count():
             raise ConfigError(
@@ -232,8 +249,6 @@ def opened(to: Path, url: str | None, *, create: bool) -> Iterator[tuple[Catalog
                 f"was restored without, make {PRIVATE} with mode 700"
             )
         yield catalog, root
-    finally:
-        catalog.close()
 
 
 def add_indexes(catalog: Catalog) -> None:

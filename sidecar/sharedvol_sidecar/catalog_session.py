@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import re
 import sqlite3
@@ -12,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
@@ -22,7 +24,8 @@ from sharedvol_sidecar import catalog_schema
 from sharedvol_sidecar.catalog_indexes import LONGEST, add_indexes
 from sharedvol_sidecar.catalog_pages import PageQueries
 from sharedvol_sidecar.catalog_schema import ADDED, Statements
-from sharedvol_sidecar.errors import CatalogError, ConfigError
+from sharedvol_sidecar.errors import CatalogError, ConfigError, errno_of
+from sharedvol_sidecar.probe import FULL
 
 T = TypeVar("T")
 
@@ -34,6 +37,10 @@ _ATTEMPTS: Final = 5
 _AGAIN: Final = frozenset({1213, 1020})
 """A deadlock, which InnoDB resolves by undoing one transaction, and MariaDB's conflict of snapshots: not errors of
 ours, and nothing was done (MySQL manual, "Deadlocks in InnoDB")."""
+
+_NEEDED_INODES: Final = 8
+_NEEDED: Final = 1 << 20
+"""Bytes without which a disk is full for SQLite. Some file systems keep the last blocks for themselves."""
 
 _HELD: Final = "another process holds it: look for one that hangs"
 _DAMAGED: Final = "the file is damaged: stop the sidecars, move {path}* away, and run `rebuild`"
@@ -108,10 +115,12 @@ class Session:
     Args:
         url: as `read_url` gives it.
         create: whether a catalog that is missing is made.
+        frozen: read the file as it is, while no other process has it open.
     """
 
-    def __init__(self, url: sa.URL, *, create: bool) -> None:
-        self._url, self._create = url, create
+    def __init__(self, url: sa.URL, *, create: bool, frozen: bool = False) -> None:
+        self._url, self._create, self._frozen = url, create, frozen
+        self._opening: FileLock | None = None
         self.path = Path(url.database or "") if url.drivername.startswith("sqlite") else None
         self.label = repr(str(self.path)) if self.path else database_url.label(url)
         self._connection: sa.Connection | None = None
@@ -198,6 +207,9 @@ class Session:
                 connection.invalidate()
             with contextlib.suppress(Exception):
                 connection.close()
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.release()
 
     def _leave_stale(self) -> None:
         if self._pid != os.getpid():
@@ -217,6 +229,8 @@ class Session:
         if self._connection is None:
             if self.path is None:
                 self._connect()
+            elif self._frozen:
+                self._connect_frozen(self.path)
             else:
                 if not self._create and _inode(self.path) is None:
                     raise self._missing()
@@ -227,6 +241,20 @@ class Session:
                     self._connect()
         assert self._connection is not None
         return self._connection
+
+    def _connect_frozen(self, path: Path) -> None:
+        if _inode(path) is None:
+            raise self._missing()
+        opening = FileLock(f"{path}.lock", timeout=_PATIENCE, mode=0o600)
+        opening.acquire()
+        self._opening = opening  # until `close`: nothing may change in the file
+        if any(_size(f"{path}{end}") for end in ("-wal", "-journal")):
+            raise CatalogError(f"catalog {self.label} is open elsewhere, or its process was killed: {_HELD}")
+        self._inode = _inode(path)
+        self._connection = self._engine.connect()
+        if not catalog_schema.check(self._connection, self.label):
+            raise self._missing()
+        self._look_at_indexes(self._connection)
 
     def _connect(self) -> None:
         try:
@@ -265,6 +293,10 @@ class Session:
         return CatalogError(f"there is no catalog {self.label}: name another with --catalog, or run `rebuild`")
 
     def _make_engine(self, answer: float) -> sa.Engine:
+        if self._frozen and self.path is not None:
+            file = f"file:{quote(os.fsencode(self.path))}?mode=ro&immutable=1"
+            frozen = functools.partial(sqlite3.connect, file, uri=True)
+            return sa.create_engine("sqlite://", creator=frozen, poolclass=NullPool, isolation_level="AUTOCOMMIT")
         arguments = self._arguments(answer)
         return sa.create_engine(self._url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=arguments)
 
@@ -289,7 +321,12 @@ class Session:
         return not fresh and self.path is None and self._engine.dialect.is_disconnect(driver, None, None)  # type: ignore[arg-type]
 
     def _in_words(self, error: BaseException, what: str) -> CatalogError | None:
-        begin = f"cannot {what} catalog {self.label}: "
+        ours = self._worded(error, f"cannot {what} catalog {self.label}: ")
+        if ours is not None and self.path is not None:
+            ours.full = _is_full(self.path, error)
+        return ours
+
+    def _worded(self, error: BaseException, begin: str) -> CatalogError | None:
         if isinstance(error, LockError):
             return CatalogError(f"{begin}{error}")
         if isinstance(error, OSError) and not isinstance(error, CatalogError):
@@ -311,6 +348,21 @@ class Session:
         return CatalogError(f"{begin}{driver}; {remedy.format(path=self.path)}")
 
 
+def _is_full(path: Path, error: BaseException) -> bool:
+    """Return whether a failure of the catalog comes from its disk's having no room. SQLite mostly does not tell."""
+    if errno_of(error) in FULL:
+        return True
+    code = getattr(getattr(error, "orig", error), "sqlite_errorcode", 0) & 0xFF
+    if code not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+        return False
+    try:
+        free = os.statvfs(path.parent)
+    except OSError:
+        return False
+    without_inodes = free.f_files > 0 and free.f_favail < _NEEDED_INODES
+    return code == sqlite3.SQLITE_FULL or without_inodes or free.f_bavail * free.f_frsize < _NEEDED
+
+
 def _driver_error(engine: sa.Engine, error: BaseException) -> BaseException | None:
     if isinstance(error, sa.exc.DBAPIError):
         return error.orig
@@ -324,6 +376,13 @@ def _journal(path: Path) -> str:
     blocks are smaller, what is mapped may have none, and on a full disk the kernel answers a write with SIGBUS.
     """
     return "WAL" if os.statvfs(path).f_bsize >= 4096 else "TRUNCATE"
+
+
+def _size(path: str) -> int:
+    try:
+        return os.lstat(path).st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _inode(path: Path) -> tuple[int, int] | None:

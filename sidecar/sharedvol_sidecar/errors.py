@@ -43,7 +43,13 @@ class DescriptorsError(SidecarError):
 
 
 class CatalogError(SidecarError):
-    """The catalog cannot be read or written now. Nothing was changed in it; the next call tries again."""
+    """The catalog cannot be read or written now. Nothing was changed in it; the next call tries again.
+
+    Attributes:
+        full: whether its disk has no room.
+    """
+
+    full = False
 
 
 def errno_of(error: BaseException) -> int | None:

@@ -1,22 +1,35 @@
-"""Retention in a running service: once an hour, and by default only said."""
+"""Retention in a running service: once an hour and when the destination is full; by default it only reports."""
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Literal
 
 from sharedvol_sidecar.catalog import Catalog, CatalogError
 from sharedvol_sidecar.collector import Collector
-from sharedvol_sidecar.directories import Directory
+from sharedvol_sidecar.directories import Directory, open_root
+from sharedvol_sidecar.errors import forget_frames
+from sharedvol_sidecar.job import Job
 from sharedvol_sidecar.report import Event, Listener
 from sharedvol_sidecar.retention import Pruned, apply_in_steps, parse_rules, plan_in_steps
+from sharedvol_sidecar.retention_relief import make_room, readable
 from sharedvol_sidecar.text import size
 
 EVERY = 3600.0
 
 PORTION = 1.0
 """Seconds of work between two passes: files that come meanwhile wait no longer."""
+
+
+RELIEF_EVERY = 60.0
+"""Seconds until a full destination is searched again for files to delete, if the last time nothing was found."""
+
+RELIEF = 5.0
+"""Seconds that the deletion may take before new files are collected; the rest is deleted between passes."""
 
 
 class Pruning:
@@ -39,6 +52,7 @@ class Pruning:
         self._rules = parse_rules(rules) if mode != "off" else ()
         self._apply, self._tell, self._clock = mode == "apply", tell, clock
         self._next = clock()
+        self._next_relief = float("-inf")
         self._catalog: Catalog | None = None
         self._steps: Iterator[object] | None = None
 
@@ -61,6 +75,50 @@ class Pruning:
         except CatalogError as error:
             self._steps = None
             self._tell(Event("catalog", "", f"{error}; nothing is pruned until it can be read"))
+
+    def relieve(self, job: Job, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Make room in a full destination now, by what the rules do not keep. Return whether a file was deleted.
+
+        It needs no collector, which a full disk may not allow, and no room: see `retention_relief`. In a dry run it
+        only reports what would be deleted.
+
+        Args:
+            job: names the destination and the catalog.
+            stop: queried after each short step whether to end.
+        """
+        if not self._rules or job.catalog is None or self._clock() < self._next_relief:
+            return False
+        self._next_relief = self._clock() + RELIEF_EVERY
+        deleted = False
+        try:
+            with open_root(Path(job.collected)) as root:
+                if not self._apply:
+                    with readable(job.catalog, root) as catalog:
+                        deque(self._begin(catalog, root), 0)
+                    return False
+                for outcomes in self._making_room(job.catalog, root):
+                    for pruned in outcomes:
+                        deleted = deleted or pruned.outcome == "deleted"
+                        self._told(pruned)
+                    if deleted:
+                        self._next_relief = float("-inf")
+                        self._next = self._clock()
+                    if stop():
+                        break
+        except (CatalogError, OSError) as error:
+            self._tell(Event("catalog", "", f"{error}; nothing more is pruned until it can be read"))
+            forget_frames(error)
+        return deleted
+
+    def _making_room(self, url: str | None, root: Directory) -> Iterator[list[Pruned]]:
+        end = self._clock() + RELIEF
+        now = time.time_ns()
+        yield from make_room(url, root, self._rules, now)
+        with contextlib.closing(Catalog.open(url, root, create=False)) as catalog:
+            for outcomes in apply_in_steps(catalog, root, plan_in_steps(catalog, self._rules, now)):
+                yield outcomes
+                if self._clock() >= end:
+                    return
 
     def _continue(self, collector: Collector, stop: Callable[[], bool]) -> None:
         end = self._clock() + PORTION

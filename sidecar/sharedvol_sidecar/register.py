@@ -27,6 +27,8 @@ class Register:
         self._until = 0.0
         self.problem = ""
         """Why it cannot be written now; empty while it can."""
+        self.full = False
+        """Whether that is because its disk has no room."""
 
     @property
     def resting(self) -> bool:
@@ -97,6 +99,10 @@ class Register:
         """
         return self._connected() if self._open is not None else None
 
+    def try_again(self) -> None:
+        """Do not rest any longer: what kept the catalog from being written may be over."""
+        self._until = 0.0
+
     def close(self) -> None:
         if self._catalog is not None:
             self._catalog.close()
@@ -110,13 +116,13 @@ class Register:
 
     def _failed(self, error: CatalogError) -> None:
         self._until = time.monotonic() + _AGAIN
-        before, self.problem = self.problem, str(error)
+        before, self.problem, self.full = self.problem, str(error), error.full
         if self.problem != before:
             self._tell(Event("catalog", "", f"{error}; files are moved all the same, and their rows follow"))
 
     def _mended(self) -> None:
         if self.problem:
-            self.problem = ""
+            self.problem, self.full = "", False
             self._tell(Event("catalog", "", "it can be written again"))
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from sharedvol.errors import describe
-from sharedvol_sidecar.catalog import Catalog, Filters, Row, clamped
+from sharedvol_sidecar.catalog import Catalog, CatalogError, Filters, Row, clamped
 from sharedvol_sidecar.catalog_names import key
 from sharedvol_sidecar.console import parse_duration, parse_size
 from sharedvol_sidecar.directories import Directory
@@ -31,6 +31,7 @@ from sharedvol_sidecar.text import size
 from sharedvol_sidecar.tree import Tree, is_plain
 
 _BATCH = 100
+_MOST_PENDING = 10_000  # rows without a file: the next run finds them
 _EXAMPLE = "say results=90d, logs=20G or logs=14d,20G"
 
 DELETED, GONE, LEFT, REFUSED, FAILED = "deleted", "gone", "left", "refused", "failed"
@@ -211,8 +212,23 @@ def apply_in_steps(catalog: Catalog, root: Directory, steps: Iterable[list[Doome
     Raises:
         CatalogError: the catalog failed, as with `apply`.
     """
+    pending: list[Row] = []
+    problem: CatalogError | None = None
     for doomed in steps:
-        yield _apply_batch(catalog, root, doomed)
+        outcomes = unlink(root, doomed)
+        # Exactly these rows: a file that was collected meanwhile under such a name keeps its own.
+        pending += forgettable(outcomes)
+        try:
+            catalog.forget(pending)
+        except CatalogError as error:
+            if not error.full or len(pending) > _MOST_PENDING:
+                raise
+            problem = error.with_traceback(None)  # more room may be all that it needs, and the next files make some
+        else:
+            pending, problem = [], None
+        yield outcomes
+    if problem is not None:
+        raise problem
 
 
 def prune(
@@ -230,7 +246,8 @@ def prune(
     return apply(catalog, root, plan(catalog, rules, now_ns), tell)
 
 
-def _apply_batch(catalog: Catalog, root: Directory, batch: list[Doomed]) -> list[Pruned]:
+def unlink(root: Directory, batch: Sequence[Doomed]) -> list[Pruned]:
+    """Delete files durably, and the directories that become empty. Their rows stay: see `forgettable`."""
     tree = Tree(root)  # anew: directories may have been moved away since
     emptied: dict[str, None] = {}
     outcomes = [_delete(tree, doomed, emptied) for doomed in batch]
@@ -240,9 +257,12 @@ def _apply_batch(catalog: Catalog, root: Directory, batch: list[Doomed]) -> list
             Pruned(FAILED, pruned.doomed, problem) if pruned.outcome in (DELETED, GONE) else pruned
             for pruned in outcomes
         ]
-    # Exactly these rows: a file that was collected meanwhile under such a name keeps its own.
-    catalog.forget([pruned.doomed.row for pruned in outcomes if pruned.outcome in (DELETED, GONE)])
     return outcomes
+
+
+def forgettable(outcomes: Iterable[Pruned]) -> list[Row]:
+    """The rows whose files do not exist any more."""
+    return [pruned.doomed.row for pruned in outcomes if pruned.outcome in (DELETED, GONE)]
 
 
 def _delete(tree: Tree, doomed: Doomed, emptied: dict[str, None]) -> Pruned:

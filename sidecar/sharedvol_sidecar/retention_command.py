@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ import click
 from sharedvol_sidecar.catalog_commands import add_indexes, catalog_options, finish, opened
 from sharedvol_sidecar.catalog_names import escape
 from sharedvol_sidecar.console import EXIT_FAILED, report, say, say_json, time_words
-from sharedvol_sidecar.retention import Doomed, Pruned, apply, parse_rules, plan
+from sharedvol_sidecar.directories import open_root
+from sharedvol_sidecar.retention import Counts, Doomed, Pruned, apply, parse_rules, plan
+from sharedvol_sidecar.retention_relief import make_room, readable
 from sharedvol_sidecar.text import plain, size
 
 
@@ -42,22 +45,27 @@ def prune_command(to: Path, catalog: str | None, rules: tuple[str, ...], really:
     """
     with finish():
         wanted = parse_rules(rules)
+        now, counts = time.time_ns(), Counts()
+
+        def tell(pruned: Pruned) -> None:
+            counts.add(pruned)
+            if as_json:
+                say_json({**_described(pruned.doomed), "outcome": pruned.outcome, "detail": pruned.detail})
+            elif pruned.outcome not in ("deleted", "gone"):
+                path = escape(pruned.doomed.row.path)
+                report(f"{pruned.outcome}: {path}: {plain(pruned.detail)}")
+
+        if not really:
+            with opened(to, catalog, create=False, read=readable) as (rows, root):
+                _dry_run(plan(rows, wanted, now), as_json)
+            return
+        if to.is_dir():  # else `opened` reports it
+            with open_root(to) as root:
+                for pruned in itertools.chain.from_iterable(make_room(catalog, root, wanted, now)):
+                    tell(pruned)
         with opened(to, catalog, create=False) as (rows, root):
-            if really:
-                add_indexes(rows)
-            doomed = plan(rows, wanted, time.time_ns())
-            if not really:
-                _dry_run(doomed, as_json)
-                return
-
-            def tell(pruned: Pruned) -> None:
-                if as_json:
-                    say_json({**_described(pruned.doomed), "outcome": pruned.outcome, "detail": pruned.detail})
-                elif pruned.outcome not in ("deleted", "gone"):
-                    path = escape(pruned.doomed.row.path)
-                    report(f"{pruned.outcome}: {path}: {plain(pruned.detail)}")
-
-            counts = apply(rows, root, doomed, tell)
+            add_indexes(rows)
+            apply(rows, root, plan(rows, wanted, now), tell)
     if as_json:
         say_json({"summary": {**counts.as_dict(), "applied": True}})
     else:

@@ -18,7 +18,7 @@ from sharedvol_sidecar.batches import connections
 from sharedvol_sidecar.board import Board
 from sharedvol_sidecar.collector import Collector
 from sharedvol_sidecar.diagnosis import clear_up, reason_of
-from sharedvol_sidecar.errors import ConfigError, explaining_descriptors, forget_frames
+from sharedvol_sidecar.errors import ConfigError, SidecarError, explaining_descriptors, forget_frames
 from sharedvol_sidecar.job import Job
 from sharedvol_sidecar.peers import Peers
 from sharedvol_sidecar.places import Places
@@ -254,8 +254,17 @@ class Service:
         self.board.fault(reason, text)
         self._log.error("fault", reason=reason, error=text, retry_in=self._backoff)
         gc.collect()  # the memory of libraries' reference cycles; `tune_memory` all but stops the collection
+        if reason == "destination_full" and self._relieve():
+            return
         self._sleep(watch, self._backoff)
         self._backoff = min(2 * self._backoff, BACKOFF[1])
+
+    def _relieve(self) -> bool:
+        """Make room in the destination. Return whether that is worth another try at once."""
+        with contextlib.suppress(SidecarError):  # another volume has the path now, or none
+            self._places.look()
+            return self._pruning.relieve(self._job, self._is_to_stop)
+        return False
 
     def _passes(self, collector: Collector, watch: Watch) -> None:
         """Passes until a fault, or the end."""
@@ -279,6 +288,8 @@ class Service:
             self.board.passed(tally, took)
             show_backlog(self.board, collector, tally.followed)
             show_replicas(self.board, collector)
+            if (collector.short_of_space or collector.register.full or tally.no_room) and self._relieve():
+                collector.register.try_again()
             self._pruning.look(collector, self._is_to_stop)
             if watch.unwatched != scan_only:
                 scan_only = watch.unwatched

@@ -45,12 +45,15 @@ class LoopFileSystem:
         path: where to mount it; made.
         size: in bytes, without a journal then; None for one that a power cut can be tried on.
         room: in bytes, with a journal; 0 for a small one.
+        options: more options for mkfs, instead of those of a size.
 
     Raises:
         NotHere: this machine does not allow it.
     """
 
-    def __init__(self, kind: str, path: Path, size: int | None = None, room: int = 0) -> None:
+    def __init__(
+        self, kind: str, path: Path, size: int | None = None, room: int = 0, options: tuple[str, ...] = ()
+    ) -> None:
         self.kind, self.path = kind.partition("_")[0], path
         with_sbin = f"{os.environ['PATH']}:/usr/sbin:/sbin"
         make = shutil.which(_MAKE[kind][0], path=with_sbin)
@@ -58,7 +61,7 @@ class LoopFileSystem:
             raise NotHere(f"no {_MAKE[kind][0]}: see scripts/install-filesystems")
         self._device = _Device(_store(size or room or _MEGABYTES[self.kind] << 20))
         made = subprocess.run(
-            [make, *_MAKE[kind][1:], *_SMALL * (size is not None), self._device.path],
+            [make, *_MAKE[kind][1:], *(options or _SMALL * (size is not None)), self._device.path],
             capture_output=True,
             text=True,
             timeout=60,

@@ -1,0 +1,220 @@
+"""A disk that is really full: what gives relief needs nothing of what has run out."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from killing import die_at
+from processes import Child
+from torture.filesystems import LoopFileSystem, mount
+from torture.isolated import isolated
+from torture.layouts import EVERYTHING, LIMIT, timeout
+from volume import CLI, Volume
+
+from sharedvol_sidecar import service
+from sharedvol_sidecar.catalog import Catalog, Filters
+from sharedvol_sidecar.directories import open_root
+from sharedvol_sidecar.pruning import RELIEF_EVERY, Pruning
+from sharedvol_sidecar.report import Event
+from sharedvol_sidecar.retention import apply, parse_rules, plan
+from sharedvol_sidecar.retention_relief import make_room
+from sharedvol_sidecar.settings import load
+
+pytestmark = timeout
+
+DISKS = {
+    "ext4-1k": ("ext4", 4 << 20, ("-b", "1024", "-m", "0")),
+    "ext4-4k": ("ext4", 6 << 20, ("-b", "4096", "-m", "0")),
+    "xfs": ("xfs", None, ()),
+    "tmpfs": None,
+}
+KEEP = "results=500K"
+SIZE = 50_000
+
+
+def disk(name: str, path: Path) -> Path:
+    """Mount a small disk; where this machine does not allow it the test is skipped."""
+    chosen = DISKS[name]
+    if chosen is None:
+        path.mkdir()
+        mount("tmpfs", path, "tmpfs", "size=5M")
+        return path
+    kind, size, options = chosen
+    return LoopFileSystem(kind, path, size, options).path
+
+
+def fill(place: Path) -> None:
+    """Until there is neither a block nor a directory more."""
+    place.mkdir()
+    with (place / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(1 << 20))
+    with (place / "filler2").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(512))
+    with contextlib.suppress(OSError):
+        for number in range(5000):
+            (place / f"d{number}").mkdir()
+
+
+def full_volume(top: Path) -> tuple[Volume, list[str]]:
+    """A volume on a full disk, with 40 collected files and a new one that waits; the files, the oldest first."""
+    volume = Volume(top / "spool", top / "collected")
+    for number in range(40):
+        volume.write(f"c1/results/{number:02}", f"{number:02}" + "x" * (SIZE - 2))
+    assert volume.one_pass().collected == 40
+    before = catalogued(volume)
+    volume.write("c1/results/new", "new")
+    fill(top / "full")
+    return volume, before
+
+
+def served(volume: Volume, until: str, **settings: Any) -> list[dict[str, Any]]:
+    """What the service logs up to an event."""
+    seen: list[dict[str, Any]] = []
+
+    def heard(logger: object, method: str, event: dict[str, Any]) -> str:
+        seen.append(event)
+        if event["event"] == until:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return ""
+
+    structlog.configure(processors=[heard], logger_factory=structlog.ReturnLoggerFactory())
+    service.BACKOFF = (0.05, 0.1)
+    chosen = load({"from": volume.spool, "to": volume.collected, "listen": "off", **settings}, None)
+    service.Service(volume.job(), service.Timing(interval=0.05), chosen).run()
+    return seen
+
+
+def files(volume: Volume) -> set[str]:
+    """The collected files, without what is hidden."""
+    return {str(path.relative_to(volume.collected)) for path in volume.collected.glob("r*/**/*") if path.is_file()}
+
+
+def catalogued(volume: Volume) -> list[str]:
+    """The rows, the oldest first."""
+    with contextlib.closing(Catalog.open("", volume.collected, create=False)) as catalog:
+        return [row.path for row in catalog.rows(Filters())]
+
+
+def assert_the_newest_are_kept(volume: Volume, before: list[str]) -> None:
+    """As many as the rule allows, and a row for each."""
+    after = catalogued(volume)
+    assert set(after) == files(volume)
+    old = [path for path in after if path in before]
+    assert old == before[-len(old) :]
+    total = sum((volume.collected / path).stat().st_size for path in after)
+    assert total <= 500 << 10 < total + SIZE + 2
+
+
+@pytest.mark.parametrize("name", DISKS)
+def test_pruning_makes_room_though_no_pass_ends_well(tmp_path: Path, name: str) -> None:
+    """One file system with the spool and the destination. The rule is all that can make room."""
+
+    def work() -> None:
+        top = disk(name, tmp_path / "disk")
+        volume, before = full_volume(top)
+        seen = served(volume, "collected", keep=KEEP, prune="apply")
+        assert "pruned" in [event["event"] for event in seen]
+        assert volume.waiting() == {} and [path for path in files(volume) if path.endswith("/new")]
+        assert_the_newest_are_kept(volume, before)
+
+    isolated(work, LIMIT)
+
+
+@pytest.mark.parametrize("name", DISKS)
+def test_pruning_by_hand_needs_no_room(tmp_path: Path, name: str) -> None:
+    def prune(volume: Volume, *more: str) -> tuple[int, dict[str, Any]]:
+        ended = subprocess.run(
+            [*CLI, "prune", "--to", volume.collected, "--keep", KEEP, "--json", *more],
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+        )
+        assert ended.stderr == ""
+        return ended.returncode, json.loads(ended.stdout.splitlines()[-1])["summary"]
+
+    def work() -> None:
+        top = disk(name, tmp_path / "disk")
+        volume, before = full_volume(top)
+        code, dry = prune(volume)
+        assert code == 0 and dry["would_delete"] == 30 and files(volume) == set(before)
+        code, done = prune(volume, "--apply")
+        assert code == 0 and (done["deleted"], done["gone"], done["failed"]) == (30, 0, 0)
+        assert_the_newest_are_kept(volume, before)
+
+    isolated(work, LIMIT)
+
+
+def test_a_dry_run_on_a_full_disk_reports_what_would_make_room(tmp_path: Path) -> None:
+    def work() -> None:
+        top = disk("tmpfs", tmp_path / "disk")
+        volume, before = full_volume(top)
+        seen = served(volume, "would_prune", keep=KEEP, prune="dry-run")
+        assert [event["detail"] for event in seen if event["event"] == "would_prune"] == [
+            "30 files, 1.4 MiB, would be deleted: set prune to apply"
+        ]
+        assert set(before) <= files(volume)
+
+    isolated(work, LIMIT)
+
+
+def test_nothing_that_the_rules_keep_is_deleted_for_room(tmp_path: Path) -> None:
+    def work() -> None:
+        top = disk("tmpfs", tmp_path / "disk")
+        volume, before = full_volume(top)
+        told: list[Event] = []
+        now = [1000.0]
+        pruning = Pruning(("results=90d", "logs=1K"), "apply", told.append, lambda: now[0])
+        assert not pruning.relieve(volume.job())
+        assert files(volume) == set(before) and {event.name for event in told} == {"catalog"}
+        told.clear()
+        now[0] += RELIEF_EVERY - 1  # a look at a million rows is not for each retry
+        assert not pruning.relieve(volume.job()) and told == []
+
+    isolated(work, LIMIT)
+
+
+def test_killed_while_it_makes_room_the_next_run_finishes(tmp_path: Path) -> None:
+    """At no point is there a file without a row."""
+    rules = parse_rules([KEEP])
+
+    def prune(volume: Volume) -> Iterator[object]:
+        now = 2**62
+        with open_root(volume.collected) as root:
+            yield from make_room("", root, rules, now)
+            with contextlib.closing(Catalog.open("", root, create=False)) as catalog:
+                yield apply(catalog, root, plan(catalog, rules, now))
+
+    def work() -> int:
+        for round, number in enumerate(itertools.count(0, 1 if EVERYTHING else 9)):
+            top = disk("tmpfs", tmp_path / f"disk{round}")
+            volume, before = full_volume(top)
+
+            def die(_: object) -> None:
+                die_at(number, False)  # noqa: B023 - reaped below
+                list(prune(volume))  # noqa: B023
+
+            child = Child(die)
+            status = child.wait()
+            child.kill()
+            with child:
+                pass
+            list(prune(volume))
+            assert_the_newest_are_kept(volume, before)
+            if status == 0:
+                return round
+            assert status == -signal.SIGKILL
+        raise AssertionError("endless")
+
+    assert isolated(work, LIMIT) > 3
