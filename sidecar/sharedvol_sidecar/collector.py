@@ -254,6 +254,7 @@ class Collector:
                 self._recover(tally)
             for candidate in candidates:
                 self._liveness.beat()  # a scan that finds nothing to move may take minutes
+                self.logs.see(candidate)
                 item = self.admission.admit(candidate, tally)
                 if item is not None:
                     batch.add(item)  # first, so that whatever happens it is closed

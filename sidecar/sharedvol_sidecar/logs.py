@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 
 from sharedvol.errors import describe
 from sharedvol_sidecar.admission import Logs
+from sharedvol_sidecar.compressed_copies import CompressedCopies
 from sharedvol_sidecar.errors import DestinationError
 from sharedvol_sidecar.follow import Followed
 from sharedvol_sidecar.follow_ended import EndedLogs
@@ -53,6 +54,7 @@ class LogKeeper:
         self._move, self._claimed, self._sees = move, claimed, sees
         self._ended, self._shown, self._tell = ended, shown, tell
         self._records, self._most = followed.records, most
+        self._compressed = CompressedCopies(logs.kinds, tell)
         self._known: dict[str, int] = {}
         self._known_first = 0
         self._ticked = time.monotonic()
@@ -67,8 +69,13 @@ class LogKeeper:
         self.tally = tally
         self._records.new_pass()
         self._ended.new_pass()
+        self._compressed.new_pass()
         self._known.clear()
         self._known_first = self._records.loaded
+
+    def see(self, candidate: Candidate) -> None:
+        """Note a file that the scan found: it may be a compressed copy of a followed log."""
+        self._compressed.see(candidate)
 
     def refresh(self) -> None:
         """Learn what other sidecars follow by now."""
@@ -151,6 +158,7 @@ class LogKeeper:
         Raises:
             DestinationError: the destination takes nothing now.
         """
+        self._compressed.end(log.state.source for log in self._records.logs.values())
         for log in list(self._records.logs.values()):
             unit = log.state.unit
             if log.seen or skip(unit) or not self._sees(log.state.source):

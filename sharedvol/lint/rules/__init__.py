@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from sharedvol.lint.rule import Rule
-from sharedvol.lint.rules import capacity, comments, identity, mounts, scripts, start, stop, traffic, volumes
+from sharedvol.lint.rules import capacity, comments, identity, mounts, rotation, scripts, start, stop, traffic, volumes
 from sharedvol.lint.rules.comments import unused as UNUSED
 from sharedvol.lint.rules.comments import wrong as WRONG
 
@@ -18,6 +18,7 @@ ALL: Final[tuple[Rule, ...]] = (
     *capacity.RULES,
     *traffic.RULES,
     *scripts.RULES,
+    *rotation.RULES,
 )
 EVERY: Final[tuple[Rule, ...]] = (*ALL, *comments.RULES)
 
