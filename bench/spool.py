@@ -52,7 +52,7 @@ def running(
     # A file, as a pipe that nobody reads would stop it.
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*program, "run", "--from", spool, "--to", collected, "--listen", listen, *args], stdout=output
+            [*program, "run", "--from", spool, "--to", collected, "--listen", listen, "--verbose", *args], stdout=output
         )
     try:
         until(lambda: '"started"' in log.read_text() or process.poll() is not None, "the sidecar's start")

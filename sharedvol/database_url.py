@@ -134,6 +134,7 @@ def _is_taken(url: URL, dialect: Dialect) -> bool:
         if dialect.driver == "pymysql":
             if not any(name.startswith("ssl") for name in url.query):
                 options["ssl_disabled"] = True  # to prepare for TLS takes 20 ms
+            options.pop("password", None)  # which PyMySQL would say in Latin-1; it is not an option here
             dialect.loaded_dbapi.connect(*arguments, **{**options, "defer_connect": True})
         elif dialect.driver == "pysqlite":
             dialect.loaded_dbapi.connect(":memory:", **options).close()

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import sqlalchemy
@@ -13,7 +14,7 @@ from secret_urls import MARKER, secret_urls
 
 from sharedvol import open_lock
 from sharedvol.cli import main
-from sharedvol.database_url import label, read_url, redact, without_secrets
+from sharedvol.database_url import check_options, dialect_class, label, read_url, redact, without_secrets
 from sharedvol.printable import escape_unprintable, hide_credentials, message, shown
 
 EVIL = "\x1b]0;title\x07\x1b[2J\r\x9b31m\u202eall is well\x7f"
@@ -67,6 +68,13 @@ def test_a_lock_url_is_not_repeated() -> None:
 def test_a_database_is_named_without_what_may_be_secret(url: str, named: str, whole: str) -> None:
     assert label(read_url(url)) == named
     assert without_secrets(read_url(url)) == whole
+
+
+@pytest.mark.parametrize("password", ["ö😀", "p@ss/w:%?#", ""])
+def test_a_password_is_not_checked_as_an_option(password: str) -> None:
+    url = read_url(f"mysql://u:{quote(password, safe='')}@h/db?charset=utf8mb4")
+    dialect = dialect_class(url)
+    check_options(url, dialect(dbapi=dialect.import_dbapi()))
 
 
 def test_a_driver_s_words_are_kept_but_for_secrets() -> None:

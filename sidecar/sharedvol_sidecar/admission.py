@@ -23,6 +23,9 @@ from sharedvol_sidecar.report import Event, Listener, Tally
 from sharedvol_sidecar.scan import Candidate
 from sharedvol_sidecar.template import day_of
 
+CONTAINERS = 10_000
+"""Containers whose backlogs are counted one by one: whoever writes the spool decides how many there are."""
+
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _SECRETS = 10_000  # refused files that are remembered
 _TYPE, _REGULAR = 0o170000, stat.S_IFREG
@@ -88,7 +91,7 @@ class Admission:
         self.due: float | None = None
         """Seconds until the first of the files that were left as `settling` may be finished."""
         self.backlog: dict[str, list[int]] = {}
-        """Files that were left, by container: how many, and their bytes."""
+        """Files that were left, by container: how many, and their bytes. Of too many containers, the rest as ``""``."""
         self.unopened: set[str] = set()
         """The directories at the top of the spool with a file that could not be opened, and so not be recognized."""
 
@@ -145,7 +148,10 @@ class Admission:
         return os.open(candidate.name, _OPEN, dir_fd=candidate.directory.fd)
 
     def _leave(self, candidate: Candidate, info: os.stat_result) -> None:
-        left = self.backlog.setdefault(candidate.origin.container, [0, 0])
+        container = candidate.origin.container
+        if container not in self.backlog and len(self.backlog) >= CONTAINERS:
+            container = ""
+        left = self.backlog.setdefault(container, [0, 0])
         left[0] += 1
         left[1] += info.st_size
 

@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
 
+from sharedvol_sidecar.log_output import LogState
 from sharedvol_sidecar.picture import (
     FAULTS,
     OTHER,
@@ -42,6 +43,8 @@ ERRORS = {"failed": "file", "catalog": "catalog"}
 """Events that are errors, and the reason that they are counted by. Each onset of a fault is one, too."""
 DROPPED = ("refused", "unmatched", "unfinished", "truncated")
 """Events of what is not collected and never will be as it is: no error of ours, and for somebody to look at."""
+LASTING = ("refused", "unmatched", "unfinished", "failed")
+"""Of these, the ones that every pass finds again, which `left` counts."""
 
 
 class Board:
@@ -54,6 +57,7 @@ class Board:
         patience: seconds without a sign of life after which the service counts as hung.
         clock: a monotonic clock, in seconds.
         wall: the time of day, in seconds since the epoch; shown, never calculated with.
+        log: returns how well the log is written.
     """
 
     def __init__(
@@ -61,8 +65,10 @@ class Board:
         patience: float = PATIENCE,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        log: Callable[[], LogState] = LogState,
     ) -> None:
-        self._patience, self._clock, self._wall = patience, clock, wall
+        self._patience, self._clock, self._wall, self._log = patience, clock, wall, log
+        self._lasting = dict.fromkeys(LASTING, 0)
         self._lock = threading.Lock()
         self._began = self._heard = clock()
         self._started = wall()
@@ -120,26 +126,58 @@ class Board:
             self._last_pass = self._wall()
             self._first_pass_over = True
 
-    def event(self, event: Event) -> None:
-        """Something happened: see `report.Event`."""
+    def moved(self, tally: Tally) -> None:
+        """Count what was moved between two passes."""
+        self.beat()
+        with self._lock:
+            self._add_moved(tally)
+
+    def left(self, tally: Tally, whole: bool) -> None:
+        """Count the problems that a pass found, each file once while it stays.
+
+        Args:
+            tally: the pass's counts.
+            whole: whether it read all of the spool. If not, what it did not find may be there all the same.
+        """
+        self.beat()
+        with self._lock:
+            for name, before in self._lasting.items():
+                now = getattr(tally, name)
+                self._add_problems(name, max(0, now - before))
+                self._lasting[name] = now if whole else max(now, before)
+
+    def event(self, event: Event, counted: bool = False) -> None:
+        """Something happened: see `report.Event`.
+
+        Args:
+            event: what happened.
+            counted: whether it is counted elsewhere, by `left`, and is only to be listed.
+        """
         self.beat()
         with self._lock:
             self._happened[event.name] += 1
+            if not counted:
+                self._add_problems(event.name, 1)
             if event.name in COLLECTED:
                 self._list("recent", event)
             elif event.name in ERRORS:
-                self._errors[ERRORS[event.name]] += 1
                 self._list("errors", event)
             elif event.name in DROPPED:
-                self._dropped[event.name] += 1
                 self._list("dropped", event)
             else:
                 self._list("notes", event)
 
+    def _add_problems(self, name: str, count: int) -> None:
+        if name in ERRORS:
+            self._errors[ERRORS[name]] += count
+        elif name in DROPPED:
+            self._dropped[name] += count
+
     def backlog(self, waiting: Mapping[str, tuple[int, int]]) -> None:
-        """What waits in the spool now: container to files and bytes."""
+        """What waits in the spool now: container to files and bytes, of all others under the empty name."""
         self.beat()
-        largest = heapq.nlargest(CONTAINERS, waiting.items(), key=lambda item: (item[1], item[0]))
+        named = (item for item in waiting.items() if item[0])
+        largest = heapq.nlargest(CONTAINERS, named, key=lambda item: (item[1], item[0]))
         files = sum(count for count, _ in waiting.values()) - sum(count for _, (count, _) in largest)
         size = sum(count for _, count in waiting.values()) - sum(count for _, (_, count) in largest)
         with self._lock:
@@ -186,7 +224,7 @@ class Board:
 
     def picture(self) -> Picture:
         """The board now; for any thread."""
-        now = self._clock()
+        now, log = self._clock(), self._log()
         with self._lock:
             heard = max(0.0, now - self._heard)
             return Picture(
@@ -215,6 +253,7 @@ class Board:
                 recent_errors=self._entries("errors"),
                 recent_dropped=self._entries("dropped"),
                 notes=self._entries("notes"),
+                log=log,
             )
 
     def _reasons(self, heard: float) -> tuple[Fault, ...]:
@@ -233,7 +272,12 @@ class Board:
         before = self._this_pass
         news = Tally(**{one.name: getattr(tally, one.name) - getattr(before, one.name) for one in fields(Tally)})
         self._this_pass = replace(tally)
+        self._add_moved(news)
+
+    def _add_moved(self, news: Tally) -> None:
         self._moved.add_moved(news)
+        if news.sealed:
+            self._happened["sealed"] += news.sealed  # no event reports it
         self._throughput.add(self._clock(), news.collected, news.bytes)
 
     def _list(self, name: str, event: Event) -> None:

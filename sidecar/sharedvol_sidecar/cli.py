@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import signal
 from collections.abc import Iterator
 from types import FrameType
@@ -44,6 +45,7 @@ class _Commands(click.Group):
         return command
 
     def make_context(self, *args: Any, **options: Any) -> click.Context:
+        _open_standard_streams()
         with _escaped():
             return super().make_context(*args, **options)
 
@@ -60,6 +62,15 @@ def _escaped() -> Iterator[None]:
     except click.ClickException as error:
         error.message = message(error.message)  # type: ignore[misc] # click calls it final, and keeps it writable
         raise
+
+
+def _open_standard_streams() -> None:
+    """Open the null device as each closed standard stream: else another file gets its number, and our output."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
-import structlog
 from tqdm import tqdm
 
 from sharedvol import SharedVolError
@@ -20,6 +18,7 @@ from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.job import Job
 from sharedvol_sidecar.jobs import job
 from sharedvol_sidecar.report import Event, Tally
+from sharedvol_sidecar.service_log import set_up
 from sharedvol_sidecar.settings import PREFIX, Settings, load
 from sharedvol_sidecar.template import FIELDS
 from sharedvol_sidecar.text import plain, size
@@ -111,9 +110,11 @@ def once_command(as_json: bool, **flags: Any) -> None:
 
 @click.command(name="run", epilog=_EPILOG)
 @settings_options(run=True)
-@click.option("--verbose", is_flag=True, help="Log every collected file.")
+@click.option("--verbose", is_flag=True, help="Log every file, and every pass that collected one.")
 def run_command(verbose: bool, **flags: Any) -> None:
     """Collect until SIGTERM or SIGINT; log JSON lines on standard output.
+
+    Logs problems, and one line a minute about what was collected.
 
     Serves health checks, metrics and a status page over HTTP on --listen. The batch under way is finished first; a
     second signal ends at once, safely.
@@ -124,17 +125,9 @@ def run_command(verbose: bool, **flags: Any) -> None:
     settings = given_settings(flags)
     work = as_job(settings)
     tune_memory()
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(sys.stdout),
-    )
+    output = set_up(verbose)
     try:
-        service.Service(work, service.Timing.of(settings), settings, tell_collected=verbose).run()
+        service.Service(work, service.Timing.of(settings), settings, lambda: output.state).run()
     except ConfigError as error:
         raise Failure(str(error), EXIT_CONFIG) from None
     except SharedVolError as error:

@@ -36,7 +36,7 @@ from sharedvol_sidecar.publisher import Publisher
 from sharedvol_sidecar.quiet import Quiet
 from sharedvol_sidecar.register import Register
 from sharedvol_sidecar.replica_watch import ReplicaWatch
-from sharedvol_sidecar.report import Listener, Tally
+from sharedvol_sidecar.report import Listener, Saw, Tally
 from sharedvol_sidecar.scan import Scanner
 from sharedvol_sidecar.serving import Serving
 from sharedvol_sidecar.staging import purge
@@ -246,6 +246,8 @@ class Collector:
         self._mover.new_pass()
         self.logs.new_pass(tally)
         self._entered: set[str] = set()
+        self.saw = _nothing
+        resting = self.register.resting
         whole = self._scanner.shard
         batch = self._new_batch()
         candidates = self._scanner.candidates(tally, self._enter)
@@ -276,8 +278,11 @@ class Collector:
             self._move(moving, tally, after_batch, None)
             if not self._helping:
                 unread = self._scanner.unread | self.admission.unopened
-                self.logs.end(skips(unread, self._scanner.units, self._entered))
+                skipped = skips(unread, self._scanner.units, self._entered)
+                self.logs.end(skipped)
                 self._remove_orphans(tally)
+                if self._helper is None and not resting:
+                    self.saw = lambda directory: not skipped(directory)
         finally:
             candidates.close()
             for item in batch.items:
@@ -311,6 +316,14 @@ class Collector:
     def close(self) -> None:
         """Release the mover's slot and every lock, and close everything. Does nothing the second time."""
         self._parts.close()
+
+    saw: Saw
+    """Whether the last pass has read all of a directory at the top of the spool, and could report its problems."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the last pass has read all of the spool, so that its counts are those of the spool."""
+        return self.saw("") and all(map(self.saw, self._scanner.units))
 
     _found = 0
     _entering: str | None = None
@@ -434,6 +447,10 @@ def _id_of(root: Directory) -> str:
         if not re.fullmatch(r"[0-9a-f]{16}", text):
             raise ConfigError(f"{private.shown}/id does not hold an id: remove it if nothing is being collected")
         return text
+
+
+def _nothing(directory: str) -> bool:
+    return False
 
 
 def tune_memory() -> None:

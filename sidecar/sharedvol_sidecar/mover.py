@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 from sharedvol.errors import describe
@@ -329,9 +330,9 @@ class Mover:
             tally.unleased += 1
         if self._tell_collected:
             detail = f"{self._destination.root.shown}/{item.target}"
-            self._tell(
-                Event("collected", item.candidate.path, detail, item.candidate.origin.container, item.info.st_size)
-            )
+            age = max(0.0, time.time() - item.info.st_ctime_ns / 1e9)  # no program can set that time
+            container = item.candidate.origin.container
+            self._tell(Event("collected", item.candidate.path, detail, container, item.info.st_size, age))
         return True
 
     def _is_left_alone(self, item: Item, tally: Tally) -> bool:

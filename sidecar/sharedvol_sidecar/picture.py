@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
+from sharedvol_sidecar.log_output import LogState
 from sharedvol_sidecar.report import Tally
 from sharedvol_sidecar.throughput import Minute
 
@@ -126,6 +127,7 @@ class Picture:
         replicas_alive, replicas_dead, replicas_unknown: how many, of all.
         minutes: the throughput of the last hour, the oldest minute first.
         recent, recent_errors, recent_dropped, notes: the last 20 of each, the newest first.
+        log: how well the log is written.
     """
 
     at: float
@@ -153,6 +155,7 @@ class Picture:
     recent_errors: tuple[Entry, ...]
     recent_dropped: tuple[Entry, ...]
     notes: tuple[Entry, ...]
+    log: LogState = field(default_factory=LogState)
 
     @property
     def ready(self) -> bool:

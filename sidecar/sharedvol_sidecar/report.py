@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from typing import ClassVar
 
-_REMEMBERED = 10_000
-_LEFT = frozenset(
-    {
-        "writing",
-        "settling",
-        "unmatched",
-        "refused",
-        "unfinished",
-        "failed",
-        "no_room",
-        "denied",
-        "elsewhere",
-    }
-)
+LEFT = ("writing", "settling", "unmatched", "refused", "unfinished", "failed", "no_room", "denied", "elsewhere")
+"""The counts of a `Tally` that say what a pass left. The others say what it moved."""
 
 
 @dataclass(slots=True)
@@ -71,13 +61,13 @@ class Tally:
     def add(self, later: Tally) -> None:
         """Count a later pass too: what it moved is added, what is left in the spool is as it saw it."""
         self.add_moved(later)
-        for name in _LEFT:
+        for name in LEFT:
             setattr(self, name, getattr(later, name))
 
     def add_moved(self, other: Tally) -> None:
         """Count what the other moved, and not what it left."""
         for field in fields(self):
-            if field.name not in _LEFT:
+            if field.name not in LEFT:
                 setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
     def as_dict(self) -> dict[str, int]:
@@ -97,6 +87,7 @@ class Event:
         detail: in words; of a collected file, where it is now.
         container: whose file it is, where that is known.
         size: of the file, in bytes, where that is known.
+        age: of a collected file, the seconds from its last change until it was collected.
     """
 
     name: str
@@ -104,29 +95,130 @@ class Event:
     detail: str
     container: str = ""
     size: int | None = None
+    age: float | None = None
 
 
 Listener = Callable[[Event], None]
 
 
-class Once:
-    """Passes on each problem once, however often it is seen; remembers the last 10,000."""
+Saw = Callable[[str], bool]
+"""Returns whether a pass has read all of a directory at the top of the spool; the empty name is the spool itself."""
 
-    # That the catalog fails is told at each onset, by its register.
+_NOWHERE = "/"  # stands for the directory of a problem without a path, and is not the name of one
+
+
+class Once:
+    """Passes on each problem once while it lasts, and only some of many.
+
+    Of each kind it passes on at most `EACH` problems in one directory at the top of the spool, and `ALL` in all of
+    them. The rest is one line with their number, again when that number has doubled. So its memory, and what it
+    passes on, do not grow with what is in the spool. A problem that a pass no longer finds is forgotten.
+
+    Args:
+        listener: receives the events.
+        clock: a monotonic clock, in seconds.
+    """
+
+    EACH, ALL = 20, 200
+    LINGER: ClassVar = {"failed": 120.0}
+    """Seconds for which a problem is remembered though no pass finds it: a failed file is not tried every time."""
+
+    # What happens, and is not a state that every pass finds again. The register reports when the catalog fails.
     _REPEATED = frozenset(
         {"collected", "put_back", "followed", "truncated", "returned", "orphan_removed", "pruned", "catalog"}
     )
 
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
-        self._told: OrderedDict[Event, None] = OrderedDict()
+    def __init__(self, listener: Listener, clock: Callable[[], float] = time.monotonic) -> None:
+        self._listener, self._clock = listener, clock
+        self._kinds: dict[str, _Problems] = {}
 
     def __call__(self, event: Event) -> None:
-        if event.name not in self._REPEATED:
-            if event in self._told:
-                self._told.move_to_end(event)
-                return
-            self._told[event] = None
-            if len(self._told) > _REMEMBERED:
-                self._told.popitem(last=False)
-        self._listener(event)
+        if event.name in self._REPEATED:
+            self._listener(event)
+            return
+        problems = self._kinds.get(event.name)
+        if problems is None:
+            linger = self.LINGER.get(event.name, 0.0)
+            problems = self._kinds[event.name] = _Problems(self.EACH, self.ALL, linger, self._clock)
+        if problems.is_news(_top(event), hash(event)):
+            self._listener(event)
+
+    def end_pass(self, saw: Saw = lambda directory: True) -> None:
+        """A pass has ended: sum up what was not passed on one by one, and forget what it did not find.
+
+        Args:
+            saw: whether the pass has read all of a directory.
+        """
+        for name, problems in self._kinds.items():
+            for directory, more in problems.end_pass(saw):
+                self._listener(Event(name, directory.strip("/"), f"and {more:,} more"))
+
+
+class _Problems:
+    """What was passed on of one kind of problem.
+
+    Args:
+        each: how many problems of one directory are passed on.
+        all: how many problems of all directories are passed on.
+        linger: seconds for which a problem is remembered that no pass finds.
+        clock: a monotonic clock, in seconds.
+    """
+
+    def __init__(self, each: int, all: int, linger: float, clock: Callable[[], float]) -> None:
+        self._each, self._all, self._linger, self._clock = each, all, linger, clock
+        self._known: dict[str, dict[int, float]] = {}  # by directory: a problem's hash, and when it was found last
+        self._count = 0
+        self._more: Counter[str] = Counter()
+        self._summed_up: dict[str, int] = {}
+        self._began = clock()
+
+    def is_news(self, directory: str, problem: int) -> bool:
+        """Return whether to pass a problem on; count it if it is one of too many."""
+        known = self._known.get(directory)
+        if known is not None and problem in known:
+            known[problem] = self._clock()
+            return False
+        if self._count >= self._all or (known is not None and len(known) >= self._each):
+            self._more[directory if known is not None else ""] += 1
+            return False
+        self._known.setdefault(directory, {})[problem] = self._clock()
+        self._count += 1
+        return True
+
+    def end_pass(self, saw: Saw) -> list[tuple[str, int]]:
+        """Return the directories that have a new number of other problems, each with that number."""
+        self._forget(saw)
+        news = []
+        for directory in {*self._more, *self._summed_up}:
+            more, before = self._more[directory], self._summed_up.get(directory, 0)
+            if more >= max(1, 2 * before):
+                news.append((directory, more))
+            elif not saw(directory) or 2 * more >= before:
+                continue
+            self._summed_up[directory] = more
+        self._summed_up = {name: count for name, count in self._summed_up.items() if count and self._is_known(name)}
+        self._more.clear()
+        self._began = self._clock()
+        return sorted(news)
+
+    def _is_known(self, directory: str) -> bool:
+        return directory == "" or directory in self._known
+
+    def _forget(self, saw: Saw) -> None:
+        since = self._began - self._linger
+        for directory in [one for one in self._known if one != _NOWHERE and saw(one)]:
+            known = self._known[directory]
+            left = {problem: found for problem, found in known.items() if found >= since}
+            self._count -= len(known) - len(left)
+            if left:
+                self._known[directory] = left
+            else:
+                del self._known[directory]
+
+
+def _top(event: Event) -> str:
+    """Return the directory at the top of the spool that an event is about; empty for the spool itself."""
+    head, slash, _ = event.path.partition("/")
+    if not head:
+        return _NOWHERE
+    return head if slash or event.name == "orphan_kept" else ""

@@ -15,15 +15,17 @@ import structlog
 
 from sharedvol import SharedVolError
 from sharedvol_sidecar.batches import connections
-from sharedvol_sidecar.board import Board
+from sharedvol_sidecar.board import LASTING, Board
 from sharedvol_sidecar.collector import Collector
 from sharedvol_sidecar.diagnosis import clear_up, reason_of
 from sharedvol_sidecar.errors import ConfigError, SidecarError, explaining_descriptors, forget_frames
 from sharedvol_sidecar.job import Job
+from sharedvol_sidecar.log_output import LogState
+from sharedvol_sidecar.minute_summary import MinuteSummary
 from sharedvol_sidecar.peers import Peers
 from sharedvol_sidecar.places import Places
 from sharedvol_sidecar.pruning import Pruning
-from sharedvol_sidecar.report import Event, Once, Tally
+from sharedvol_sidecar.report import LEFT, Event, Once, Tally
 from sharedvol_sidecar.settings import Settings
 from sharedvol_sidecar.views import show_backlog, show_replicas
 from sharedvol_sidecar.watch import Watch
@@ -81,7 +83,8 @@ def once(job: Job, tell: Callable[[Event], None], after_batch: Callable[[Tally],
 
 
 def _drain(job: Job, tell: Callable[[Event], None], after_batch: Callable[[Tally], None]) -> Tally:
-    collector = Collector(job, Once(tell), wait=PATIENCE)
+    told = Once(tell)
+    collector = Collector(job, told, wait=PATIENCE)
     total = Tally()
 
     def progress(tally: Tally) -> None:
@@ -99,6 +102,7 @@ def _drain(job: Job, tell: Callable[[Event], None], after_batch: Callable[[Tally
             # after a backlog, of which each of two processes saw a half.
             last_passes -= time.monotonic() >= deadline
             tally = collector.run_pass(after_batch=progress)
+            told.end_pass(collector.saw)
             total.add(tally)
             if last_passes == 0 or (not tally.collected and (last_passes == 1 or collector.due is None)):
                 collector.prepare_catalog()
@@ -116,22 +120,23 @@ class Service:
         job: what to collect.
         timing: when to do what.
         settings: what else is set: retention and HTTP.
-        tell_collected: log every collected file.
+        log: returns how well the log is written.
     """
 
-    def __init__(self, job: Job, timing: Timing, settings: Settings, tell_collected: bool = False) -> None:
-        self._job, self._timing, self._settings, self._verbose = job, timing, settings, tell_collected
+    def __init__(self, job: Job, timing: Timing, settings: Settings, log: Callable[[], LogState] = LogState) -> None:
+        self._job, self._timing, self._settings = job, timing, settings
         self._log = structlog.get_logger()
         self._stopping = False
         self._exit: int | None = None
         self._backoff = BACKOFF[0]
         self._watch: Watch | None = None
         self._once = Once(self._tell)
-        self._pruning = Pruning(settings.keep, settings.prune, self._once)
+        self._pruning = Pruning(settings.keep, settings.prune, self._tell_pruned)
+        self._summary = MinuteSummary()
         self._places = Places(job.spool, job.collected)
         self._started = False
         self._takeovers = 0
-        self.board = Board()
+        self.board = Board(log=log)
         self.total = Tally()
 
     def stop(self, number: int, frame: FrameType | None) -> None:
@@ -194,6 +199,7 @@ class Service:
             fault = self._collect(watch)
             if fault is not None:
                 self._fault(*fault, watch)
+        self._summarize(at_once=True)
         self._log.info("stopped", **_moved(self.total))
 
     def _collect(self, watch: Watch) -> tuple[str, str] | None:
@@ -283,7 +289,9 @@ class Service:
             tally = collector.run_pass(self._is_to_stop, self.board.progress)
             took = time.monotonic() - began
             self._backoff = BACKOFF[0]
+            self._once.end_pass(collector.saw)
             self._account(tally)
+            self.board.left(tally, collector.is_whole)
             clear_up(self.board, collector, tally)
             self.board.passed(tally, took)
             show_backlog(self.board, collector, tally.followed)
@@ -323,9 +331,12 @@ class Service:
             if watch.wait(pause):
                 return
             self.board.beat()
+            self._summarize()
             if collector.logs and time.monotonic() >= tick:
                 tally = collector.tick()
                 self.total.add_moved(tally)
+                self._summary.add(tally)
+                self.board.moved(tally)
                 self.board.followed(len(collector.logs), tally.followed)
                 tick = time.monotonic() + self._timing.follow_interval
 
@@ -340,20 +351,37 @@ class Service:
         self.total.add(tally)
         self.total.uncatalogued = tally.uncatalogued
         if tally.collected or tally.put_back:
-            self._log.info("collected", **_moved(tally), writing=tally.writing, settling=tally.settling)
+            self._log.debug("collected", **_moved(tally), writing=tally.writing, settling=tally.settling)
+        self._summary.add(tally)
+        self._summarize()
+
+    def _summarize(self, at_once: bool = False) -> None:
+        found = self._summary.take(at_once)
+        if found is not None:
+            moved, lag = found
+            left = {name: getattr(self.total, name) for name in LEFT if getattr(self.total, name)}
+            self._log.info("summary", **_moved(moved), lag_seconds=round(lag, 3), left=left)
 
     def _tell(self, event: Event) -> None:
-        self.board.event(event)
-        if event.name == "collected" and not self._verbose:
-            return
-        level = logging.INFO if event.name in _ORDINARY else logging.WARNING
+        self.board.event(event, counted=event.name in LASTING)
+        self._summary.event(event)
+        level = _LEVELS.get(event.name, logging.WARNING)
         name = "file" if event.name == "collected" else event.name
         self._log.log(level, name, path=event.path, detail=event.detail)
 
+    def _tell_pruned(self, event: Event) -> None:
+        if event.name == "failed":
+            self.board.event(event)  # no pass counts it
+            self._log.warning(event.name, path=event.path, detail=event.detail)
+        else:
+            self._once(event)
 
-_ORDINARY = frozenset(
-    {"collected", "put_back", "followed", "truncated", "returned", "orphan_removed", "pruned", "would_prune"}
-)
+
+_LEVELS = {
+    **dict.fromkeys(("collected", "put_back", "followed", "returned"), logging.DEBUG),
+    **dict.fromkeys(("truncated", "orphan_removed", "pruned", "would_prune"), logging.INFO),
+}
+"""Of the events that are not warnings. What happens to each file is for `--verbose`; the summary has the counts."""
 
 
 def _close(collector: Collector | None) -> None:

@@ -21,6 +21,10 @@ from sharedvol_sidecar.placed import Placed
 _MASK = flags.CLOSE_WRITE | flags.MOVED_TO | flags.CREATE | flags.ONLYDIR | flags.EXCL_UNLINK
 
 
+MOST = 20_000
+"""Directories that are watched at most: each takes about a kilobyte of memory of the kernel."""
+
+
 class Watch:
     """Waits for an event in a directory that was added, for a signal, or for time to pass.
 
@@ -31,6 +35,7 @@ class Watch:
         self._wake, self._woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poked = self._unreported = False
         self._watched: dict[int, tuple[int, int]] = {}
+        self._keys: set[tuple[int, int]] = set()
         self._inotify: INotify | None = None
         self.placed = Placed(self._read_waiting)
         """What was renamed into the directories."""
@@ -58,9 +63,13 @@ class Watch:
         """Watch a directory. Adding it again is cheap: the kernel knows it by its inode."""
         if self._inotify is None:
             return
+        if len(self._watched) >= MOST and directory.key not in self._keys:
+            self.unwatched = f"more than {MOST} directories: only the first are watched"
+            return
         try:
             watch = self._inotify.add_watch(f"/proc/self/fd/{directory.fd}", _MASK)
             self._watched[watch] = directory.key
+            self._keys.add(directory.key)
             self.placed.watch(directory.key, watch)
         except OSError as error:
             self.unwatched = f"cannot watch every directory: {error.strerror}; raise fs.inotify.max_user_watches"
@@ -71,6 +80,7 @@ class Watch:
             self._inotify.close()
         self._inotify, self.unwatched = None, None
         self._watched.clear()
+        self._keys.clear()
         self.placed.forget()
         try:
             self._inotify = INotify()
@@ -112,6 +122,7 @@ class Watch:
             elif event.mask & flags.IGNORED:  # the directory was removed
                 directory = self._watched.pop(event.wd, None)
                 if directory is not None:
+                    self._keys.discard(directory)
                     self.placed.unwatch(directory, event.wd)
             elif event.mask & flags.ISDIR:
                 continue

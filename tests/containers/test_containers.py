@@ -57,7 +57,7 @@ class Fleet:
     def at_work(self, replica: str, sidecar: str) -> bool:
         """The replica has written, and the sidecar has collected."""
         done = sum(line.startswith("done") for line in self._engine.logs(replica))
-        return done >= WORK and any(event["event"] == "collected" for event in self.events(sidecar))
+        return done >= WORK and any(event["event"] in ("summary", "collected") for event in self.events(sidecar))
 
     def kill_and_recreate(self) -> None:
         """The sidecar and the replica that have lived longest."""

@@ -73,7 +73,7 @@ def service(
 ) -> Iterator[Served]:
     """`run` with ``shim`` before it, up to the event ``first``. It is killed at the end if it lives."""
     directories = ("--from", str(volume.spool), "--to", str(volume.collected), "--interval", interval)
-    served_how = ("--quiet", "0", "--listen", "127.0.0.1:0")
+    served_how = ("--quiet", "0", "--listen", "127.0.0.1:0", "--verbose")
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SHAREDVOL_")}
     process = subprocess.Popen(
         [*prefix, sys.executable, "-c", PREAMBLE + shim + MAIN, "run", *directories, *served_how, *args],

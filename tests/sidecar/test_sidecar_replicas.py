@@ -45,7 +45,7 @@ class Service:
 
     def _sidecar(self) -> subprocess.Popen[bytes]:
         directories = ("--from", str(self._volume.spool), "--to", str(self._volume.collected))
-        command = [*CLI, "run", *directories, "--quiet", "0.05", "--interval", "0.2", "--listen", "off"]
+        command = [*CLI, "run", *directories, "--quiet", "0.05", "--interval", "0.2", "--listen", "off", "--verbose"]
         self._lives += 1
         with open(self._logs / f"{self._lives}", "wb") as log:
             process = subprocess.Popen(command, stdout=log)

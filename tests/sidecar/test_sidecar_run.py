@@ -54,7 +54,7 @@ def running(volume: Volume, *args: str, prefix: tuple[str, ...] = (), interval: 
     """With an interval so long that only an event explains what is collected."""
     directories = ("--from", str(volume.spool), "--to", str(volume.collected), "--interval", interval)
     process = subprocess.Popen(
-        [*prefix, *CLI, "run", *directories, "--listen", "off", *(args or ("--quiet", "0"))],
+        [*prefix, *CLI, "run", *directories, "--listen", "off", "--verbose", *(args or ("--quiet", "0"))],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -120,7 +120,18 @@ def test_second_signal_ends_at_once_and_loses_nothing(volume: Volume) -> None:
     )
     for number in range(20):
         volume.write(f"c1/results/{number}", str(number))
-    args = ("run", "--from", str(volume.spool), "--to", str(volume.collected), "--quiet", "0", "--listen", "off")
+    args = (
+        "run",
+        "--from",
+        str(volume.spool),
+        "--to",
+        str(volume.collected),
+        "--quiet",
+        "0",
+        "--listen",
+        "off",
+        "--verbose",
+    )
     with reaped(subprocess.Popen([CLI[0], "-c", slow, *args], stdout=subprocess.PIPE, text=True)) as process:
         sidecar = Running(process)
         sidecar.until("syncing")
@@ -196,7 +207,18 @@ def test_fault_is_logged_and_tried_again_less_and_less_often(volume: Volume, tmp
     flag = tmp_path / "full"
     flag.touch()
     volume.write("c1/results/a", "x")
-    args = ("run", "--from", str(volume.spool), "--to", str(volume.collected), "--quiet", "0", "--listen", "off")
+    args = (
+        "run",
+        "--from",
+        str(volume.spool),
+        "--to",
+        str(volume.collected),
+        "--quiet",
+        "0",
+        "--listen",
+        "off",
+        "--verbose",
+    )
     command = [CLI[0], "-c", FAILING, str(flag), *args]
     with reaped(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as process:
         sidecar = Running(process)
@@ -232,7 +254,18 @@ def test_file_that_cannot_be_named_is_not_chased(volume: Volume) -> None:
         "from sharedvol_sidecar.cli import main\n"
         "sys.exit(main())\n"
     )
-    args = ("run", "--from", str(volume.spool), "--to", str(volume.collected), "--quiet", "0", "--listen", "off")
+    args = (
+        "run",
+        "--from",
+        str(volume.spool),
+        "--to",
+        str(volume.collected),
+        "--quiet",
+        "0",
+        "--listen",
+        "off",
+        "--verbose",
+    )
     command = [CLI[0], "-c", counting, *args, "--template", "{container}/{name}", "--interval", "3600"]
     with reaped(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as process:
         sidecar = Running(process)

@@ -65,6 +65,8 @@ def _counters(picture: Picture) -> Iterator[Metric]:
         yield CounterMetricFamily(PREFIX + name, text, getattr(picture.moved, field))
     for name, text, event in _HAPPENED:
         yield CounterMetricFamily(PREFIX + name, text, picture.happened.get(event, 0))
+    lost = picture.log.lost
+    yield CounterMetricFamily(PREFIX + "log_lines_lost", "Lines of the log that could not be written.", lost)
     yield CounterMetricFamily(PREFIX + "followed_bytes", "Bytes taken from followed logs.", picture.followed_bytes)
     yield _labelled(
         CounterMetricFamily(PREFIX + "errors", "What went wrong and is tried again.", labels=["reason"]), picture.errors

@@ -8,6 +8,7 @@ from typing import Any
 
 import sharedvol
 from sharedvol_sidecar.picture import Entry, Picture
+from sharedvol_sidecar.report import LEFT
 
 
 def moment(seconds: float | None) -> str | None:
@@ -31,12 +32,14 @@ def health(picture: Picture) -> dict[str, Any]:
 
 def readiness(picture: Picture) -> dict[str, Any]:
     """The body of ``/readyz``."""
+    notes = {"notes": _notes(picture)} if picture.log.problem else {}
     if picture.ready:
-        return {"status": "ready", "reasons": [], "timestamp": moment(picture.at)}
+        return {"status": "ready", "reasons": [], **notes, "timestamp": moment(picture.at)}
     return {
         "status": "not_ready",
         "reason": picture.faults[0].reason,
         "reasons": _faults(picture),
+        **notes,
         "timestamp": moment(picture.at),
     }
 
@@ -44,7 +47,6 @@ def readiness(picture: Picture) -> dict[str, Any]:
 def status(picture: Picture) -> dict[str, Any]:
     """The body of ``/status.json``: all that the page shows."""
     moved, left = picture.moved.as_dict(), picture.left.as_dict()
-    left_names = ("writing", "settling", "unmatched", "refused", "unfinished", "failed")
     rest = picture.backlog_rest
     return {
         "version": sharedvol.__version__,
@@ -54,8 +56,8 @@ def status(picture: Picture) -> dict[str, Any]:
         "alive": picture.alive,
         "ready": picture.ready,
         "reasons": _faults(picture),
-        "collected": {name: count for name, count in moved.items() if name not in left_names},
-        "left": {name: left[name] for name in left_names},
+        "collected": {name: count for name, count in moved.items() if name not in LEFT},
+        "left": {name: left[name] for name in LEFT},
         "followed": {"logs": picture.followed_logs, "bytes": picture.followed_bytes},
         "errors": dict(picture.errors),
         "dropped": dict(picture.dropped),
@@ -77,6 +79,7 @@ def status(picture: Picture) -> dict[str, Any]:
             "unknown": picture.replicas_unknown,
             "known": [{**asdict(one), "since": moment(one.since)} for one in picture.replicas],
         },
+        "log": {"lines_lost": picture.log.lost, "problem": picture.log.problem},
         "minutes": [asdict(one) for one in picture.minutes],
         "recent": [_entry(one) for one in picture.recent],
         "recent_errors": [_entry(one) for one in picture.recent_errors],
@@ -87,6 +90,12 @@ def status(picture: Picture) -> dict[str, Any]:
 
 def _faults(picture: Picture) -> list[dict[str, Any]]:
     return [{"reason": one.reason, "detail": one.detail, "since": moment(one.since)} for one in picture.faults]
+
+
+def _notes(picture: Picture) -> list[dict[str, Any]]:
+    """What a person should look at, and does not make the service unready."""
+    detail = f"the log cannot be written: {picture.log.problem}; {picture.log.lost} lines are lost"
+    return [{"note": "log_unwritable", "detail": detail, "since": moment(picture.log.since)}]
 
 
 def _entry(entry: Entry) -> dict[str, Any]:
