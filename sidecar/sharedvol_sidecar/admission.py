@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sharedvol.errors import describe
@@ -102,6 +103,15 @@ class Admission:
         self.backlog = {}
         self.unopened = set()
         self._may_leave_atime = True
+
+    @contextlib.contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Do not count what is left as backlog: the scan counts it once."""
+        backlog, self.backlog = self.backlog, {}
+        try:
+            yield
+        finally:
+            self.backlog = backlog
 
     def admit(self, candidate: Candidate, tally: Tally, claim_path: str = "", day: int | None = None) -> Item | None:
         """Open a candidate and take its lease, if it is finished; else count why not.

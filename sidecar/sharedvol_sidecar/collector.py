@@ -36,11 +36,12 @@ from sharedvol_sidecar.publisher import Publisher
 from sharedvol_sidecar.quiet import Quiet
 from sharedvol_sidecar.register import Register
 from sharedvol_sidecar.replica_watch import ReplicaWatch
-from sharedvol_sidecar.report import Listener, Saw, Tally
-from sharedvol_sidecar.scan import Scanner
+from sharedvol_sidecar.report import Event, Listener, Saw, Tally
+from sharedvol_sidecar.scan import Candidate, Scanner
 from sharedvol_sidecar.serving import Serving
 from sharedvol_sidecar.staging import purge
 from sharedvol_sidecar.units import Units
+from sharedvol_sidecar.visits import BYTES, SCANNED, Visits
 
 HELP_AFTER = 2_000
 """Files found in one pass after which a second process helps."""
@@ -127,6 +128,9 @@ class Collector:
         self._spool, self._tell = spool, tell
         self._quiet = Quiet(job.quiet)
         self._scanner = Scanner(spool, layout, tell, visit, shard, job.follow)
+        # Opened again: two descriptors of one opening share the position in the list of its entries.
+        again = parts.enter_context(spool.open("."))
+        self._visits = Visits(Scanner(again, layout, _ignore, whole_kinds=job.follow))
         publisher = Publisher(
             self._destination,
             template,
@@ -251,27 +255,22 @@ class Collector:
         whole = self._scanner.shard
         batch = self._new_batch()
         candidates = self._scanner.candidates(tally, self._enter)
+        looked = 0
         try:
             if not self._helping and not self.register.resting:
                 self._recover(tally)
             for candidate in candidates:
                 self._liveness.beat()  # a scan that finds nothing to move may take minutes
-                self.logs.see(candidate)
-                item = self.admission.admit(candidate, tally)
-                if item is not None:
-                    batch.add(item)  # first, so that whatever happens it is closed
-                    if self._ended.discard(item):
-                        batch.drop_last()
-                        continue
-                    # A helper has no locks, and so no say over a log that is followed.
-                    if item.followed and (self._helping or not self.logs.is_as_it_was(item)):
-                        batch.drop_last()
-                        continue
-                if batch.full or (self.admission.exhausted and batch.items):
+                looked += 1
+                self._admit(candidate, batch, tally)
+                if batch.full or (self.admission.exhausted and batch.items) or looked >= SCANNED:
                     self._count_found(len(batch.items))
                     moving, batch = batch, self._new_batch()
                     self._move(moving, tally, after_batch, self._entering)
                     del moving  # or its directories stay open beside those of the next
+                    if not self._helping:
+                        self._visit_others(tally, after_batch)
+                    looked = 0
                     if stop():
                         return tally
             moving, batch = batch, self._new_batch()
@@ -285,6 +284,7 @@ class Collector:
                     self.saw = lambda directory: not skipped(directory)
         finally:
             candidates.close()
+            self._visits.close()
             for item in batch.items:
                 item.close()
             self._scanner.shard = whole
@@ -363,6 +363,56 @@ class Collector:
             self._units.release(keep)
         self._pause_for(sum(item.work for item in batch.items if item.done))
 
+    def _admit(self, candidate: Candidate, batch: FileBatch, tally: Tally) -> None:
+        """Add a file to a batch if it may move."""
+        self.logs.see(candidate)
+        item = self.admission.admit(candidate, tally)
+        if item is None:
+            return
+        batch.add(item)  # first, so that whatever happens it is closed
+        # A helper has no locks, and so no say over a log that is followed.
+        if self._ended.discard(item) or (item.followed and (self._helping or not self.logs.is_as_it_was(item))):
+            batch.drop_last()
+
+    def _visit_others(self, tally: Tally, after_batch: Callable[[Tally], None]) -> None:
+        """Move some files of the other containers, so that they do not wait for the backlog of this one.
+
+        What is left there is not counted: the scan does that, once for each container.
+        """
+        seen = Tally()
+        batch = self._new_batch()
+        with self.admission.uncounted(), contextlib.ExitStack() as locks:
+            try:
+                for entry in self._visits.containers(self._entering):
+                    with contextlib.ExitStack() as lock:
+                        mine = lock.enter_context(self._units.held(entry.name, wait=False))
+                        if mine and self._admit_some(entry, batch, seen):
+                            locks.enter_context(lock.pop_all())  # until its files are moved
+                    if batch.full or self.admission.exhausted:
+                        break
+                if batch.items:
+                    self._mover.move(batch.items, seen)
+            finally:
+                for item in batch.items:
+                    item.close()
+                tally.add_moved(seen)
+        if batch.items:
+            after_batch(tally)
+            self._pause_for(sum(item.work for item in batch.items if item.done))
+
+    def _admit_some(self, entry: os.DirEntry[str], batch: FileBatch, tally: Tally) -> bool:
+        """Add the first files of one container to a batch. Return whether there was any."""
+        before, work = len(batch.items), 0
+        with contextlib.closing(self._visits.candidates(entry, tally)) as candidates:
+            for candidate in candidates:
+                self._liveness.beat()
+                count = len(batch.items)
+                self._admit(candidate, batch, tally)
+                work += sum(item.work for item in batch.items[count:])
+                if batch.full or work >= BYTES:
+                    break
+        return len(batch.items) > before
+
     def _pause_for(self, count: int) -> None:
         wait = self._rate.spend(count)
         if wait > 0:
@@ -431,6 +481,10 @@ class Collector:
         """A slot without claims needs none of its copies."""
         staging = self._destination.staging(self._spool_id, slot)
         purge(staging)
+
+
+def _ignore(event: Event) -> None:
+    """Report nothing: the scan reports what a visit sees."""
 
 
 def _id_of(root: Directory) -> str:

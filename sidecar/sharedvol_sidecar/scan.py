@@ -92,12 +92,26 @@ class Scanner:
                 if not enter(entry.name):
                     tally.elsewhere += 1
                     continue
-            if entry.name in self._layout.kinds:
-                yield from self._walk(self._spool, entry, entry.name, tally, 1)
-            elif entry.is_dir(follow_symlinks=False):
-                yield from self._container(entry, tally)
-            else:
-                self._leave(entry, entry.name, tally)
+            yield from self.within(entry, tally)
+
+    def top(self) -> Generator[os.DirEntry[str], None, None]:
+        """The directories at the top of the spool. Close the generator.
+
+        Raises:
+            OSError: the spool itself cannot be read.
+        """
+        for entry in self._entries(self._spool, visit=False):
+            if entry.is_dir(follow_symlinks=False):
+                yield entry
+
+    def within(self, entry: os.DirEntry[str], tally: Tally) -> Generator[Candidate, None, None]:
+        """Every file of one directory at the top, which is a container's or a kind's. Close the generator."""
+        if entry.name in self._layout.kinds:
+            yield from self._walk(self._spool, entry, entry.name, tally, 1)
+        elif entry.is_dir(follow_symlinks=False):
+            yield from self._container(entry, tally)
+        else:
+            self._leave(entry, entry.name, tally)
 
     def claimed(self, root: Directory, tally: Tally) -> Iterator[Candidate]:
         """The files in a claim directory, whose paths below it are those they had in the spool."""

@@ -304,7 +304,9 @@ class Service:
                 self._log.warning("scan_only", detail=scan_only, interval=self._timing.interval)
             # Events come in crowds, and a pass over a large backlog takes its time: one pass for many.
             # What could not be moved was put back, which is an event of its own: do not chase it.
-            self._sleep(watch, max(SHORTEST_GAP, took, BACKOFF[0] if tally.failed else 0.0))
+            # No longer than the interval: the others' files would wait as long as one container's backlog took.
+            rest = min(took, self._timing.interval)
+            self._sleep(watch, max(SHORTEST_GAP, rest, BACKOFF[0] if tally.failed else 0.0))
             if not self._stopping and not tally.collected and not self._pruning.unfinished:
                 self._wait(collector, watch, self._due(collector, tally))
 
