@@ -72,7 +72,7 @@ class Cast:
         choose: makes its choices.
         copies: replicas of each kind.
         sidecars: how many.
-        releases: which release a process runs is chosen from these.
+        releases: which release a process runs is chosen from these; the sidecar that stays runs the first.
     """
 
     def __init__(
@@ -140,11 +140,11 @@ class Cast:
             sidecar.terminate()
 
     def _sidecar(self, title: str) -> Process:
+        release = self._choose.choice(self._releases) if self._lives else self._releases[0]
         self._lives += 1
-        release = self._choose.choice(self._releases)
         settings = [part for flag, values in _SETTINGS.items() for part in (flag, self._choose.choice(values))]
         verbose = ["--verbose"] * self._choose.randrange(2)
-        name = f"{title}.{self._lives}"
+        name = f"{title}.{self._lives}.{release.name}"
         command = self._command(release, ["run", *self._volume(), *settings, *verbose])
         return Process(name, self._start(name, command, release.environment()), lambda: self._sidecar(title))
 

@@ -30,5 +30,5 @@ class Release:
         return {**clean, "PYTHONPATH": os.pathsep.join(str(place) for place in path if place.is_dir())}
 
 
-HERE = Release("this release", Path(sharedvol.__file__).resolve().parents[1])
+HERE = Release("here", Path(sharedvol.__file__).resolve().parents[1])
 """The one that is tested."""

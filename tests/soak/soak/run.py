@@ -39,7 +39,7 @@ class Plan:
         seconds: how long it disturbs; 0: each disturbance once.
         copies: writers of each kind.
         sidecars: how many.
-        releases: what its processes are.
+        releases: what its processes are; the sidecar that lives through all of it is the first.
     """
 
     mode: str
