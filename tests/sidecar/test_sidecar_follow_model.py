@@ -7,13 +7,19 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from volume import Volume
 
-ACTS = ["write", "write", "write", "half a line", "rotate", "cut", "replace", "replace", "delete", "close"]
-LOOKS = ["scan", "scan", "scan", "tick", "another sidecar"]
+ACTS = ["write", "write", "write", "half a line", "rotate", "cut", "replace", "replace", "delete", "leave", "close"]
+LOOKS = ["scan", "scan", "scan", "tick", "another sidecar", "fewer kinds", "follow none", "other template"]
+BESIDE: dict[str, dict[str, Any]] = {
+    "fewer kinds": {"kinds": ("results",)},
+    "follow none": {"follow": ()},
+    "other template": {"template": "{kind}/{container}/other/{base}"},
+}
 
 
 @dataclass
@@ -44,6 +50,8 @@ class Scene:
         self.volume = Volume(top / "spool", top / "collected")
         self.directory = self.volume.spool / "c1" / "logs"
         self.directory.mkdir(parents=True)
+        self.outside = top / "outside"
+        self.outside.mkdir()
         self.number = 0
         self.all: list[Log] = []
         self.open: dict[int, Log] = {}
@@ -71,6 +79,16 @@ class Scene:
         elif what == "delete":
             log.path.unlink(missing_ok=True)
             log.life.over = True
+        elif what in ("cut", "replace"):
+            os.ftruncate(log.fd, 0)
+            hidden = log.life.over
+            log.life.over = True
+            log.lives.append(Life(over=hidden))  # of a log that is deleted or moved away, no scan can see more
+            if what == "replace":
+                self.write(log, "".join(f"{self.next()} instead\n" for _ in range(lines)))
+        elif what == "leave" and log.path.exists():
+            log.path = log.path.rename(self.outside / f"{log.path.name}.{self.next()}")
+            log.life.over = True
         elif what == "close":
             os.close(self.open.pop(which).fd)
 
@@ -81,6 +99,9 @@ class Scene:
     def look(self, how: str) -> None:
         if how == "tick":
             self.collector.tick()
+            return
+        if how in BESIDE:
+            self.volume.one_pass(**BESIDE[how])
             return
         if how == "another sidecar":
             self.collector.close()

@@ -140,6 +140,25 @@ def test_what_is_never_collected_is_kept_and_told_once(volume: Volume, left: str
     assert not (volume.spool / "c1").exists()
 
 
+def test_what_a_sidecar_with_other_kinds_collects_is_not_reported_as_never_collected(volume: Volume) -> None:
+    service = volume.collector(quiet=600.0)
+    volume.write("c1/logs/app.log", "2")
+    dead(volume)
+    for _ in range(3):
+        volume.one_pass(kinds=("results",))
+    assert volume.told("orphan_kept") == [] and volume.told("orphan_removed") == []
+    service.close()
+    passes(volume)
+    assert list(volume.files().values()) == ["2"] and not (volume.spool / "c1").exists()
+
+
+def test_what_no_settings_collect_is_reported(volume: Volume) -> None:
+    volume.write("c1/logs/app.log", "2")
+    dead(volume)
+    volume.one_pass(kinds=("results",))
+    assert "'logs/app.log'" in volume.told("orphan_kept")[0].detail
+
+
 def test_they_can_be_kept(volume: Volume) -> None:
     dead(volume)
     volume.write("c1/results/a", "1")
