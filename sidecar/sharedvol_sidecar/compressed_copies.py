@@ -23,6 +23,7 @@ _DETAIL = (
 _REMEMBERED = 10_000
 _MOST = 1_000  # compressed files of one pass that are looked up
 _TAIL = re.compile(r"[-._]\d[-._:\dTZ]*")  # what a rotation adds: a number, a date, a time
+_ROTATED = re.compile(rf"(.+?){_TAIL.pattern}", re.DOTALL)
 
 
 class CompressedCopies:
@@ -56,7 +57,8 @@ class CompressedCopies:
             followed: the paths in the spool of the logs that are followed now.
         """
         for path in followed:
-            self._remember(path)
+            directory, _, name = path.rpartition("/")
+            self._remember(f"{directory}/{_before_rotation(name)}")
         for found in self._found:
             log = self._log_of(found)
             if log is not None and log not in self._told and len(self._told) < _REMEMBERED:
@@ -67,8 +69,8 @@ class CompressedCopies:
         if path in self._order:
             self._order.move_to_end(path)
             return
-        directory, _, name = path.rpartition("/")
         self._order[path] = None
+        directory, _, name = path.rpartition("/")
         self._followed.setdefault(directory, set()).add(name)
         if len(self._order) > _REMEMBERED:
             directory, _, name = self._order.popitem(last=False)[0].rpartition("/")
@@ -91,6 +93,12 @@ def _and_above(directory: str) -> Iterator[str]:
     while directory:
         yield directory
         directory = directory.rpartition("/")[0]
+
+
+def _before_rotation(name: str) -> str:
+    """The log's own name, if it was rotated before it was first followed: ``app.log`` of ``app.log.1``."""
+    found = _ROTATED.fullmatch(name)
+    return found[1] if found is not None and split_suffix(found[1])[1] else name
 
 
 def _is_rotation(name: str, log: str) -> bool:

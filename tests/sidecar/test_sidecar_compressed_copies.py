@@ -72,6 +72,19 @@ def test_each_log_is_warned_of_once(volume: Volume) -> None:
     assert sorted(warnings_of(volume)) == ["c1/logs/app.log", "c1/logs/web.log"]
 
 
+@pytest.mark.parametrize("rotated", ["app.log.1", "app.log-20260131"])
+def test_a_log_that_was_rotated_before_it_was_followed_is_named_by_its_own_name(volume: Volume, rotated: str) -> None:
+    paths = [volume.write(f"c1/logs/{name}", f"{name}\n") for name in ("app.log", rotated)]
+    collector = volume.collector()
+    with paths[0].open("a"), paths[1].open("a"):
+        collector.run_pass()
+    rotate(paths[1], f"{rotated}.gz")
+    rotate(paths[0], "app.log.2.gz")
+    collector.run_pass()
+    collector.close()
+    assert warnings_of(volume) == ["c1/logs/app.log"]
+
+
 def test_a_log_that_is_followed_no_more_is_remembered(volume: Volume) -> None:
     path = volume.write("c1/logs/app.log", "line 1\n")
     collector = volume.collector()
