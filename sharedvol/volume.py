@@ -284,7 +284,7 @@ class Volume:
                 raise ReplicaAliveError(f"replica {name!r} on {self._path!r} is alive: stop it before it is forgotten")
             return False
 
-    def forget_dead(self, names: Iterable[str], *, seconds: float = 0.05) -> list[str]:
+    def forget_dead(self, names: Iterable[str], *, seconds: float = 0.02) -> list[str]:
         """Forget those of many replicas that are dead. A name that cannot be forgotten is passed over.
 
         This also removes the lock files that earlier releases left of replicas that were forgotten.

@@ -138,5 +138,5 @@ def test_replicas_join_under_names_that_are_forgotten_all_the_while(tmp_path: Pa
             if volume.is_alive("c0") is not None:
                 volume.forget_dead(names)
         assert child.receive() == "done"
-    volume.forget_dead(names)
+    volume.forget_dead(names, seconds=60)
     assert volume.replicas() == [] and os.listdir(tmp_path / ".replicas/names") == []

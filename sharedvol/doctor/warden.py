@@ -66,6 +66,9 @@ class Warden(Messages):
         self._name = PREFIX + os.urandom(8).hex()
         os.mkdir(self._name, 0o700, dir_fd=self._top)  # fails where anything has the name, a link too
         self._room = os.open(self._name, DIRECTORY | os.O_NOFOLLOW, dir_fd=self._top)
+        with listed(self._room) as entries:
+            if next(entries, None) is not None:  # another user has put a directory in its place
+                raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
         if open_to_all:
             os.fchmod(self._room, 0o700 | (os.fstat(self._top).st_mode & 0o777))
         self._lock = os.open(f".{LOCK}", os.O_RDWR | os.O_CREAT | os.O_EXCL | OPEN, 0o600, dir_fd=self._room)
@@ -148,6 +151,9 @@ class Warden(Messages):
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except FileNotFoundError:
                 believe = False  # a room that is being made has none either
+                with listed(room) as entries:
+                    if any(entry.name != f".{LOCK}" for entry in entries):
+                        return False  # a directory of another use, which a user who may rename it has given this name
             except OSError:
                 return False  # its warden lives
             return (believe or old) and remove_room(self._top, name, room)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 from sharedvol_sidecar.board import Board
 from sharedvol_sidecar.claims import PRIVATE
 from sharedvol_sidecar.collector import Collector
+from sharedvol_sidecar.directories import Directory, open_root
 from sharedvol_sidecar.errors import ConfigError, DestinationError, SpoolError, errno_of
 from sharedvol_sidecar.job import Job
 from sharedvol_sidecar.probe import OUT_OF_DESCRIPTORS
@@ -59,14 +61,23 @@ def _by_looking(number: int | None, job: Job) -> str:
 
 def _problem(root: str) -> int | None:
     """What keeps a file from being made in our own directory there, as an errno; None if nothing does."""
-    place = os.path.join(root, PRIVATE)
-    probe = os.path.join(place if os.path.isdir(place) else root, f"probe-{os.urandom(8).hex()}")
+    probe = f"probe-{os.urandom(8).hex()}"
     try:
-        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-        os.unlink(probe)
+        with open_root(Path(root)) as top, _private(top) as place:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            os.close(os.open(probe, flags, 0o600, dir_fd=place.fd))
+            os.unlink(probe, dir_fd=place.fd)
     except OSError as error:
         return error.errno
     return None
+
+
+def _private(top: Directory) -> Directory:
+    """Open our own directory, or the one that has it where there is none. No link is followed."""
+    try:
+        return top.open(PRIVATE)
+    except FileNotFoundError:
+        return top.again()
 
 
 def _is_one_file_system(job: Job) -> bool:

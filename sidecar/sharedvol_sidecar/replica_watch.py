@@ -30,7 +30,7 @@ from sharedvol_sidecar.picture import ReplicaView
 
 SHOWN: Final = 200
 """Dead replicas that are shown, and so are not forgotten. Of more, those that died last are kept."""
-EXAMINED: Final = 10_000
+EXAMINED: Final = 2_000
 """Names that one look examines."""
 CANDIDATES: Final = 20_000
 """Names that are remembered between two listings, to be forgotten."""

@@ -9,7 +9,7 @@ from sharedvol import SharedVolError
 from sharedvol_sidecar.board import Board
 from sharedvol_sidecar.collector import Collector
 
-FORGOTTEN = 500
+FORGOTTEN = 200
 """Dead replicas that are forgotten after one pass."""
 
 

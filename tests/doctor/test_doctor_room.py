@@ -57,6 +57,45 @@ def test_the_next_run_removes_what_a_dead_one_left(dead_room: Path, tmp_path: Pa
     assert rooms(tmp_path) == []
 
 
+def test_a_directory_that_was_given_the_name_of_a_room_keeps_its_files(tmp_path: Path) -> None:
+    """As a user may do who can write the volume: a name alone does not make a directory a room."""
+    renamed = tmp_path / f"{PREFIX}0123456789abcdef"
+    renamed.mkdir()
+    (renamed / "result").write_text("only copy")
+    os.utime(renamed, (1, 1))
+    warden = Process("warden", LIMIT)
+    try:
+        do(warden, "look", path=str(tmp_path))
+        assert do(warden, "clean", believe=True) == [0, 1]
+    finally:
+        warden.leave()
+    assert (renamed / "result").read_text() == "only copy"
+
+
+def test_a_directory_that_is_put_in_place_of_a_room_keeps_its_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(0o700)
+    (closed / "result").write_text("only copy")
+    tmp_path.chmod(0o777)
+    warden, mkdir = Warden(), os.mkdir
+    warden.look(str(tmp_path))
+
+    def swapped(name: str, mode: int, *, dir_fd: int) -> None:
+        mkdir(name, mode, dir_fd=dir_fd)
+        os.rmdir(name, dir_fd=dir_fd)
+        os.rename("closed", name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "mkdir", swapped)
+    with pytest.raises(OSError, match="not empty"):
+        warden.make(open_to_all=True)
+    monkeypatch.undo()
+    (room,) = rooms(tmp_path)
+    assert room.stat().st_mode & 0o777 == 0o700
+    assert [path.name for path in room.iterdir()] == ["result"]
+
+
 def test_a_living_runs_room_stays(tmp_path: Path) -> None:
     warden = Process("warden", LIMIT)
     try:

@@ -292,6 +292,15 @@ def test_reason_of_an_error_that_names_no_side_is_found_by_looking(volume: Volum
     assert list(volume.collected.iterdir()) == []
 
 
+def test_looking_for_the_reason_makes_no_file_where_a_link_leads(volume: Volume, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (volume.spool / ".sharedvol").symlink_to(elsewhere)
+    before = elsewhere.stat().st_mtime_ns
+    assert reason_of(OSError(errno.EIO, "which?"), volume.job()) == "spool_unavailable"
+    assert elsewhere.stat().st_mtime_ns == before
+
+
 def test_places_are_remembered_and_a_deeper_mount_is_welcome(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     spool, collected = str(volume.spool), str(volume.collected)
     places = Places(spool, collected)
