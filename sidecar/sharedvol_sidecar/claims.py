@@ -21,7 +21,7 @@ import contextlib
 import errno
 import itertools
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from datetime import date as Date
 
 from sharedvol import FileLock, LockTimeout, worker_token
@@ -29,6 +29,7 @@ from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.errors import ConfigError, SidecarError
 from sharedvol_sidecar.probe import Probe, try_to_rename
 from sharedvol_sidecar.put_backs import PutBacks
+from sharedvol_sidecar.spares import SpareDirectories, is_spare
 
 PRIVATE = ".sharedvol"
 """Our own directory, in the spool and in the destination."""
@@ -92,6 +93,7 @@ class Claims:
             self.slot, lock = self._take_slot()
             parts.callback(lock.release)
             self._mine = parts.enter_context(self._root.make(self.slot, 0o700)[0])
+            self._spares = SpareDirectories(self._mine)
             self._parts = parts.pop_all()
         name = f"test-{self.slot}"
         self._probe = Probe(lambda: try_to_rename(private, name))
@@ -102,7 +104,8 @@ class Claims:
 
     def new_batch(self) -> Batch:
         """A claim directory for one batch; its name is never used again."""
-        return Batch(self._mine, self.slot, f"{worker_token()}-{next(self._batches)}{self._suffix}")
+        self._spares.fill()
+        return Batch(self._mine, self._spares, self.slot, f"{worker_token()}-{next(self._batches)}{self._suffix}")
 
     def left_behind(self) -> Generator[tuple[str, Directory], None, None]:
         """Each slot and claim directory that no living mover works on, locked while it is yielded.
@@ -117,10 +120,22 @@ class Claims:
                 continue
             with contextlib.suppress(LockTimeout, FileNotFoundError, NotADirectoryError):
                 directory = self._root.open(slot)
-                if next(iter(_names(directory)), None) is None:
+                if all(map(is_spare, _names(directory))):
                     continue
                 with self.slot_lock(slot).acquire(timeout=0):
                     yield slot, directory
+
+    def tidy(self, root: Directory) -> bool:
+        """Remove the empty directories in a slot's claim directory. Return whether it holds no claim then.
+
+        Args:
+            root: as `left_behind` gives it.
+        """
+        if root is self._mine:
+            _remove_empty(root, self._spares.take_back)
+        else:
+            _remove_empty(root, lambda parent, name: os.rmdir(name, dir_fd=parent.fd))
+        return all(map(is_spare, _names(root)))
 
     def other_slots(self) -> list[str]:
         """The slots that were ever taken, without one's own."""
@@ -164,8 +179,8 @@ def slot_lock(movers: Directory, slot: str) -> FileLock:
 class Batch:
     """The claim directories of one batch, made when they are first needed: one for each day."""
 
-    def __init__(self, mine: Directory, slot: str, name: str) -> None:
-        self._mine, self.name, self._slot = mine, name, slot
+    def __init__(self, mine: Directory, spares: SpareDirectories, slot: str, name: str) -> None:
+        self._mine, self._spares, self.name, self._slot = mine, spares, name, slot
         self.claimed: set[str] = set()
         """The paths that were claimed: each once, as the second rename would replace the first claim."""
         self._directories: dict[tuple[str, int], Directory] = {}
@@ -184,9 +199,10 @@ class Batch:
         if found is None:
             if path:
                 parent, _, last = path.rpartition("/")
-                found = self.directory(parent, day).make(last, 0o700)[0]
+                found = self._spares.make(self.directory(parent, day), last)
+                self._spares.need(path.count("/") + 2)
             else:
-                found = self._mine.make(f"{self.name}.{day}", 0o700)[0]
+                found = self._spares.make(self._mine, f"{self.name}.{day}")
             self._directories[path, day] = found
         return found
 
@@ -196,7 +212,7 @@ class Batch:
             above, _, last = path.rpartition("/")
             parent, name = (self._directories[above, day], last) if path else (self._mine, f"{self.name}.{day}")
             with contextlib.suppress(OSError):
-                os.rmdir(name, dir_fd=parent.fd)
+                self._spares.take_back(parent, name)
         for directory in self._directories.values():
             directory.close()
         self._directories.clear()
@@ -218,17 +234,18 @@ def _collect_inodes(directory: Directory, found: set[int]) -> None:
                 found.add(entry.inode())
 
 
-def remove_empty(root: Directory) -> None:
-    """Remove the empty directories below ``root``; one that holds a claim stays."""
+def _remove_empty(root: Directory, remove: Callable[[Directory, str], None]) -> None:
     for name in list(_names(root)):
+        if is_spare(name):
+            continue
         try:
             directory = root.open(name)
         except OSError:
             continue  # a claim, or gone
         with directory:
-            remove_empty(directory)
+            _remove_empty(directory, remove)
         with contextlib.suppress(OSError):
-            os.rmdir(name, dir_fd=root.fd)
+            remove(root, name)
 
 
 def _names(directory: Directory) -> Iterator[str]:

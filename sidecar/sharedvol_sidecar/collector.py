@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sharedvol import AlreadyPublishedError, publish
+from sharedvol.errors import describe
 from sharedvol_sidecar.admission import Admission, Logs
 from sharedvol_sidecar.batches import MAX_BATCH_BYTES, MAX_FOLLOWED, FileBatch, raise_descriptors
 from sharedvol_sidecar.catalog import Catalog
-from sharedvol_sidecar.claims import Claims, day_of_batch, open_private, remove_empty
+from sharedvol_sidecar.claims import Claims, day_of_batch, open_private
 from sharedvol_sidecar.destination import Destination, shares_file_system
 from sharedvol_sidecar.directories import Directory, open_root
-from sharedvol_sidecar.errors import ConfigError
+from sharedvol_sidecar.errors import ConfigError, SpoolError
 from sharedvol_sidecar.follow import Followed
 from sharedvol_sidecar.follow_ended import EndedLogs
 from sharedvol_sidecar.helper import Helper
@@ -32,6 +33,7 @@ from sharedvol_sidecar.naming import Naming, NamingStore
 from sharedvol_sidecar.orphans import Orphans
 from sharedvol_sidecar.ownership import Ownership
 from sharedvol_sidecar.placed import Placed
+from sharedvol_sidecar.probe import FULL
 from sharedvol_sidecar.publisher import Publisher
 from sharedvol_sidecar.quiet import Quiet
 from sharedvol_sidecar.register import Register
@@ -39,6 +41,7 @@ from sharedvol_sidecar.replica_watch import ReplicaWatch
 from sharedvol_sidecar.report import Event, Listener, Saw, Tally
 from sharedvol_sidecar.scan import Candidate, Scanner
 from sharedvol_sidecar.serving import Serving
+from sharedvol_sidecar.spares import is_spare
 from sharedvol_sidecar.staging import purge
 from sharedvol_sidecar.units import Units
 from sharedvol_sidecar.visits import BYTES, SCANNED, Visits
@@ -90,9 +93,10 @@ class Collector:
             root = parts.enter_context(open_root(Path(job.collected)))
             self._namings = NamingStore(spool, Naming.of(job))
             parts.callback(self._namings.close)
-            self.claims = Claims(spool, self._namings.own_key)
-            parts.callback(self.claims.close)
-            self._spool_id = _id_of(spool)
+            with _needing_room(spool):
+                self.claims = Claims(spool, self._namings.own_key)
+                parts.callback(self.claims.close)
+                self._spool_id = _id_of(spool)
             serving = Serving(
                 self.claims.movers, self.claims.slot, job.spool, functools.partial(_id_of, root), job.collected
             )
@@ -152,7 +156,8 @@ class Collector:
             self._liveness,
         )
         parts.callback(followed.records.close)
-        self._units = Units(spool, wait, followed.records.refresh)
+        with _needing_room(spool):
+            self._units = Units(spool, wait, followed.records.refresh)
         parts.callback(self._units.close)
         self._ended = EndedLogs(destination.root, self._spool_id, self.claims, tell)
         parts.callback(self._ended.close)
@@ -208,6 +213,11 @@ class Collector:
         return self.admission.due
 
     @property
+    def short_of_spool(self) -> bool:
+        """Whether the last pass left a file because the spool had no room for its claim."""
+        return self._mover.without_room or self._units.without_room
+
+    @property
     def short_of_descriptors(self) -> bool:
         """Whether the last pass left a file because too many were open."""
         return self._scanner.exhausted or self.admission.exhausted or self._mover.exhausted
@@ -248,6 +258,7 @@ class Collector:
         self._quiet.new_pass()
         self.admission.new_pass()
         self._mover.new_pass()
+        self._units.new_pass()
         self.logs.new_pass(tally)
         self._entered: set[str] = set()
         self.saw = _nothing
@@ -277,6 +288,7 @@ class Collector:
             self._move(moving, tally, after_batch, None)
             if not self._helping:
                 unread = self._scanner.unread | self.admission.unopened
+                self._check_room(tally)
                 skipped = skips(unread, self._scanner.units, self._entered)
                 self.logs.end(skipped)
                 self._remove_orphans(tally)
@@ -413,6 +425,21 @@ class Collector:
                     break
         return len(batch.items) > before
 
+    def _check_room(self, tally: Tally) -> None:
+        """A pass that collects anything has made room: the next one has the rest.
+
+        Raises:
+            SpoolError: nothing could be claimed.
+        """
+        if not self.short_of_spool or tally.collected:
+            return
+        failure = self.claims.failure()
+        if failure is not None:
+            raise SpoolError(
+                f"cannot move files within {self._spool.shown!r}: {describe(failure)}; make room there, "
+                "100 KiB are enough; nothing was lost"
+            ) from failure
+
     def _pause_for(self, count: int) -> None:
         wait = self._rate.spend(count)
         if wait > 0:
@@ -428,6 +455,8 @@ class Collector:
     def _recover_slot(self, slot: str, root: Directory, tally: Tally) -> bool:
         """Finish what a mover of a slot had claimed. Return False if the catalog takes no rows now."""
         for name in os.listdir(root.fd):
+            if is_spare(name):
+                continue
             try:
                 directory = root.open(name)
             except NotADirectoryError:
@@ -442,8 +471,7 @@ class Collector:
                 self._mover.move(batch.items, tally)
             if self.register.resting:
                 return False
-        remove_empty(root)
-        if not os.listdir(root.fd):
+        if self.claims.tidy(root):
             self._purge(slot)
         return True
 
@@ -485,6 +513,20 @@ class Collector:
 
 def _ignore(event: Event) -> None:
     """Report nothing: the scan reports what a visit sees."""
+
+
+@contextlib.contextmanager
+def _needing_room(spool: Directory) -> Iterator[None]:
+    """Raise a SpoolError where a full spool does not take what a sidecar makes once."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise SpoolError(
+            f"cannot begin in {spool.shown!r}: {describe(error)}; make room there once, 100 KiB are enough: "
+            "from then on the sidecar keeps what it needs"
+        ) from error
 
 
 def _id_of(root: Directory) -> str:

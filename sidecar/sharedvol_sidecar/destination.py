@@ -12,7 +12,7 @@ from sharedvol import worker_token
 from sharedvol_sidecar.claims import open_private
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.ownership import Ownership
-from sharedvol_sidecar.probe import OUT_OF_DESCRIPTORS, Probe, try_to_name, try_to_store
+from sharedvol_sidecar.probe import FULL, OUT_OF_DESCRIPTORS, Probe, try_to_name, try_to_store
 from sharedvol_sidecar.template import is_spare, spare_names
 
 _MOST_NAMES = 1_000
@@ -189,19 +189,26 @@ def shares_file_system(spool: Directory, destination: Directory, mark: str) -> b
     for place, left in ((ours, name), (theirs, name), (theirs, f"{name}-w")):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(left, dir_fd=place.fd)
-    os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=ours.fd))
+    source = name
+    try:
+        os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=ours.fd))
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        source = "id"  # a spool without inodes: a file of ours that is there already
     # In the destination too, though it may be the same file system: that it can be written is asked as well.
     os.close(os.open(f"{name}-w", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=theirs.fd))
     os.unlink(f"{name}-w", dir_fd=theirs.fd)
     try:
-        os.link(name, name, src_dir_fd=ours.fd, dst_dir_fd=theirs.fd, follow_symlinks=False)
+        os.link(source, name, src_dir_fd=ours.fd, dst_dir_fd=theirs.fd, follow_symlinks=False)
     except OSError:
         return False
     else:
         os.unlink(name, dir_fd=theirs.fd)
         return True
     finally:
-        os.unlink(name, dir_fd=ours.fd)
+        if source == name:
+            os.unlink(name, dir_fd=ours.fd)
 
 
 def overlap(spool: Path, destination: Path) -> bool:

@@ -20,6 +20,7 @@ _DENIED = frozenset({errno.EACCES, errno.EPERM})
 _OF_A_PASS = (
     "destination_full",
     "destination_unavailable",
+    "spool_full",
     "spool_unavailable",
     "permission",
     "descriptors",
@@ -40,7 +41,9 @@ def reason_of(error: BaseException, job: Job) -> str:
     if isinstance(error, ConfigError) or number in _DENIED:
         return "permission"
     if isinstance(error, SpoolError):
-        return "destination_full" if number in _FULL and _is_one_file_system(job) else "spool_unavailable"
+        if number not in _FULL:
+            return "spool_unavailable"
+        return "destination_full" if _is_one_file_system(job) else "spool_full"
     if isinstance(error, DestinationError):
         return "destination_full" if number in _FULL else "destination_unavailable"
     return _by_looking(number, job)
@@ -54,6 +57,8 @@ def _by_looking(number: int | None, job: Job) -> str:
     if destination is None and number in _FULL and (_is_one_file_system(job) or not _free(job.collected)):
         return "destination_full"
     spool = _problem(job.spool)
+    if destination is None and (number in _FULL or spool in _FULL):
+        return "spool_full"
     if destination in _DENIED or (destination is None and spool in _DENIED):
         return "permission"
     return "spool_unavailable" if destination is None else "destination_unavailable"
@@ -101,6 +106,9 @@ def clear_up(board: Board, collector: Collector, tally: Tally) -> None:
         now["permission"] = f"{tally.denied} directories of the destination may not be written"
     if collector.short_of_descriptors:
         now["descriptors"] = "too many files are open: what lies deepest waits in the spool"
+    if collector.short_of_spool:
+        reason = "destination_full" if collector.linked else "spool_full"
+        now[reason] = "files wait in the spool until there is room for their claims"
     if collector.short_of_space:
         now["free_space_floor"] = "copies and followed logs wait in the spool until there is room"
     elif tally.no_room:

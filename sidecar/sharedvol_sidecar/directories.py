@@ -137,8 +137,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _NO_REPLACE = 1  # RENAME_NOREPLACE of linux/fs.h
 
 
-def move_name(name: str, source: Directory, target: Directory) -> None:
-    """Rename a file into another directory, where its name must be free.
+def move_name(name: str, source: Directory, target: Directory, new: str | None = None) -> None:
+    """Rename a file into another directory, where its name, or the new one, must be free.
 
     In one step, renameat2(2): with link and unlink a mover that is killed in between leaves two names, and
     whoever takes both for files has the file twice. File systems without it (EINVAL) get the two steps.
@@ -148,12 +148,12 @@ def move_name(name: str, source: Directory, target: Directory) -> None:
     """
     renameat2 = getattr(_libc, "renameat2", None)  # musl has it since 1.2.6
     if renameat2 is not None:
-        if renameat2(source.fd, os.fsencode(name), target.fd, os.fsencode(name), _NO_REPLACE) == 0:
+        if renameat2(source.fd, os.fsencode(name), target.fd, os.fsencode(new or name), _NO_REPLACE) == 0:
             return
         number = ctypes.get_errno()
         if number not in (errno.EINVAL, errno.ENOSYS):
             raise OSError(number, os.strerror(number))
-    os.link(name, name, src_dir_fd=source.fd, dst_dir_fd=target.fd, follow_symlinks=False)
+    os.link(name, new or name, src_dir_fd=source.fd, dst_dir_fd=target.fd, follow_symlinks=False)
     os.unlink(name, dir_fd=source.fd)
 
 

@@ -8,6 +8,7 @@ is not collected a second time. One small file for each such log: ``.sharedvol/e
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 
@@ -17,6 +18,7 @@ from sharedvol_sidecar.contents import same
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.inodes import identity, inode_of
 from sharedvol_sidecar.items import Item
+from sharedvol_sidecar.probe import FULL
 from sharedvol_sidecar.report import Event, Listener
 from sharedvol_sidecar.tree import Found, Tree, is_plain, open_file
 
@@ -95,11 +97,14 @@ class EndedLogs:
         batch = None
         if not candidate.claimed:
             batch = self._claims.new_batch()
-            item.claim = batch.directory(candidate.path.rpartition("/")[0], item.day)
             try:
+                item.claim = batch.directory(candidate.path.rpartition("/")[0], item.day)
                 os.rename(candidate.name, candidate.name, src_dir_fd=candidate.directory.fd, dst_dir_fd=item.claim.fd)
-            except FileNotFoundError:
-                return True
+            except OSError as error:
+                batch.remove()
+                if error.errno in (errno.ENOENT, *FULL):
+                    return True  # it was removed; or the spool has no room for a claim, and it waits
+                raise
         assert item.claim is not None
         is_it = item.claim.inode(candidate.name) == (item.info.st_dev, item.info.st_ino)
         if is_it and item.unchanged() and item.going_on():

@@ -85,13 +85,15 @@ class Mover:
         self._liveness = liveness or Unwatched()
         self._closed: set[str] = set()
         self._retries = Retries()
+        self.without_room = False
+        """Whether this pass met a file for whose claim the spool had no room."""
         self.exhausted = False
         """Whether this pass met a file for whose directories there were no descriptors."""
 
     def new_pass(self) -> None:
         """A pass begins: directories that took no name in the last one are tried again."""
         self._closed.clear()
-        self.exhausted = False
+        self.exhausted = self.without_room = False
 
     def move(self, items: Sequence[Item], tally: Tally) -> None:
         """Move a batch.
@@ -101,12 +103,30 @@ class Mover:
                 is a claim that the next pass finds.
             SpoolError: nothing can be claimed in the spool now.
         """
-        batch = self._claims.new_batch()
         try:
             due = [item for item in items if self._is_due(item, tally)]
             self._sync_contents([item for item in due if not self._publisher.is_copied(item)])
             read = [item for item in due if self._read(item, tally)]
-            claimed = [item for item in read if self._claim(item, batch, tally) and not self._leave_to_follower(item)]
+            while read:
+                read = self._move_what_fits(read, tally)
+        finally:
+            for item in items:
+                item.close()
+
+    def _move_what_fits(self, items: list[Item], tally: Tally) -> list[Item]:
+        """Claim files and move them. Return those for which the spool has no room until these are out of it."""
+        batch = self._claims.new_batch()
+        try:
+            claimed: list[Item] = []
+            left: list[tuple[Item, OSError]] = []
+            for item in items:
+                try:
+                    if self._claim(item, batch, tally) and not self._leave_to_follower(item):
+                        claimed.append(item)
+                except OSError as error:
+                    if error.errno not in FULL:
+                        raise
+                    left.append((item, error.with_traceback(None)))
             self._destination.begin()
             placed = self._place(claimed, tally)
             if self._register.add(placed):
@@ -114,9 +134,15 @@ class Mover:
                 self._let_go(item for item in placed if self._confirm(item, tally))
             else:
                 self._keep_claims(placed, tally)
+            if any(item.done for item in claimed):
+                return [item for item, _ in left]
+            if left and self._claims.failure() is not None:
+                self.without_room = True
+                return []
+            for item, failed in left:  # the spool has room: it is about this file
+                self._cannot_claim_one(item.candidate, failed, tally)
+            return []
         finally:
-            for item in items:
-                item.close()
             batch.remove()
 
     def _is_due(self, item: Item, tally: Tally) -> bool:
@@ -221,6 +247,8 @@ class Mover:
         return _is_within(self._publisher.directory_of(item), self._closed)
 
     def _cannot_claim(self, candidate: Candidate, error: OSError, tally: Tally) -> None:
+        if error.errno in FULL:
+            raise error
         # A file on another mount fails by itself, and there may be many.
         by_itself = error.errno == errno.EXDEV or error.errno in OUT_OF_DESCRIPTORS
         failure = None if by_itself else self._claims.failure()
@@ -228,6 +256,9 @@ class Mover:
             raise SpoolError(
                 f"cannot move files within {self._spool.shown!r}: {describe(failure)}; nothing was lost"
             ) from failure
+        self._cannot_claim_one(candidate, error, tally)
+
+    def _cannot_claim_one(self, candidate: Candidate, error: OSError, tally: Tally) -> None:
         tally.failed += 1
         hint = "give write permission on its directory"
         if error.errno == errno.EXDEV:

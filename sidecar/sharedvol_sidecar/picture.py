@@ -24,6 +24,7 @@ REASONS: Final[Mapping[str, str]] = MappingProxyType(
         STALLED: "the main loop has not been heard of for too long: a system call hangs, or the disk does",
         "destination_full": "no space or no inodes left where files are collected into: make room",
         "destination_unavailable": "the destination is gone, read-only or fails: see that its volume is mounted",
+        "spool_full": "no space or no inodes left in the spool: make room, collecting makes more",
         "spool_unavailable": "the spool is gone or fails: see that its volume is mounted",
         "permission": "a directory may not be read or written: run as the replicas' user, or give it permission",
         "descriptors": "too many files are open: raise the limit of open files (ulimit -n, or ulimits: nofile)",

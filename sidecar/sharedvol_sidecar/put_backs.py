@@ -16,6 +16,7 @@ import os
 import time
 
 from sharedvol_sidecar.directories import Directory
+from sharedvol_sidecar.probe import FULL
 
 OLD = 86_400.0
 """Seconds after which a mark is removed. Every running sidecar has read the event long before."""
@@ -35,20 +36,29 @@ class PutBacks:
     """
 
     def __init__(self, private: Directory) -> None:
-        self._directory = private.make("put-back", 0o700)[0]
+        self._directory: Directory | None = None
         self._unwritten: set[int] = set()
         self._added = 0
+        try:
+            self._directory = private.make("put-back", 0o700)[0]
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
         self.remove_old()
 
     def close(self) -> None:
         """Close the directory of the marks. Does nothing the second time."""
-        self._directory.close()
+        if self._directory is not None:
+            self._directory.close()
 
     def add(self, inode: int) -> None:
         """Mark a file, before it is put back. On a full disk only this process remembers it."""
         self._added += 1
         if self._added >= _MANY:
             self.remove_old()
+        if self._directory is None:
+            self._unwritten.add(inode)
+            return
         try:
             fd = os.open(f"{inode:x}", _CREATE, 0o600, dir_fd=self._directory.fd)
         except OSError:
@@ -60,11 +70,14 @@ class PutBacks:
 
     def __contains__(self, inode: int) -> bool:
         """Return whether a sidecar put back the file with this inode."""
-        return inode in self._unwritten or self._directory.inode(f"{inode:x}") is not None
+        marked = self._directory is not None and self._directory.inode(f"{inode:x}") is not None
+        return marked or inode in self._unwritten
 
     def remove_old(self) -> None:
         """Remove the marks that no sidecar needs any more."""
         self._added = 0
+        if self._directory is None:
+            return
         oldest = time.time() - OLD
         with os.scandir(self._directory.fd) as entries:
             for entry in entries:

@@ -13,9 +13,11 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 
-from sharedvol import FileLock, LockTimeout
+from sharedvol import FileLock, LockFileError, LockTimeout
 from sharedvol_sidecar.claims import open_private
 from sharedvol_sidecar.directories import Directory
+from sharedvol_sidecar.probe import FULL
+from sharedvol_sidecar.spares import SpareFiles
 
 LOCKS = 256
 """Lock files, which units share by a hash: so there is never one to make for a container that comes."""
@@ -34,6 +36,10 @@ class Units:
         with open_private(spool) as private:
             self._locks = private.make("units", 0o700)[0]
         self._wait, self._taken = wait, taken
+        self._spares = SpareFiles(self._locks)
+        self._spares.fill()
+        self.without_room = False
+        """Whether a unit could not be locked in this pass, because the spool has no room."""
         self._held: dict[str, FileLock] = {}
 
     def take(self, name: str) -> bool:
@@ -51,8 +57,13 @@ class Units:
         # By the descriptor: whoever may write the spool's root could put another directory in the path.
         lock = FileLock(f"/proc/self/fd/{self._locks.fd}/{key}.lock", mode=0o600)
         try:
-            lock.acquire(timeout=wait)
+            self._acquire(lock, wait)
         except LockTimeout:
+            return False
+        except LockFileError as error:
+            if error.errno not in FULL:
+                raise
+            self.without_room = True
             return False
         self._held[key] = lock
         try:
@@ -61,6 +72,19 @@ class Units:
             self._held.pop(key).release()
             raise
         return True
+
+    def _acquire(self, lock: FileLock, wait: float) -> None:
+        try:
+            lock.acquire(timeout=wait)
+        except LockFileError as error:
+            if error.errno not in FULL or not self._spares.use_as(lock.path.name):
+                raise
+            lock.acquire(timeout=wait)
+
+    def new_pass(self) -> None:
+        """A pass begins: there may be room again."""
+        self.without_room = False
+        self._spares.fill()
 
     def release(self, keep: str | None = None) -> None:
         """Let all go but ``keep``. Call it when what was found in them has been moved."""

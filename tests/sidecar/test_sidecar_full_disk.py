@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -218,3 +219,101 @@ def test_killed_while_it_makes_room_the_next_run_finishes(tmp_path: Path) -> Non
         raise AssertionError("endless")
 
     assert isolated(work, LIMIT) > 3
+
+
+SPOOLS = {
+    "ext4-1k": ("ext4", 8 << 20, ("-b", "1024", "-m", "0")),
+    "ext4-4k": ("ext4", 8 << 20, ("-b", "4096", "-m", "0")),
+    "ext4-inodes": ("ext4", 16 << 20, ("-b", "4096", "-m", "0", "-N", "300")),
+    "xfs": ("xfs", None, ()),
+    "tmpfs": "size=8M,nr_inodes=1000",
+    "tmpfs-inodes": "size=64M,nr_inodes=300",
+}
+
+
+def spool_disk(name: str, path: Path) -> Path:
+    chosen = SPOOLS[name]
+    if isinstance(chosen, str):
+        path.mkdir()
+        mount("tmpfs", path, "tmpfs", chosen)
+        return path
+    kind, size, options = chosen
+    return LoopFileSystem(kind, path, size, options=options).path
+
+
+def waiting_on_a_full_spool(name: str, top: Path, unit: str = "c1") -> tuple[Volume, Counter[str]]:
+    """A spool that a sidecar has seen once, and that is full; what is to be collected from it."""
+    volume = Volume(spool_disk(name, top / "disk") / "spool", top / "collected")
+    assert volume.one_pass().collected == 0
+    for number in range(100):
+        volume.write(f"{unit}/results/{'a/b/' * (number % 2)}{number}", str(number) + " " * 20_000)
+    wanted = Counter(volume.waiting().values())
+    fill(volume.spool.parent / "full")
+    for number in itertools.count():  # and the last inode
+        try:
+            volume.write(f"{unit}/results/empty{number}")
+        except OSError:
+            break
+        wanted[""] += 1
+    return volume, wanted
+
+
+@pytest.mark.parametrize("name", SPOOLS)
+def test_a_full_spool_is_collected(tmp_path: Path, name: str) -> None:
+    """Neither a claim nor a container's lock can be made, and the destination has room."""
+
+    def work() -> None:
+        volume, wanted = waiting_on_a_full_spool(name, tmp_path)
+        while volume.one_pass().collected:
+            pass
+        assert volume.waiting() == {} and volume.claims() == [] and volume.bag() == wanted
+
+    isolated(work, LIMIT)
+
+
+def test_killed_on_a_full_spool_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
+    """Sidecars are killed again and again, each a little later, and use up no spare."""
+
+    def work() -> int:
+        volume, wanted = waiting_on_a_full_spool("ext4-1k", tmp_path)
+        for round, number in enumerate(itertools.count(0, 1 if EVERYTHING else 7)):
+
+            def die(_: object) -> None:
+                collector = volume.collector()
+                die_at(number, False)  # noqa: B023 - reaped below
+                collector.run_pass()
+                collector.close()
+
+            child = Child(die)
+            status = child.wait()
+            child.kill()
+            with child:
+                pass
+            if status == 0 and not volume.waiting():
+                assert volume.claims() == [] and volume.bag() == wanted
+                return round
+            assert status == -signal.SIGKILL
+        raise AssertionError("endless")
+
+    assert isolated(work, LIMIT) > 3
+
+
+def test_a_spool_that_is_full_before_a_sidecar_ever_ran_says_what_to_do(tmp_path: Path) -> None:
+    def work() -> list[dict[str, Any]]:
+        volume = Volume(spool_disk("ext4-4k", tmp_path / "disk") / "spool", tmp_path / "collected")
+        volume.write("c1/results/1", "1")
+        fill(volume.spool.parent / "full")
+        return served(volume, "fault")
+
+    fault = isolated(work, LIMIT)[0]
+    assert fault["reason"] == "spool_full" and "make room there once, 100 KiB are enough" in fault["error"]
+
+
+def test_spares_are_no_claims_and_are_used_again(tmp_path: Path) -> None:
+    volume = Volume(tmp_path / "spool", tmp_path / "collected")
+    for number in range(3):
+        volume.write(f"c{number}/results/{'d/' * 20}f", str(number))
+        assert volume.one_pass().collected == 1
+        spares = sorted((volume.spool / ".sharedvol/claims/0").iterdir())
+        assert all(spare.name.startswith(".spare-") and not list(spare.iterdir()) for spare in spares)
+        assert len(spares) in (8, 23)  # as many as the deepest path of this sidecar needed

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import mmap
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -445,7 +446,7 @@ def test_claim_directory_that_somebody_removed_is_told(volume: Volume) -> None:
     collector = volume.collector()
     volume.write("c1/results/a", "1")
     for slot in (volume.spool / ".sharedvol" / "claims").iterdir():
-        slot.rmdir()
+        shutil.rmtree(slot)
     with pytest.raises(OSError, match="restart"):
         collector.run_pass()
     collector.close()
