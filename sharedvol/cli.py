@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_ERROR  # the reader of our output went away
     except OSError as error:
         if error.errno not in _FULL or error.filename is not None:
-            raise
+            where = "" if error.filename is None else f" with {error.filename!r}"
+            return _fail(f"cannot continue{where}: {describe(error)}", EXIT_ERROR)
         _drop_output()
         return _fail(f"cannot write: {describe(error)}; make room where the output goes", EXIT_OUTPUT)
     return code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable
 from typing import Final, NoReturn, TextIO
@@ -27,7 +28,8 @@ def write_line(line: str, stream: TextIO | None = None) -> None:
 
 def write_error(text: str, program: str = "sharedvol") -> None:
     """Print an error of one line on standard error, without the credentials of a URL in it."""
-    write_line(f"{program}: {message(text)}", sys.stderr)
+    with contextlib.suppress(OSError):  # the exit code says that it failed, too
+        write_line(f"{program}: {message(text)}", sys.stderr)
 
 
 class Parser(argparse.ArgumentParser):

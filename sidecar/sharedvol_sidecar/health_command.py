@@ -13,9 +13,10 @@ from typing import Any, NoReturn
 
 import click
 
+from sharedvol.errors import describe
 from sharedvol_sidecar.console import report_error, say
 from sharedvol_sidecar.errors import ConfigError
-from sharedvol_sidecar.text import plain
+from sharedvol_sidecar.text import plain, toml_problem
 from sharedvol_sidecar.web.address import DEFAULT_LISTEN, format_address, parse_listen, reachable
 
 _LARGEST = 65_536
@@ -112,8 +113,10 @@ def _configured(config: Path | None) -> str | None:
         return None
     try:
         value = tomllib.loads(config.read_text("utf-8")).get("listen")
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {os.fspath(config)!r}: {error}; see --config") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {os.fspath(config)!r}: {describe(error)}; see --config") from None
+    except ValueError as error:
+        raise ConfigError(f"cannot read {os.fspath(config)!r}: {toml_problem(error)}; see --config") from None
     return None if value is None else str(value)
 
 

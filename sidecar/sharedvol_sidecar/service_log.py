@@ -49,5 +49,7 @@ class _ToStructlog(logging.Handler):
 
 
 def _thread_ended(args: threading.ExceptHookArgs) -> None:
+    if args.exc_type is SystemExit:
+        return
     name = args.thread.name if args.thread is not None else ""
     structlog.get_logger().error("thread_ended", thread=name, error=repr(args.exc_value))

@@ -17,6 +17,7 @@ from sharedvol.errors import describe
 from sharedvol_sidecar.console import parse_size
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.template import DEFAULT, Template
+from sharedvol_sidecar.text import toml_problem
 from sharedvol_sidecar.web.address import DEFAULT_LISTEN, parse_listen
 
 PREFIX = "SHAREDVOL_"
@@ -305,19 +306,13 @@ def _read(config: Path | None) -> dict[str, Any]:
             f"cannot read settings file {str(config)!r}: {describe(error)}; name another with --config"
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"settings file {str(config)!r} is not valid TOML: {_place(error)}; fix that line") from None
+        raise ConfigError(
+            f"settings file {str(config)!r} is not valid TOML: {toml_problem(error)}; fix that line"
+        ) from None
     for name in given:
         if name not in FIELDS:  # exactly: `QUIET` beside `quiet` would be the same setting twice
             raise ConfigError(f"settings file {str(config)!r}: there is no setting {name!r}: there are {_NAMES}")
     return given
-
-
-def _place(error: ValueError) -> str:
-    """Return what the parser says; if it repeats a part of the file, which may be a secret, only the place."""
-    if isinstance(error, UnicodeDecodeError):
-        return f"it is not UTF-8 (at byte {error.start})"
-    words, at, place = str(error).rpartition("(at ")
-    return str(error) if not re.search(r"(['\"]).{3,}\1", words) else f"{at}{place}"
 
 
 def _secret(path: Path, name: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from sharedvol.printable import escape_unprintable
 
 LONGEST = 1000
@@ -17,6 +19,14 @@ def plain(text: str, longest: int = LONGEST) -> str:
     if len(text) > longest:
         text = f"{text[: longest // 2]}…{text[-(longest // 2) :]}"
     return escape_unprintable(text)
+
+
+def toml_problem(error: ValueError) -> str:
+    """Return what the parser of TOML says; only the place if it repeats a part of the file, which may be a secret."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8 (at byte {error.start})"
+    words, at, place = str(error).rpartition("(at ")
+    return str(error) if not re.search(r"(['\"]).{3,}\1", words) else f"{at}{place}"
 
 
 def size(count: float) -> str:
