@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from sharedvol_sidecar.console import EXIT_CONFIG, EXIT_FAILED, Failure, report,
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.job import Job
 from sharedvol_sidecar.jobs import job
-from sharedvol_sidecar.report import Event, Tally
+from sharedvol_sidecar.report import Event, Once, Tally
 from sharedvol_sidecar.service_log import set_up
 from sharedvol_sidecar.settings import PREFIX, Settings, load
 from sharedvol_sidecar.template import FIELDS
@@ -80,11 +81,16 @@ def once_command(as_json: bool, **flags: Any) -> None:
     """
     work = as_job(given_settings(flags))
     tune_memory()
+    repeated: Counter[str] = Counter()
     with tqdm(desc="collected", unit=" files", delay=2, disable=None, leave=False) as bar:
 
         def tell(event: Event) -> None:
             if event.name == "followed":
                 return
+            if event.name in Once.REPEATED:
+                repeated[event.name] += 1
+                if repeated[event.name] > Once.ALL:
+                    return  # whoever writes the spool decides how often it happens
             with bar.external_write_mode(file=sys.stderr):
                 report(f"{event.name}: {plain(event.path)}{': ' * bool(event.path)}{plain(event.detail)}")
 
@@ -99,6 +105,9 @@ def once_command(as_json: bool, **flags: Any) -> None:
             raise Failure(str(error), EXIT_FAILED) from None
         except OSError as error:
             raise unusable(error, EXIT_FAILED if bar.n else EXIT_CONFIG) from None
+    for name, count in repeated.items():
+        if count > Once.ALL:
+            report(f"{name}: and {count - Once.ALL:,} more")
     if as_json:
         say_json(tally.as_dict())
     else:

@@ -123,17 +123,17 @@ class Once:
     LINGER: ClassVar = {"failed": 120.0}
     """Seconds for which a problem is remembered though no pass finds it: a failed file is not tried every time."""
 
-    # What happens, and is not a state that every pass finds again. The register reports when the catalog fails.
-    _REPEATED = frozenset(
+    REPEATED = frozenset(
         {"collected", "put_back", "followed", "truncated", "returned", "orphan_removed", "pruned", "catalog"}
     )
+    """Events of what happens, which is not a state that every pass finds again. Each is passed on."""
 
     def __init__(self, listener: Listener, clock: Callable[[], float] = time.monotonic) -> None:
         self._listener, self._clock = listener, clock
         self._kinds: dict[str, _Problems] = {}
 
     def __call__(self, event: Event) -> None:
-        if event.name in self._REPEATED:
+        if event.name in self.REPEATED:
             self._listener(event)
             return
         problems = self._kinds.get(event.name)

@@ -7,15 +7,17 @@ import fcntl
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import structlog
+from click.testing import CliRunner
 from processes import LIMIT, reaped, wait_until
 from service_process import service, settled
 from volume import CLI, Volume
 
+from sharedvol_sidecar.cli import main
 from sharedvol_sidecar.log_limit import LineLimit
 from sharedvol_sidecar.log_output import LogOutput
 from sharedvol_sidecar.minute_summary import MinuteSummary
@@ -301,3 +303,15 @@ def test_once_prints_a_bounded_list(volume: Volume) -> None:
     lines = done.stderr.splitlines()
     assert len(lines) == Once.EACH + 1 and lines[-1] == "refused: evil: and 480 more"
     assert json.loads(done.stdout)["refused"] == 500
+
+
+def test_once_bounds_what_happens_again_and_again(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    def collect(job: object, tell: Callable[[Event], None], after_batch: object) -> Tally:
+        for number in range(1000):
+            tell(Event("put_back", f"c/results/{number}", "a writer opened it again while it was moved"))
+        return Tally()
+
+    monkeypatch.setattr("sharedvol_sidecar.service.once", collect)
+    result = CliRunner().invoke(main, ["once", "--from", str(volume.spool), "--to", str(volume.collected)])
+    lines = [line for line in result.output.splitlines() if line.startswith("put_back")]
+    assert len(lines) == Once.ALL + 1 and lines[-1] == "put_back: and 800 more"
