@@ -9,7 +9,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from sharedvol_sidecar.catalog_schema import add_index
+from sharedvol_sidecar.catalog_schema import add_index, collected
 
 LONGEST: Final = 600
 """Seconds to wait for a server's answer: it reads all rows."""
@@ -17,6 +17,17 @@ LONGEST: Final = 600
 _LOCK_WAIT = 5  # seconds
 _BEAT = 1.0
 _TURN = 0.3  # seconds between two indexes in which writers that wait for SQLite's lock get it
+
+
+def _prepare(connection: sa.Connection) -> None:
+    """Let other processes wait as little as can be."""
+    if connection.dialect.name == "sqlite":
+        # What is read before is in memory while SQLite locks the file; and an index needs no sync before others write.
+        connection.exec_driver_sql(f"SELECT SUM(LENGTH(path)) FROM {collected.name} NOT INDEXED").fetchall()
+        connection.exec_driver_sql("PRAGMA synchronous = NORMAL")
+    else:
+        # A transaction that was left open makes this statement wait, and all others after it.
+        connection.exec_driver_sql(f"SET SESSION lock_wait_timeout = {_LOCK_WAIT}")
 
 
 def add_indexes(engine: sa.Engine, names: Iterable[str], progress: Callable[[], object]) -> None:
@@ -36,9 +47,7 @@ def add_indexes(engine: sa.Engine, names: Iterable[str], progress: Callable[[], 
         try:
             for name in names:
                 with engine.connect() as connection:
-                    if connection.dialect.name != "sqlite":
-                        # A transaction that was left open makes this statement wait, and all others after it.
-                        connection.exec_driver_sql(f"SET SESSION lock_wait_timeout = {_LOCK_WAIT}")
+                    _prepare(connection)
                     add_index(connection, name)
                 time.sleep(_TURN)
         except Exception as error:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
-from sharedvol import FileLock, LockError, database_url
+from sharedvol import FileLock, LockError, LockTimeout, database_url
 from sharedvol.errors import describe
 from sharedvol_sidecar import catalog_schema
 from sharedvol_sidecar.catalog_indexes import LONGEST, add_indexes
@@ -127,6 +127,7 @@ class Session:
         self._inherited: list[sa.Connection] = []
         self._pid = os.getpid()
         self._inode: tuple[int, int] | None = None
+        self._waited_for_index = False
         try:
             self._engine = self._make_engine(_ANSWER)
         except ModuleNotFoundError as error:
@@ -179,9 +180,11 @@ class Session:
         missing = self.run(lambda connection: [name for name in ADDED if name not in self._indexes], "read")
         if not missing:
             return
-        engine = self._engine if self.path else self._make_engine(LONGEST)
         try:
-            add_indexes(engine, missing, progress)
+            with self._index_lock(0) if self.path else contextlib.nullcontext():
+                add_indexes(self._engine if self.path else self._make_engine(LONGEST), missing, progress)
+        except LockTimeout:
+            pass  # another process makes them
         except Exception as error:
             ours = self._in_words(error, "make an index of")
             if ours is None:
@@ -189,6 +192,23 @@ class Session:
             raise ours from error
         finally:
             self.run(self._look_at_indexes, "read")
+
+    def _index_lock(self, timeout: float) -> FileLock:
+        return FileLock(f"{self.path}.index.lock", timeout=timeout, mode=0o600)
+
+    def _indexing(self) -> bool:
+        """Whether another process makes an index, which locks SQLite's file; waits a while until it is done."""
+        waited, self._waited_for_index = self._waited_for_index, False
+        if self.path is None or not os.path.exists(f"{self.path}.index.lock"):
+            return False
+        try:
+            with self._index_lock(0):
+                return waited  # it may have ended just now
+        except LockTimeout:
+            self._waited_for_index = True
+        with contextlib.suppress(LockTimeout), self._index_lock(_PATIENCE):
+            pass
+        return True
 
     @contextlib.contextmanager
     def transaction(self, connection: sa.Connection) -> Iterator[Any]:
@@ -317,6 +337,8 @@ class Session:
             return False
         if driver.args and driver.args[0] in _AGAIN:
             return True
+        if getattr(driver, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+            return self._indexing()
         # A server ends what was idle for long (wait_timeout): that is found out by asking.
         return not fresh and self.path is None and self._engine.dialect.is_disconnect(driver, None, None)  # type: ignore[arg-type]
 

@@ -18,13 +18,16 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from installed import FLAVOURS
+from processes import Child
 from servers import Database
 
+from sharedvol import FileLock
 from sharedvol_sidecar import catalog as catalog_module
 from sharedvol_sidecar import catalog_indexes, catalog_schema, catalog_session
 from sharedvol_sidecar.catalog import Catalog, CatalogError, Filters, Row
 from sharedvol_sidecar.catalog_commands import ls_command, rebuild_command, verify_command
 from sharedvol_sidecar.catalog_schema import ADDED, CONTAINER, KIND, WHEN, WHO
+from sharedvol_sidecar.catalog_session import Session
 from sharedvol_sidecar.register import Register
 from sharedvol_sidecar.report import Event
 from sharedvol_sidecar.retention_command import prune_command
@@ -392,4 +395,45 @@ def test_a_server_without_room_for_the_keys_gets_a_catalog_all_the_same(
     assert by_path(list(catalog.rows(Filters(kind="results")))) == by_path(
         expected(rows_of(60), Filters(kind="results"))
     )
+    catalog.close()
+
+
+def test_who_writes_while_another_makes_an_index_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite locks the file, and for a large catalog longer than a writer waits otherwise."""
+    monkeypatch.setattr(catalog_session, "_PATIENCE", 0.1)
+    catalog = Catalog.open("", tmp_path)
+
+    def work(connection: Any) -> None:
+        file = tmp_path / ".sharedvol" / "catalog.db"
+        with FileLock(f"{file}.index.lock"), contextlib.closing(sqlite3.connect(file, isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            connection.send("locked")
+            connection.recv()
+            db.execute("COMMIT")
+
+    real, told = Session._indexing, list[bool]()
+
+    def indexing(session: Session) -> bool:
+        found = real(session)
+        if not told:
+            told.append(True)
+            child.send("end")
+        return found
+
+    monkeypatch.setattr(Session, "_indexing", indexing)
+    with Child(work) as child:
+        child.receive()
+        catalog.add([row()])
+    assert list(catalog.rows()) == [row()]
+    catalog.close()
+
+
+def test_two_that_find_no_index_make_it_once_and_neither_complains(tmp_path: Path) -> None:
+    first_release(tmp_path)
+    catalog = Catalog.open("", tmp_path)
+    with FileLock(tmp_path / ".sharedvol" / "catalog.db.index.lock"):
+        catalog.improve()  # the other makes them
+        assert not indexes(tmp_path) & set(ADDED)
+    catalog.improve()
+    assert indexes(tmp_path) >= set(ADDED)
     catalog.close()
