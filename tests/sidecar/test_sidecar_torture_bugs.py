@@ -21,8 +21,8 @@ pytestmark = timeout
 Bug = Callable[[], None]
 MOVING = Sample(3, start=100)
 """Past the calls with which a mover begins."""
-CLAIMING = Sample(2, start=70)
-"""From before the first claim: how many calls come before it is not always the same."""
+CLAIMING = Sample(3, start=70)
+"""From before the first claim: how many calls come before it is not always the same. Writes are every second call."""
 LATER = Sample(7, start=170)
 NAMED = {"ids": lambda value: getattr(value, "__name__", None)}
 
