@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -293,3 +294,38 @@ def test_late_writers_do_not_keep_a_purge_from_ending(directory: Path) -> None:
             assert child.wait() == 0
     assert os.listdir(directory / "entries") == [directory_name("last")]
     assert files(directory) == []
+
+
+def test_a_directory_that_is_swapped_while_it_is_purged_loses_nothing_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache's directory is exchanged for a link at each of the steps of a purge."""
+    real = {name: getattr(os, name) for name in ("open", "mkdir", "listdir", "stat", "unlink", "rename")}
+    number, done = 0, True
+    while done:
+        top, other = tmp_path / f"cache{number}", tmp_path / f"other{number}"
+        Cache(top, version="1").get("key", lambda: "value")
+        (other / "entries").mkdir(parents=True)
+        (other / "entries/result").write_text("only copy")
+        left, done = number, False
+
+        def around(call: Callable[..., Any]) -> Callable[..., Any]:
+            def called(*args: Any, **options: Any) -> Any:
+                nonlocal left, done
+                left -= 1
+                if left < 0 and not done:
+                    done = True
+                    real["rename"](top, tmp_path / f"aside{number}")  # noqa: B023
+                    top.symlink_to(other)  # noqa: B023
+                return call(*args, **options)
+
+            return called
+
+        with monkeypatch.context() as patch:
+            for name, call in real.items():
+                patch.setattr(os, name, around(call))
+            with contextlib.suppress(CacheError):
+                Cache(top, version="2")
+        assert (other / "entries/result").read_text() == "only copy", f"step {number}"
+        number += 1
+    assert number > 20

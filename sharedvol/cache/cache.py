@@ -218,10 +218,10 @@ class Cache:
         temporaries = locks = 0
         try:
             for digits in self._storage.entries.fans():
-                fan = os.path.join(self._storage.entries.path, digits)
-                with contextlib.suppress(OSError):  # purged since
+                with contextlib.suppress(OSError), self._storage.entries.fan(digits) as opened:  # purged since
+                    fan = f"/proc/self/fd/{opened}"  # by the descriptor, as the path may lead elsewhere meanwhile
                     temporaries += len(remove_stale_temporaries(fan))
-                    locks += sum(computing.sweep(os.path.join(fan, name)) for name in os.listdir(fan) if _is_lock(name))
+                    locks += sum(computing.sweep(f"{fan}/{name}") for name in os.listdir(opened) if _is_lock(name))
             expired = sum(self._storage.expire(found.name) for found in self._storage.entries.scan())
             evicted = self._storage.limits.trim()
         except (OSError, LockError) as error:

@@ -17,12 +17,14 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
+from collections.abc import Iterator
 from typing import Final
 
 from sharedvol.cache.files import open_directory, remove
 from sharedvol.errors import CacheError, CacheTimeout, LockFileError, LockTimeout, PublishError, describe
 from sharedvol.information import read_file
-from sharedvol.locks import FileLock
+from sharedvol.locks.below import LockBelow
 from sharedvol.publish import TEMPORARY_SUFFIX, publish, remove_stale_temporaries
 
 MAX_VERSION: Final = 200
@@ -72,17 +74,23 @@ def enter(directory: str, version: str, timeout: float | None) -> bool:
     try:
         with contextlib.suppress(FileExistsError):
             os.mkdir(directory)
-        _refuse_foreign(directory)
-        with FileLock(os.path.join(directory, _LOCK), timeout=timeout):
-            purged = _current(directory) != version
-            if purged:
-                _refuse_foreign(directory)
-                _purge(directory, version)
-            _make(directory, version)
+        with _opened(directory) as top:
+            _refuse_foreign(top, directory)
+            with _lock(directory, top, timeout):
+                purged = _current(top, directory) != version
+                if purged:
+                    _refuse_foreign(top, directory)
+                    _purge(_place(top), version)
+                _make(_place(top), version)
         return purged
     except LockTimeout as error:
         raise CacheTimeout(f"cache {directory!r} is being purged: {error}", None, error.waited) from error
-    except (LockFileError, PublishError) as error:
+    except PublishError as error:
+        raise CacheError(
+            f"cannot use cache {directory!r}: cannot write {os.path.join(directory, _VERSION)!r}: "
+            f"{os.strerror(error.errno or 0)}; {_HINTS.get(error.errno or 0, 'see the reason')}"
+        ) from error
+    except LockFileError as error:
         raise CacheError(f"cannot use cache {directory!r}: {error}") from error
     except OSError as error:
         raise _failed(directory, error) from error
@@ -96,13 +104,32 @@ def renew(directory: str, version: str) -> bool:
     Raises:
         OSError, LockTimeout: it cannot be made, or not now.
     """
-    if _current(directory) != version:
-        return False
-    with FileLock(os.path.join(directory, _LOCK), timeout=0):
-        if _current(directory) != version:
+    with _opened(directory) as top:
+        if _current(top, directory) != version:
             return False
-        _make(directory, version)
+        with _lock(directory, top, 0):
+            if _current(top, directory) != version:
+                return False
+            _make(_place(top), version)
     return True
+
+
+@contextlib.contextmanager
+def _opened(directory: str) -> Iterator[int]:
+    """Open the cache's directory once: a path could lead elsewhere between the look at it and the purge."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _place(top: int) -> str:
+    return f"/proc/self/fd/{top}"
+
+
+def _lock(directory: str, top: int, timeout: float | None) -> LockBelow:
+    return LockBelow(os.path.join(directory, _LOCK), lambda: contextlib.nullcontext(top), timeout=timeout)
 
 
 def _purge(directory: str, version: str) -> None:
@@ -140,24 +167,20 @@ def _make(directory: str, version: str) -> None:
         os.close(made)
 
 
-def _current(directory: str) -> str | None:
+def _current(top: int, directory: str) -> str | None:
     """The version that is written there; None where there is no whole line."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        text = read_file(fd, _VERSION)
-        if text is None and _exists(fd, _VERSION):
-            raise CacheError(
-                f"{os.path.join(directory, _VERSION)!r} cannot be read, or is no regular file: remove it, with the "
-                f"{_ENTRIES!r} beside it"
-            )
-    finally:
-        os.close(fd)
+    text = read_file(top, _VERSION)
+    if text is None and _exists(top, _VERSION):
+        raise CacheError(
+            f"{os.path.join(directory, _VERSION)!r} cannot be read, or is no regular file: remove it, with the "
+            f"{_ENTRIES!r} beside it"
+        )
     line = None if text is None else text.decode("utf-8", "replace")
     return line[:-1] if line is not None and line.endswith("\n") else None
 
 
-def _refuse_foreign(directory: str) -> None:
-    names = os.listdir(directory)
+def _refuse_foreign(top: int, directory: str) -> None:
+    names = os.listdir(top)
     foreign = [name for name in names if name != _LOCK and not name.endswith(TEMPORARY_SUFFIX)]
     if foreign and _VERSION not in names:
         raise CacheError(
@@ -175,6 +198,7 @@ def _exists(directory: int, name: str) -> bool:
 
 
 def _failed(directory: str, error: OSError) -> CacheError:
-    what = f" at {error.filename!r}" if error.filename else ""
+    found = re.sub(r"^/proc/self/fd/\d+", lambda _: directory, str(error.filename)) if error.filename else ""
+    what = f" at {found!r}" if found else ""
     hint = _HINTS.get(error.errno or 0, "see the reason")
     return CacheError(f"cannot use cache {directory!r}: {describe(error)}{what}; {hint}")
