@@ -40,6 +40,7 @@ FOUND = {
     "patterns on lines of their own": ("/var/log/x.log\n/shared/spool/c1/logs/app.log\n{\n    compress\n}\n", [4]),
     "the replicas' own path": ("/srv/shared/spool/*/logs/app.log {\n    compress\n}\n", [2]),
     "the host's path": ("/var/lib/docker/volumes/jobs_shared/_data/spool/*/logs/*.log {\n    compress\n}\n", [2]),
+    "another engine's path": ("/home/a/docker/volumes/jobs_shared/_data/spool/*/logs/*.log {\n    compress\n}\n", [2]),
     "the flat directory": ("/shared/spool/logs/*.log {\n    compress\n}\n", [2]),
     "below it": ("/shared/spool/*/logs/web/*.log {\n    compress\n}\n", [2]),
     "wildcards": ("/shared/*/*/l*/*.log {\n    compress\n}\n", [2]),
@@ -100,6 +101,13 @@ def test_the_spool_is_read_from_the_command_as_well(tmp_path: Path) -> None:
         "command: [run, --from, /shared/spool, --to=/shared/collected, --follow=logs]",
     )
     assert lines(tmp_path, BLOCK, compose) == [3]
+
+
+def test_a_volume_with_a_name_of_its_own_is_known_by_it(tmp_path: Path) -> None:
+    compose = COMPOSE.replace("      shared:\n", "      shared: {name: results}\n")
+    for name, wanted in (("results", [2]), ("other", [])):
+        config = f"/var/lib/docker/volumes/{name}/_data/spool/*/logs/*.log {{\n    compress\n}}\n"
+        assert lines(tmp_path, config, compose) == wanted
 
 
 def test_a_bind_mount_is_known_by_the_hosts_path(tmp_path: Path) -> None:

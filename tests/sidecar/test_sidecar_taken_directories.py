@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import socket
 from collections import Counter
@@ -45,6 +46,21 @@ def test_a_directory_and_then_a_file_of_its_name_are_both_collected(volume: Volu
     assert volume.drain(template=TEMPLATE).collected == 1
     assert volume.bag() == Counter(["1", "first"])
     assert volume.waiting() == {}
+
+
+@pytest.mark.parametrize("compress", ["", "gzip"])
+def test_files_and_directories_of_many_containers_have_one_name(volume: Volume, compress: str) -> None:
+    contents = []
+    for number in range(12):
+        path = "x/x" if number % 3 == 0 else "x" if number % 3 == 1 else "x/x/x"
+        contents.append(f"{number}\n")
+        volume.write(f"c{number}/logs/{path}", contents[-1])
+    tally = volume.drain(template="{name}", compress=compress)
+    assert (tally.collected, tally.failed) == (12, 0)
+    assert volume.waiting() == {} and volume.claims() == []
+    found = [file for file in volume.collected.rglob("*") if file.is_file() and ".sharedvol" not in file.parts]
+    texts = [gzip.decompress(file.read_bytes()) if compress else file.read_bytes() for file in found]
+    assert sorted(text.decode() for text in texts) == sorted(contents)
 
 
 def test_the_same_name_is_found_again_by_the_next_sidecar(volume: Volume) -> None:

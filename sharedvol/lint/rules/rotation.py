@@ -14,6 +14,8 @@ from sharedvol.lint.rule import Found, Rule, Severity, rule
 
 _COMPRESSES: Final = {"compress": True, "nocompress": False}
 _SCRIPTS: Final = {"postrotate", "prerotate", "firstaction", "lastaction", "preremove"}
+_VOLUMES: Final = "/var/lib/docker/volumes"
+_VOLUME: Final = re.compile(r"^/.*?/volumes/([^/]+)/_data/")  # the engine's directory may be elsewhere
 _PATH: Final = re.compile(r""""([^"]+)"|'([^']+)'|([^\s"']+)""")
 
 
@@ -63,6 +65,7 @@ class _Place:
 
     def follows(self, pattern: str) -> bool:
         """Whether a pattern of logrotate finds logs in it."""
+        pattern = _VOLUME.sub(rf"{_VOLUMES}/\1/_data/", pattern)
         parts = pattern.strip("/").split("/")
         if pattern.startswith("$"):
             return any(kind in parts[1:-1] for kind in self.kinds)  # what the variable holds is not known
@@ -106,8 +109,10 @@ def _paths(project: Project, mount: Mount) -> Iterator[str]:
                 yield other.target
     if mount.kind == "bind":
         yield mount.source
-    else:  # the engine's own directory, in which the volume's name has the project's before it
-        yield f"/var/lib/docker/volumes/*{mount.source}/_data"
+    elif name := project.volumes[mount.source].get("name").text if mount.source in project.volumes else "":
+        yield f"{_VOLUMES}/{name}/_data"
+    else:  # the project's name comes before the volume's
+        yield f"{_VOLUMES}/*{mount.source}/_data"
 
 
 def _setting(service: Service, variable: str, option: str) -> str:
