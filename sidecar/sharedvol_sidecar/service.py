@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from types import FrameType
 import structlog
 
 from sharedvol import SharedVolError
+from sharedvol.errors import describe
 from sharedvol_sidecar.batches import connections
 from sharedvol_sidecar.board import LASTING, Board
 from sharedvol_sidecar.collector import Collector
@@ -224,7 +226,7 @@ class Service:
             reason = reason_of(error, self._job)
             if reason == "spool_unavailable":
                 watch.forget()
-            return reason, str(error)
+            return reason, _in_words(error)
         _close(collector)
         return None
 
@@ -384,6 +386,14 @@ _LEVELS = {
     **dict.fromkeys(("truncated", "orphan_removed", "pruned", "would_prune"), logging.INFO),
 }
 """Of the events that are not warnings. What happens to each file is for `--verbose`; the summary has the counts."""
+
+
+def _in_words(error: Exception) -> str:
+    """Return what happened and to which path; errors of ours say it themselves."""
+    if isinstance(error, SharedVolError) or not isinstance(error, OSError):
+        return str(error)
+    where = f" with {os.fsdecode(error.filename)!r}" if isinstance(error.filename, str | bytes) else ""
+    return f"cannot continue{where}: {describe(error)}"
 
 
 def _close(collector: Collector | None) -> None:
