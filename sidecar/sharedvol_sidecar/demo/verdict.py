@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sharedvol_sidecar.claims import PRIVATE
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -89,8 +91,13 @@ def judge(records: Path, spool: Path, collected: Path) -> Verdict:
             )
         )
     foreign = sum(key not in known for key in (*there, *lines))
-    left = sum(1 for path in _files(spool, hidden=True) if path.name != "id" and path.suffix != ".lock")
+    left = sum(1 for path in _files(spool, hidden=True) if not _is_ours(path.relative_to(spool)))
     return Verdict(rows, foreign, left)
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether the sidecar keeps this file for itself. A claim is a replica's file."""
+    return path.parts[0] == PRIVATE and path.parts[1] != "claims"
 
 
 def table(verdict: Verdict) -> str:
