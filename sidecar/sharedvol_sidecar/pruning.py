@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -94,7 +93,9 @@ class Pruning:
             with open_root(Path(job.collected)) as root:
                 if not self._apply:
                     with readable(job.catalog, root) as catalog:
-                        deque(self._begin(catalog, root), 0)
+                        for _ in self._begin(catalog, root):
+                            if stop():
+                                break
                     return False
                 for outcomes in self._making_room(job.catalog, root):
                     for pruned in outcomes:

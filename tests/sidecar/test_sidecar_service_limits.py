@@ -146,6 +146,17 @@ def test_retention_of_many_files_is_done_a_portion_at_a_time(
     collector.close()
 
 
+def test_a_dry_run_for_a_full_destination_gives_signs_of_life(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "_BATCH", 3)
+    for number in range(10):
+        volume.write(f"c1/results/{number}", "x")
+    volume.drain()
+    told: list[Event] = []
+    beats: list[int] = []
+    pruned_by(volume, "dry-run", Clock(), told).relieve(volume.job(), lambda: beats.append(1) is not None)
+    assert len(beats) == 4 and [event.name for event in told] == ["would_prune"]
+
+
 def test_retention_stops_between_two_steps_and_begins_again_with_a_new_collector(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
