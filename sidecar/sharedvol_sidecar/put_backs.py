@@ -2,7 +2,7 @@
 
 Putting a file back is a rename, and its event looks like a writer's. Without the mark, any sidecar that watches the
 directory would take the rename for the writer's word and collect a file that is still being written. The mark is an
-empty file in the spool, so that all sidecars of the spool see it::
+empty directory in the spool, so that all sidecars of the spool see it::
 
     .sharedvol/put-back/<inode in hexadecimal>
 
@@ -22,7 +22,6 @@ OLD = 86_400.0
 """Seconds after which a mark is removed. Every running sidecar has read the event long before."""
 
 _MANY = 4_096  # marks that are added before old ones are removed again
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class PutBacks:
@@ -60,13 +59,12 @@ class PutBacks:
             self._unwritten.add(inode)
             return
         try:
-            fd = os.open(f"{inode:x}", _CREATE, 0o600, dir_fd=self._directory.fd)
+            os.mkdir(f"{inode:x}", 0o700, dir_fd=self._directory.fd)
+        except FileExistsError:
+            with contextlib.suppress(OSError):  # the earlier mark of the inode counts from now
+                os.utime(f"{inode:x}", dir_fd=self._directory.fd, follow_symlinks=False)
         except OSError:
             self._unwritten.add(inode)
-            return
-        with contextlib.suppress(OSError):
-            os.utime(fd)  # an earlier mark of the inode counts from now
-        os.close(fd)
 
     def __contains__(self, inode: int) -> bool:
         """Return whether a sidecar put back the file with this inode."""
@@ -83,4 +81,4 @@ class PutBacks:
             for entry in entries:
                 with contextlib.suppress(OSError):
                     if entry.stat(follow_symlinks=False).st_mtime < oldest:
-                        os.unlink(entry.name, dir_fd=self._directory.fd)
+                        os.rmdir(entry.name, dir_fd=self._directory.fd)

@@ -345,10 +345,10 @@ def test_on_a_full_disk_what_was_put_back_is_remembered(
 ) -> None:
     put_backs, directory = marks
 
-    def full(*args: Any, **options: Any) -> int:
+    def full(*args: Any, **options: Any) -> None:
         raise OSError(28, "no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "open", full)
+        patch.setattr(os, "mkdir", full)
         put_backs.add(5)
     assert 5 in put_backs and list(directory.iterdir()) == []

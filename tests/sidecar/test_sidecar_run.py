@@ -239,7 +239,9 @@ def test_file_that_cannot_be_named_is_not_chased(volume: Volume) -> None:
     counting = (
         "import sys\n"
         "import sharedvol_sidecar.service as service\n"
+        "import sharedvol_sidecar.destination as destination\n"
         "from sharedvol_sidecar.collector import Collector\n"
+        "destination._MOST_NAMES = 1\n"
         "service.SHORTEST_GAP, service.BACKOFF = 0.0, (3600.0, 3600.0)\n"
         "real = Collector.run_pass\n"
         "def run_pass(self, *args, **options):\n"
