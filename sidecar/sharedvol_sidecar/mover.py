@@ -344,8 +344,14 @@ class Mover:
         return durable
 
     def _confirm(self, item: Item, tally: Tally) -> bool:
-        """Ask again whether a writer came back; if not, count the file as collected."""
+        """Ask again whether a writer came back; if not, count the file as collected.
+
+        A writer that opens the file after the last question is not seen. So nothing that takes time comes between it
+        and the end of the lease: the live copy of a log is removed before it.
+        """
         if not self._is_left_alone(item, tally):
+            return False
+        if item.followed and not (self._is_unfollowed(item) and self._is_left_alone(item, tally)):
             return False
         tally.collected += 1
         tally.bytes += item.info.st_size
@@ -359,12 +365,21 @@ class Mover:
             tally.recovered += 1
         if not item.leased and not item.in_destination:
             tally.unleased += 1
-        if self._tell_collected:
-            detail = f"{self._destination.root.shown}/{item.target}"
-            age = max(0.0, time.time() - item.info.st_ctime_ns / 1e9)  # no program can set that time
-            container = item.candidate.origin.container
-            self._tell(Event("collected", item.candidate.path, detail, container, item.info.st_size, age))
         return True
+
+    def _is_unfollowed(self, item: Item) -> bool:
+        """Remove the live copy of a log that was followed. False where that fails: the claim stays."""
+        try:
+            self._unfollow(item.followed)
+        except OSError as error:
+            self._keep_claim(item, error)
+            return False
+        return True
+
+    def _keep_claim(self, item: Item, error: OSError) -> None:
+        """The next pass finds it."""
+        self._destination.blame(error)
+        self._tell(Event("failed", item.candidate.path, f"its claim stays: {describe(error)}"))
 
     def _is_left_alone(self, item: Item, tally: Tally) -> bool:
         why = _OPENED
@@ -392,24 +407,30 @@ class Mover:
             assert item.claim is not None
             self._liveness.beat()
             try:
-                if item.followed:
-                    self._unfollow(item.followed)
                 # Gone already only where the same file was claimed under another name.
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(item.candidate.name, dir_fd=item.claim.fd)
             except OSError as error:
-                self._destination.blame(error)
-                self._tell(Event("failed", item.candidate.path, f"its claim stays: {describe(error)}"))
+                self._keep_claim(item, error)
                 continue
             done.append(item)
             item.close()
             item.done = True
+            self._report(item)
         for directory in {id(item.claim): item.claim for item in done if item.claim is not None}.values():
             directory.sync()
         # The copies' names last, when their claims cannot come back: they tell that a final name is ours.
         for item in done:
             if item.staged is not None:
                 os.unlink(item.staging_name, dir_fd=item.staged.fd)
+
+    def _report(self, item: Item) -> None:
+        if not self._tell_collected:
+            return
+        detail = f"{self._destination.root.shown}/{item.target}"
+        age = max(0.0, time.time() - item.info.st_ctime_ns / 1e9)  # no program can set that time
+        container = item.candidate.origin.container
+        self._tell(Event("collected", item.candidate.path, detail, container, item.info.st_size, age))
 
     def _give_back(self, item: Item) -> None:
         try:

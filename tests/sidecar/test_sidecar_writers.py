@@ -234,3 +234,35 @@ def test_put_back_when_the_name_is_taken_keeps_both(
     collector.close()
     assert volume.bag() == Counter(["first", "second"])
     assert volume.claims() == []
+
+
+@pytest.mark.parametrize("where", ["volume", "across"])
+def test_a_writer_that_comes_while_the_live_copy_is_removed_finds_its_log_put_back(
+    where: str, request: pytest.FixtureRequest
+) -> None:
+    """Else it would write into the collected file, or into one without a name."""
+    volume: Volume = request.getfixturevalue(where)
+    path = volume.write("c1/logs/app.log", "first line\n")
+    collector = volume.collector(template="{name}")
+    writers: list[Child] = []
+    unfollow = collector._mover._unfollow
+
+    def slowly(id: str) -> None:
+        unfollow(id)
+        claim = next((volume.spool / ".sharedvol" / "claims").rglob("app.log"))
+        writers.append(late_writer(str(claim), "second line\n", volume.collected))
+        _wait_broken(claim)
+
+    with open(path, "a"):
+        collector.run_pass()
+    assert list(volume.live().values()) == ["first line\n"]
+    collector._mover._unfollow = slowly
+    tally = collector.run_pass()
+    collector._mover._unfollow = unfollow
+    assert (tally.put_back, tally.collected) == (1, 0)
+    with writers[0] as writer:
+        assert writer.receive() == []
+    collector.close()
+    volume.drain(template="{name}")
+    assert volume.files() == {"app.log": "first line\nsecond line\n"}
+    assert volume.live() == {} and volume.claims() == [] and volume.staged() == []
