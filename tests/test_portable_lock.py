@@ -12,7 +12,7 @@ import pytest
 from processes import LIMIT, run_forked, wait_until
 
 from sharedvol import FileLock, LockFileError, LockTimeout, NotLockedError
-from sharedvol.locks import file, portable, waiter
+from sharedvol.locks import portable, waiter
 
 SHORT = 0.02
 """Seconds of a wait that is meant to end without the lock."""
@@ -20,7 +20,7 @@ SHORT = 0.02
 
 @pytest.fixture(autouse=True)
 def no_open_file_description_locks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file, "_system", portable)
+    monkeypatch.setattr(FileLock, "_backend", portable)
 
 
 @pytest.fixture

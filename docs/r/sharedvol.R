@@ -827,10 +827,11 @@ sv_publish <- function(path, write, replace = FALSE) {
   invisible(given)
 }
 
-# The modification time that marks a file of `size` bytes, last written at `time`, as published: the microseconds are a
-# function of the second and the size. It is at most two seconds earlier. In the first second of a day (UTC) it may be up
-# to a second later, because a collected file's directory is named after the day. A double holds times of this century
-# to about a quarter of a microsecond, so half a microsecond is added: the microsecond stays the same when it is cut off.
+# The modification time that marks a file of `size` bytes, last written at `time`, as published: the microseconds are
+# a function of the second and the size. It is at most two seconds earlier. In the first second of a day (UTC) it may
+# be up to a second later, because a collected file's directory is named after the day. A double holds times of this
+# century to about a quarter of a microsecond, so half a microsecond is added: the microsecond stays the same when it
+# is cut off.
 sv__marked_time <- function(time, size) {
   time <- as.numeric(time)
   second <- floor(time)

@@ -314,7 +314,7 @@ class FileLock:
     def _beside(self) -> Beside | None:
         if not self._fenced:
             return None
-        if _system is not kernel:
+        if self._backend is portable:
             raise LockFileError(
                 errno.EOPNOTSUPP,
                 f"cannot fence lock {self._path!r}: this kernel has no open file description locks; "
