@@ -30,7 +30,8 @@ torture: $(READY) ## kill, fail and cut the power at every step of a migration a
 	@sh scripts/install-servers
 	@sh scripts/install-filesystems
 	SHAREDVOL_TEST_KILLS=all SHAREDVOL_TORTURE=all $(BIN)/pytest $(PYTEST_FLAGS) \
-		tests/migrations/test_migrations_kill.py tests/sidecar/test_sidecar_torture_*.py
+		tests/migrations/test_migrations_kill.py tests/sidecar/test_sidecar_torture_*.py \
+		tests/sidecar/test_sidecar_service_leaks.py
 
 soak: $(READY) ## replicas and sidecars under faults, every record counted (30 minutes; SHAREDVOL_SOAK_SECONDS, _SEED, _MODES)
 	@sh scripts/install-filesystems

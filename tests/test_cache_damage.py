@@ -317,6 +317,33 @@ def test_who_waits_while_the_disk_is_full_computes_himself(directory: Path) -> N
     ]
 
 
+def test_a_cache_on_a_full_disk_is_trimmed_though_its_tally_is_missing(directory: Path) -> None:
+    if not has_permission_to_mount():
+        pytest.skip("needs permission to mount")
+    directory.mkdir()
+
+    def work() -> tuple[int | None, int, list[int]]:
+        leave_mount_namespace()
+        run = ["mount", "-t", "tmpfs", "-o", "nr_inodes=60", "none", str(directory)]
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True, timeout=LIMIT)
+        subprocess.run(run, check=True, timeout=LIMIT)
+        cache = Cache(directory, version="1", max_bytes=10**6)
+        for number in range(5):
+            cache.get(str(number), lambda: "x" * 1000)
+        (tally,) = directory.glob("entries/*/tally")
+        tally.unlink()
+        error = None
+        try:
+            for number in range(100):
+                (directory / f"other-{number}").touch()
+        except OSError as full:
+            error = full.errno
+        smaller = Cache(directory, version="1", max_bytes=3000)
+        return error, smaller.trim().evicted, [len(files(directory)), tally.stat().st_size > 0]
+
+    assert run_forked(work) == (errno.ENOSPC, 3, [2, True])
+
+
 def test_a_file_that_grows_beyond_its_limit_is_no_entry(cache: Cache, directory: Path) -> None:
     def work() -> tuple[Any, list[str]]:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -78,9 +78,11 @@ class Limits:
         """
         if self._max is None:
             return 0
-        with self._held(), self._tally() as tally:
+        with self._held():
+            # First: on a full disk the tally can only be made once there is room. Until then it is too high at worst.
             total, evicted = self._evict(self._max)
-            tally.write(total)
+            with self._tally() as tally:
+                tally.write(total)
         return evicted
 
     def _evict(self, room: int, besides: str = "") -> tuple[int, int]:
