@@ -28,7 +28,9 @@ def argparse_help(parser: argparse.ArgumentParser) -> Iterator[Help]:
 
 def click_help(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[Help]:
     """The help of a command and of those below it."""
-    context = click.Context(command, info_name=name, parent=parent, terminal_width=WIDTH, max_content_width=WIDTH)
+    # With the command's own settings: it keeps the help option that its first context named.
+    settings = {**command.context_settings, "terminal_width": WIDTH, "max_content_width": WIDTH}
+    context = click.Context(command, info_name=name, parent=parent, **settings)
     yield context.command_path, command.get_help(context)
     if isinstance(command, click.Group):
         for below in command.list_commands(context):
