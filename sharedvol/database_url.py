@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
 HIDDEN: Final = "***"
-"""Stands for what is not shown."""
+"""Replaces what a message must not show."""
 
 NOT_A_URL: Final = "not a database URL: it should look like mysql://user@host/database"
 

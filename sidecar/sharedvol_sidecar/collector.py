@@ -450,7 +450,7 @@ class Collector:
             for slot, root in left_behind:
                 self.logs.refresh()  # the mover that died may have begun to follow logs since this pass began
                 if not self._recover_slot(slot, root, tally):
-                    return  # what was published waits for its row: there is no use in checking each again
+                    return  # published files wait for their rows, and checking each again would change nothing
 
     def _recover_slot(self, slot: str, root: Directory, tally: Tally) -> bool:
         """Finish what a mover of a slot had claimed. Return False if the catalog takes no rows now."""

@@ -33,7 +33,7 @@ class EndedLogs:
         root: the destination's root.
         spool_id: tells this spool from others with the same destination.
         claims: this sidecar's claim directories.
-        tell: told of each log that came back.
+        tell: called for each log that came back.
     """
 
     def __init__(self, root: Directory, spool_id: str, claims: Claims, tell: Listener) -> None:

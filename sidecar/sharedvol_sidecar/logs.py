@@ -90,7 +90,7 @@ class LogKeeper:
         self._records.close()
 
     def which(self, fd: int, inode: int) -> str:
-        """The id of a file that is followed, else empty. Asked for every file, so mostly told by the inode alone."""
+        """Return the id of a followed file, else an empty string. Called for every file: the inode decides for most."""
         return self._followed.which(fd, inode)
 
     def grows(self, candidate: Candidate, fd: int, info: os.stat_result) -> None:
