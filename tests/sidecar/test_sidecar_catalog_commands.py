@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 from catalogued import HOSTILE, Collected, row
 from click.testing import CliRunner
@@ -26,7 +25,7 @@ from processes import LIMIT, reaped
 from sharedvol_sidecar import rebuild as rebuilding
 from sharedvol_sidecar import verify as verifying
 from sharedvol_sidecar.catalog import Catalog
-from sharedvol_sidecar.catalog_commands import ls_command, rebuild_command, verify_command
+from sharedvol_sidecar.cli import main
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.inverse import Inverse
 from sharedvol_sidecar.template import DEFAULT, Template
@@ -41,8 +40,8 @@ def collected(tmp_path: Path) -> Collected:
     return Collected(tmp_path / "collected")
 
 
-def run(command: click.Command, collected: Collected, *arguments: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(command, ["--to", str(collected.root), *arguments])
+def run(command: str, collected: Collected, *arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(main, [command, "--to", str(collected.root), *arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, result.stdout, result.stderr
@@ -54,7 +53,7 @@ def records(out: str) -> list[dict[str, Any]]:
 
 def problems(collected: Collected, *arguments: str) -> dict[str, str]:
     """What ``verify`` says, by path; and its exit code must tell the same."""
-    code, out, _ = run(verify_command, collected, "--json", *arguments)
+    code, out, _ = run("verify", collected, "--json", *arguments)
     *findings, last = records(out)
     assert code == (1 if findings else 0)
     assert sum(last["summary"][name] for name in ("changed", "missing", "uncatalogued", "unreadable")) == len(findings)
@@ -74,19 +73,19 @@ def contents(collected: Collected) -> dict[str, tuple[bytes, int]]:
 def test_ls_lists_what_passes_in_lines_that_no_name_can_break(collected: Collected) -> None:
     collected.catalog.add([row(os.fsdecode(raw), container="c1\x1b", collected_at=n) for n, raw in enumerate(HOSTILE)])
     collected.catalog.add([row("logs/x", kind="logs", collected_at=time.time_ns())])
-    code, out, _ = run(ls_command, collected)
+    code, out, _ = run("ls", collected)
     assert code == 0 and len(out.splitlines()) == len(HOSTILE) + 1 and out.replace("\n", "").isprintable()
-    code, out, _ = run(ls_command, collected, "--kind", "logs", "--since", "2h")
+    code, out, _ = run("ls", collected, "--kind", "logs", "--since", "2h")
     assert code == 0 and out.split()[1:] == ["1", "B", "logs", "c1", "logs/x"]
-    assert run(ls_command, collected, "--until", "1970-01-02", "--name", "100%")[1].count("\n") == 1
-    assert run(ls_command, collected, "--container", "c1\x1b", "--limit", "3")[1].count("\n") == 3
+    assert run("ls", collected, "--until", "1970-01-02", "--name", "100%")[1].count("\n") == 1
+    assert run("ls", collected, "--container", "c1\x1b", "--limit", "3")[1].count("\n") == 3
 
 
 def test_ls_json_has_every_field(collected: Collected) -> None:
     collected.catalog.add(
         [row("results/\xff", collected_at=1_700_000_000 * 10**9 + 5, encoding="gzip", original_size=7)]
     )
-    assert records(run(ls_command, collected, "--json")[1]) == [
+    assert records(run("ls", collected, "--json")[1]) == [
         {
             "path": "results/\xff",
             "kind": "results",
@@ -112,7 +111,7 @@ def test_ls_json_has_every_field(collected: Collected) -> None:
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(collected: Collected, arguments: list[str], code: int, words: str) -> None:
-    for command in (ls_command, verify_command):
+    for command in ("ls", "verify"):
         found, out, err = run(command, collected, *arguments)
         assert (found, out) == (code, "")
         assert err.startswith("sharedvol-sidecar: ") and words in err and err.count("\n") == 1
@@ -120,7 +119,7 @@ def test_what_is_wrong_is_said_in_one_line(collected: Collected, arguments: list
 
 def test_a_private_directory_that_others_may_write_is_not_believed(collected: Collected) -> None:
     (collected.root / ".sharedvol").chmod(0o777)
-    for command in (ls_command, verify_command, rebuild_command):
+    for command in ("ls", "verify", "rebuild"):
         code, _, err = run(command, collected)
         assert code == 2 and "mode 777" in err
 
@@ -129,7 +128,7 @@ def test_an_empty_mount_point_is_not_taken_for_the_destination(collected: Collec
     elsewhere = f"sqlite:///{tmp_path}/elsewhere.db"
     Catalog.open(elsewhere, collected.root).add([row()])
     shutil.rmtree(collected.root / ".sharedvol")
-    for command in (verify_command, rebuild_command):
+    for command in ("verify", "rebuild"):
         code, _, err = run(command, collected, "--catalog", elsewhere)
         assert code == 2 and "mount its volume" in err
     assert Catalog.open(elsewhere, collected.root).count() == 1
@@ -140,7 +139,7 @@ def test_verify_is_content_with_what_is_as_it_was(collected: Collected) -> None:
     collected.add("results/plain", sha256=None)
     collected.file("results/app.log.live")
     collected.file(".hidden/file")
-    code, out, _ = run(verify_command, collected)
+    code, out, _ = run("verify", collected)
     assert code == 0
     assert "compared 2 files" in out and "1 by size alone" in out and "all is as it was collected" in out
 
@@ -217,7 +216,7 @@ def test_rebuild_makes_a_lost_catalog_anew(collected: Collected) -> None:
     collected.catalog.close()
     shutil.rmtree(collected.root / ".sharedvol")
     before = contents(collected)
-    code, out, _ = run(rebuild_command, collected)
+    code, out, _ = run("rebuild", collected)
     assert code == 0 and "3 added" in out
     found = {one.path: (one.kind, one.container, one.original) for one in collected.catalog.rows()}
     assert found == {
@@ -237,7 +236,7 @@ def test_rebuild_keeps_what_rows_know_and_mends_the_rest(collected: Collected) -
     collected.add("results/gone")
     (collected.root / "results/gone").unlink()
     collected.catalog.add([row("../outside")])
-    code, out, _ = run(rebuild_command, collected, "--json")
+    code, out, _ = run("rebuild", collected, "--json")
     *changes, last = records(out)
     assert code == 0 and {one["path"]: one["problem"] for one in changes} == {
         "results/lacking": "completed",
@@ -254,7 +253,7 @@ def test_rebuild_keeps_what_rows_know_and_mends_the_rest(collected: Collected) -
     changed = collected.catalog.get("results/changed")
     assert changed is not None and changed.original == ""
     assert problems(collected) == {}
-    assert records(run(rebuild_command, collected, "--json")[1])[:-1] == []
+    assert records(run("rebuild", collected, "--json")[1])[:-1] == []
 
 
 def at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, happens: Callable[[], object], *, after: bool) -> None:
@@ -328,7 +327,7 @@ def test_rebuild_beside_a_sidecar_is_true_in_the_end(
         sidecar.add([made])
 
     at(monkeypatch, owner, name, happens, after=after)
-    assert run(rebuild_command, collected)[0] == 0
+    assert run("rebuild", collected)[0] == 0
     monkeypatch.undo()
     assert problems(collected) == {}
     found = sidecar.get("results/a")
@@ -345,7 +344,7 @@ def test_rebuild_leaves_the_rows_of_what_cannot_be_read(collected: Collected, mo
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(rebuilding, "digest", failing)
-    code, out, _ = run(rebuild_command, collected)
+    code, out, _ = run("rebuild", collected)
     assert code == 1 and "1 unreadable" in out
     assert collected.catalog.get("results/a") == made
 
@@ -362,7 +361,7 @@ def test_a_link_in_the_place_of_a_directory_is_told_and_its_rows_stay(collected:
         "results/file/a": "missing",
         "results/file": "uncatalogued",
     }
-    assert run(rebuild_command, collected)[0] == 1
+    assert run("rebuild", collected)[0] == 1
     assert collected.paths() == {"results/day/a", "results/file"}
 
 
@@ -386,7 +385,7 @@ def deep() -> Iterator[Collected]:
 
 
 def test_a_tree_deeper_than_python_recurses_is_walked(deep: Collected) -> None:
-    assert run(rebuild_command, deep)[0] == 0
+    assert run("rebuild", deep)[0] == 0
     assert deep.paths() == {"d/" * DEPTH + "file"}
     assert problems(deep) == {}
 
@@ -429,7 +428,7 @@ def test_a_template_is_read_backwards_only_where_there_is_one_reading(
 
 
 def test_a_template_that_is_none_is_refused(collected: Collected) -> None:
-    code, _, err = run(rebuild_command, collected, "--template", "{nothing}")
+    code, _, err = run("rebuild", collected, "--template", "{nothing}")
     assert code == 2 and "unknown field" in err
     with pytest.raises(ConfigError):
         Template("{nothing}")

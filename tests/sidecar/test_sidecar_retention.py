@@ -18,10 +18,10 @@ from processes import Child
 from sharedvol_sidecar import catalog as catalog_module
 from sharedvol_sidecar import retention
 from sharedvol_sidecar.catalog import Catalog, Filters
+from sharedvol_sidecar.cli import main
 from sharedvol_sidecar.directories import open_root
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.retention import Pruned, Rule, apply, apply_in_steps, parse_rules, plan, plan_in_steps, prune
-from sharedvol_sidecar.retention_command import prune_command
 from sharedvol_sidecar.tree import Tree
 from sharedvol_sidecar.verify import Verification
 
@@ -315,7 +315,7 @@ def test_a_plan_from_another_time_deletes_only_what_is_still_so(collected: Colle
 
 
 def command(collected: Collected, *arguments: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(prune_command, ["--to", str(collected.root), *arguments])
+    result = CliRunner().invoke(main, ["prune", "--to", str(collected.root), *arguments])
     return result.exit_code, result.stdout, result.stderr
 
 

@@ -217,8 +217,8 @@ def test_a_client_that_takes_no_answer_is_cut_off(board: Board) -> None:
             client.settimeout(LIMIT)
             client.connect(server.address)
             request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
-            with pytest.raises(OSError):
-                for _ in range(100_000):
+            with pytest.raises(ConnectionError):
+                while True:  # The kernel buffers megabytes of requests before a send waits.
                     client.sendall(request)
         assert ask(server, "/healthz").code == 200
 

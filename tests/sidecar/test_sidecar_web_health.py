@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from processes import LIMIT, run_python
 
 from sharedvol_sidecar.board import Board
-from sharedvol_sidecar.health_command import health_command
+from sharedvol_sidecar.cli import main
 from sharedvol_sidecar.report import Tally
 from sharedvol_sidecar.web.address import format_address
 from sharedvol_sidecar.web.server import Server
@@ -46,7 +46,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def health(*args: str, **environment: str) -> Result:
-    result = CliRunner().invoke(health_command, args, env=environment)
+    result = CliRunner().invoke(main, ["health", *args], env=environment)
     assert result.output.count("\n") == 1, result.output
     return result
 

@@ -66,9 +66,9 @@ class Chaos:
         self.counts[name] += 1
         self.pause()
 
-    def each(self) -> Iterator[str]:
-        """Every kind of disturbance once, in an order of its own: for a run that is too short for chance."""
-        names = list(self._events)
+    def each(self, part: int, parts: int) -> Iterator[str]:
+        """Make every kind of disturbance of one part of the list once, in random order."""
+        names = list(self._events)[part::parts]
         self._choose.shuffle(names)
         for name in names:
             self._note(f"{name} …")

@@ -37,6 +37,7 @@ class Plan:
         mode: of `MODES`.
         seed: of every choice.
         seconds: how long it disturbs; 0: each disturbance once.
+        part, parts: makes each n-th disturbance of the list: several short runs share the list.
         copies: writers of each kind.
         sidecars: how many.
         releases: what its processes are; the sidecar that lives through all of it is the first.
@@ -45,6 +46,8 @@ class Plan:
     mode: str
     seed: int
     seconds: float = 0.0
+    part: int = 0
+    parts: int = 1
     copies: int = 1
     sidecars: int = 3
     releases: Sequence[Release] = (HERE,)
@@ -126,7 +129,7 @@ def _disturb(plan: Plan, cast: Cast, chaos: Chaos, began: float) -> Sample:
     """Returns what the sidecar that stays holds after its first work, at its least."""
     shown = began
     first = chaos.pause()
-    rounds = iter(chaos.each())
+    rounds = iter(chaos.each(plan.part, plan.parts))
     while True:
         if next(rounds, None) is None:
             if time.monotonic() - began >= plan.seconds:
