@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import copyreg
 import errno as _errno
 from typing import Any
 
 import filelock
 
+_OWN = ("args", "errno", "strerror", "filename", "filename2")
+
+
+def reduce_error(error: BaseException) -> tuple[Any, ...]:
+    """Reduce an error for `pickle` and `copy`, so that the copy has its attributes and notes.
+
+    Python itself calls the class with ``args``, which fails where ``__init__`` has other parameters, and
+    ``filelock.Timeout`` leaves attributes out. Here the copy is made without ``__init__``.
+    """
+    # Those of an `OSError` are not in its dictionary. None is left out: it would change what `str` says.
+    own = {name: value for name in _OWN if (value := getattr(error, name, None)) is not None}
+    return copyreg.__newobj__, (type(error),), {**vars(error), **own}  # type: ignore[attr-defined] # not in typeshed
+
 
 class SharedVolError(Exception):
     """The base of every error that sharedvol raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return reduce_error(self)
 
 
 class IdentityError(SharedVolError):
@@ -63,9 +80,6 @@ class LockTimeout(LockError, filelock.Timeout):
         filelock.Timeout.__init__(self, lock_file)
         self.waited = waited
         self.holder = holder
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.lock_file, self.waited, self.holder)  # filelock's own forgets the rest
 
     def __str__(self) -> str:
         tried = f"gave up after {self.waited:g} s" if self.waited else "not waiting"
@@ -124,9 +138,6 @@ class DuplicateReplicaError(PresenceError):
         super().__init__(message)
         self.name, self.holder = name, holder
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (*self.args, self.name, self.holder)
-
 
 class NotJoinedError(PresenceError, RuntimeError):
     """This process has not joined the volume, or has left it."""
@@ -151,9 +162,6 @@ class CacheTimeout(CacheError, TimeoutError):
     def __init__(self, message: str, key: object = None, waited: float = 0.0) -> None:
         super().__init__(message)
         self.key, self.waited = key, waited
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (*self.args, self.key, self.waited)
 
 
 class CacheValueError(CacheError, ValueError):
@@ -189,9 +197,6 @@ class ScriptError(MigrationError, ValueError):
     def __init__(self, what: str, line: int) -> None:
         super().__init__(f"line {line}: {what}")
         self.what, self.line = what, line
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.what, self.line)
 
 
 class ManifestError(MigrationError):

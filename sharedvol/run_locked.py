@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from types import FrameType
 
+from sharedvol.errors import SharedVolError
 from sharedvol.locks import FileLock
 
 NOT_EXECUTABLE = 126
@@ -20,7 +21,7 @@ _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, sig
 _FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
 
 
-class CannotRun(Exception):
+class CannotRun(SharedVolError):
     """The command cannot be started; ``code`` is what a shell would exit with."""
 
     def __init__(self, message: str, code: int) -> None:

@@ -16,6 +16,3 @@ class LintError(SharedVolError):
     def __init__(self, what: str, at: Position | None = None) -> None:
         super().__init__(f"{at}: {what}" if at else what)
         self.what, self.at = what, at
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.what, self.at)

@@ -188,6 +188,3 @@ class MigrationFailed(MigrationError):
     def __init__(self, message: str, status: MigrationStatus) -> None:
         super().__init__(message)
         self.status = status
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.status)

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from sharedvol.errors import describe
+from sharedvol.errors import describe, reduce_error
 from sharedvol.printable import message
 from sharedvol.terminal import write_error, write_line
 from sharedvol_sidecar.text import plain
@@ -50,6 +50,9 @@ class Failure(click.ClickException):
     @property
     def exit_code(self) -> int:  # type: ignore[override] # a class variable there, for which there is one code
         return self._code
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return reduce_error(self)
 
     def show(self, file: Any = None) -> None:
         report_error(self.message)
