@@ -34,14 +34,14 @@ def build_api(engine: Engine) -> str:
     if base:
         download_wheels(API_LOCKS)
     arguments = [f"--build-arg=BASE={base}", f"--build-arg=WHEELS={WHEELS}"] if base else []
-    return _build(engine, "jobs-api", ROOT / "docs/examples/api/Dockerfile", ROOT, *arguments)
+    return build_image(engine, "jobs-api", ROOT / "docs/examples/api/Dockerfile", ROOT, *arguments)
 
 
 def build_r_api(engine: Engine) -> str:
     """docs/examples/r-api/Dockerfile."""
     base = os.environ["SHAREDVOL_TEST_R_BASE"]
     arguments = [f"--build-arg=BASE={base}"] if base else []
-    return _build(engine, "jobs-api-r", ROOT / "docs/examples/r-api/Dockerfile", ROOT, *arguments)
+    return build_image(engine, "jobs-api-r", ROOT / "docs/examples/r-api/Dockerfile", ROOT, *arguments)
 
 
 def build_traefik(engine: Engine, directory: Path) -> str:
@@ -50,7 +50,7 @@ def build_traefik(engine: Engine, directory: Path) -> str:
         return "traefik:v3.7"
     shutil.copy2(Path(sys.executable).parent / "traefik", directory / "traefik")
     base = f"--build-arg=BASE={os.environ['SHAREDVOL_TEST_BASE']}"
-    return _build(engine, "traefik", IMAGES / "traefik.Dockerfile", directory, base)
+    return build_image(engine, "traefik", IMAGES / "traefik.Dockerfile", directory, base)
 
 
 def build_mysql(engine: Engine) -> str:
@@ -59,10 +59,11 @@ def build_mysql(engine: Engine) -> str:
         return "mysql:8.4"
     base = os.environ["SHAREDVOL_TEST_MYSQL_BASE"]
     assert base, "no MySQL on this machine: scripts/install-servers says why"
-    return _build(engine, "mysql", IMAGES / "mysql.Dockerfile", IMAGES, f"--build-arg=BASE={base}")
+    return build_image(engine, "mysql", IMAGES / "mysql.Dockerfile", IMAGES, f"--build-arg=BASE={base}")
 
 
-def _build(engine: Engine, name: str, file: Path, context: Path, *arguments: str) -> str:
+def build_image(engine: Engine, name: str, file: Path, context: Path, *arguments: str) -> str:
+    """Build an image of the tests; returns its name."""
     tag = f"localhost/sharedvol-test-{name}:{engine.label[-12:]}"
     engine.call("build", "-f", str(file), "-t", tag, *arguments, str(context), seconds=600)
     return tag

@@ -1,0 +1,11 @@
+# The image of the sidecar with the release before in it: its wheel replaces this release's packages.
+ARG IMAGE
+FROM ${IMAGE}
+USER 0:0
+COPY sharedvol-0.1.0-py3-none-any.whl /tmp/
+RUN ["/opt/sharedvol/bin/python", "-P", "-c", "\
+import pathlib, shutil, sysconfig, zipfile;\
+packages = pathlib.Path(sysconfig.get_path('purelib'));\
+[shutil.rmtree(one) for one in packages.glob('sharedvol*')];\
+zipfile.ZipFile('/tmp/sharedvol-0.1.0-py3-none-any.whl').extractall(packages)"]
+USER 65532:65532
