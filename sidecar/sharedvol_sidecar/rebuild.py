@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 
 from sharedvol.errors import describe
 from sharedvol_sidecar.catalog import Catalog, Row, clamped
+from sharedvol_sidecar.holes import is_hollow
 from sharedvol_sidecar.inverse import Inverse
 from sharedvol_sidecar.tree import Found, Tree, digest, is_plain, open_file
 from sharedvol_sidecar.verify import UNREADABLE, Finding, grouped
@@ -135,7 +136,8 @@ class Rebuild:
         try:
             fd = open_file(found)
             try:
-                hashed = digest(fd, self._count)
+                # As when it was collected: a digest would cost the length that the file claims.
+                hashed = None if is_hollow(fd, os.fstat(fd)) else digest(fd, self._count)
                 info = os.fstat(fd)
             finally:
                 os.close(fd)

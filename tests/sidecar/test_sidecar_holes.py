@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from volume import Volume
 
 from sharedvol_sidecar import holes
 from sharedvol_sidecar.batches import MAX_BATCH_BYTES, FileBatch
 from sharedvol_sidecar.catalog import Catalog, Filters
+from sharedvol_sidecar.cli import main
 from sharedvol_sidecar.contents import same
 from sharedvol_sidecar.items import Item
 from sharedvol_sidecar.layout import Origin
@@ -64,6 +66,17 @@ def test_a_hollow_file_is_copied_without_its_holes(
             assert file.read(len(content)) == content
     assert read() < 16 * MEBIBYTE
     assert digests(across) == [None]
+
+
+def test_rebuild_and_verify_read_no_hole(volume: Volume, read: Callable[[], int]) -> None:
+    sparse(volume, "c1/results/a", 1 << 40, {0: b"begin"})
+    assert volume.drain(template="{name}").collected == 1
+    (volume.collected / ".sharedvol/catalog.db").unlink()
+    for command in ("rebuild", "rebuild", "verify"):
+        done = CliRunner().invoke(main, [command, "--to", str(volume.collected), "--json"])
+        assert (done.exit_code, done.stderr) == (0, "")
+    assert digests(volume) == [None]
+    assert read() < 16 * MEBIBYTE
 
 
 def test_holes_that_end_a_file_or_lie_in_it_are_kept_and_the_digest_is_of_what_it_reads_as(across: Volume) -> None:
