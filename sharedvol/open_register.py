@@ -90,6 +90,7 @@ class OpenRegister:
         shown = os.path.join(self.path, "names", f"{information.name}.json")
         try:
             remove_stale_temporaries(directory)
+            self._remove_special(f"{information.name}.json")
             with publish(f"{directory}/{information.name}.json", replace=True, permissions=0o644) as file:
                 json.dump(information.as_dict(), file)
         except OSError as error:
@@ -103,6 +104,13 @@ class OpenRegister:
             raise PresenceError(
                 f"cannot write {shown!r}: {reason}; give this user write permission on the volume, and free some space"
             ) from error
+
+    def _remove_special(self, name: str) -> None:
+        """Remove a FIFO or device that was put where a record is to be: `publish` does not replace those."""
+        with contextlib.suppress(FileNotFoundError):
+            mode = os.stat(name, dir_fd=self.names, follow_symlinks=False).st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                os.unlink(name, dir_fd=self.names)
 
     def remove(self, name: str) -> None:
         """Remove the record of a replica. Its lock file stays.

@@ -60,8 +60,7 @@ class Publication:
         self._pid = os.getpid()
         self._directory = self._open_directory()
         try:
-            if not self._replace and self._exists():
-                raise self._taken()
+            self._refuse_what_is_there()
             self._fd = self._create()
             # The caller's file is a duplicate: whatever closes it (some libraries do), ours still
             # holds the lock and can be synced.
@@ -102,6 +101,7 @@ class Publication:
         os.utime(self._fd, ns=(info.st_atime_ns, marked_time(info.st_mtime_ns, info.st_size)))
         os.fsync(self._fd)  # before any name: a link to unsynced data is an empty file after a power cut
         if self._replace:
+            self._refuse_what_is_there()  # again: it may have been made while the block ran
             os.rename(self._temporary, self.path.name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
             self._temporary = ""
         else:
@@ -149,8 +149,10 @@ class Publication:
         while True:
             name = f".{worker_token()}-{os.urandom(6).hex()}{TEMPORARY_SUFFIX}"
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            # Never wider than the final mode: what another user opens meanwhile stays open after a chmod.
+            mode = 0o666 if self._permissions is None else self._permissions & 0o777
             try:
-                fd = os.open(name, flags, 0o666, dir_fd=self._directory)
+                fd = os.open(name, flags, mode, dir_fd=self._directory)
             except FileExistsError:
                 continue
             except OSError as error:
@@ -166,14 +168,28 @@ class Publication:
             os.close(fd)
             self._fd = -1  # or a failure of the next attempt would close it twice
 
-    def _exists(self) -> bool:
+    def _refuse_what_is_there(self) -> None:
+        """Refuse a name that is taken, or with ``replace`` one that is not a file's.
+
+        Raises:
+            AlreadyPublishedError, PublishError: what `publish` raises for that.
+        """
         try:
-            os.stat(self.path.name, dir_fd=self._directory, follow_symlinks=False)
+            mode = os.stat(self.path.name, dir_fd=self._directory, follow_symlinks=False).st_mode
         except FileNotFoundError:
-            return False
+            return
         except OSError as error:
             raise self._failed("look for", error) from error
-        return True
+        if not self._replace:
+            raise self._taken()
+        # A symbolic link is replaced itself. A device or FIFO has users that rename(2) would cut off.
+        if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
+            raise PublishError(
+                errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL,
+                f"cannot replace {str(self.path)!r}: it is {_kind(mode)}, and only files are replaced; "
+                "publish under another name, or remove it first",
+                str(self.path),
+            )
 
     def _taken(self) -> AlreadyPublishedError:
         return AlreadyPublishedError(
@@ -261,13 +277,16 @@ def publish(
         mode: ``w`` for text, ``wb`` for bytes.
         encoding: of text, UTF-8 unless given.
         newline: as for `open`.
-        replace: replace a file of that name, at once, instead of refusing.
-        permissions: the file's mode, such as ``0o640``; else ``0o666`` less the umask.
+        replace: replace a file or symbolic link of that name, at once, instead of refusing. Devices, FIFOs, sockets
+            and directories are refused.
+        permissions: the file's mode, such as ``0o640``; else ``0o666`` less the umask. The file never has a wider mode,
+            not even while it is written.
 
     Raises:
         AlreadyPublishedError: the name is taken (a ``FileExistsError``): told before the block where it
             already is, else at its end.
-        PublishError: the directory is missing, read-only, full, or knows no hard links (an ``OSError``).
+        PublishError: the directory is missing, read-only, full, or knows no hard links, or ``replace`` found something
+            that is not a file (an ``OSError``).
         InvalidNameError: ``path`` names no file.
     """
     return Publication(path, mode, encoding, newline, replace, permissions)
@@ -304,6 +323,12 @@ def remove_stale_temporaries(directory: PathLike) -> list[Path]:
         finally:
             os.close(fd)
     return removed
+
+
+def _kind(mode: int) -> str:
+    """What is not a regular file, in words."""
+    kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
 
 
 def _is_temporary(name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import stat
 import threading
 from collections.abc import Callable
@@ -204,6 +205,51 @@ def test_a_symbolic_link_at_the_name_is_not_followed(target: Path, tmp_path: Pat
     assert victim.read_text() == "mine"
     assert not target.is_symlink()
     assert target.read_text() == "new"
+
+
+def _socket(path: Path) -> None:
+    place = os.open(path.parent, os.O_PATH)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"/proc/self/fd/{place}/{path.name}")  # the path of a socket has at most 107 bytes
+    os.close(place)
+
+
+def _device(path: Path) -> None:
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("this user may not make devices")
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"), [(os.mkfifo, "a FIFO"), (_socket, "a socket"), (_device, "a device"), (Path.mkdir, "a directory")]
+)
+@pytest.mark.parametrize("late", [False, True], ids=["before", "meanwhile"])
+def test_replace_replaces_only_files(target: Path, make: Callable[[Path], None], kind: str, late: bool) -> None:
+    if not late:
+        make(target)
+    with pytest.raises(PublishError, match=f"it is {kind}, and only files are replaced"):  # noqa: SIM117
+        with publish(target, replace=True) as file:
+            assert late, "the block ran"
+            file.write("new")
+            make(target)
+    assert not target.is_file()
+    assert listing(target) == ["result.json"]
+
+
+@pytest.mark.parametrize("replace", [False, True])
+@pytest.mark.parametrize("permissions", [0o640, 0o600, 0o400, 0o755, 0o4750])
+def test_a_file_never_has_a_wider_mode_than_its_final_one(target: Path, replace: bool, permissions: int) -> None:
+    def write() -> None:
+        os.umask(0)
+        with publish(target, replace=replace, permissions=permissions) as file:
+            file.write("secret")
+            file.flush()
+            (written,) = target.parent.iterdir()
+            assert not stat.S_IMODE(written.stat().st_mode) & ~permissions & 0o777
+
+    run_forked(write)
+    assert stat.S_IMODE(target.stat().st_mode) == permissions
 
 
 @pytest.mark.parametrize("permissions", [0o640, 0o600, 0o666])

@@ -533,7 +533,7 @@ sv__make_lock_file <- function(path, mode) {
   if (is.na(info$size)) {
     temporary <- sv__temporary(path, ".sharedvol-tmp")
     on.exit(unlink(temporary, expand = FALSE))
-    if (suppressWarnings(file.create(temporary)) && Sys.chmod(temporary, mode, use_umask = FALSE)) {
+    if (suppressWarnings(sv__create(temporary)) && Sys.chmod(temporary, mode, use_umask = FALSE)) {
       suppressWarnings(file.link(temporary, path)) # where another was first, that one's file it is
     }
     # Where that failed (a read-only volume, no hard links), filelock tries, and says what is wrong.
@@ -543,6 +543,14 @@ sv__make_lock_file <- function(path, mode) {
              identical(file.info(path)$uname, Sys.info()[["effective_user"]])) {
     Sys.chmod(path, mode, use_umask = FALSE) # an empty file of ours that filelock alone has made
   }
+}
+
+# Create an empty file that only this user can open, whatever the umask. Its mode is set later, so it is never wider than
+# wanted: another user's process that opened it meanwhile could keep it open.
+sv__create <- function(path) {
+  umask <- Sys.umask("077")
+  on.exit(Sys.umask(umask))
+  file.create(path)
 }
 
 # A hidden name in the directory of `path` that nobody else has.
@@ -688,6 +696,7 @@ sv__create_token <- function(path, token, mode) {
   temporary <- sv__temporary(path, ".sharedvol-tmp")
   on.exit(unlink(temporary, expand = FALSE))
   line <- charToRaw(sprintf(sv__token_format, token, token, "-"))
+  sv__token_step(path, sv__create(temporary))
   sv__token_step(path, sv__write(temporary, line, "wb"))
   sv__token_step(path, identical(sv__read(temporary, length(line)), line))
   sv__token_step(path, Sys.chmod(temporary, mode, use_umask = FALSE))
@@ -780,15 +789,16 @@ sv__sync <- function(path, data = FALSE) {
 # given a temporary path to write to (and to close), or raw bytes, or lines of text, written in UTF-8. When it returns,
 # the file is on the disk, safe from power loss; where it fails, nothing is there. Returns `path`, invisibly.
 #
-# Throws sv_already_published where the name is taken (with `replace` the file of that name is replaced at once), and
-# sv_publish_error for all else; both are sv_error. An error of `write` passes through.
+# Throws sv_already_published where the name is taken, and sv_publish_error for all else; both are sv_error. With `replace`
+# a file or symbolic link of that name is replaced at once, and any other thing, such as a FIFO or a device, is an
+# sv_publish_error. An error of `write` passes through.
 #
 # A full disk: R's cat() and close() do not tell of a failed write. Of raw and text it is found by the size; behind a
 # function 64 KiB must be free. That is found out too late where somebody else freed space meanwhile.
 sv_publish <- function(path, write, replace = FALSE) {
   given <- path
   path <- sv__published_name(path)
-  if (!replace && sv__exists(path)) sv__stop_taken(path)
+  if (replace) sv__refuse_special(path) else if (sv__exists(path)) sv__stop_taken(path)
   # The Python library's cleaner takes a ".*.sharedvol-tmp" that nobody has locked with flock(2) for a dead writer's,
   # and R cannot lock that way. So this name is another: what a killed R leaves stays there, hidden, until somebody
   # removes it.
@@ -814,6 +824,7 @@ sv_publish <- function(path, write, replace = FALSE) {
   # Before any name: a link to unsynced data is an empty file after a power cut.
   sv__publishing(path, sv__sync(temporary))
   if (replace) {
+    sv__refuse_special(target) # again: it may have been made meanwhile
     sv__publishing(path, file.rename(temporary, target))
   } else if (!suppressWarnings(file.link(temporary, target))) {
     if (sv__exists(target)) sv__stop_taken(path)
@@ -890,7 +901,7 @@ sv__published_name <- function(path) {
 
 # What a function has written: a file, which is closed. The rest of one that is not would come after its publication.
 sv__check_written <- function(path, temporary) {
-  if (!utils::file_test("-f", temporary) || sv__is_link(temporary)) {
+  if (!sv__is_file(temporary) || sv__is_link(temporary)) {
     sv__publish_error(path, "`write` made no file of the path that it was given")
   }
   if (temporary %in% sv__descriptors()) {
@@ -902,6 +913,20 @@ sv__check_written <- function(path, temporary) {
 sv__exists <- function(path) file.exists(path) || sv__is_link(path)
 
 sv__is_link <- function(path) nzchar(Sys.readlink(path), keepNA = TRUE) %in% TRUE
+
+# Whether it is a regular file, or a link to one. R's own test takes a FIFO or a device for one; their size is 0.
+sv__is_file <- function(path) {
+  info <- file.info(path, extra_cols = FALSE)
+  isFALSE(info$isdir) && (info$size > 0 || system2("test", c("-f", shQuote(path))) == 0L)
+}
+
+# A rename would replace a device, FIFO or socket as well, which other programs use.
+sv__refuse_special <- function(path) {
+  if (sv__exists(path) && !sv__is_link(path) && !sv__is_file(path)) {
+    sv__publish_error(path, "what is there is not a file, and only files are replaced: publish under another name, ",
+                      "or remove it first")
+  }
+}
 
 sv__stop_taken <- function(path) {
   sv__stop(c("sv_already_published", "sv_publish_error"), sv__quote(path), " exists and was left as it is: choose ",
@@ -952,7 +977,7 @@ sv__refuse_foreign <- function(dir) {
 sv__cache_version <- function(dir) {
   file <- file.path(dir, "version")
   if (!sv__exists(file)) return(NULL)
-  if (sv__is_link(file) || !utils::file_test("-f", file)) {
+  if (sv__is_link(file) || !sv__is_file(file)) {
     sv__stop("sv_cache_error", sv__quote(file), " is no regular file: remove it, with the 'entries' beside it")
   }
   sv__read(file, 4096)
@@ -965,6 +990,7 @@ sv__write_version <- function(dir, version) {
   file <- file.path(dir, "version")
   temporary <- sv__temporary(file, ".sharedvol-tmp")
   on.exit(unlink(temporary, expand = FALSE))
+  sv__publishing(file, sv__create(temporary))
   sv__publishing(file, sv__write(temporary, charToRaw(paste0(sv__utf8(version), "\n")), "wb"))
   sv__publishing(file, Sys.chmod(temporary, "0644", use_umask = FALSE))
   sv__publishing(file, sv__sync(temporary))
@@ -1505,9 +1531,7 @@ sv__migration_files <- function(directory) {
 
 sv__read_migration <- function(path) {
   info <- file.info(path, extra_cols = FALSE)
-  # To open a FIFO would wait for ever. R does not tell what it is, but all of those have the size 0.
-  irregular <- isTRUE(info$isdir) || (identical(info$size, 0) && system2("test", c("-f", shQuote(path))) != 0L)
-  if (irregular) {
+  if (!is.na(info$isdir) && !sv__is_file(path)) { # to open a FIFO would wait until another process writes to it
     sv__sql_stop("sv_manifest_error", sprintf(
       "%s is not a regular file: move it elsewhere or give it another suffix", sv__sql_quoted(sv__utf8(path))
     ))

@@ -262,6 +262,25 @@ def overwrites() -> Verbs:
     return publishing(write)
 
 
+def replaces_everything() -> Verbs:
+    def replace(path: str, source: str) -> None:
+        data = Path(source).read_bytes()
+        with contextlib.suppress(IsADirectoryError):
+            os.unlink(path)
+        Path(path).write_bytes(data)
+        say("ok")
+
+    return {"replace": replace}
+
+
+def writes_through_links() -> Verbs:
+    def replace(path: str, source: str) -> None:
+        Path(path).write_bytes(Path(source).read_bytes())
+        say("ok")
+
+    return {"replace": replace}
+
+
 def says_ok_where_taken() -> Verbs:
     def write(path: str, source: str, between: Callable[[], None]) -> None:
         with contextlib.suppress(FileExistsError), good.sharedvol.publish(path, "wb") as file:
@@ -517,6 +536,8 @@ FAULTS: dict[str, tuple[Callable[[], Verbs], tuple[str, ...]]] = {
     "child believes": (child_believes, ("LOCK-10.forked",)),
     "greedy": (greedy, ("LOCK-4.turns",)),
     "overwrites": (overwrites, ("PUB-2.kept", "PUB-2.race")),
+    "replaces everything": (replaces_everything, ("PUB-2.special",)),
+    "writes through links": (writes_through_links, ("PUB-2.replaced",)),
     "says ok where taken": (says_ok_where_taken, ("PUB-2.kept", "PUB-2.race")),
     "visible while writing": (visible_while_writing, ("PUB-1.killed_anywhere", "PUB-3.killed")),
     "unlocked temporary": (unlocked_temporary, ("PUB-3.cleaners",)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import time
 from pathlib import Path
 
@@ -85,6 +86,36 @@ def kept(scene: Scene, one: Adapter) -> None:
     assert (target / "file").read_text() == "first"
     assert os.listdir(target / "directory") == []
     assert sorted(os.listdir(target)) == ["directory", "file", "link"]
+
+
+@rule("PUB-2", "On request a file or a symbolic link is replaced, and what the link leads to is left alone.", "replace")
+def replaced(scene: Scene, one: Adapter) -> None:
+    target, source = folder(scene), content(scene, "a")
+    (target / "file").write_text("first")
+    (target / "link").symlink_to(target / "file")
+    for name in ("link", "new"):
+        one.do("replace", target / name, source)
+        assert (target / name).read_bytes() == source.read_bytes()
+    assert (target / "file").read_bytes() == b"first"
+    one.do("replace", target / "file", source)
+    assert (target / "file").read_bytes() == source.read_bytes()
+    assert sorted(os.listdir(target)) == ["file", "link", "new"]
+
+
+@rule("PUB-2", "Only files are replaced: a directory, a pipe and a socket are refused and left as they are.", "replace")
+def special(scene: Scene, one: Adapter) -> None:
+    target, source = folder(scene), content(scene, "a")
+    (target / "directory").mkdir()
+    os.mkfifo(target / "pipe")
+    place = os.open(target, os.O_PATH)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"/proc/self/fd/{place}/socket")  # the path of a socket has at most 107 bytes
+    os.close(place)
+    before = {name: os.stat(target / name).st_ino for name in os.listdir(target)}
+    for name in before:
+        answer = one.ask("replace", target / name, source)
+        assert answer.word == "error", f"{answer} where the name is that of a {name}"
+    assert {name: os.stat(target / name).st_ino for name in os.listdir(target)} == before
 
 
 @rule(

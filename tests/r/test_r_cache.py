@@ -95,3 +95,9 @@ def test_symbolic_links_are_never_followed(r: R, cache: Path, tmp_path: Path) ->
 def test_a_version_that_is_no_line_of_text_is_refused(r: R, cache: Path, version: str) -> None:
     assert r.fails(f"sv_purge_cache('cache', {in_hex(version)})").classes == REFUSED
     assert (cache / "version").read_text() == "1\n"
+
+
+def test_a_version_that_is_a_pipe_is_refused_without_a_wait(r: R, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    os.mkfifo(tmp_path / "cache" / "version")
+    assert r.fails("sv_purge_cache('cache', '1')").classes == REFUSED

@@ -72,6 +72,20 @@ def test_the_file_is_never_seen_with_another_mode(r: R, tmp_path: Path, lock: Pa
     assert os.listdir(tmp_path) == [lock.name]
 
 
+def test_no_file_has_a_wider_mode_before_its_final_one(r: R, tmp_path: Path, lock: Path) -> None:
+    code = """
+    Sys.umask('0'); seen <- character()
+    Sys.chmod <- function(paths, ...) { seen <<- c(seen, format(file.info(paths)$mode)); base::Sys.chmod(paths, ...) }
+    sv_unlock(sv_lock('x.lock', mode = '0600', fenced = TRUE))
+    sv_purge_cache('cache', '1')
+    unique(seen)
+    """
+    assert r.ask(code) == "600"
+    assert r.ask("format(Sys.umask(NA))") == "0"  # the umask is as it was
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("x.*")} == {0o600}
+    assert stat.S_IMODE((tmp_path / "cache" / "version").stat().st_mode) == 0o644
+
+
 def test_the_mode_can_be_chosen(r: R, lock: Path) -> None:
     r.ask("sv_unlock(sv_lock('x.lock', mode = '0660'))")
     assert stat.S_IMODE(lock.stat().st_mode) == 0o660

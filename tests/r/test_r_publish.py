@@ -61,6 +61,32 @@ def test_it_can_be_replaced_at_once(r: R, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["x"]
 
 
+def test_only_files_are_replaced(r: R, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "empty").touch()
+    (tmp_path / "link").symlink_to("empty")
+    for name in ("fifo", "directory"):
+        failure = r.fails(f"sv_publish('{name}', 'x', replace = TRUE)")
+        assert failure.classes == FAILED
+        assert "only files are replaced" in str(failure)
+    late = "function(path) { writeLines('x', path); system2('mkfifo', 'late') }"
+    assert r.fails(f"sv_publish('late', {late}, replace = TRUE)").classes == FAILED
+    for name in ("empty", "link"):
+        r.ask(f"sv_publish('{name}', '{name}', replace = TRUE)")
+        assert (tmp_path / name).read_text() == f"{name}\n"
+    assert stat.S_ISFIFO((tmp_path / "fifo").stat().st_mode)
+    assert stat.S_ISFIFO((tmp_path / "late").stat().st_mode)
+    assert sorted(os.listdir(tmp_path)) == ["directory", "empty", "fifo", "late", "link"]
+
+
+def test_what_is_not_a_file_is_not_published(r: R, tmp_path: Path) -> None:
+    failure = r.fails("sv_publish('x', function(path) system2('mkfifo', shQuote(path)))")
+    assert failure.classes == FAILED
+    assert "made no file" in str(failure)
+    assert os.listdir(tmp_path) == []
+
+
 def test_of_many_publishers_in_both_languages_one_wins_each_name(start_r: Callable[[], R], tmp_path: Path) -> None:
     names = [f"race{number}" for number in range(60)]
     code = """

@@ -16,7 +16,7 @@ import sharedvol
 from sharedvol import FileLock
 from sharedvol.publish_mark import microsecond
 
-CAPABILITIES = "lock shared timeout queue fork fence holder names publish mark purge sql"
+CAPABILITIES = "lock shared timeout queue fork fence holder names publish replace mark purge sql"
 locks: dict[str, FileLock] = {}
 kept: dict[tuple[object, ...], FileLock] = {}  # as a program would: one object for each lock
 
@@ -150,12 +150,16 @@ def publish_slowly(path: str, source: str) -> None:
     _publish(path, source, pause)
 
 
+def replace(path: str, source: str) -> None:
+    _publish(path, source, lambda: None, replace=True)
+
+
 def mark(second: str, size: str) -> None:
     say("ok", microsecond(int(second), int(size)))
 
 
-def _publish(path: str, source: str, pause: Callable[[], None]) -> None:
-    with sharedvol.publish(path, "wb") as file, open(source, "rb") as content:
+def _publish(path: str, source: str, pause: Callable[[], None], replace: bool = False) -> None:
+    with sharedvol.publish(path, "wb", replace=replace) as file, open(source, "rb") as content:
         shutil.copyfileobj(content, file)
         file.flush()
         pause()
@@ -188,7 +192,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     container,
     build_container,
 )
-VERBS += (build_log, build_unique, parse, publish, publish_slowly, mark, purge, split)
+VERBS += (build_log, build_unique, parse, publish, publish_slowly, replace, mark, purge, split)
 BY_NAME = {verb.__name__.replace("_", "-"): verb for verb in VERBS}
 
 

@@ -43,8 +43,8 @@ number <- function(value) sprintf("%.0f", value)
 verbs <- list(
   hello = function() {
     if (!requireNamespace("filelock", quietly = TRUE)) return(say("missing", "R has no package filelock"))
-    say("ok", 1, "r", "fcntl", "lock", "shared", "timeout", "queue", "fork", "fence", "names", "publish", "mark",
-        "purge", "sql")
+    say("ok", 1, "r", "fcntl", "lock", "shared", "timeout", "queue", "fork", "fence", "names", "publish",
+        "replace", "mark", "purge", "sql")
   },
   reset = function() {
     for (lock in locks) sv_unlock(lock)
@@ -109,6 +109,10 @@ verbs <- list(
   },
   publish = function(path, source) {
     sv_publish(path, function(temporary) file.copy(source, temporary, overwrite = TRUE))
+    say("ok")
+  },
+  replace = function(path, source) {
+    sv_publish(path, function(temporary) file.copy(source, temporary, overwrite = TRUE), replace = TRUE)
     say("ok")
   },
   mark = function(second, size) say("ok", number(sv__mark(as.numeric(second), as.numeric(size)))),

@@ -92,17 +92,22 @@ mark() { # mark SECOND SIZE
     echo $((1 + ($1 % 999983 * 374761 + $2 % 999983 * 668265) % 999983))
 }
 
-publish() { # publish PATH SOURCE [slowly]
+publish() { # publish PATH SOURCE [slowly|replace]
+    if [ "$3" = replace ] && [ -e "$1" ] && { [ ! -f "$1" ] && [ ! -L "$1" ]; }; then
+        say error "$(encode "only files are replaced")" && return
+    fi
     directory=$(dirname -- "$1")
     temporary=$(mktemp "$directory/.sh-XXXXXXXX.tmp") || { say error "$(encode "no file in $directory")" && return; }
     cat "$2" >"$temporary"
     chmod 644 "$temporary"
-    [ -z "$3" ] || { say writing && read -r _; }
+    [ "$3" != slowly ] || { say writing && read -r _; }
     second=$(($(stat -c %Y "$temporary") - 1)) # the one before, so that the time is never in the future
     touch -m -d "@$second.$(printf %06d "$(mark "$second" "$(stat -c %s "$temporary")")")" "$temporary"
     sync "$temporary"
     answer=ok
-    ln -T "$temporary" "$1" 2>/dev/null && sync "$directory" || answer=error
+    command='ln -T'
+    [ "$3" != replace ] || command='mv -fT'
+    $command -- "$temporary" "$1" 2>/dev/null && sync "$directory" || answer=error
     [ "$answer" = ok ] || { [ ! -e "$1" ] && [ ! -L "$1" ]; } || answer=taken
     rm -f "$temporary"
     say "$answer"
@@ -112,7 +117,7 @@ while read -r verb a b c d; do
     decode "$a" && a=$word
     decode "$b" && b=$word
     case $verb in
-    hello) say ok 1 shell flock lock shared timeout queue fork publish mark ;;
+    hello) say ok 1 shell flock lock shared timeout queue fork publish replace mark ;;
     reset) exec 4>&- 5>&- 6>&- 7>&- && say ok ;;
     lock) lock "$a" "$b" "$c" "$d" ;;
     unlock) unlock "$a" ;;
@@ -122,6 +127,7 @@ while read -r verb a b c d; do
     publish) publish "$a" "$b" ;;
     mark) say ok "$(mark "$a" "$b")" ;;
     publish-slowly) publish "$a" "$b" slowly ;;
+    replace) publish "$a" "$b" replace ;;
     *) say unknown "$verb" ;;
     esac
 done
