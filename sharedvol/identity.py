@@ -13,6 +13,7 @@ import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from sharedvol import forks
 from sharedvol.errors import IdentityError
 
 MAX_CONTAINER_BYTES = 64
@@ -153,25 +154,24 @@ def _mountinfo_id() -> str:
 
 
 class _Worker:
-    """Holds the token. A fork renews it twice over: by the hook, and by the pid for forks Python does not see."""
+    """Holds the token of this process."""
+
+    _token: str
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._pid = 0
-        self._token = ""
+        self.renew()
 
     def token(self) -> str:
-        pid = os.getpid()
-        if pid != self._pid:
+        forks.notice()
+        if not self._token:
             with self._lock:
-                if pid != self._pid:
+                if not self._token:
                     self._token = _random_token()
-                    self._pid = pid
         return self._token
 
-    def forget(self) -> None:
+    def renew(self) -> None:
         self._lock = threading.Lock()  # another thread may have held it when the process forked
-        self._pid = 0
+        self._token = ""
 
 
 def _random_token() -> str:
@@ -184,5 +184,4 @@ def _random_token() -> str:
 
 
 _worker = _Worker()
-if hasattr(os, "register_at_fork"):  # absent on Windows, as fork is
-    os.register_at_fork(after_in_child=_worker.forget)
+forks.in_child(_worker.renew)

@@ -12,12 +12,11 @@ import contextlib
 import errno
 import logging
 import math
-import os
 import sys
-import weakref
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from sharedvol import forks
 from sharedvol.errors import describe
 from sharedvol.identity import container_id
 from sharedvol.log_files import LogDirectory, LogFiles
@@ -98,7 +97,7 @@ class ReplicaFileHandler(logging.Handler):
         self.encoding, self.errors = encoding, errors
         self._told = _StandardError(self)
         self._writer = self._new_writer()
-        _handlers.add(self)
+        forks.track(self)
 
     @property
     def path(self) -> str | None:
@@ -109,6 +108,11 @@ class ReplicaFileHandler(logging.Handler):
     def lost(self) -> int:
         """How many records of this process could not be written to a file."""
         return self._writer.lost
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Write one record if the filters let it through."""
+        forks.notice()  # before the handler's lock, which a thread of the parent may have held
+        return super().handle(record)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; never raises because of the file."""
@@ -140,6 +144,7 @@ class ReplicaFileHandler(logging.Handler):
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
+        forks.notice()
         self.acquire()
         try:
             yield
@@ -149,8 +154,12 @@ class ReplicaFileHandler(logging.Handler):
     def _new_writer(self) -> LogWriter:
         return LogWriter(self._files, self._max_bytes, self._at_midnight, self._told)
 
-    def _forget(self) -> None:
-        """In a forked child: begin anew."""
+    def renew(self) -> None:
+        """In a forked child: begin with no file, at once.
+
+        As long as a child has its parent's file open, a sidecar cannot tell that it is finished.
+        """
+        self.createLock()  # as logging does, where Python sees the fork
         before, self._told = self._writer, _StandardError(self)
         self._writer = self._new_writer()
         before.abandon()
@@ -241,16 +250,3 @@ def _hint(error: OSError) -> str:
         errno.EDQUOT: "free some space, or raise the quota",
         errno.EMFILE: "raise the limit of open files",
     }.get(error.errno or 0, "see the reason")
-
-
-_handlers: weakref.WeakSet[ReplicaFileHandler] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    # At once, not with the child's first record: as long as a child has the parent's file open, a sidecar cannot
-    # tell that it is finished. The locks of handlers are made anew by logging itself.
-    for handler in list(_handlers):
-        handler._forget()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -25,6 +25,7 @@ from datetime import date as Date
 from pathlib import Path
 from typing import Literal
 
+from sharedvol import forks
 from sharedvol.errors import IdentityError, InvalidNameError
 from sharedvol.identity import container_id, worker_token
 
@@ -70,14 +71,14 @@ class _Counter:
         self._last = 0
 
     def next(self) -> int:
+        forks.notice()
         with self._lock:
             self._last += 1
             return self._last
 
 
 _counter = _Counter()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_counter.renew)
+forks.in_child(_counter.renew)
 
 
 def unique_path(directory: PathLike, name: str) -> Path:

@@ -26,6 +26,7 @@ import stat
 from collections.abc import Iterator
 from typing import Any, Final
 
+from sharedvol import forks
 from sharedvol.errors import LockFileError, PresenceError, describe
 from sharedvol.information import MAX_SLOTS
 from sharedvol.locks import kernel
@@ -55,6 +56,11 @@ class Claim:
     def __init__(self, directory: int, path: str) -> None:
         self._path = path
         self._handle: Any = remember_handle(kernel, lambda: kernel.open_lock_file(path, 0o666, directory))
+        forks.track(self)
+
+    def renew(self) -> None:
+        """Have nothing: in a forked child, where `handles` has closed the descriptor."""
+        self._handle = None
 
     def is_held(self) -> bool:
         """Return whether any process, this one included, holds it through another descriptor."""
@@ -67,6 +73,7 @@ class Claim:
 
     def drop(self) -> None:
         """Unlock and close."""
+        forks.notice()
         close_handle(kernel, self._handle)
 
 

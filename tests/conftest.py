@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 from collections.abc import Callable, Generator, Iterator
 
@@ -46,6 +47,19 @@ def private_server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server of the test's own: to stop, to kill, to configure."""
     with _start(request.param) as private:
         yield private
+
+
+@pytest.fixture(params=["seen", "unseen"])
+def any_fork(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Make `os.fork` what it is, or fork(2) as C code calls it, which runs none of Python's hooks.
+
+    Use it where other threads are blocked or there are none: one that runs may hold a mutex of the interpreter, which
+    then hangs in the child.
+    """
+    if request.param == "unseen":
+        # PyDLL keeps the interpreter's lock over the call: else another thread might have it, and never in the child.
+        monkeypatch.setattr(os, "fork", ctypes.PyDLL(None).fork)
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

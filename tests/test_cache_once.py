@@ -415,6 +415,7 @@ def test_a_task_that_outlives_its_computation_may_get_the_entry(cache: Cache) ->
 # Forks.
 
 
+@pytest.mark.usefixtures("any_fork")
 def test_a_child_forked_by_a_computation_neither_ends_nor_stores_it(cache: Cache, directory: Path) -> None:
     def compute() -> Any:
         def in_child() -> Any:
@@ -441,6 +442,7 @@ def test_a_child_forked_by_a_computation_neither_ends_nor_stores_it(cache: Cache
     assert cache.get(KEY, refuse) == "value"
 
 
+@pytest.mark.usefixtures("any_fork")
 def test_a_forked_child_may_get_what_its_parent_computes(cache: Cache) -> None:
     """It is another process: it waits, and is not taken for its parent's computation."""
 

@@ -103,6 +103,7 @@ def test_threads_never_make_the_same_path() -> None:
     assert len(made) == len(set(made)) == 8000
 
 
+@pytest.mark.usefixtures("any_fork")
 def test_forked_children_never_make_the_same_path() -> None:
     def make() -> list[Path]:
         return [unique_path(NOWHERE, "a.json") for _ in range(100)]

@@ -74,6 +74,7 @@ def test_forked_after_the_handler_was_used_with_threads_in_each(
         assert len(contents(tmp_path)) > 4
 
 
+@pytest.mark.usefixtures("any_fork")
 def test_a_child_that_was_forked_while_another_thread_wrote_can_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,9 +94,11 @@ def test_a_child_that_was_forked_while_another_thread_wrote_can_log(
             patch.setattr(os, "write", write)
             thread.start()
             assert inside.wait(LIMIT)
-            with Child(lambda connection: log(handler, "of the child")):
-                pass
-            go_on.set()
+            try:
+                with Child(lambda connection: log(handler, "of the child")):
+                    pass
+            finally:
+                go_on.set()
             thread.join(LIMIT)
     assert sorted(contents(tmp_path).values()) == ["before\nof the thread\n", "of the child\n"]
 

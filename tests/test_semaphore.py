@@ -322,6 +322,7 @@ def test_waiting_for_oneself_is_refused(path: Path) -> None:
     assert free(path, 2) == 2
 
 
+@pytest.mark.usefixtures("any_fork")
 def test_a_forked_child_starts_without(path: Path) -> None:
     semaphore = Semaphore(path, 2)
 

@@ -68,6 +68,7 @@ def test_what_is_held_is_let_go_when_the_block_fails(tmp_path: Path) -> None:
     assert run_forked(lambda: Volume(tmp_path, timeout=5).join("c1").slot) == 0
 
 
+@pytest.mark.usefixtures("any_fork")
 def test_a_child_forked_while_a_dead_one_is_held_does_not_hold_it(tmp_path: Path) -> None:
     volume = Volume(tmp_path, timeout=0.01)
     volume.join("c1").leave()

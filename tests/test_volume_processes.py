@@ -26,6 +26,7 @@ from sharedvol.open_register import OpenRegister
 # Forks
 
 
+@pytest.mark.usefixtures("any_fork")
 def test_a_forked_child_is_no_member_until_it_joins_and_then_shares_the_slot(tmp_path: Path) -> None:
     volume = Volume(tmp_path)
     membership = volume.join("c1")
@@ -46,6 +47,7 @@ def test_a_forked_child_is_no_member_until_it_joins_and_then_shares_the_slot(tmp
     assert volume.is_alive("c1") is False
 
 
+@pytest.mark.usefixtures("any_fork")
 def test_a_child_that_leaves_for_its_parent_closes_nothing_of_its_own(tmp_path: Path) -> None:
     membership = Volume(tmp_path).join("c1")
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Final
 
+from sharedvol import forks
 from sharedvol.errors import LockDeadlockError
 
 
@@ -34,6 +35,7 @@ _mutex = threading.RLock()  # re-entrant: a signal handler may use a cache while
 @contextlib.contextmanager
 def computing(path: str) -> Iterator[None]:
     """While the entry of the lock file ``path`` is computed here."""
+    forks.notice()
     computation = _Computation()
     with _mutex:
         _running[path] = computation
@@ -56,6 +58,7 @@ def waiting(path: str) -> Iterator[None]:
     Raises:
         LockDeadlockError: this would wait for itself.
     """
+    forks.notice()
     # A forked child has its parent's chain, and a task may outlive the computation that began it.
     mine = [one for one in _chain.get() if one.active and one.pid == os.getpid()]
     if not mine:
@@ -83,6 +86,7 @@ def refuse_own_thread(path: str) -> None:
     Raises:
         LockDeadlockError: a task of this thread's event loop computes it, or what a signal handler has interrupted.
     """
+    forks.notice()
     with _mutex:
         running = _running.get(path)
     if running is not None and running.thread == threading.get_ident():
@@ -106,11 +110,8 @@ def _leads_to(path: str, mine: list[_Computation]) -> bool:
     return False
 
 
-def _after_fork_in_child() -> None:
+@forks.in_child
+def _renew() -> None:
     global _mutex
     _mutex = threading.RLock()
     _running.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

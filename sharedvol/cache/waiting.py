@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from sharedvol import forks
 from sharedvol.errors import LockError
 from sharedvol.locks import kernel
 from sharedvol.locks.handles import close_handle, open_handle
@@ -117,7 +118,7 @@ def _watched(path: str, notify: Notify) -> Iterator[None]:
 
 
 def _watch(path: str, notify: Notify) -> _Watcher:
-    fd: Any = open_handle(_this, path, 0)
+    fd: Any = open_handle(_this, path, 0)  # which notices a fork before the mutex is used
     identity = kernel.identify(fd, path)
     with _mutex:
         watcher = _watchers.get(identity)
@@ -143,11 +144,8 @@ def _block(fd: Any, path: str) -> None:
         kernel.unlock_first(fd)  # and not by the close alone: a forked child may have a copy
 
 
-def _after_fork_in_child() -> None:
+@forks.in_child
+def _renew() -> None:
     global _mutex
     _mutex = threading.RLock()
     _watchers.clear()  # their threads stayed in the parent; `handles` closes the descriptors
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,13 +1,11 @@
-"""What concerns a process as a whole: its end, its forks, who started it."""
+"""What concerns a process as a whole: its end, who started it."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
-import weakref
-from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final
 
 from sharedvol.integrations.background import start_thread
 
@@ -16,7 +14,6 @@ START_UP_FAILED: Final = 3
 could not start, and stop instead of starting it again and again."""
 
 _FLUSH_SECONDS: Final = 2.0
-_Object = TypeVar("_Object")
 
 
 def end_process(status: int = START_UP_FAILED) -> None:
@@ -31,16 +28,3 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
-
-
-def in_forked_children(owner: _Object, renew: Callable[[_Object], object]) -> None:
-    """Call ``renew(owner)`` in each forked child, without a hold on ``owner``: a hook cannot be taken back."""
-    known = weakref.ref(owner)
-
-    def call() -> None:
-        found = known()
-        if found is not None:
-            renew(found)
-
-    if hasattr(os, "register_at_fork"):  # absent on Windows, as fork is
-        os.register_at_fork(after_in_child=call)

@@ -7,13 +7,14 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 
+from sharedvol import forks
 from sharedvol.errors import SharedVolError
 from sharedvol.health import Health, Report
 from sharedvol.identity import container_id
 from sharedvol.integrations.background import start_thread
 from sharedvol.integrations.checks import OK, Checks
 from sharedvol.integrations.drain import SigtermGate
-from sharedvol.integrations.process import START_UP_FAILED, end_process, in_forked_children
+from sharedvol.integrations.process import START_UP_FAILED, end_process
 from sharedvol.migrations.coordinator import MigrationCoordinator
 from sharedvol.volume import Membership, Volume
 
@@ -78,7 +79,7 @@ class Service:
         self._migrated = not self._migrates
         self._told_to_drain: Callable[[], bool] | None = None
         self.renew()
-        in_forked_children(self, Service.renew)
+        forks.track(self)
 
     def renew(self) -> None:
         """Forget what belongs to the parent process. A forked child does so by itself."""
@@ -106,12 +107,14 @@ class Service:
     @property
     def slot(self) -> int | None:
         """The replica's slot on the volume; None before the start, after the stop and without a volume."""
+        forks.notice()
         membership = self._membership  # which `stop` may take away meanwhile
         return None if membership is None else membership.slot
 
     @property
     def started(self) -> bool:
         """Whether this process has joined and has begun to migrate."""
+        forks.notice()
         return self._started
 
     @property
@@ -134,6 +137,7 @@ class Service:
             PresenceError, LockError, InvalidNameError, IdentityError: as `Volume.join`.
             SharedVolError: with ``wait``, as `MigrationCoordinator.run`; else that ends the process.
         """
+        forks.notice()
         with self._lock:
             if not self._started:
                 self._stopped = False
@@ -147,7 +151,7 @@ class Service:
 
     def start_in_background(self) -> None:
         """`start`, in a thread: what it raises ends the process."""
-        if not self._started and not self._stopped and not self._lock.locked():
+        if not self.started and not self._stopped and not self._lock.locked():
             start_thread(self._start_or_end, "start")
 
     def run_migrations(self) -> None:
@@ -175,6 +179,7 @@ class Service:
         These are ``starting``, ``draining``, ``startup_error`` and the names of the ``checks``. The body has
         ``replica``, ``slot`` and ``checks`` too. Never longer than the database (5 s) and the checks are waited for.
         """
+        forks.notice()
         report = self._draining_report() or self._look()
         report.body.update(replica=self.replica, slot=self.slot)
         return report
@@ -212,6 +217,7 @@ class Service:
 
     def stop(self) -> None:
         """Leave the volume. Waits for nothing; a migration that still runs ends with the process."""
+        forks.notice()
         self._stopped, self._started, self._draining, self.serving = True, False, False, False
         if self._gate is not None:
             self._gate.remove()

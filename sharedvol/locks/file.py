@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Final
 
+from sharedvol import forks
 from sharedvol.errors import LockError, LockFileError, LockLostError, LockTimeout, NotLockedError
 from sharedvol.locks import kernel, portable
 from sharedvol.locks.beside import Beside
@@ -144,6 +145,7 @@ class FileLock:
         return held  # not kept: a cycle would keep the descriptor of a dropped lock
 
     def _acquire(self, timeout: float | Default | None) -> FileLock:
+        forks.notice()
         owner = threading.current_thread()
         hold = self._own.held.get(owner)
         if hold is not None:
@@ -180,6 +182,7 @@ class FileLock:
         if owner is None:
             raise RuntimeError("acquire_async must run in an asyncio task")
         held = Held(self)
+        forks.notice()
         hold = self._own.held.get(owner)
         if hold is not None:
             hold.depth += 1
@@ -209,6 +212,7 @@ class FileLock:
             LockLostError: it was lost before, as `check` tells; everything is freed. Of a plain lock only what costs
                 nothing to know is told here: that its descriptor was closed.
         """
+        forks.notice()
         owner = threading.current_thread()
         self._release(owner if owner in self._own.held else self._own.owner_here())
 

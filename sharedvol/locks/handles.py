@@ -14,9 +14,11 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TypeVar
 
+from sharedvol import forks
+
 _Handle = TypeVar("_Handle")
 
-_open: dict[object, ModuleType] = {}
+_open: dict[object, tuple[ModuleType, object]] = {}  # with what the handle is of
 _overtaken: dict[object, int] = {}  # how many of ours had that number before, and were closed by other code
 # Held over a fork, so that none happens between the opening of a descriptor and its entry here. Re-entrant:
 # a garbage collection inside may close another lock's descriptor.
@@ -30,16 +32,18 @@ def open_handle(system: ModuleType, path: str, mode: int) -> object:
 
 def remember_handle(system: ModuleType, open_it: Callable[[], _Handle]) -> _Handle:
     """What ``open_it`` gives, remembered, to be closed by ``system.close``."""
+    forks.notice()
     with _guard:
         handle = open_it()
         if handle in _open:
             _overtaken[handle] = _overtaken.get(handle, 0) + 1
-        _open[handle] = system
+        _open[handle] = system, _file_of(handle)
         return handle
 
 
 def close_handle(system: ModuleType, handle: object) -> None:
     """``system.close``, forgotten. Does nothing for a handle that was closed before, as by a fork."""
+    forks.notice()
     with _guard:
         if _open.pop(handle, None) is not None:
             system.close(handle)
@@ -47,6 +51,7 @@ def close_handle(system: ModuleType, handle: object) -> None:
 
 def forget_handle(handle: object) -> None:
     """It was closed by other code, to which its number may belong by now: it is not ours to close."""
+    forks.notice()
     with _guard:
         before = _overtaken.pop(handle, 0)
         if before > 1:
@@ -55,14 +60,30 @@ def forget_handle(handle: object) -> None:
             _open.pop(handle, None)
 
 
-def _after_fork_in_child() -> None:
-    for handle, system in _open.items():
+def _file_of(handle: object) -> object:
+    if not isinstance(handle, int):
+        return None
+    info = os.fstat(handle)
+    return info.st_dev, info.st_ino
+
+
+@forks.in_child
+def _renew() -> None:
+    global _guard
+    _guard = threading.RLock()
+    for handle, (system, file) in _open.items():
         with contextlib.suppress(OSError):
-            system.close(handle)
+            # A child that Python did not see begin may have closed everything, and opened something else since.
+            if _file_of(handle) == file:
+                system.close(handle)
     _open.clear()
     _overtaken.clear()
-    _guard.release()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_guard.acquire, after_in_parent=_guard.release, after_in_child=_after_fork_in_child)
+def _before_fork() -> None:
+    forks.notice()  # in a child of a fork that Python did not see, another thread of its parent may have the guard
+    _guard.acquire()
+
+
+if hasattr(os, "register_at_fork"):  # absent on Windows, as fork is
+    os.register_at_fork(before=_before_fork, after_in_parent=lambda: _guard.release())

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Final
 
+from sharedvol import forks
 from sharedvol.errors import LockLostError, LockTimeout, describe
 from sharedvol.locks import waiter
 from sharedvol.locks.beside import Beside
@@ -28,6 +29,7 @@ class Hold:
     """
 
     __slots__ = (
+        "__weakref__",
         "beside",
         "depth",
         "end",
@@ -49,6 +51,12 @@ class Hold:
         self.depth = self.grants = 0
         self.wait: waiter.Waiter | None = None
         self.end: float | None = None
+        forks.track(self)
+
+    def renew(self) -> None:
+        """Have nothing: in a forked child, which must not unlock what its parent holds or waits for."""
+        self.handle = self.wait = None
+        self.depth = 0
 
     def acquire(self, limit: float | None) -> None:
         """Lock the file that the path names, waiting at most ``limit`` seconds.
@@ -121,6 +129,7 @@ class Hold:
 
     def put_back(self) -> None:
         """After a failed acquire: whatever it got of the lock goes."""
+        forks.notice()
         self.depth = 0
         self.end_wait()
         if self.beside is not None:
@@ -134,6 +143,7 @@ class Hold:
 
     def drop(self) -> None:
         """Keep nothing: after a `put_back` that did not come to its end."""
+        forks.notice()
         self.end_wait()
         self.close()
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from sharedvol import forks
 from sharedvol.locks import kernel
 from sharedvol.locks.handles import close_handle, forget_handle, remember_handle
 
@@ -34,6 +35,11 @@ class Kept:
         self.path, self._open_file = path, open_file
         self.fd: int | None = None
         self._identity: object = None
+        forks.track(self)
+
+    def renew(self) -> None:
+        """Have nothing open: in a forked child, where `handles` has closed the descriptor."""
+        self.fd = None
 
     def look(self) -> int:
         """The descriptor of what the path names now.
@@ -41,6 +47,7 @@ class Kept:
         Raises:
             OSError: as ``open_file``.
         """
+        forks.notice()
         if self.fd is None or not self.is_ours() or not self.is_named():
             self.close()
             fd = remember_handle(kernel, self._open_file)
@@ -57,6 +64,7 @@ class Kept:
 
     def close(self) -> None:
         """Close it, unless other code did: its number may be another file's by now."""
+        forks.notice()
         fd = self.fd
         if fd is not None:
             if self.is_ours():
@@ -100,6 +108,12 @@ class KeptDirectory(Kept):
             tick = TICK if changed % 1_000_000_000 else _COARSE_TICK
             self.is_due = time.monotonic_ns() - self._seen > tick and self.is_named()
         return self._calm
+
+    def renew(self) -> None:
+        """Have nothing open, and know nothing."""
+        self._calm = self.is_due = False
+        self._changed = 0
+        super().renew()
 
     def looked(self) -> None:
         """All names were looked at since `is_calm` said no."""

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from sharedvol import forks
 from sharedvol.database import Database
 from sharedvol.errors import DatabaseError, LockError, LockLostError, LockUnsafeError
 from sharedvol.locks import token_table
@@ -96,6 +97,7 @@ class NamedLock(SessionLock):
             LockLostError: it is not: the connection is gone, or somebody freed the lock on it; or nobody can tell.
             NotLockedError: it was never acquired, or has been released.
         """
+        forks.notice()
         with self._talk:
             database, claim = self._speaking()
             if database is None or claim is None:
@@ -114,6 +116,7 @@ class NamedLock(SessionLock):
         Raises:
             LockError, DatabaseError: as `acquire`.
         """
+        forks.notice()
         with self._talk:
             ours, claim = self._speaking()
             if ours is not None and claim is not None:

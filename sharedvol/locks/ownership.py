@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import weakref
 from typing import TYPE_CHECKING
 
+from sharedvol import forks
 from sharedvol.errors import LockDeadlockError, LockLostError
 
 if TYPE_CHECKING:
@@ -25,9 +25,11 @@ class Ownership:
         self.idle: list[Hold] = []
         self._inherited: dict[Owner, int] = {}
         _all[id(self)] = self
+        forks.track(self)
 
     def owner_here(self, *, task_first: bool = False) -> Owner | None:
         """The calling thread or running task, if it holds."""
+        forks.notice()
         for owner in owners_here()[:: -1 if task_first else 1]:
             if owner in self.held:
                 return owner
@@ -35,6 +37,7 @@ class Ownership:
 
     def undo_inherited(self) -> bool:
         """In a forked child: whether this undoes what its parent acquired, which is nothing here."""
+        forks.notice()
         # After a fork asyncio tells no current task, though the child may be leaving its parent's `async with`.
         tasks = [owner for owner in self._inherited if isinstance(owner, asyncio.Task)]
         for owner in (*owners_here(), *tasks):
@@ -59,6 +62,7 @@ class Ownership:
 
     def kept(self) -> Hold | None:
         """The descriptor that was kept, if there is one: no more of this object, until it is held or kept."""
+        forks.notice()
         try:
             return self.idle.pop()
         except IndexError:
@@ -74,10 +78,11 @@ class Ownership:
 
     def close(self) -> None:
         """Close everything, which frees what was locked."""
+        forks.notice()
         for hold in (*self.held.values(), *self.idle):
             hold.close()
 
-    def forget(self) -> None:
+    def renew(self) -> None:
         """Begin with nothing: in a forked child, where `handles` has closed the descriptors."""
         self._inherited = {owner: hold.depth for owner, hold in self.held.items()}
         self.held, self.idle = {}, []
@@ -123,12 +128,3 @@ _all: weakref.WeakValueDictionary[int, Ownership] = weakref.WeakValueDictionary(
 def _everything() -> list[Ownership]:
     # `valuerefs` copies in one step: to iterate would fail while another thread makes a lock.
     return [one for ref in _all.valuerefs() if (one := ref()) is not None]
-
-
-def _after_fork_in_child() -> None:
-    for one in _everything():
-        one.forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

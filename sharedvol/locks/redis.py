@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
+from sharedvol import forks
 from sharedvol.errors import (
     DatabaseError,
     LockError,
@@ -108,6 +109,7 @@ class RedisLock(SessionLock):
             LockLostError: it is not, or the server cannot be asked.
             NotLockedError: it was never acquired, or has been released.
         """
+        forks.notice()
         with self._talk:
             lock, client = self._lock, self._client
             if not self.held or lock is None or client is None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+from sharedvol import forks
 from sharedvol.errors import LockFileError, LockLostError, LockTimeout, NotLockedError
 from sharedvol.locks import kernel
 from sharedvol.locks.file import FileLock
@@ -260,6 +261,7 @@ class Semaphore:
 
     def _last(self, *, task_first: bool = False) -> tuple[Permit, Owner] | None:
         """The caller's permit that was acquired last, and whose it is."""
+        forks.notice()
         for owner in owners_here()[:: -1 if task_first else 1]:
             mine = [(hold.grants, permit) for permit in self._permits if (hold := permit.held.get(owner)) is not None]
             if mine:

@@ -7,13 +7,12 @@ turn it is among the threads, and that an interrupt, wherever it strikes, leaves
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
-import weakref
 from types import TracebackType
 from typing import Self
 
+from sharedvol import forks
 from sharedvol.errors import LockError, LockLostError, LockTimeout, NotLockedError
 from sharedvol.locks.held import Held
 from sharedvol.locks.holder import Holder
@@ -46,7 +45,12 @@ class SessionLock:
         self._name: str | None = None
         self._inherited = 0
         self._forget()
-        _locks[id(self)] = self
+        forks.track(self)
+
+    def renew(self) -> None:
+        """Begin without the lock: in a forked child."""
+        self._inherited += self._depth if self._owner is threading.current_thread() else 0
+        self._forget()
 
     def _forget(self) -> None:
         """Begin with nothing: a new lock, or one in a forked child, which never speaks on its parent's connection."""
@@ -90,6 +94,7 @@ class SessionLock:
     @property
     def held(self) -> bool:
         """Whether this process acquired it and has not released it. Whether it was lost, `check` tells."""
+        forks.notice()
         return self._depth > 0
 
     @property
@@ -121,6 +126,7 @@ class SessionLock:
                 refused the fencing token.
             DatabaseError: the server cannot be reached or refused.
         """
+        forks.notice()
         limit = limit_of(timeout, self._timeout)
         begun = time.monotonic()
         held, me = Held(self), threading.current_thread()
@@ -147,6 +153,7 @@ class SessionLock:
             NotLockedError: this thread does not hold it.
             LockLostError: it was lost before.
         """
+        forks.notice()
         if self._depth == 0 and self._inherited:
             self._inherited -= 1
             return
@@ -211,17 +218,3 @@ def described(who: str, holder: Holder) -> str:
     if holder.pid is not None:
         who += f", process {holder.pid}"
     return who + (f', for "{shown(holder.purpose)}"' if holder.purpose else "")
-
-
-_locks: weakref.WeakValueDictionary[int, SessionLock] = weakref.WeakValueDictionary()
-
-
-def _after_fork_in_child() -> None:
-    # `valuerefs` copies in one step: another thread of the parent may have been making a lock.
-    for lock in [lock for ref in _locks.valuerefs() if (lock := ref()) is not None]:
-        lock._inherited += lock._depth if lock._owner is threading.current_thread() else 0
-        lock._forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -9,11 +9,11 @@ place in the kernel's queue. So there are never more threads than there were wai
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from types import ModuleType
 
+from sharedvol import forks
 from sharedvol.locks.handles import close_handle
 
 Key = tuple[object, bool]
@@ -180,12 +180,9 @@ def waiting() -> int:
     return len(_waiting)
 
 
-def _after_fork_in_child() -> None:
+@forks.in_child
+def _renew() -> None:
     global _parked_mutex
     _parked_mutex = threading.RLock()
     _waiting.clear()  # their threads stayed in the parent; `handles` closes the descriptors
     _parked.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -223,6 +223,7 @@ def test_a_name_that_is_taken_fails_the_start(volume: Volume, monkeypatch: pytes
             Service(volume=volume).start()
 
 
+@pytest.mark.usefixtures("any_fork")
 def test_a_forked_child_begins_anew_and_knows_that_the_migrations_are_done(
     volume: Volume, tmp_path: Path, stopping: list[Service]
 ) -> None:
