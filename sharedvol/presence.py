@@ -159,12 +159,10 @@ class Register:
                     return
             try:
                 self._make()
-            except FileNotFoundError as error:
-                if not os.path.isdir(self._volume):
-                    raise self._failed("make", error) from error
-                # another one had made it before, and removed what was being made here
             except OSError as error:
-                raise self._failed("make", error) from error
+                # A process that made the register first removes what is being made here, which fails in several ways.
+                if not os.path.isdir(os.path.join(self._volume, DIRECTORY)):
+                    raise self._failed("make", error) from error
         raise PresenceError(f"cannot make {self._top!r}: other processes remove it again; find out which")
 
     def _make(self) -> None:

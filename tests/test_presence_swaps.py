@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import run_forked
 
 from sharedvol import SharedVolError, Volume
 
@@ -137,6 +138,31 @@ def test_a_swapped_directory_of_the_register_loses_and_gains_nothing(
         with swapper.watching(monkeypatch), suppress(SharedVolError):
             work(volume)
         assert picture(own) == before, f"step {number}"
+        if not swapper.done:
+            break
+        number += 1
+    assert number > 10
+
+
+def test_a_replica_that_joins_first_at_any_step_does_not_keep_another_from_joining(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that has made the register removes what the other is making."""
+    number = 0
+    while True:
+        top = tmp_path / str(number)
+        top.mkdir()
+
+        def join_first() -> bool:
+            if (top / ".replicas").exists():  # noqa: B023
+                return False
+            run_forked(lambda: Volume(top).join("c2").leave())  # noqa: B023
+            return True
+
+        swapper = Swapper(number, join_first)
+        with swapper.watching(monkeypatch):
+            Volume(top).join("c1").leave()
+        assert not list(top.glob(".replicas.*")), f"step {number}"
         if not swapper.done:
             break
         number += 1
