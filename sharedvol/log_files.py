@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from datetime import date as Date
 
 from sharedvol.log_names import MAX_NUMBER, LogNames
+from sharedvol.log_owner import OwnDirectories, future_owner
 from sharedvol.paths import PathLike
 
 _PLACE = "{container}"
@@ -58,6 +59,7 @@ class LogDirectory:
         own = next((i for i, part in enumerate(parts) if _PLACE in part), len(parts) - 1)
         self._base = "/".join(parts[:own]) or "/"
         self._below = [part.replace(_PLACE, container) for part in parts[own:] if part]
+        self._owned = OwnDirectories(own=any(_PLACE in part for part in parts))
         self.path = os.path.join(self._base, *self._below)
 
     def exists(self) -> bool:
@@ -82,20 +84,36 @@ class LogDirectory:
 
     def _descend(self, fd: int, durable: bool) -> int:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        above = os.fstat(fd)
         for part in self._below:
+            made = False
             try:
                 try:
                     inside = os.open(part, flags, dir_fd=fd)
                 except FileNotFoundError:
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(part, dir_fd=fd)
+                        made = True
                     if durable:
                         _sync(fd)
                     inside = os.open(part, flags, dir_fd=fd)
             finally:
                 os.close(fd)
             fd = inside
+            try:
+                above = self._keep(fd, above, made)
+            except BaseException:
+                os.close(fd)
+                raise
         return fd
+
+    def _keep(self, fd: int, above: os.stat_result, made: bool) -> os.stat_result:
+        """See to the owner of one of the directories. Return what it was before."""
+        info = os.fstat(fd)
+        if made:
+            self._owned.made(fd)
+        self._owned.hand_over(fd, above)
+        return info
 
 
 class LogFile:
@@ -160,6 +178,12 @@ class LogFiles:
     def directory(self) -> str:
         """The path of the directory."""
         return self._directory.path
+
+    def prepare(self) -> None:
+        """Make the directory, and hand it over to the user who will write, while this process may do that."""
+        if future_owner() is not None:
+            with contextlib.suppress(OSError), self._directory.opened(self._durable):
+                pass
 
     def open(self, day: Date | None, first: int, room: float) -> LogFile:
         """A log that no other process writes: the first that nobody holds, or a new one.

@@ -13,6 +13,7 @@ import errno
 import logging
 import math
 import sys
+import weakref
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -163,6 +164,13 @@ class ReplicaFileHandler(logging.Handler):
         before, self._told = self._writer, _StandardError(self)
         self._writer = self._new_writer()
         before.abandon()
+        self._files.prepare()
+
+    def __del__(self) -> None:
+        # Not `close`, which takes the lock of logging itself: another thread may hold that and wait for this one.
+        with contextlib.suppress(Exception):  # __init__ may have failed; the interpreter may be ending
+            forks.notice()
+            self._writer.close()
 
     def __repr__(self) -> str:
         level = logging.getLevelName(self.level)
@@ -177,7 +185,8 @@ class _StandardError:
     """
 
     def __init__(self, handler: ReplicaFileHandler) -> None:
-        self._handler = handler
+        self._encoding = handler.encoding
+        self._line = weakref.WeakMethod(handler.line)  # a cycle would keep the file of a handler that was dropped
         self.busy = False
 
     def failed(self, path: str, error: OSError) -> None:
@@ -187,20 +196,22 @@ class _StandardError:
         self._say(f"cannot sync {path!r}: {describe(error)}; what was written last may be lost with a power cut")
 
     def lost(self, data: bytes) -> None:
-        self._show(data.decode(self._handler.encoding, "replace"))
+        self._show(data.decode(self._encoding, "replace"))
 
     def back(self, data: bytes) -> None:
         """What was logged because standard error leads back to the log: to the one that the process began with."""
         with contextlib.suppress(Exception):
-            print(data.decode(self._handler.encoding, "replace"), end="", file=sys.__stderr__, flush=True)
+            print(data.decode(self._encoding, "replace"), end="", file=sys.__stderr__, flush=True)
 
     def note(self, lost: int, since: float) -> bytes:
         begin = datetime.fromtimestamp(since, UTC).isoformat(timespec="seconds")
         text = f"{lost} records since {begin} could not be written here and went to standard error"
         record = logging.LogRecord("sharedvol.logs", logging.ERROR, __file__, 0, text, None, None)
         try:
-            return self._handler.line(record)
-        except Exception:  # a formatter that wants what only the application's records have
+            line = self._line()
+            assert line is not None
+            return line(record)
+        except Exception:  # the handler was dropped, or its formatter wants what only the application's records have
             return f"sharedvol.logs: {text}\n".encode()
 
     def _say(self, text: str) -> None:

@@ -222,6 +222,12 @@ class Publication:
             os.close(self._directory)
         self._fd = self._directory = -1
 
+    def __del__(self) -> None:
+        # A block that was entered and never left, as with `__enter__` alone, gives up the file when it is dropped.
+        with contextlib.suppress(Exception):  # it was not entered; the interpreter may be ending
+            if self._pid == os.getpid():
+                self._drop()
+
     def _abandon_in_child(self) -> None:
         # Point the duplicate at /dev/null first: closing the caller's file would flush what the parent
         # had buffered when it forked, and the parent writes that itself.

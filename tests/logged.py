@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -96,8 +97,10 @@ def disturbed(work: Callable[[], object], disturb: Callable[[int], None]) -> Non
         return trace
 
     before = sys.gettrace()
+    gc.disable()  # a handler of an earlier test that is finalised meanwhile would run the same code
     sys.settrace(trace)
     try:
         work()
     finally:
         sys.settrace(before)
+        gc.enable()

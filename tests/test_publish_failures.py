@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import resource
 import signal
@@ -160,6 +161,17 @@ def test_a_file_in_the_directorys_place(tmp_path: Path) -> None:
     with pytest.raises(PublishError) as caught, publish(tmp_path / "file" / "x"):
         pytest.fail("the block ran")
     assert caught.value.errno == errno.ENOTDIR
+
+
+def test_a_block_that_is_never_left_gives_the_file_up_when_it_is_dropped(target: Path) -> None:
+    gc.collect()
+    before = os.listdir("/proc/self/fd")
+    publication = publish(target)
+    publication.__enter__().close()
+    assert len(os.listdir(target.parent)) == 1
+    del publication
+    assert os.listdir("/proc/self/fd") == before
+    assert os.listdir(target.parent) == []
 
 
 def test_a_directory_at_the_name_is_not_replaced(target: Path) -> None:

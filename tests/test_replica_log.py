@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import logging.config
 import os
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from logged import contents, lines, log, once, opened
+from processes import descriptors
 
 from sharedvol import InvalidNameError, container_id, log_path, log_writer, parse_name
 from sharedvol.logs import ReplicaFileHandler
@@ -240,6 +242,56 @@ def test_shutdown_closes_and_what_is_logged_after_it_is_not_lost(tmp_path: Path)
     handler.close()
     handler.close()
     assert list(contents(tmp_path).values()) == ["before\nafter\n"]
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["open", "closed-and-opened-by-a-late-record"])
+@pytest.mark.parametrize("cycle", [False, True])
+def test_a_handler_that_is_dropped_gives_up_its_file_as_that_of_logging_does(
+    tmp_path: Path, late: bool, cycle: bool
+) -> None:
+    gc.disable()
+    try:
+        for number in range(3):
+            handler = ReplicaFileHandler(tmp_path)
+            log(handler, f"record {number}")
+            if late:
+                handler.close()
+                log(handler, "late")
+            if cycle:
+                handler.itself = handler  # type: ignore[attr-defined]
+            path = handler.path
+            assert path is not None and descriptors(path) == 1
+            del handler
+            if cycle:
+                gc.collect()
+            assert descriptors(path) == 0
+    finally:
+        gc.enable()
+    ((_, text),) = contents(tmp_path).items()  # each found it unlocked and continued in it
+    assert text.count("\n") == (6 if late else 3)
+
+
+def test_dictconfig_while_others_log_leaves_one_file_open(tmp_path: Path) -> None:
+    config = {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "handlers": {"file": {"class": "sharedvol.logs.ReplicaFileHandler", "directory": f"{tmp_path}/logs"}},
+        "loggers": {"test.replica.log": {"handlers": ["file"], "level": "INFO", "propagate": False}},
+    }
+    logger = logging.getLogger("test.replica.log")
+    logging.config.dictConfig(config)
+    for life in range(5):
+        replaced = logger.handlers[0]
+        logging.config.dictConfig(config)
+        log(replaced, f"late {life}")  # of a thread that had looked the handler up before
+        logger.info("hello %d", life)
+    del replaced
+    gc.collect()  # dictConfig itself leaves its handlers in a cycle
+    assert sum(descriptors(path) for path in (tmp_path / "logs").iterdir()) == 1
+    logger.handlers.clear()
+    assert sum(descriptors(path) for path in (tmp_path / "logs").iterdir()) == 0
+    expected = [*(f"late {life}" for life in range(5)), *(f"hello {life}" for life in range(5))]
+    assert sorted(lines(tmp_path).elements()) == sorted(expected)
 
 
 def test_dictconfig_takes_every_option_as_json_gives_it_and_may_be_called_again(tmp_path: Path) -> None:

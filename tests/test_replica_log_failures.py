@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gc
 import logging
 import os
 import resource
@@ -134,6 +135,25 @@ def test_what_cannot_be_finished_when_it_is_closed_is_told(tmp_path: Path, disk:
     disk.room = 3
     log(handler, "in parts")
     handler.close()
+    assert told[1:] == ["in parts"]
+    disk.room = float("inf")
+    with opened(tmp_path) as again:
+        log(again, "after")
+    assert list(contents(tmp_path).values()) == ["before\nin \nafter\n"]
+
+
+@pytest.mark.parametrize("cycle", [False, True])
+def test_what_cannot_be_finished_when_the_handler_is_dropped_is_told(
+    tmp_path: Path, disk: Disk, told: Told, cycle: bool
+) -> None:
+    handler = ReplicaFileHandler(tmp_path)
+    log(handler, "before")
+    disk.room = 3
+    log(handler, "in parts")
+    if cycle:
+        handler.itself = handler  # type: ignore[attr-defined]
+    del handler
+    gc.collect()
     assert told[1:] == ["in parts"]
     disk.room = float("inf")
     with opened(tmp_path) as again:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import http.client
 import itertools
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,3 +103,39 @@ def test_no_two_workers_write_one_file_at_a_time(tmp_path: Path, server: str) ->
     for text in contents(spool).values():
         turns = [pid for pid, _ in itertools.groupby(line.split(" ")[2] for line in text.splitlines())]
         assert len(turns) == len(set(turns)), turns
+
+
+NOBODY = 65534
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start workers as another user")
+@pytest.mark.parametrize("volume_of", [0, NOBODY], ids=["volume-of-root", "volume-of-the-user"])
+@pytest.mark.parametrize("early", [True, False], ids=["master-logs", "workers-log-first"])
+def test_workers_that_change_their_user_go_on_after_rotation(volume_of: int, early: bool) -> None:
+    with tempfile.TemporaryDirectory() as made:  # pytest's own directories are closed to other users
+        place = Path(made)
+        place.chmod(0o755)
+        spool = place / "spool"
+        spool.mkdir()
+        os.chown(spool, volume_of, volume_of)
+        (place / "app.py").write_text(WSGI)
+        configuration = _shown("logconfig_dict", spool).replace("workers = 4", "workers = 1")
+        configuration = configuration.replace('logs",', 'logs", "max_bytes": 300,')
+        if not early:  # then the first record of all comes from a worker that is not root
+            configuration = configuration.replace(
+                '"handlers": [], "level": "INFO", "propagate": True', '"handlers": []'
+            )
+            configuration = configuration.replace('"gunicorn.error": {"handlers": []}', '"gunicorn.error": OWN')
+            configuration = "OWN = {'handlers': ['console'], 'level': 'INFO', 'propagate': False}\n" + configuration
+        (place / "gunicorn.conf.py").write_text(configuration)
+        with _serving(["gunicorn", "app:app", "--bind", "fd://FD", "--user", str(NOBODY)], place) as port:
+            for number in range(20):
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT)
+                connection.request("GET", f"/{number}")
+                connection.getresponse().read()
+                connection.close()
+        found = lines(spool)
+        assert [number for number in range(20) if not any(f"app request /{number}" in line for line in found)] == []
+        assert [number for number in range(20) if not any(f"GET /{number} HTTP" in line for line in found)] == []
+        (own,) = spool.iterdir()
+        assert [path.stat().st_uid for path in (own, own / "logs")] == [NOBODY, NOBODY]

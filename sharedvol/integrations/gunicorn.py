@@ -150,6 +150,11 @@ class _Arrivals:
         signal.signal(signal.SIGTERM, made._handle)
         return made
 
+    @property
+    def cfg(self) -> Any:
+        """The settings of the arbiter, in which `sharedvol.log_owner` finds the workers' user."""
+        return getattr(getattr(self._previous, "__self__", None), "cfg", None)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.pending = True
         self._previous(number, frame)
