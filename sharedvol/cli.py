@@ -8,9 +8,11 @@ import errno
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
+from typing import TextIO
 
 import sharedvol
 from sharedvol import FileLock, LockError, LockTimeout, SharedVolError, lint_command, migrate_command, status_command
@@ -30,6 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         code: int = options.run(options)
         if sys.stdout is not None:  # as it is where it was closed
@@ -48,6 +56,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_output()
         return _fail(f"cannot write: {describe(error)}; make room where the output goes", EXIT_OUTPUT)
     return code
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print what Python warns of in one line, without the place in our code that it comes from."""
+    write_error(f"warning: {message}")
 
 
 def _drop_output() -> None:
@@ -223,6 +243,9 @@ def _add_lock(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         metavar="TEXT",
         help="with --fenced: what `sharedvol status` is to say that it is for, at most 200 characters",
     )
+    parser.add_argument(
+        "--allow-network", action="store_true", help="do not warn, or refuse, where PATH is on a network file system"
+    )
     parser.add_argument("--timeout", type=_seconds, metavar="S", help="wait so many seconds at most; 0: not at all")
     parser.add_argument("command", nargs="+", metavar="COMMAND", help="after --: the program and its arguments")
     parser.set_defaults(run=_lock, fail=parser.error)
@@ -248,6 +271,7 @@ def _lock(options: argparse.Namespace) -> int:
             shared=options.shared,
             fenced=options.fenced,
             purpose=options.purpose,
+            allow_network=options.allow_network,
         )
     except ValueError as error:  # --fenced with --shared, a purpose that is too long
         options.fail(str(error))

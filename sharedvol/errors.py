@@ -103,6 +103,14 @@ class LockFileError(LockError, OSError):
         return str(self.strerror)
 
 
+class NetworkFileSystemError(LockFileError):
+    """A lock, volume or cache is on a network file system, and ``strict`` or ``SHAREDVOL_STRICT`` refuses those."""
+
+
+class NetworkFileSystemWarning(UserWarning):
+    """A lock, volume or cache is on a network file system, where two replicas may hold one lock at once."""
+
+
 class LockDeadlockError(LockError):
     """Waiting would never end: the holder waits for the caller, or is the caller itself."""
 

@@ -20,6 +20,7 @@ from datetime import date as Date
 
 from sharedvol.log_names import MAX_NUMBER, LogNames
 from sharedvol.log_owner import OwnDirectories, future_owner
+from sharedvol.network import NetworkPolicy
 from sharedvol.paths import PathLike
 
 _PLACE = "{container}"
@@ -65,6 +66,23 @@ class LogDirectory:
     def exists(self) -> bool:
         """Whether the part of it is there that is never made."""
         return os.path.isdir(self._base)
+
+    def check(self, network: NetworkPolicy) -> None:
+        """Check the file system that it is on, as far as it exists.
+
+        Raises:
+            NetworkFileSystemError: ``network`` refuses it.
+        """
+        for path in (self.path, self._base):  # the volume may be mounted at either
+            try:
+                fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            except OSError:
+                continue  # not there yet
+            try:
+                network.check(fd, "log directory", self.path)
+            finally:
+                os.close(fd)
+            return
 
     @contextlib.contextmanager
     def opened(self, durable: bool) -> Iterator[int]:

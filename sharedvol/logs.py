@@ -23,6 +23,7 @@ from sharedvol.identity import container_id
 from sharedvol.log_files import LogDirectory, LogFiles
 from sharedvol.log_names import LogNames
 from sharedvol.log_writer import LogWriter
+from sharedvol.network import NetworkPolicy
 from sharedvol.paths import PathLike
 
 _NEVER = sys.maxsize
@@ -59,11 +60,14 @@ class ReplicaFileHandler(logging.Handler):
         permissions: of new files, such as ``0o640`` or ``"0640"``; else ``0o666`` less the umask.
         sync_level: records of this level and above are on the disk when the call returns; None for none.
         level: as for every handler.
+        allow_network: accept a network file system without a warning.
+        strict: refuse one; None as the environment variable ``SHAREDVOL_STRICT`` says.
 
     Raises:
         IdentityError: nothing names this container; see `sharedvol.container_id`.
         InvalidNameError: ``name`` cannot be a part of a file name.
         LookupError: no such encoding.
+        NetworkFileSystemError: the directory is on a network file system, and the handler is ``strict``.
         ValueError: an argument that cannot be used.
     """
 
@@ -79,6 +83,8 @@ class ReplicaFileHandler(logging.Handler):
         permissions: int | str | None = None,
         sync_level: int | str | None = None,
         level: int | str = logging.NOTSET,
+        allow_network: bool = False,
+        strict: bool | None = None,
     ) -> None:
         super().__init__(level)
         codecs.lookup_error(errors)
@@ -88,8 +94,11 @@ class ReplicaFileHandler(logging.Handler):
             raise ValueError(f"max_bytes is {max_bytes}: give a number of bytes, or 0 for no limit")
         container = container_id()
         self._sync_level = _level(sync_level)
+        place = LogDirectory(directory, container)
+        # Here, and not with the first record: a warning that is logged would come back to this handler.
+        place.check(NetworkPolicy(allow_network, strict))
         self._files = LogFiles(
-            LogDirectory(directory, container),
+            place,
             LogNames(name, container),
             _mode(permissions),
             durable=self._sync_level != _NEVER,

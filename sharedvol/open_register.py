@@ -89,7 +89,7 @@ class OpenRegister:
         directory = f"/proc/self/fd/{self.names}"
         shown = os.path.join(self.path, "names", f"{information.name}.json")
         try:
-            remove_stale_temporaries(directory)
+            remove_stale_temporaries(directory, allow_network=True)  # `Register.open` has checked
             self._remove_special(f"{information.name}.json")
             with publish(f"{directory}/{information.name}.json", replace=True, permissions=0o644) as file:
                 json.dump(information.as_dict(), file)

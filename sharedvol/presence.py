@@ -27,11 +27,12 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from sharedvol import forks
-from sharedvol.errors import LockFileError, PresenceError, describe
+from sharedvol.errors import LockFileError, NetworkFileSystemError, PresenceError, describe
 from sharedvol.information import MAX_SLOTS
 from sharedvol.locks import kernel
 from sharedvol.locks.below import LockBelow
 from sharedvol.locks.handles import close_handle, remember_handle
+from sharedvol.network import ALLOWED, NetworkPolicy
 from sharedvol.open_register import OpenRegister
 from sharedvol.register_making import GATE, OPEN, PARTS, make_register, remove_skeletons
 
@@ -83,10 +84,11 @@ class Register:
     Args:
         volume: the volume's absolute path.
         root: a descriptor of the volume, which stays the caller's; else the path is opened for each use.
+        network: what to do about a network file system.
     """
 
-    def __init__(self, volume: str, root: int | None = None) -> None:
-        self._volume, self._root = volume, root
+    def __init__(self, volume: str, root: int | None = None, network: NetworkPolicy = ALLOWED) -> None:
+        self._volume, self._root, self._network = volume, root, network
         self._top = os.path.join(volume, DIRECTORY)
         self.gate = os.path.join(self._top, GATE)
 
@@ -96,17 +98,21 @@ class Register:
 
         Raises:
             PresenceError: it cannot be opened, or is not as the protocol wants it.
+            NetworkFileSystemError: the volume is on a network file system, which ``network`` refuses.
         """
         opened: list[int] = []
         try:
             try:
                 opened.append(self._open_root())
+                self._network.check(opened[0], "volume", self._volume)
                 opened.append(os.open(DIRECTORY, OPEN, dir_fd=opened[0]))
                 for part in PARTS:
                     opened.append(os.open(part, OPEN, dir_fd=opened[1]))
             except FileNotFoundError:
                 yield None
                 return
+            except NetworkFileSystemError:
+                raise
             except OSError as error:
                 raise self._failed("open", error) from error
             self._check(opened)
@@ -135,7 +141,7 @@ class Register:
             with self.existing() as found:
                 yield found.top
 
-        return LockBelow(self.gate, directory, timeout=timeout)
+        return LockBelow(self.gate, directory, timeout=timeout, allow_network=True)  # `open` has checked
 
     def name_lock(self, name: str) -> LockBelow:
         """Return the lock of a name, for a process that removes what a dead replica left."""
@@ -145,7 +151,8 @@ class Register:
             with self.existing() as found:
                 yield found.names
 
-        return LockBelow(os.path.join(self._top, "names", f"{name}.lock"), directory, timeout=0)
+        path = os.path.join(self._top, "names", f"{name}.lock")
+        return LockBelow(path, directory, timeout=0, allow_network=True)
 
     def make(self) -> None:
         """Make the register where it is missing.

@@ -23,6 +23,7 @@ from typing import IO, BinaryIO, Literal, TextIO, overload
 
 from sharedvol.errors import AlreadyPublishedError, InvalidNameError, PublishError, describe
 from sharedvol.identity import worker_token
+from sharedvol.network import NetworkPolicy
 from sharedvol.publish_mark import marked_time
 
 TEMPORARY_SUFFIX = ".sharedvol-tmp"
@@ -298,27 +299,40 @@ def publish(
     return Publication(path, mode, encoding, newline, replace, permissions)
 
 
-def stale_temporaries(directory: PathLike) -> Iterator[Path]:
+def stale_temporaries(
+    directory: PathLike, *, allow_network: bool = False, strict: bool | None = None
+) -> Iterator[Path]:
     """The temporary files in ``directory`` whose writers are dead, not looking below it.
 
     Whether a writer lives is asked of the kernel: it holds flock(2) on its file.
 
+    Args:
+        directory: where to look.
+        allow_network: accept a network file system without a warning.
+        strict: refuse one; None as the environment variable ``SHAREDVOL_STRICT`` says.
+
     Raises:
         OSError: the directory cannot be read.
+        NetworkFileSystemError: it is on a network file system, and this is ``strict``.
     """
-    for name, fd, _ in _stale(directory):
+    for name, fd, _ in _stale(directory, NetworkPolicy(allow_network, strict)):
         os.close(fd)
         yield Path(directory, name)
 
 
-def remove_stale_temporaries(directory: PathLike) -> list[Path]:
+def remove_stale_temporaries(
+    directory: PathLike, *, allow_network: bool = False, strict: bool | None = None
+) -> list[Path]:
     """Remove what `stale_temporaries` finds, and return it. A living writer's file is never touched.
 
+    Args:
+        directory, allow_network, strict: as for `stale_temporaries`.
+
     Raises:
-        OSError: the directory cannot be read.
+        OSError, NetworkFileSystemError: as `stale_temporaries`.
     """
     removed = []
-    for name, fd, parent in _stale(directory):
+    for name, fd, parent in _stale(directory, NetworkPolicy(allow_network, strict)):
         try:
             # Under the lock: a writer that created the file but has not locked it yet waits for us,
             # then sees that its name is gone and takes another.
@@ -341,13 +355,14 @@ def _is_temporary(name: str) -> bool:
     return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
 
 
-def _stale(directory: PathLike) -> Iterator[tuple[str, int, int]]:
+def _stale(directory: PathLike, network: NetworkPolicy) -> Iterator[tuple[str, int, int]]:
     """Yield each stale temporary: its name, a descriptor that holds its lock, and one of its directory.
 
     The caller closes the first. The path of the directory is looked up once, so that all names are of one directory.
     """
     parent = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        network.check(parent, "directory", os.fspath(directory))
         with os.scandir(parent) as entries:
             names = [entry.name for entry in entries if _is_temporary(entry.name)]
         for name in names:

@@ -101,7 +101,7 @@ def look(directory: str, kinds: Sequence[str] = KINDS, tick: Tick = lambda: None
     Raises:
         PresenceError: the register of replicas cannot be read.
     """
-    volume = Volume(directory)
+    volume = Volume(directory, strict=False)  # it only shows, also what cannot be relied on
     replicas = volume.replicas()
     named: dict[int | None, str] = {replica.slot: replica.name for replica in replicas if replica.alive}
     slots = {slot: named.get(slot) for slot in volume.slots()}

@@ -29,6 +29,7 @@ from sharedvol.identity import container_id, worker_token
 from sharedvol.information import MAX_PURPOSE, Information, here, is_name
 from sharedvol.locks import kernel
 from sharedvol.locks.below import LockBelow
+from sharedvol.network import NetworkPolicy
 from sharedvol.open_register import OpenRegister
 from sharedvol.presence import Claim, Register, claim_slot
 
@@ -99,17 +100,28 @@ class Volume:
     Args:
         path: the directory; it must exist when it is joined.
         timeout: seconds that any method may wait while others join or are removed, which takes milliseconds.
+        allow_network: accept a network file system without a warning.
+        strict: refuse one: each method raises `NetworkFileSystemError`. None as the environment variable
+            ``SHAREDVOL_STRICT`` says.
 
     Raises:
         PresenceError: this is not Linux: no other kernel has open file description locks.
-        ValueError: ``timeout`` is negative or not a number.
+        ValueError: ``timeout`` is negative or not a number; ``allow_network`` and ``strict``.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        timeout: float = 30.0,
+        allow_network: bool = False,
+        strict: bool | None = None,
+    ) -> None:
         if not kernel.AVAILABLE:
             raise PresenceError("presence needs open file description locks, which only Linux has: run it on Linux")
         self._path = os.path.abspath(os.fspath(path))
-        self._use(Register(self._path), timeout)
+        self._network = NetworkPolicy(allow_network, strict)
+        self._use(Register(self._path, network=self._network), timeout)
         self._membership: Membership | None = None
 
     def _use(self, register: Register, timeout: float) -> None:
@@ -121,12 +133,14 @@ class Volume:
     def opened(cls, directory: int, path: str | os.PathLike[str], *, timeout: float = 30.0) -> Volume:
         """Return the volume that is open already: its path is only shown, so nothing else can take its place.
 
+        A network file system is accepted without a warning: the caller has the descriptor to check.
+
         Args:
             directory: a descriptor of it, which stays the caller's and open as long as the volume is used.
             path: its path, for messages.
             timeout: as for `Volume`.
         """
-        volume = cls(path, timeout=timeout)
+        volume = cls(path, timeout=timeout, allow_network=True)
         volume._use(Register(volume._path, directory), timeout)
         return volume
 
@@ -151,6 +165,7 @@ class Volume:
             InvalidNameError: ``name`` is not safe as a part of a file name.
             PresenceError: the volume cannot be written, or this process has joined it already.
             LockTimeout, LockFileError: another one that joins does not end; a lock file cannot be used.
+            NetworkFileSystemError: it is on a network file system, and the volume is ``strict``.
             IdentityError: nothing names this container.
             ValueError: ``purpose`` is too long.
         """
@@ -354,11 +369,12 @@ class Volume:
         return f"<Volume {self._path!r}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self._path, self._timeout)  # another process has not joined
+        # Another process has not joined.
+        return _rebuild, (self._path, self._timeout, self._network.allow, self._network.strict)
 
 
-def _rebuild(path: str, timeout: float) -> Volume:
-    return Volume(path, timeout=timeout)
+def _rebuild(path: str, timeout: float, allow_network: bool = False, strict: bool | None = None) -> Volume:
+    return Volume(path, timeout=timeout, allow_network=allow_network, strict=strict)
 
 
 def _replica(known: Information, alive: bool) -> Replica:

@@ -335,6 +335,8 @@ sv__random_bytes <- function(n) {
 #   mode     of a lock file that is made here, whatever the umask: the replicas may have different users.
 #   fenced   number the holders: $token is larger than every token given before, whoever was killed.
 #   purpose  what a fenced holder says that it is for, at most 200 characters.
+#   allow_network  accept a network file system, where two replicas may hold one lock at once. Otherwise it is an
+#            sv_network_warning, once for each mount, or with SHAREDVOL_STRICT=1 an sv_network_error.
 #
 # Taken again by the process that holds it, it is held until each was given back. Throws sv_lock_timeout, sv_lock_lost
 # (it was held and is gone) and sv_lock_error, which all are sv_error.
@@ -348,13 +350,14 @@ sv__random_bytes <- function(n) {
 # - filelock leaks a descriptor with each try that ends without the lock. They are closed here.
 # - filelock makes the file with mode 0600, which shuts out every other user's replicas. So it is made here, before.
 # - A lock file that was deleted or replaced while one waited is a lock that nobody else asks for. It is tried again.
-sv_lock <- function(path, timeout = Inf, shared = FALSE, mode = "0666", fenced = FALSE, purpose = "") {
+sv_lock <- function(path, timeout = Inf, shared = FALSE, mode = "0666", fenced = FALSE, purpose = "",
+                    allow_network = FALSE) {
   sv__check_lock_arguments(timeout, shared, fenced, purpose)
   path <- sv__lock_path(path)
   sv__drop_inherited()
   hold <- sv__state$holds[[path]]
   if (is.null(hold)) {
-    hold <- sv__take(path, timeout, shared, mode)
+    hold <- sv__take(path, timeout, shared, mode, allow_network)
   } else if (hold$shared != shared) {
     sv__lock_error(path, " is held by this process ",
              if (shared) "exclusively, and cannot be shared" else "shared, and cannot be exclusive",
@@ -461,7 +464,7 @@ sv__drop_inherited <- function() {
   }
 }
 
-sv__take <- function(path, timeout, shared, mode) {
+sv__take <- function(path, timeout, shared, mode, allow_network) {
   end <- sv__uptime() + timeout
   native <- NULL
   on.exit(if (is.null(sv__state$holds[[path]]) && !is.null(native)) filelock::unlock(native))
@@ -482,6 +485,7 @@ sv__take <- function(path, timeout, shared, mode) {
                "another name of the file, or by the parent that it was forked from: take it with sv_lock() alone")
     }
     if (identical(sv__descriptor_path(fd), path)) {
+      if (!allow_network) sv__check_mount(fd, path)
       return(sv__keep(path, shared, native, fd))
     }
     filelock::unlock(native) # deleted or replaced while we waited
@@ -616,6 +620,38 @@ sv__descriptor_lines <- function(fd) {
 
 # Those of `fds` that were opened by this path.
 sv__named <- function(fds, path) fds[sv__descriptor_path(fds) %in% c(path, paste(path, "(deleted)"))]
+
+# Warn of a network file system, once for each mount, or stop: see proc_pid_mountinfo(5) for the fields. What is done
+# about which kinds is as in docs/locks.md.
+sv__check_mount <- function(fd, path) {
+  id <- sub("^mnt_id:\\s*", "", grep("^mnt_id:", sv__descriptor_lines(fd), value = TRUE))
+  mounts <- tryCatch(suppressWarnings(readLines("/proc/self/mountinfo")), error = function(e) character())
+  mount <- mounts[startsWith(mounts, paste0(id, " "))]
+  if (length(id) != 1L || length(mount) != 1L) return(invisible())
+  kind <- sub(" .*", "", sub(".* - ", "", mount))
+  if (!sv__is_network(kind) || mount %in% sv__state$networks) return(invisible())
+  point <- gsub("\\040", " ", strsplit(mount, " ", fixed = TRUE)[[1]][5], fixed = TRUE)
+  text <- paste0(
+    "lock ", sv__quote(path), " is on ", kind, " (mounted at ", sv__quote(point), "): two mounts may each keep their ",
+    "own locks, so two replicas can hold one at once; test it with `sharedvol doctor ", shQuote(point),
+    " --peer NAME` in two containers and then set allow_network = TRUE, or use a lock on a server"
+  )
+  strict <- tolower(trimws(Sys.getenv("SHAREDVOL_STRICT")))
+  if (!(strict %in% c("", "0", "false", "no", "off"))) sv__stop(c("sv_network_error", "sv_lock_error"), text)
+  warning(structure(class = c("sv_network_warning", "warning", "condition"), list(message = text, call = NULL)))
+  sv__state$networks <- c(sv__state$networks, mount)
+}
+
+sv__network_kinds <- strsplit(paste(
+  "9p acfs afs beegfs ceph cifs coda davfs davfs2 drvfs fakeowner fhgfs gfs gfs2 glusterfs gpfs hgfs lustre mvfs ncpfs",
+  "nfs nfs3 nfs4 ocfs2 orangefs osxfs panfs prl_fs pvfs2 smb smb2 smb3 smbfs sshfs vboxsf virtiofs vmhgfs vxfs wekafs"
+), " ")[[1]]
+
+# FUSE counts whole, but for what container engines and the system mount themselves.
+sv__is_network <- function(kind) {
+  kind %in% c("fuse", sv__network_kinds) || startsWith(kind, "fuse.") &&
+    !(kind %in% c("fuse.fuse-overlayfs", "fuse.lxcfs", "fuse.snapfuse", "fuse.squashfuse"))
+}
 
 # The descriptor by which filelock has just locked `path`, or NULL where it opened none: it believed to have the lock.
 sv__new_descriptor <- function(path, before) {
@@ -939,10 +975,11 @@ sv__stop_taken <- function(path) {
 # Empty the cache in `dir` where it is of another version, once among all replicas, and say whether this call did it.
 # The directory is made where missing; one that holds something else than a cache is refused. Throws sv_cache_error,
 # and what sv_lock() throws; all are sv_error. `timeout`: seconds to wait while another replica empties it.
+# `allow_network` as for sv_lock().
 #
 # Only what is in <dir>/entries goes. <dir>/version, one line, says whose entries they are; it is written last, so that
 # where a purger is killed the next one begins anew.
-sv_purge_cache <- function(dir, version, timeout = Inf) {
+sv_purge_cache <- function(dir, version, timeout = Inf, allow_network = FALSE) {
   if (!is.character(version) || length(version) != 1L ||
       !grepl("^[^[:cntrl:] ]([^[:cntrl:]]{0,198}[^[:cntrl:] ])?$", version)) {
     sv__stop("sv_cache_error", "a version must be one string of 1 to 200 printable characters, no blanks around them")
@@ -952,7 +989,7 @@ sv_purge_cache <- function(dir, version, timeout = Inf) {
     sv__stop("sv_cache_error", "cannot create cache ", sv__quote(dir), ": create its parent directory")
   }
   sv__refuse_foreign(dir)
-  sv_with_lock(file.path(dir, "version.lock"), timeout = timeout, {
+  sv_with_lock(file.path(dir, "version.lock"), timeout = timeout, allow_network = allow_network, {
     stale <- !identical(sv__cache_version(dir), charToRaw(paste0(sv__utf8(version), "\n")))
     if (stale) {
       sv__refuse_foreign(dir)

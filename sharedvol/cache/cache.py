@@ -19,6 +19,7 @@ from sharedvol.cache.report import Statistics, Trimmed
 from sharedvol.cache.storage import FILE, Storage, words
 from sharedvol.errors import CacheError, LockError, describe
 from sharedvol.locks import kernel
+from sharedvol.network import NetworkPolicy
 from sharedvol.publish import remove_stale_temporaries
 
 T = TypeVar("T")
@@ -62,6 +63,8 @@ class Cache:
             pickle runs whatever code its writer wants.
         timeout: seconds to wait while another one computes; None waits for ever. The computation itself is not
             limited by it.
+        allow_network: accept a network file system without a warning.
+        strict: refuse one; None as the environment variable ``SHAREDVOL_STRICT`` says.
 
     Attributes:
         purged: whether making this object put the directory into the hands of a new version, the first included.
@@ -69,6 +72,7 @@ class Cache:
     Raises:
         CacheError: the directory cannot be used: missing parent, no permission, read-only, not a cache; not Linux.
         CacheTimeout: another one removes the old entries, and is not ready in time.
+        NetworkFileSystemError: it is on a network file system, and the cache is ``strict``.
         ValueError: an argument is none.
     """
 
@@ -81,6 +85,8 @@ class Cache:
         max_age: float | None = None,
         codec: Codec = JSON,
         timeout: float | None = None,
+        allow_network: bool = False,
+        strict: bool | None = None,
     ) -> None:
         if not kernel.AVAILABLE:
             raise CacheError("the cache needs open file description locks, which only Linux has: run it on Linux")
@@ -88,7 +94,7 @@ class Cache:
         if codec.name == FILE:
             raise ValueError(f"codec name {codec.name!r}: give another, under this one lie the entries of open")
         directory = os.path.abspath(os.fspath(directory))
-        self.purged = versions.enter(directory, version, timeout)
+        self.purged = versions.enter(directory, version, timeout, NetworkPolicy(allow_network, strict))
         self._use(directory, version, max_bytes, max_age, codec, timeout)
 
     def _use(
@@ -220,7 +226,7 @@ class Cache:
             for digits in self._storage.entries.fans():
                 with contextlib.suppress(OSError), self._storage.entries.fan(digits) as opened:  # purged since
                     fan = f"/proc/self/fd/{opened}"  # by the descriptor, as the path may lead elsewhere meanwhile
-                    temporaries += len(remove_stale_temporaries(fan))
+                    temporaries += len(remove_stale_temporaries(fan, allow_network=True))
                     locks += sum(computing.sweep(f"{fan}/{name}") for name in os.listdir(opened) if _is_lock(name))
             expired = sum(self._storage.expire(found.name) for found in self._storage.entries.scan())
             evicted = self._storage.limits.trim()

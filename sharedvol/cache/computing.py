@@ -120,7 +120,7 @@ def once(
         Unlockable: there can be no lock file. Nothing was computed.
     """
     end = None if timeout is None else time.monotonic() + timeout
-    lock = FileLock(path)
+    lock = FileLock(path, allow_network=True)  # `version.enter` has checked
     try:
         if not _granted((yield Acquire(lock, 0))):
             with chain.waiting(path):
@@ -253,7 +253,7 @@ def sweep(path: str) -> bool:
 @contextlib.contextmanager
 def alone(path: str) -> Iterator[bool]:
     """Hold an entry's lock for the block if it is free, without waiting; its file is gone at the end."""
-    lock = FileLock(path)
+    lock = FileLock(path, allow_network=True)  # `version.enter` has checked
     granted = False
     with contextlib.suppress(LockError):
         lock.acquire(0)

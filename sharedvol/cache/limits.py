@@ -41,7 +41,7 @@ class Limits:
     def __init__(self, entries: Entries, max_bytes: int | None) -> None:
         self._entries, self._max = entries, max_bytes
         self._boot = here()[0] or "-"
-        self._lock = FileLock(os.path.join(entries.path, "limits.lock"), timeout=_LOCK_SECONDS)
+        self._lock = FileLock(os.path.join(entries.path, "limits.lock"), timeout=_LOCK_SECONDS, allow_network=True)
 
     def fits(self, size: int) -> bool:
         """Whether an entry of so many bytes can be stored at all."""

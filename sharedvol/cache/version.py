@@ -22,9 +22,18 @@ from collections.abc import Iterator
 from typing import Final
 
 from sharedvol.cache.files import open_directory, remove
-from sharedvol.errors import CacheError, CacheTimeout, LockFileError, LockTimeout, PublishError, describe
+from sharedvol.errors import (
+    CacheError,
+    CacheTimeout,
+    LockFileError,
+    LockTimeout,
+    NetworkFileSystemError,
+    PublishError,
+    describe,
+)
 from sharedvol.information import read_file
 from sharedvol.locks.below import LockBelow
+from sharedvol.network import ALLOWED, NetworkPolicy
 from sharedvol.publish import TEMPORARY_SUFFIX, publish, remove_stale_temporaries
 
 MAX_VERSION: Final = 200
@@ -61,7 +70,7 @@ def directory_name(version: str) -> str:
     return hashlib.blake2b(version.encode(), digest_size=16).hexdigest()
 
 
-def enter(directory: str, version: str, timeout: float | None) -> bool:
+def enter(directory: str, version: str, timeout: float | None, network: NetworkPolicy = ALLOWED) -> bool:
     """Make ``directory`` hold the entries of ``version``; what it held for another goes.
 
     Returns:
@@ -70,11 +79,13 @@ def enter(directory: str, version: str, timeout: float | None) -> bool:
     Raises:
         CacheError: it cannot be used, or holds files that no cache put there.
         CacheTimeout: another one purges, and is not ready in time.
+        NetworkFileSystemError: it is on a network file system, which ``network`` refuses.
     """
     try:
         with contextlib.suppress(FileExistsError):
             os.mkdir(directory)
         with _opened(directory) as top:
+            network.check(top, "cache", directory)
             _refuse_foreign(top, directory)
             with _lock(directory, top, timeout):
                 purged = _current(top, directory) != version
@@ -90,6 +101,8 @@ def enter(directory: str, version: str, timeout: float | None) -> bool:
             f"cannot use cache {directory!r}: cannot write {os.path.join(directory, _VERSION)!r}: "
             f"{os.strerror(error.errno or 0)}; {_HINTS.get(error.errno or 0, 'see the reason')}"
         ) from error
+    except NetworkFileSystemError:
+        raise
     except LockFileError as error:
         raise CacheError(f"cannot use cache {directory!r}: {error}") from error
     except OSError as error:
@@ -129,7 +142,8 @@ def _place(top: int) -> str:
 
 
 def _lock(directory: str, top: int, timeout: float | None) -> LockBelow:
-    return LockBelow(os.path.join(directory, _LOCK), lambda: contextlib.nullcontext(top), timeout=timeout)
+    path = os.path.join(directory, _LOCK)
+    return LockBelow(path, lambda: contextlib.nullcontext(top), timeout=timeout, allow_network=True)
 
 
 def _purge(directory: str, version: str) -> None:
@@ -144,7 +158,7 @@ def _purge(directory: str, version: str) -> None:
                 remove(name, entries)
         finally:
             os.close(entries)
-    remove_stale_temporaries(directory)
+    remove_stale_temporaries(directory, allow_network=True)
     with publish(os.path.join(directory, _VERSION), replace=True, permissions=0o644) as file:
         file.write(f"{version}\n")
 

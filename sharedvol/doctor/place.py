@@ -7,14 +7,11 @@ import stat
 from typing import Any, Final
 
 from sharedvol.doctor.report import Result, degraded, ok, unknown, unsafe
+from sharedvol.mounts import DESKTOP, NETWORK
 from sharedvol.printable import shown
 
 _LOCAL: Final = frozenset(("bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "xfs", "zfs"))
 _MEMORY: Final = frozenset(("tmpfs", "ramfs"))
-_NETWORK: Final = frozenset(
-    ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "lustre", "afs", "ocfs2", "gfs2", "beegfs")
-)
-_DESKTOP: Final = frozenset(("virtiofs", "9p", "fakeowner", "vboxsf", "fuse.vmhgfs-fuse", "prl_fs", "fuse.grpcfuse"))
 _FOREIGN: Final = frozenset(("vfat", "msdos", "exfat", "ntfs", "ntfs3", "fuseblk", "hfsplus"))
 
 _FEW_BYTES: Final = 100 << 20
@@ -30,13 +27,13 @@ def kind(place: dict[str, Any]) -> Result:
         return ok(f"{name} at {point}")
     if name in _MEMORY:
         return degraded(f"{name} at {point}: in memory, gone at the next boot")
-    if name == "overlay":
+    if name in ("overlay", "fuse.fuse-overlayfs"):
         if point == "/":
-            return unsafe("overlay: this is the container's own layer and no volume: no other container sees it")
-        return degraded(f"overlay at {point}: writers beneath it, or by another overlay, are not seen")
-    if name in _NETWORK:
+            return unsafe(f"{name}: this is the container's own layer and no volume: no other container sees it")
+        return degraded(f"{name} at {point}: writers beneath it, or by another overlay, are not seen")
+    if name in NETWORK:
         return degraded(f"{name} at {point}: over the network; between hosts only --peer tells")
-    if name in _DESKTOP:
+    if name in DESKTOP:
         return degraded(
             f"{name} at {point}: a directory of the machine around the virtual one, where two containers "
             "have had one exclusive lock at once, not at every try"

@@ -25,11 +25,13 @@ class LockBelow(FileLock):
     Args:
         path: the lock file, as it is named to people. Only its last part is looked up.
         open_directory: opens the directory that has it.
-        timeout: as for `FileLock`.
+        timeout, allow_network: as for `FileLock`.
     """
 
-    def __init__(self, path: str, open_directory: OpenDirectory, *, timeout: float | None) -> None:
-        super().__init__(path, timeout=timeout)
+    def __init__(
+        self, path: str, open_directory: OpenDirectory, *, timeout: float | None, allow_network: bool = False
+    ) -> None:
+        super().__init__(path, timeout=timeout, allow_network=allow_network)
         self._backend = cast(ModuleType, _Below(open_directory))
 
 

@@ -21,6 +21,8 @@ def open_lock(
     fenced: bool = False,
     purpose: str = "",
     allow_unsafe: bool = False,
+    allow_network: bool = False,
+    strict: bool | None = None,
 ) -> Lock:
     """A lock on a file, on a MySQL or MariaDB server, or on a Redis server. Nothing is connected to yet.
 
@@ -39,16 +41,25 @@ def open_lock(
         purpose: what the holder tells others that it is for; at most 200 characters. Told where ``fenced``.
         allow_unsafe: also lock where the server would keep nobody out, such as on a node of a cluster. Of no
             meaning for files.
+        allow_network, strict: as for `FileLock`. Of no meaning for servers.
 
     Raises:
         ValueError: the URL or the name is none that can be used; it is not repeated where it may hold a password.
+            ``allow_network`` and ``strict`` for a file.
         DatabaseError: the packages for the engine are missing; the message says what to install.
     """
     scheme, base, name = _taken_apart(url, name)
     if scheme == "file":
         from sharedvol.locks.file import FileLock
 
-        return FileLock(_path(base, name), timeout=timeout, fenced=fenced, purpose=purpose)
+        return FileLock(
+            _path(base, name),
+            timeout=timeout,
+            fenced=fenced,
+            purpose=purpose,
+            allow_network=allow_network,
+            strict=strict,
+        )
     if scheme.partition("+")[0] in ("mysql", "mariadb"):
         from sharedvol.locks.mysql import NamedLock
 

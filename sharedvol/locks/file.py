@@ -27,6 +27,7 @@ from sharedvol.locks.hold import Hold
 from sharedvol.locks.ownership import Owner, Ownership
 from sharedvol.locks.record import FileHolder, check_purpose, holder_of, read_record
 from sharedvol.locks.timeouts import DEFAULT, Default, check_timeout, limit_of
+from sharedvol.network import NetworkPolicy
 
 _log = logging.getLogger(__name__)
 
@@ -61,9 +62,12 @@ class FileLock:
         fenced: each hold has a `token`, greater than those of all earlier fenced holds, and others can ask by
             `holder` who has it. For that ``<path>.token`` and ``<path>.holder`` lie beside the lock file.
         purpose: what a fenced lock's holder says that it is for, at most 200 characters.
+        allow_network: accept a network file system without a warning.
+        strict: refuse one; None as the environment variable ``SHAREDVOL_STRICT`` says.
 
     Raises:
-        ValueError: ``timeout`` is negative or not a number; ``fenced`` and ``shared``; ``purpose`` is too long.
+        ValueError: ``timeout`` is negative or not a number; ``fenced`` and ``shared``; ``purpose`` is too long;
+            ``allow_network`` and ``strict``.
     """
 
     _backend: ModuleType = _system
@@ -77,6 +81,8 @@ class FileLock:
         mode: int = 0o666,
         fenced: bool = False,
         purpose: str = "",
+        allow_network: bool = False,
+        strict: bool | None = None,
     ) -> None:
         check_timeout(timeout)
         check_purpose(purpose)
@@ -85,6 +91,7 @@ class FileLock:
         self._path = os.path.abspath(os.fspath(path))  # a later chdir must not change which file is meant
         self._timeout, self._shared, self._mode = timeout, shared, mode
         self._fenced, self._purpose = fenced, purpose
+        self._network = NetworkPolicy(allow_network, strict)
         self._own = Ownership()
 
     @property
@@ -138,6 +145,7 @@ class FileLock:
             LockTimeout: it was not free in time. Of a fenced lock it tells the ``holder``.
             LockDeadlockError: this thread holds the file through another object and would wait for ever.
             LockFileError: the file, or the fencing file, cannot be opened, locked or used where it is.
+            NetworkFileSystemError: it is on a network file system, and the lock is ``strict``.
             ValueError: ``timeout`` is negative or not a number.
         """
         held = Held(self)  # first: it must not fail, or be interrupted, under the lock
@@ -305,7 +313,8 @@ class FileLock:
 
     def __reduce__(self) -> tuple[Callable[..., FileLock], tuple[object, ...]]:
         # A lock that is sent to another process is the same file, not the same hold.
-        return _rebuild, (self._path, self._timeout, self._shared, self._mode, self._fenced, self._purpose)
+        settings = (self._path, self._timeout, self._shared, self._mode, self._fenced, self._purpose)
+        return _rebuild, (*settings, self._network.allow, self._network.strict)
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # __init__ may have failed; the interpreter may be ending
@@ -313,7 +322,7 @@ class FileLock:
 
     def _new(self) -> Hold:
         """A descriptor, where none was kept."""
-        return Hold(self._backend, self._path, self._mode, self._shared, self._beside())
+        return Hold(self._backend, self._path, self._mode, self._shared, self._beside(), self._network)
 
     def _beside(self) -> Beside | None:
         if not self._fenced:
@@ -349,6 +358,22 @@ class FileLock:
 
 
 def _rebuild(
-    path: str, timeout: float | None, shared: bool, mode: int, fenced: bool = False, purpose: str = ""
+    path: str,
+    timeout: float | None,
+    shared: bool,
+    mode: int,
+    fenced: bool = False,
+    purpose: str = "",
+    allow_network: bool = False,
+    strict: bool | None = None,
 ) -> FileLock:
-    return FileLock(path, timeout=timeout, shared=shared, mode=mode, fenced=fenced, purpose=purpose)
+    return FileLock(
+        path,
+        timeout=timeout,
+        shared=shared,
+        mode=mode,
+        fenced=fenced,
+        purpose=purpose,
+        allow_network=allow_network,
+        strict=strict,
+    )

@@ -17,6 +17,7 @@ from sharedvol.locks import waiter
 from sharedvol.locks.beside import Beside
 from sharedvol.locks.handles import close_handle, forget_handle, open_handle
 from sharedvol.locks.ownership import refuse_deadlock
+from sharedvol.network import NetworkPolicy
 
 _POLL_SECONDS: Final = 0.01
 
@@ -38,14 +39,24 @@ class Hold:
         "identity",
         "marked",
         "mode",
+        "network",
         "path",
         "shared",
         "system",
         "wait",
     )
 
-    def __init__(self, system: ModuleType, path: str, mode: int, shared: bool, beside: Beside | None = None) -> None:
+    def __init__(
+        self,
+        system: ModuleType,
+        path: str,
+        mode: int,
+        shared: bool,
+        beside: Beside | None = None,
+        network: NetworkPolicy = NetworkPolicy(),  # noqa: B008 # frozen
+    ) -> None:
         self.system, self.path, self.mode, self.shared, self.beside = system, path, mode, shared, beside
+        self.network = network
         self.handle: object | None
         self._open()
         self.depth = self.grants = 0
@@ -181,6 +192,11 @@ class Hold:
         self.handle = open_handle(self.system, self.path, self.mode)
         self.identity: object = self.system.identify(self.handle, self.path)
         self.marked: int = self.system.mark(self.handle)
+        try:
+            self.network.check(self.handle, "lock", self.path)
+        except BaseException:
+            self.close()
+            raise
 
     # What follows waits.
 

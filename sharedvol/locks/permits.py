@@ -11,21 +11,23 @@ from sharedvol.locks.beside import Beside
 from sharedvol.locks.file import FileLock
 from sharedvol.locks.hold import Hold
 from sharedvol.locks.ownership import Owner, Ownership, is_held_here
+from sharedvol.network import NetworkPolicy
 
 
 class Permit(Ownership):
     """One of the lock files, and this process's descriptors of it."""
 
-    def __init__(self, path: str, mode: int, purpose: str) -> None:
+    def __init__(self, path: str, mode: int, purpose: str, network: NetworkPolicy) -> None:
         super().__init__()
-        self.path, self._mode, self._purpose = path, mode, purpose
+        self.path, self._mode, self._purpose, self._network = path, mode, purpose, network
 
     def take(self) -> Hold:
         """A descriptor, not locked."""
         kept = self.kept()
         if kept is not None:
             return kept
-        return Hold(kernel, self.path, self._mode, False, Beside(self.path, self._mode, self._purpose, fenced=False))
+        beside = Beside(self.path, self._mode, self._purpose, fenced=False)
+        return Hold(kernel, self.path, self._mode, False, beside, self._network)
 
     def put_back(self, hold: Hold) -> None:
         """After a failed attempt: nothing is locked."""

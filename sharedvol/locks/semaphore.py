@@ -30,6 +30,7 @@ from sharedvol.locks.ownership import Owner, owners_here
 from sharedvol.locks.permits import Attempt, Permit, Queue
 from sharedvol.locks.record import FileHolder, check_purpose, holder_of
 from sharedvol.locks.timeouts import DEFAULT, Default, check_timeout, limit_of
+from sharedvol.network import NetworkPolicy
 
 _log = logging.getLogger(__name__)
 
@@ -53,9 +54,11 @@ class Semaphore:
         timeout: seconds to wait; None waits for ever, 0 not at all. `acquire` can say otherwise.
         purpose: what a holder says that it is for, at most 200 characters.
         mode: permission bits of files that are created here.
+        allow_network, strict: as for `FileLock`.
 
     Raises:
-        ValueError: ``n`` is less than 1; ``timeout`` is negative or not a number; ``purpose`` is too long.
+        ValueError: ``n`` is less than 1; ``timeout`` is negative or not a number; ``purpose`` is too long;
+            ``allow_network`` and ``strict``.
     """
 
     def __init__(
@@ -66,6 +69,8 @@ class Semaphore:
         timeout: float | None = None,
         purpose: str = "",
         mode: int = 0o666,
+        allow_network: bool = False,
+        strict: bool | None = None,
     ) -> None:
         if n < 1:
             raise ValueError(f"a semaphore of {n} would let nobody in: give 1 or more")
@@ -77,8 +82,9 @@ class Semaphore:
             )
         self._path = os.path.abspath(os.fspath(path))
         self._timeout, self._purpose, self._mode = timeout, purpose, mode
-        self._queue = FileLock(f"{self._path}.queue.lock", mode=mode)
-        self._permits = [Permit(f"{self._path}.{number}.lock", mode, purpose) for number in range(n)]
+        self._network = NetworkPolicy(allow_network, strict)
+        self._queue = FileLock(f"{self._path}.queue.lock", mode=mode, allow_network=allow_network, strict=strict)
+        self._permits = [Permit(f"{self._path}.{number}.lock", mode, purpose, self._network) for number in range(n)]
 
     @property
     def path(self) -> Path:
@@ -117,6 +123,7 @@ class Semaphore:
             LockTimeout: none was free in time.
             LockDeadlockError: this thread holds all of them and would wait for ever.
             LockFileError: a lock file cannot be opened or locked where it is.
+            NetworkFileSystemError: they are on a network file system, and the semaphore is ``strict``.
             ValueError: ``timeout`` is negative or not a number.
         """
         held = Held(self)
@@ -225,7 +232,8 @@ class Semaphore:
         return f"<Semaphore {self._path!r} of {self.n}, {'held' if self.held else 'not held'} here>"
 
     def __reduce__(self) -> tuple[Callable[..., Semaphore], tuple[object, ...]]:
-        return _rebuild, (self._path, self.n, self._timeout, self._purpose, self._mode)
+        settings = (self._path, self.n, self._timeout, self._purpose, self._mode)
+        return _rebuild, (*settings, self._network.allow, self._network.strict)
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # __init__ may have failed; the interpreter may be ending
@@ -275,5 +283,13 @@ class Semaphore:
         )
 
 
-def _rebuild(path: str, n: int, timeout: float | None, purpose: str, mode: int) -> Semaphore:
-    return Semaphore(path, n, timeout=timeout, purpose=purpose, mode=mode)
+def _rebuild(
+    path: str,
+    n: int,
+    timeout: float | None,
+    purpose: str,
+    mode: int,
+    allow_network: bool = False,
+    strict: bool | None = None,
+) -> Semaphore:
+    return Semaphore(path, n, timeout=timeout, purpose=purpose, mode=mode, allow_network=allow_network, strict=strict)

@@ -86,6 +86,7 @@ class Board:
         self._backlog: tuple[Backlog, ...] = ()
         self._backlog_rest: Backlog | None = None
         self._replicas: tuple[ReplicaView, ...] = ()
+        self._warnings: dict[tuple[str, str], Fault] = {}
         self._replica_states: Counter[bool | None] = Counter()
         self._throughput = Throughput()
         self._lists: dict[str, deque[tuple[float, Event]]] = {
@@ -215,6 +216,14 @@ class Board:
                 self._errors[reason] = self._errors.get(reason, 0) + 1
                 self._list("errors", Event(reason, "", detail))
 
+    def warn(self, reason: str, details: Iterable[str]) -> None:
+        """Show these warnings of a reason from here on, and no others of it. They do not make the service unready."""
+        now = self._wall()
+        with self._lock:
+            kept = {key: one for key, one in self._warnings.items() if key[0] != reason}
+            new = ((reason, _cut(detail)) for detail in details)
+            self._warnings = kept | {key: self._warnings.get(key) or Fault(*key, now) for key in new}
+
     def clear(self, reason: str) -> None:
         """The fault is over; nothing happens if there was none."""
         self.beat()
@@ -254,6 +263,7 @@ class Board:
                 recent_dropped=self._entries("dropped"),
                 notes=self._entries("notes"),
                 log=log,
+                warnings=tuple(self._warnings.values()),
             )
 
     def _reasons(self, heard: float) -> tuple[Fault, ...]:

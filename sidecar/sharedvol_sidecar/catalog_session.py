@@ -25,6 +25,7 @@ from sharedvol_sidecar.catalog_indexes import LONGEST, add_indexes
 from sharedvol_sidecar.catalog_pages import PageQueries
 from sharedvol_sidecar.catalog_schema import ADDED, Statements
 from sharedvol_sidecar.errors import CatalogError, ConfigError, errno_of
+from sharedvol_sidecar.private_lock import private_lock
 from sharedvol_sidecar.probe import FULL
 
 T = TypeVar("T")
@@ -194,7 +195,7 @@ class Session:
             self.run(self._look_at_indexes, "read")
 
     def _index_lock(self, timeout: float) -> FileLock:
-        return FileLock(f"{self.path}.index.lock", timeout=timeout, mode=0o600)
+        return private_lock(f"{self.path}.index.lock", timeout)
 
     def _indexing(self) -> bool:
         """Whether another process makes an index, which locks SQLite's file; waits a while until it is done."""
@@ -255,7 +256,7 @@ class Session:
                 if not self._create and _inode(self.path) is None:
                     raise self._missing()
                 # Two that make the file and its tables at once would find it locked, whatever the time-out.
-                with FileLock(f"{self.path}.lock", timeout=_PATIENCE, mode=0o600):
+                with private_lock(f"{self.path}.lock", _PATIENCE):
                     self._make_file(self.path)
                     self._inode = _inode(self.path)
                     self._connect()
@@ -265,7 +266,7 @@ class Session:
     def _connect_frozen(self, path: Path) -> None:
         if _inode(path) is None:
             raise self._missing()
-        opening = FileLock(f"{path}.lock", timeout=_PATIENCE, mode=0o600)
+        opening = private_lock(f"{path}.lock", _PATIENCE)
         opening.acquire()
         self._opening = opening  # until `close`: nothing may change in the file
         if any(_size(f"{path}{end}") for end in ("-wal", "-journal")):

@@ -27,6 +27,7 @@ from datetime import date as Date
 from sharedvol import FileLock, LockTimeout, worker_token
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.errors import ConfigError, SidecarError
+from sharedvol_sidecar.private_lock import private_lock
 from sharedvol_sidecar.probe import Probe, try_to_rename
 from sharedvol_sidecar.put_backs import PutBacks
 from sharedvol_sidecar.spares import SpareDirectories, is_spare
@@ -173,7 +174,7 @@ def slot_lock(movers: Directory, slot: str) -> FileLock:
         slot: which one.
     """
     # By the descriptor: a process that may write the spool's root could put another directory in the path.
-    return FileLock(f"/proc/self/fd/{movers.fd}/{slot}.lock", mode=0o600)
+    return private_lock(f"/proc/self/fd/{movers.fd}/{slot}.lock")
 
 
 class Batch:

@@ -18,6 +18,7 @@ from sharedvol_sidecar.console import EXIT_CONFIG, EXIT_FAILED, Failure, report,
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.job import Job
 from sharedvol_sidecar.jobs import job
+from sharedvol_sidecar.network_mounts import network_warnings
 from sharedvol_sidecar.report import Event, Once, Tally
 from sharedvol_sidecar.service_log import set_up
 from sharedvol_sidecar.settings import PREFIX, Settings, load
@@ -79,7 +80,8 @@ def once_command(as_json: bool, **flags: Any) -> None:
     \b
       sharedvol-sidecar once --from /vol/spool --to /vol/collected
     """
-    work = as_job(given_settings(flags))
+    settings = given_settings(flags)
+    work = as_job(settings)
     tune_memory()
     repeated: Counter[str] = Counter()
     with tqdm(desc="collected", unit=" files", delay=2, disable=None, leave=False) as bar:
@@ -98,6 +100,8 @@ def once_command(as_json: bool, **flags: Any) -> None:
             bar.update(tally.collected - bar.n)
 
         try:
+            for event in network_warnings(work, settings):
+                tell(event)
             tally = service.once(work, tell, progress)
         except ConfigError as error:
             raise Failure(str(error), EXIT_CONFIG) from None

@@ -12,10 +12,11 @@ from sharedvol.errors import describe
 from sharedvol_sidecar.catalog import Catalog
 from sharedvol_sidecar.catalog_session import read_url
 from sharedvol_sidecar.collect_commands import settings_options
-from sharedvol_sidecar.console import EXIT_CONFIG, EXIT_FAILED, Failure, say, say_json
+from sharedvol_sidecar.console import EXIT_CONFIG, EXIT_FAILED, Failure, report, say, say_json
 from sharedvol_sidecar.directories import open_root
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.jobs import job
+from sharedvol_sidecar.network_mounts import network_warnings
 from sharedvol_sidecar.settings import FIELDS, Settings, collect, load
 from sharedvol_sidecar.text import plain
 
@@ -59,6 +60,8 @@ def check_command(**flags: Any) -> None:
     settings, _ = _loaded(flags)
     try:
         work = job(settings)
+        for event in network_warnings(work, settings):
+            report(f"warning: {event.path!r} {event.detail}")
         if work.catalog is not None:
             Catalog.open(work.catalog, open_root(settings.to)).close()
     except ConfigError as error:

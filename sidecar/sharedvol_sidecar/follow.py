@@ -93,7 +93,7 @@ class Followed:
         directory = open_private(destination.root)
         for name in ("follow", spool_id):
             directory = directory.make(name, 0o700)[0]
-        remove_stale_temporaries(f"/proc/self/fd/{directory.fd}")  # of those that were killed
+        remove_stale_temporaries(f"/proc/self/fd/{directory.fd}", allow_network=True)  # of those that were killed
         self.records = Records(directory, tell)
 
     def follow(self, candidate: Candidate, fd: int, info: os.stat_result) -> Log | None:

@@ -79,7 +79,7 @@ class Orphans:
         """
         with contextlib.suppress(OSError):
             # Their writers are dead with the container. What they hold was never published.
-            remove_stale_temporaries(f"/proc/self/fd/{directory.fd}")
+            remove_stale_temporaries(f"/proc/self/fd/{directory.fd}", allow_network=True)
         left: str | None = None
         with os.scandir(directory.fd) as entries:
             found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]

@@ -129,6 +129,7 @@ class Picture:
         minutes: the throughput of the last hour, the oldest minute first.
         recent, recent_errors, recent_dropped, notes: the last 20 of each, the newest first.
         log: how well the log is written.
+        warnings: what a person should change, and does not make the service unready.
     """
 
     at: float
@@ -157,6 +158,7 @@ class Picture:
     recent_dropped: tuple[Entry, ...]
     notes: tuple[Entry, ...]
     log: LogState = field(default_factory=LogState)
+    warnings: tuple[Fault, ...] = ()
 
     @property
     def ready(self) -> bool:

@@ -8,10 +8,9 @@ which takes files until the volume hides them again.
 from __future__ import annotations
 
 import os
-import re
-from pathlib import Path
 
 from sharedvol.errors import describe
+from sharedvol.mounts import read_mounts
 from sharedvol_sidecar.errors import DestinationError, SidecarError, SpoolError
 
 
@@ -64,11 +63,6 @@ class Places:
 
 def mount_point(path: str) -> str:
     """Where the file system of an absolute path without links is mounted: the fifth field of proc_pid_mountinfo(5)."""
-    lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
-    points = (_plain(os.fsdecode(line.split(b" ", 5)[4])) for line in lines)
+    points = (mount.point for mount in read_mounts())
     above = (point for point in points if path == point or path.startswith(point.rstrip("/") + "/"))
     return max(above, key=len, default="/")
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)

@@ -82,7 +82,7 @@ class Event:
     Attributes:
         name: ``collected``, ``put_back``, ``refused``, ``unmatched``, ``failed``, ``unfinished``, ``unleased``,
             ``scan_only``, ``followed``, ``unfollowed``, ``truncated``, ``returned``, ``compressed_copy``,
-            ``orphan_removed``, ``orphan_kept``, ``catalog``, ``pruned`` or ``would_prune``.
+            ``orphan_removed``, ``orphan_kept``, ``catalog``, ``pruned``, ``would_prune`` or ``network_file_system``.
         path: the file, relative to the spool where it is in it.
         detail: in words; of a collected file, where it is now.
         container: whose file it is, where that is known.

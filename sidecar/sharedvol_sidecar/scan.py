@@ -222,7 +222,7 @@ class Scanner:
         self._tell(Event("refused", path, why))
 
     def _count_unfinished(self, directory: Directory, path: str, tally: Tally) -> None:
-        for temporary in stale_temporaries(f"/proc/self/fd/{directory.fd}"):
+        for temporary in stale_temporaries(f"/proc/self/fd/{directory.fd}", allow_network=True):
             tally.unfinished += 1
             self._tell(
                 Event(

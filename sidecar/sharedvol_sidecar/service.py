@@ -24,6 +24,7 @@ from sharedvol_sidecar.errors import ConfigError, SidecarError, explaining_descr
 from sharedvol_sidecar.job import Job
 from sharedvol_sidecar.log_output import LogState
 from sharedvol_sidecar.minute_summary import MinuteSummary
+from sharedvol_sidecar.network_mounts import NETWORK, network_warnings
 from sharedvol_sidecar.peers import Peers
 from sharedvol_sidecar.places import Places
 from sharedvol_sidecar.pruning import Pruning
@@ -136,6 +137,7 @@ class Service:
         self._pruning = Pruning(settings.keep, settings.prune, self._tell_pruned)
         self._summary = MinuteSummary()
         self._places = Places(job.spool, job.collected)
+        self._network: list[Event] = []
         self._started = False
         self._takeovers = 0
         self.board = Board(log=log)
@@ -232,6 +234,7 @@ class Service:
 
     def _collector(self, watch: Watch) -> Collector:
         self._places.enter()
+        self._warn_of_network()
         collector = Collector(
             self._job,
             self._once,
@@ -257,6 +260,19 @@ class Service:
                 interval=self._timing.interval,
             )
         return collector
+
+    def _warn_of_network(self) -> None:
+        """Log the directories on network file systems, each once, and show them on the status page.
+
+        Raises:
+            ConfigError: the settings refuse network file systems.
+        """
+        found = network_warnings(self._job, self._settings)
+        self.board.warn(NETWORK, (f"{event.path} {event.detail}" for event in found))
+        for event in found:
+            if event not in self._network:
+                self._log.warning(event.name, path=event.path, detail=event.detail)
+        self._network = found
 
     def _fault(self, reason: str, text: str, watch: Watch) -> None:
         self.board.fault(reason, text)

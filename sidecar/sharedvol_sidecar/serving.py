@@ -17,9 +17,9 @@ import fcntl
 import os
 from collections.abc import Callable
 
-from sharedvol import FileLock
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.errors import ConfigError
+from sharedvol_sidecar.private_lock import private_lock
 from sharedvol_sidecar.probe import FULL
 
 _SUFFIX = ".to"
@@ -47,7 +47,7 @@ class Serving:
     def __init__(self, movers: Directory, slot: str, spool: str, id: Callable[[], str], collected: str) -> None:
         self._movers, self._name = movers, f"{slot}{_SUFFIX}"
         self._fd = -1
-        lock = FileLock(f"/proc/self/fd/{movers.fd}/start.lock", mode=0o600)
+        lock = private_lock(f"/proc/self/fd/{movers.fd}/start.lock")
         try:
             with lock.acquire(timeout=_PATIENCE):
                 ours = id()

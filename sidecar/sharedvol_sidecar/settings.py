@@ -113,6 +113,8 @@ class Settings(BaseModel):
     allowed_hosts: Names = setting(
         (), "NAMES", "Host names that requests to a loopback address may have, besides localhost.", run=True
     )
+    allow_network: bool = setting(False, "BOOL", "Accept network file systems, where locks may not hold, silently.")
+    strict: bool = setting(False, "BOOL", "Refuse network file systems instead of a warning.")
     grace: float = setting(
         8.0,
         "SECONDS",

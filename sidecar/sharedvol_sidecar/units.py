@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from sharedvol import FileLock, LockFileError, LockTimeout
 from sharedvol_sidecar.claims import open_private
 from sharedvol_sidecar.directories import Directory
+from sharedvol_sidecar.private_lock import private_lock
 from sharedvol_sidecar.probe import FULL
 from sharedvol_sidecar.spares import SpareFiles
 
@@ -55,7 +56,7 @@ class Units:
         if key in self._held:
             return True
         # By the descriptor: whoever may write the spool's root could put another directory in the path.
-        lock = FileLock(f"/proc/self/fd/{self._locks.fd}/{key}.lock", mode=0o600)
+        lock = private_lock(f"/proc/self/fd/{self._locks.fd}/{key}.lock")
         try:
             self._acquire(lock, wait)
         except LockTimeout:

@@ -145,29 +145,37 @@ def lying(variant: str, wait: float = 0.0) -> Look:
             only("locks.families", "locks.wake", "locks.kill", "durable.", "data.")
         if variant == "forgets":
             only("names.", "publish.visible")
-        if not Path("/dev/fuse").exists():
-            raise NotHere(f"{FUSE_MISSING}: no /dev/fuse")
-        if importlib.util.find_spec("mfusepy") is None:
-            raise NotHere(f"{FUSE_MISSING}: no mfusepy")
-        back, front = place / "back", place / "front"
-        back.mkdir()
-        front.mkdir()
-        before = front.stat().st_dev
-        daemon = subprocess.Popen(
-            [*DIE_WITH_US, sys.executable, str(LYING), variant, str(back), str(front), str(wait)],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        _KEPT.append(daemon)
-        try:
-            wait_until(lambda: daemon.poll() is not None or front.stat().st_dev != before, "the mount")
-        finally:
-            if daemon.poll() is not None:
-                assert daemon.stderr is not None
-                raise NotHere(f"{FUSE_MISSING}: {daemon.stderr.read()[-300:]}")
-        return front
+        (place / "back").mkdir()
+        return mount_fuse(place / "back", place / "front", variant, wait)
 
     return look
+
+
+def mount_fuse(back: Path, front: Path, variant: str = "honest", wait: float = 0.0, *subtype: str) -> Path:
+    """Mount a file system of lying.py, until the isolated process ends.
+
+    Raises:
+        NotHere: this machine has no FUSE.
+    """
+    if not Path("/dev/fuse").exists():
+        raise NotHere(f"{FUSE_MISSING}: no /dev/fuse")
+    if importlib.util.find_spec("mfusepy") is None:
+        raise NotHere(f"{FUSE_MISSING}: no mfusepy")
+    front.mkdir()
+    before = front.stat().st_dev
+    daemon = subprocess.Popen(
+        [*DIE_WITH_US, sys.executable, str(LYING), variant, str(back), str(front), str(wait), *subtype],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _KEPT.append(daemon)
+    try:
+        wait_until(lambda: daemon.poll() is not None or front.stat().st_dev != before, "the mount")
+    finally:
+        if daemon.poll() is not None:
+            assert daemon.stderr is not None
+            raise NotHere(f"{FUSE_MISSING}: {daemon.stderr.read()[-300:]}")
+    return front
 
 
 def daemons(place: Path) -> list[str]:

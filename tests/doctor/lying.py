@@ -1,6 +1,7 @@
 """A file system in user space that passes everything on to a directory, and lies in the ways that its name tells.
 
-Run as a program: ``lying.py VARIANT DIRECTORY MOUNTPOINT SECONDS``; it ends when it is unmounted.
+Run as a program: ``lying.py VARIANT DIRECTORY MOUNTPOINT SECONDS [SUBTYPE]``; it ends when it is unmounted. With a
+subtype the kernel calls the file system ``fuse.SUBTYPE``.
 """
 
 from __future__ import annotations
@@ -296,10 +297,11 @@ class _File(mfusepy.FUSE):
 
 
 def main() -> None:
-    variant, root, mountpoint, wait = sys.argv[1:]
+    variant, root, mountpoint, wait, *subtype = sys.argv[1:]
     Path(mountpoint).mkdir(exist_ok=True)
     operations = VARIANTS[variant](root, float(wait))
-    _File(operations, mountpoint, foreground=True, use_ino=True, **operations.options)
+    options = operations.options | ({"subtype": subtype[0], "fsname": "server:/export"} if subtype else {})
+    _File(operations, mountpoint, foreground=True, use_ino=True, **options)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from typing import Final
 from sharedvol.lint.node import EMPTY, Node
 from sharedvol.lint.project import SIDECAR_USER, Project, Service
 from sharedvol.lint.rule import Found, Rule, Severity, of_each, rule
+from sharedvol.mounts import is_network
 
-_NETWORK: Final = {"nfs", "nfs4", "cifs", "smb", "smb3", "smbfs", "9p", "glusterfs", "ceph", "fuse", "sshfs"}
 _SQLITE: Final = re.compile(r"(?:(?:sqlite|file)[a-z+]*:/{0,2})?(/[^\s?'\"]+\.(?:db|sqlite3?|db3))\b", re.IGNORECASE)
 _FIXED: Final = re.compile(
     r"(?:^|[=\s:'\"])(/[^\s:;,'\"=]+\.(log|txt|out|err|pid|sock|json|csv|parquet|rds|feather))(?=$|[\s;,'\"])"
@@ -99,7 +99,7 @@ def network_volume(project: Project) -> Iterator[Found]:
         used = [service for service, _ in project.users_of(name) if service.replicated]
         if not used:
             continue
-        if kind.text.lower() in _NETWORK or kind.text.lower().startswith("fuse."):
+        if is_network(kind.text.lower()):
             yield Found(kind.at, f"volume {name!r} is on {kind.text}: its locks are not those of a local disk")
         elif driver.present and driver.text not in {"", "local"}:
             yield Found(driver.at, f"volume {name!r} is of the driver {driver.text!r}: nobody knows its locks")

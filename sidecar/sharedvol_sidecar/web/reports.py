@@ -32,7 +32,8 @@ def health(picture: Picture) -> dict[str, Any]:
 
 def readiness(picture: Picture) -> dict[str, Any]:
     """The body of ``/readyz``."""
-    notes = {"notes": _notes(picture)} if picture.log.problem else {}
+    found = _notes(picture)
+    notes = {"notes": found} if found else {}
     if picture.ready:
         return {"status": "ready", "reasons": [], **notes, "timestamp": moment(picture.at)}
     return {
@@ -56,6 +57,9 @@ def status(picture: Picture) -> dict[str, Any]:
         "alive": picture.alive,
         "ready": picture.ready,
         "reasons": _faults(picture),
+        "warnings": [
+            {"reason": one.reason, "detail": one.detail, "since": moment(one.since)} for one in picture.warnings
+        ],
         "collected": {name: count for name, count in moved.items() if name not in LEFT},
         "left": {name: left[name] for name in LEFT},
         "followed": {"logs": picture.followed_logs, "bytes": picture.followed_bytes},
@@ -94,8 +98,11 @@ def _faults(picture: Picture) -> list[dict[str, Any]]:
 
 def _notes(picture: Picture) -> list[dict[str, Any]]:
     """What a person should look at, and does not make the service unready."""
-    detail = f"the log cannot be written: {picture.log.problem}; {picture.log.lost} lines are lost"
-    return [{"note": "log_unwritable", "detail": detail, "since": moment(picture.log.since)}]
+    notes = [{"note": one.reason, "detail": one.detail, "since": moment(one.since)} for one in picture.warnings]
+    if picture.log.problem:
+        detail = f"the log cannot be written: {picture.log.problem}; {picture.log.lost} lines are lost"
+        notes.append({"note": "log_unwritable", "detail": detail, "since": moment(picture.log.since)})
+    return notes
 
 
 def _entry(entry: Entry) -> dict[str, Any]:
