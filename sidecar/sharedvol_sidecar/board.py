@@ -8,8 +8,9 @@ import time
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 
+from sharedvol_sidecar.counters import BY_EVENT
 from sharedvol_sidecar.log_output import LogState
 from sharedvol_sidecar.picture import (
     FAULTS,
@@ -25,7 +26,7 @@ from sharedvol_sidecar.picture import (
     Picture,
     ReplicaView,
 )
-from sharedvol_sidecar.report import Event, Tally
+from sharedvol_sidecar.report import ONSETS, Event, Tally
 from sharedvol_sidecar.text import LONGEST, duration
 from sharedvol_sidecar.throughput import Throughput
 
@@ -38,13 +39,12 @@ CONTAINERS = 200
 LISTED = 20
 """Entries of each list."""
 
-COLLECTED = frozenset({"collected", "sealed"})
-ERRORS = {"failed": "file", "catalog": "catalog"}
-"""Events that are errors, and the reason that they are counted by. Each onset of a fault is one, too."""
-DROPPED = ("refused", "unmatched", "unfinished", "truncated")
-"""Events of what is not collected and never will be as it is: no error of ours, and for somebody to look at."""
-LASTING = ("refused", "unmatched", "unfinished", "failed")
-"""Of these, the ones that every pass finds again, which `left` counts."""
+_LISTS = {
+    "collected": "recent",
+    **dict.fromkeys(("failed", "catalog"), "errors"),
+    **dict.fromkeys(("refused", "unmatched", "unfinished", "truncated"), "dropped"),
+}
+"""The list of the page that an event is in; all others are in ``notes``."""
 
 
 class Board:
@@ -68,7 +68,7 @@ class Board:
         log: Callable[[], LogState] = LogState,
     ) -> None:
         self._patience, self._clock, self._wall, self._log = patience, clock, wall, log
-        self._lasting = dict.fromkeys(LASTING, 0)
+        self._lasting, self._onsets = dict.fromkeys(ONSETS, 0), dict.fromkeys(ONSETS, 0)
         self._lock = threading.Lock()
         self._began = self._heard = clock()
         self._started = wall()
@@ -79,10 +79,10 @@ class Board:
         self._passes, self._pass_seconds = 0, 0.0
         self._pass_buckets = [0] * (len(PASS_BUCKETS) + 1)
         self._last_pass: float | None = None
-        self._followed_logs = self._followed_bytes = 0
+        self._followed_logs = 0
+        self._by_event: dict[str, int] = dict.fromkeys(BY_EVENT, 0)
         self._happened: Counter[str] = Counter()
-        self._errors: dict[str, int] = dict.fromkeys((*ERRORS.values(), *FAULTS), 0)
-        self._dropped: dict[str, int] = dict.fromkeys(DROPPED, 0)
+        self._fault_onsets: dict[str, int] = dict.fromkeys(FAULTS, 0)
         self._backlog: tuple[Backlog, ...] = ()
         self._backlog_rest: Backlog | None = None
         self._replicas: tuple[ReplicaView, ...] = ()
@@ -108,11 +108,11 @@ class Board:
         with self._lock:
             self._this_pass = Tally()
 
-    def progress(self, tally: Tally) -> None:
-        """The counts of the pass under way, so far. Without it a long pass is counted at its end."""
+    def progress(self, tally: Tally) -> Tally:
+        """Count the pass under way, so far, and return what is new. Without it a long pass is counted at its end."""
         self.beat()
         with self._lock:
-            self._count(tally)
+            return self._count(tally)
 
     def passed(self, tally: Tally, seconds: float) -> None:
         """A pass has ended well, with these counts, after ``seconds``. The first one ends ``starting``."""
@@ -144,35 +144,17 @@ class Board:
         with self._lock:
             for name, before in self._lasting.items():
                 now = getattr(tally, name)
-                self._add_problems(name, max(0, now - before))
+                self._onsets[name] += max(0, now - before)
                 self._lasting[name] = now if whole else max(now, before)
 
-    def event(self, event: Event, counted: bool = False) -> None:
-        """Something happened: see `report.Event`.
-
-        Args:
-            event: what happened.
-            counted: whether it is counted elsewhere, by `left`, and is only to be listed.
-        """
+    def event(self, event: Event) -> None:
+        """List something that happened, see `report.Event`; and count it if it says so."""
         self.beat()
         with self._lock:
             self._happened[event.name] += 1
-            if not counted:
-                self._add_problems(event.name, 1)
-            if event.name in COLLECTED:
-                self._list("recent", event)
-            elif event.name in ERRORS:
-                self._list("errors", event)
-            elif event.name in DROPPED:
-                self._list("dropped", event)
-            else:
-                self._list("notes", event)
-
-    def _add_problems(self, name: str, count: int) -> None:
-        if name in ERRORS:
-            self._errors[ERRORS[name]] += count
-        elif name in DROPPED:
-            self._dropped[name] += count
+            if event.counts:
+                self._by_event[event.counts] += 1
+            self._list(_LISTS.get(event.name, "notes"), event)
 
     def backlog(self, waiting: Mapping[str, tuple[int, int]]) -> None:
         """What waits in the spool now: container to files and bytes, of all others under the empty name."""
@@ -198,13 +180,11 @@ class Board:
             self._replicas = tuple(known[:CONTAINERS])
             self._replica_states = Counter(view.alive for view in known) if states is None else states
 
-    def followed(self, logs: int, taken: int = 0) -> None:
-        """So many logs are followed now, and so many bytes were taken from them since the last call."""
+    def followed(self, logs: int) -> None:
+        """So many logs are followed now."""
         self.beat()
         with self._lock:
             self._followed_logs = logs
-            self._followed_bytes += taken
-            self._throughput.add(self._clock(), 0, taken)
 
     def fault(self, reason: str, detail: str) -> None:
         """Not ready from here on, until `clear`. An error is counted when it begins, not when it is told again."""
@@ -213,7 +193,7 @@ class Board:
             known = self._faults.get(reason)
             self._faults[reason] = Fault(reason, _cut(detail), known.since if known else self._wall())
             if known is None:
-                self._errors[reason] = self._errors.get(reason, 0) + 1
+                self._fault_onsets[reason] = self._fault_onsets.get(reason, 0) + 1
                 self._list("errors", Event(reason, "", detail))
 
     def warn(self, reason: str, details: Iterable[str]) -> None:
@@ -246,10 +226,10 @@ class Board:
                 moved=replace(self._moved),
                 left=replace(self._left),
                 followed_logs=self._followed_logs,
-                followed_bytes=self._followed_bytes,
+                by_event=dict(self._by_event),
+                onsets=dict(self._onsets),
+                fault_onsets=dict(self._fault_onsets),
                 happened=dict(self._happened),
-                errors=dict(self._errors),
-                dropped=dict(self._dropped),
                 passes=Passes(self._passes, self._pass_seconds, tuple(self._pass_buckets), self._last_pass),
                 backlog=self._backlog,
                 backlog_rest=self._backlog_rest,
@@ -278,17 +258,14 @@ class Board:
             found.append(Fault(STARTING, "the first pass has not ended yet", self._started))
         return tuple(found)
 
-    def _count(self, tally: Tally) -> None:
-        before = self._this_pass
-        news = Tally(**{one.name: getattr(tally, one.name) - getattr(before, one.name) for one in fields(Tally)})
-        self._this_pass = replace(tally)
+    def _count(self, tally: Tally) -> Tally:
+        news, self._this_pass = tally.since(self._this_pass), replace(tally)
         self._add_moved(news)
+        return news
 
     def _add_moved(self, news: Tally) -> None:
         self._moved.add_moved(news)
-        if news.sealed:
-            self._happened["sealed"] += news.sealed  # no event reports it
-        self._throughput.add(self._clock(), news.collected, news.bytes)
+        self._throughput.add(self._clock(), news.collected, news.bytes + news.followed)
 
     def _list(self, name: str, event: Event) -> None:
         self._lists[name].appendleft((self._wall(), event))

@@ -108,6 +108,10 @@ class Claims:
         self._spares.fill()
         return Batch(self._mine, self._spares, self.slot, f"{worker_token()}-{next(self._batches)}{self._suffix}")
 
+    def is_own(self, path: str) -> bool:
+        """Return whether a claim was made by this process, by its path below the claim directories."""
+        return path.partition("/")[2].startswith(f"{worker_token()}-")
+
     def left_behind(self) -> Generator[tuple[str, Directory], None, None]:
         """Each slot and claim directory that no living mover works on, locked while it is yielded.
 

@@ -19,7 +19,7 @@ from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.job import Job
 from sharedvol_sidecar.jobs import job
 from sharedvol_sidecar.network_mounts import network_warnings
-from sharedvol_sidecar.report import Event, Once, Tally
+from sharedvol_sidecar.report import COUNTERS, Event, Once, Tally
 from sharedvol_sidecar.service_log import set_up
 from sharedvol_sidecar.settings import PREFIX, Settings, load
 from sharedvol_sidecar.template import FIELDS
@@ -150,29 +150,12 @@ def run_command(verbose: bool, **flags: Any) -> None:
 
 
 def summary(tally: Tally) -> str:
-    """The counts for people: what was done, and what was left and why."""
+    """Return the counts for people: what was done, and what was left and why."""
     lines = [f"collected {tally.collected} files, {size(tally.bytes)}"]
-    details = [
-        (tally.kept_both, "kept beside another file of the same name"),
-        (tally.copied, "copied from another file system"),
-        (tally.recovered, "taken over from a sidecar that died"),
-        (tally.unleased, "judged by the quiet time alone, without a lease"),
-        (tally.uncatalogued, "in place, but the catalog could not be written"),
-    ]
-    lines += [f"  {count} {text}" for count, text in details if count]
-    if tally.followed:
-        lines.append(f"followed {size(tally.followed)} of logs that are open")
-    left = [
-        (tally.writing, "open for writing"),
-        (tally.settling, "changed a moment ago"),
-        (tally.unmatched, "in no source, or without a container in their name"),
-        (tally.refused, "no regular files, or links to somebody else's"),
-        (tally.unfinished, "unfinished, of a writer that died"),
-        (tally.failed, "failed"),
-    ]
-    lines += [f"left {count}: {text}" for count, text in left if count]
-    if tally.elsewhere:
-        lines.append(f"left {tally.elsewhere} containers to another sidecar")
+    for counter in COUNTERS:
+        count = getattr(tally, counter.name)
+        if count and counter.line:
+            lines.append(counter.line.format(size(count) if counter.unit == "bytes" else count))
     return "\n".join(lines)
 
 

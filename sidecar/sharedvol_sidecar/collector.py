@@ -247,7 +247,7 @@ class Collector:
 
         Args:
             stop: asked after each batch whether to end early.
-            after_batch: called after each batch with the counts so far.
+            after_batch: called after each batch, and at the end, whatever happens, with the counts so far.
 
         Raises:
             DestinationError: the destination takes nothing now.
@@ -255,6 +255,7 @@ class Collector:
             OSError: the spool cannot be read.
         """
         tally = Tally()
+        waiting_for_rows = self._uncatalogued
         self._quiet.new_pass()
         self.admission.new_pass()
         self._mover.new_pass()
@@ -270,6 +271,8 @@ class Collector:
         try:
             if not self._helping and not self.register.resting:
                 self._recover(tally)
+            if self.register.resting:  # it did not read, or not all of, the claims that wait for their rows
+                tally.uncatalogued = max(tally.uncatalogued, waiting_for_rows)
             for candidate in candidates:
                 self._liveness.beat()  # a scan that finds nothing to move may take minutes
                 looked += 1
@@ -302,17 +305,25 @@ class Collector:
             self._scanner.shard = whole
             self._found = 0
             self._end_help(tally, stop)
+            self._uncatalogued = tally.uncatalogued
             self._units.release()
+            after_batch(tally)  # also of a pass that fails: what it did before is counted
         return tally
 
-    def tick(self) -> Tally:
+    def tick(self, after: Callable[[Tally], None] = lambda tally: None) -> Tally:
         """Follow the logs that have grown, without a scan.
+
+        Args:
+            after: called at the end, whatever happens, with the counts.
 
         Raises:
             DestinationError: the destination takes nothing now.
         """
         tally = Tally()
-        self.logs.tick(tally)
+        try:
+            self.logs.tick(tally)
+        finally:
+            after(tally)
         self._pause_for(tally.followed)
         return tally
 
@@ -338,6 +349,7 @@ class Collector:
         return self.saw("") and all(map(self.saw, self._scanner.units))
 
     _found = 0
+    _uncatalogued = 0
     _entering: str | None = None
 
     def _end_help(self, tally: Tally, stop: Callable[[], bool]) -> None:
@@ -346,6 +358,7 @@ class Collector:
         moved = helper.end(stop) if helper is not None else None
         if moved is not None:
             tally.add_moved(moved)
+            tally.uncatalogued += moved.uncatalogued
 
     def _enter(self, unit: str) -> bool:
         if self._helping:
@@ -499,7 +512,7 @@ class Collector:
         for unit in sorted(self._entered - self._namings.kinds()):
             with self._units.held(unit) as mine:
                 if mine:
-                    self.orphans.look(unit)
+                    tally.orphans_removed += self.orphans.look(unit)
 
     def _new_batch(self) -> FileBatch:
         most = min(MAX_BATCH_BYTES, self._rate.at_once)

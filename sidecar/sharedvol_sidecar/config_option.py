@@ -35,7 +35,8 @@ def _defaults(context: click.Context, parameter: click.Parameter, config: Path |
         given = collect({}, config)
     except ConfigError as error:
         raise Failure(str(error), EXIT_CONFIG) from None
-    context.default_map = {name: _as_text(value) for name, (value, _) in given.items()}
+    repeated = {one.name for one in context.command.params if one.multiple}
+    context.default_map = {name: _as_given(value, name in repeated) for name, (value, _) in given.items()}
     context.meta[_SOURCES] = {name: source for name, (_, source) in given.items()}
 
 
@@ -51,5 +52,8 @@ def source_of(context: click.Context, parameter: click.Parameter) -> str:
     return found
 
 
-def _as_text(value: Any) -> Any:
-    return [str(part) for part in value] if isinstance(value, list) else str(value)
+def _as_given(value: Any, repeated: bool) -> Any:
+    """Return a value as the command line would give it: text, of an option that is given several times a list."""
+    if isinstance(value, list):
+        return [str(part) for part in value]
+    return str(value).split() if repeated else str(value)

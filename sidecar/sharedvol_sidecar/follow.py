@@ -416,7 +416,8 @@ class Followed:
                 offset = data
                 continue
             if not self._room():
-                tally.no_room += 1
+                tally.no_room += not log.short
+                log.short = True
                 break
             end = min(size, offset + _AT_A_TIME, next_hole(log.fd, offset, size))
             os.lseek(log.live, offset, os.SEEK_SET)

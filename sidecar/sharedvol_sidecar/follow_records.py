@@ -65,6 +65,7 @@ class Log:
         known_since: how many records this process had read when it read this one.
         missed: whole scans of its unit in a row that did not see it.
         missed_at: the time of the first of them, by the monotonic clock.
+        short: whether this pass found no room for more of it.
         marked: whether this process's mark is on the live copy, see `follow_marks`.
     """
 
@@ -79,6 +80,7 @@ class Log:
         "missed",
         "missed_at",
         "seen",
+        "short",
         "size",
         "state",
         "stored",
@@ -88,7 +90,7 @@ class Log:
         self.id, self.state, self.stored, self.known_since = id, state, stored, known_since
         self.fd = self.live = -1
         self.directory: Directory | None = None
-        self.seen = self.marked = False
+        self.seen = self.marked = self.short = False
         self.missed = 0
         self.size = 0
         self.grew_at = self.missed_at = time.monotonic()
@@ -127,6 +129,8 @@ class Records:
         """The inodes of the followed logs: what has none of these is not followed."""
         self.loaded = 0
         """How many records were read so far: a log with a higher `Log.known_since` was not known before."""
+        self.damaged: set[str] = set()
+        """The ids of the records that cannot be read."""
         self._stamp: tuple[int, int] | None = None
         self.refresh()
 
@@ -134,7 +138,7 @@ class Records:
         """Begin a pass: no log was seen yet."""
         self.refresh()
         for log in self.logs.values():
-            log.seen = False
+            log.seen = log.short = False
 
     def refresh(self) -> None:
         """Learn what other sidecars follow, and forget what they have finished. Cheap where nothing changed."""
@@ -148,6 +152,7 @@ class Records:
             ids = {entry.name.removesuffix(".json") for entry in entries if entry.name.endswith(".json")}
         for id in ids - self.logs.keys():
             self.load(id)
+        self.damaged &= ids
         for id in self.logs.keys() - ids:
             self.forget(id)
 
@@ -182,10 +187,12 @@ class Records:
             inode = inode_of(id)
         except (ValueError, TypeError):
             path = f"{self._directory.shown}/{id}.json"
+            self.damaged.add(id)
             self._tell(Event("failed", path, "what is kept of a followed log is damaged: look at it, and remove it"))
             return None
         finally:
             os.close(fd)
+        self.damaged.discard(id)
         self.loaded += 1
         log = self.logs[id] = Log(id, state, _version(info), self.loaded)
         self.inodes.add(inode)

@@ -66,6 +66,6 @@ class Helper:
                 answer = self.process.stdout.read()  # one short line, which the pipe has held
         # One that was killed reports nothing; the files it moved are moved, its claims are found by the
         # next pass. Of what it left only the next pass, which is whole, can tell.
-        if self.process.returncode != 0 or not answer:
+        if not answer:
             return None
         return Tally(**json.loads(answer))

@@ -41,6 +41,7 @@ class Item:
         template: what names it, where that is not this sidecar's own template: it was claimed under other settings.
         final: of a live copy, its final name relative to the destination, which no template can change.
         no_room: its problem is that the destination has too little space.
+        denied: its problem is that this directory of the destination may not be written; empty if it is not.
         fits: whether it is as the collected files are promised to be; None until that is checked.
         hollow: it is long and almost only a hole: it is neither compressed nor read for a digest.
     """
@@ -66,6 +67,7 @@ class Item:
     template: Template | None = None
     final: str = ""
     no_room: bool = False
+    denied: str = ""
     fits: bool | None = None
     hollow: bool = field(init=False)
 

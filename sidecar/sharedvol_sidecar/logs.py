@@ -145,7 +145,7 @@ class LogKeeper:
             if log is None:
                 return True
             if self._seal(log):
-                self._followed.next_generation(log)
+                self._continue(log)
                 return True
         return False
 
@@ -158,6 +158,7 @@ class LogKeeper:
         Raises:
             DestinationError: the destination takes nothing now.
         """
+        self.tally.failed += len(self._records.damaged)
         self._compressed.end(log.state.source for log in self._records.logs.values())
         for log in list(self._records.logs.values()):
             unit = log.state.unit
@@ -194,11 +195,17 @@ class LogKeeper:
                 return current
             if not self._seal(current):
                 return None
-            again = self._followed.next_generation(current)
+            again = self._continue(current)
             if again is not None:
                 self._followed.advance(again, self.tally)
             return again
         return None
+
+    def _continue(self, log: Log) -> Log | None:
+        """Follow a log that was cut into a new live copy."""
+        again = self._followed.next_generation(log)
+        self.tally.truncated += again is not None
+        return again
 
     @contextlib.contextmanager
     def _unit_of_record(self, candidate: Candidate, fd: int, inode: int) -> Iterator[bool]:

@@ -28,7 +28,6 @@ class MinuteSummary:
     def add(self, tally: Tally) -> None:
         """Count what a pass, or a step of following, has done."""
         self._moved.add_moved(tally)
-        self._moved.uncatalogued = tally.uncatalogued  # every pass finds them again
 
     def event(self, event: Event) -> None:
         """Take the lag of a collected file."""

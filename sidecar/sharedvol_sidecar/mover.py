@@ -84,6 +84,8 @@ class Mover:
         self._digests, self._unfollow, self._is_followed = digests, unfollow, is_followed
         self._liveness = liveness or Unwatched()
         self._closed: set[str] = set()
+        self._denied: set[str] = set()
+        self._kept_claims = 0
         self._retries = Retries()
         self.without_room = False
         """Whether this pass met a file for whose claim the spool had no room."""
@@ -93,6 +95,7 @@ class Mover:
     def new_pass(self) -> None:
         """A pass begins: directories that took no name in the last one are tried again."""
         self._closed.clear()
+        self._denied.clear()
         self.exhausted = self.without_room = False
 
     def move(self, items: Sequence[Item], tally: Tally) -> None:
@@ -130,8 +133,7 @@ class Mover:
             self._destination.begin()
             placed = self._place(claimed, tally)
             if self._register.add(placed):
-                # One by one: a writer that comes between the question and the end of the lease is not seen.
-                self._let_go(item for item in placed if self._confirm(item, tally))
+                self._let_go_counting(placed, tally)
             else:
                 self._keep_claims(placed, tally)
             if any(item.done for item in claimed):
@@ -152,14 +154,22 @@ class Mover:
             return True
         tally.failed += 1
         tally.no_room += failure.no_room
+        self._count_denied(failure.denied, tally)
         return False
 
     def _fail(self, item: Item, why: str, tally: Tally) -> None:
         """Count and report a file that cannot be moved."""
         tally.failed += 1
         tally.no_room += item.no_room
-        self._retries.failed(item.info, item.no_room)
+        self._retries.failed(item.info, item.no_room, item.denied)
+        self._count_denied(item.denied, tally)
         self._tell(Event("failed", item.candidate.path, why))
+
+    def _count_denied(self, directory: str, tally: Tally) -> None:
+        """Count a directory of the destination that may not be written, once in a pass."""
+        if directory and directory not in self._denied:
+            self._denied.add(directory)
+            tally.denied += 1
 
     def _sync_contents(self, items: Sequence[Item]) -> None:
         """Make the contents durable. A file of which that fails gets a problem."""
@@ -278,7 +288,7 @@ class Mover:
                 except BlockingIOError:
                     continue  # its writer came back while it was copied
                 except OSError as error:
-                    self._cannot_publish(item, error, tally)
+                    self._cannot_publish(item, error)
                 else:
                     placed.append(item)
             placed = self._sync_names(placed)
@@ -298,7 +308,7 @@ class Mover:
                     self._count_put_back(item, tally)
         return placed
 
-    def _cannot_publish(self, item: Item, error: OSError, tally: Tally) -> None:
+    def _cannot_publish(self, item: Item, error: OSError) -> None:
         """Give the item the problem that it has, or that one directory of the destination has.
 
         Raises:
@@ -319,7 +329,7 @@ class Mover:
         self._closed.add(directory)
         item.problem = f"cannot be put into {self._destination.root.shown}/{directory}: {describe(failure)}"
         if failure.errno in DENIED:
-            tally.denied += 1
+            item.denied = directory or "."
             item.problem += f"; give user {os.geteuid()} write permission there"
 
     def _sync_names(self, placed: list[Item]) -> list[Item]:
@@ -344,28 +354,14 @@ class Mover:
         return durable
 
     def _confirm(self, item: Item, tally: Tally) -> bool:
-        """Ask again whether a writer came back; if not, count the file as collected.
+        """Ask again whether a writer came back. Return True if not: then its claim can be removed.
 
         A writer that opens the file after the last question is not seen. So nothing that takes time comes between it
         and the end of the lease: the live copy of a log is removed before it.
         """
         if not self._is_left_alone(item, tally):
             return False
-        if item.followed and not (self._is_unfollowed(item) and self._is_left_alone(item, tally)):
-            return False
-        tally.collected += 1
-        tally.bytes += item.info.st_size
-        if item.kept_both:
-            tally.kept_both += 1
-        if item.staged is not None and not item.in_destination:
-            tally.copied += 1
-        if item.in_destination or item.followed:
-            tally.sealed += 1
-        elif item.candidate.claimed:
-            tally.recovered += 1
-        if not item.leased and not item.in_destination:
-            tally.unleased += 1
-        return True
+        return not item.followed or (self._is_unfollowed(item) and self._is_left_alone(item, tally))
 
     def _is_unfollowed(self, item: Item) -> bool:
         """Remove the live copy of a log that was followed. False where that fails: the claim stays."""
@@ -378,6 +374,7 @@ class Mover:
 
     def _keep_claim(self, item: Item, error: OSError) -> None:
         """The next pass finds it."""
+        self._kept_claims += 1
         self._destination.blame(error)
         self._tell(Event("failed", item.candidate.path, f"its claim stays: {describe(error)}"))
 
@@ -400,6 +397,18 @@ class Mover:
     def _count_put_back(self, item: Item, tally: Tally, why: str = _OPENED) -> None:
         tally.put_back += 1
         self._tell(Event("put_back", item.candidate.path, why))
+
+    def _let_go_counting(self, placed: Sequence[Item], tally: Tally) -> None:
+        """Remove the claims of files that no writer opened. A file is collected as soon as its claim is removed."""
+        self._kept_claims = 0
+        try:
+            # One by one: a writer that comes between the question and the end of the lease is not seen.
+            self._let_go(item for item in placed if self._confirm(item, tally))
+        finally:
+            tally.failed += self._kept_claims
+            for item in placed:
+                if item.done:
+                    _count_collected(item, tally, recovered=not self._claims.is_own(item.claim_path))
 
     def _let_go(self, confirmed: Iterable[Item]) -> None:
         done = []
@@ -441,6 +450,21 @@ class Mover:
             # Back in the spool it would be a new file, and be collected a second time beside that name.
             return
         item.put_back(self._claims.put_backs)
+
+
+def _count_collected(item: Item, tally: Tally, *, recovered: bool) -> None:
+    tally.collected += 1
+    tally.bytes += item.info.st_size
+    if item.kept_both:
+        tally.kept_both += 1
+    if item.staged is not None and not item.in_destination:
+        tally.copied += 1
+    if item.in_destination or item.followed:
+        tally.sealed += 1
+    if item.candidate.claimed and recovered and not item.in_destination:
+        tally.recovered += 1
+    if not item.leased and not item.in_destination:
+        tally.unleased += 1
 
 
 def _is_within(path: str, directories: Iterable[str]) -> bool:

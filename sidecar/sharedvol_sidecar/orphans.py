@@ -36,7 +36,7 @@ class Orphans:
     def look(self, container: str) -> bool:
         """Remove a container's directory if the container is dead and the directory is drained.
 
-        Whoever calls has the container's unit, so no other sidecar is at it.
+        Whoever calls has the container's unit, so no other sidecar is at it. Return whether it was removed.
         """
         try:
             if self.volume.is_alive(container) is not False:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
+from sharedvol_sidecar.counters import BY_EVENT, Counter, Reason
 from sharedvol_sidecar.log_output import LogState
-from sharedvol_sidecar.report import Tally
+from sharedvol_sidecar.report import COUNTERS, Tally
 from sharedvol_sidecar.throughput import Minute
 
 OTHER: Final = "other"
@@ -36,6 +37,9 @@ REASONS: Final[Mapping[str, str]] = MappingProxyType(
 """Why it is not ready, and what that means. A fault of another name is shown, too, without an explanation."""
 
 FAULTS: Final = tuple(reason for reason in REASONS if reason not in (STOPPING, STALLED, STARTING))
+
+ALL: Final = (*COUNTERS, *BY_EVENT.values())
+"""Every counter."""
 
 PASS_BUCKETS: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 """Upper bounds of the histogram of passes, in seconds."""
@@ -115,13 +119,13 @@ class Picture:
         heard: seconds since the main loop was heard of.
         alive: whether that is within the bound.
         faults: why it is not ready; empty when it is. The first is the one to act upon.
-        moved: what was collected since the start. Its counts of what was left are 0.
+        moved: what was done since the start. Its counts of what was left are 0.
         left: the counts of the last pass.
         followed_logs: logs that are followed now.
-        followed_bytes: bytes that were taken from followed logs since the start.
-        happened: how often each event came, by name.
-        errors: what went wrong, by reason.
-        dropped: what is not collected and will not be as it is, by reason.
+        by_event: the counters of what happens outside of passes, by name.
+        onsets: of what is left and counted once while it stays, how often it began, by the counter's name.
+        fault_onsets: how often each fault began, by reason.
+        happened: how often each event was logged, by name.
         backlog: of the 200 largest backlogs, the largest first.
         backlog_rest: all others together, or None.
         replicas: the first 200, the living first.
@@ -141,10 +145,10 @@ class Picture:
     moved: Tally
     left: Tally
     followed_logs: int
-    followed_bytes: int
+    by_event: Mapping[str, int]
+    onsets: Mapping[str, int]
+    fault_onsets: Mapping[str, int]
     happened: Mapping[str, int]
-    errors: Mapping[str, int]
-    dropped: Mapping[str, int]
     passes: Passes
     backlog: tuple[Backlog, ...]
     backlog_rest: Backlog | None
@@ -164,6 +168,35 @@ class Picture:
     def ready(self) -> bool:
         """Whether nothing speaks against sending it work."""
         return not self.faults
+
+    def value(self, counter: Counter) -> int:
+        """Return what a counter stands at."""
+        if counter.name in self.by_event:
+            return self.by_event[counter.name]
+        count: int = getattr(self.moved if counter.kind == "done" else self.left, counter.name)
+        return count
+
+    def by_reason(self, metric: str) -> dict[str, int]:
+        """Return the values of a metric that several counters share, by reason."""
+        found: dict[str, int] = {}
+        for counter in ALL:
+            for place, count in (
+                (counter.metric, self.value(counter)),
+                (counter.onset, self.onsets.get(counter.name, 0)),
+            ):
+                if isinstance(place, Reason) and place.metric == metric:
+                    found[place.reason] = found.get(place.reason, 0) + count
+        return found
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """What went wrong, by reason."""
+        return {**self.by_reason("errors"), **self.fault_onsets}
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """What is not collected and will not be as it is, by reason."""
+        return self.by_reason("dropped")
 
     @property
     def backlog_files(self) -> int:

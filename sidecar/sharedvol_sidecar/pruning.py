@@ -31,6 +31,9 @@ RELIEF = 5.0
 """Seconds that the deletion may take before new files are collected; the rest is deleted between passes."""
 
 
+_REMEMBERED = 10_000
+
+
 class Pruning:
     """Looks once an hour for what is beyond the rules, a portion at a time.
 
@@ -52,6 +55,7 @@ class Pruning:
         self._apply, self._tell, self._clock = mode == "apply", tell, clock
         self._next = clock()
         self._next_relief = float("-inf")
+        self._left: set[str] = set()  # the paths of files that could not be deleted: each is reported once
         self._catalog: Catalog | None = None
         self._steps: Iterator[object] | None = None
 
@@ -73,7 +77,7 @@ class Pruning:
             self._continue(collector, stop)
         except CatalogError as error:
             self._steps = None
-            self._tell(Event("catalog", "", f"{error}; nothing is pruned until it can be read"))
+            self._tell(Event("catalog", "", f"{error}; nothing is pruned until it can be read", counts="catalog"))
 
     def relieve(self, job: Job, stop: Callable[[], bool] = lambda: False) -> bool:
         """Make room in a full destination now, by what the rules do not keep. Return whether a file was deleted.
@@ -107,7 +111,8 @@ class Pruning:
                     if stop():
                         break
         except (CatalogError, OSError) as error:
-            self._tell(Event("catalog", "", f"{error}; nothing more is pruned until it can be read"))
+            detail = f"{error}; nothing more is pruned until it can be read"
+            self._tell(Event("catalog", "", detail, counts="catalog"))
             forget_frames(error)
         return deleted
 
@@ -149,10 +154,15 @@ class Pruning:
             yield None
         if files:
             detail = f"{files} files, {size(total)}, would be deleted: set prune to apply"
-            self._tell(Event("would_prune", "", detail))  # not "pruned", by which what is deleted is counted
+            self._tell(Event("would_prune", "", detail))
 
     def _told(self, pruned: Pruned) -> None:
+        path = pruned.doomed.row.path
+        if pruned.outcome in ("deleted", "gone"):
+            self._left.discard(path)
         if pruned.outcome == "deleted":
-            self._tell(Event("pruned", pruned.doomed.row.path, pruned.doomed.why))
-        elif pruned.outcome != "gone":
-            self._tell(Event("failed", pruned.doomed.row.path, f"not pruned: {pruned.detail}"))
+            self._tell(Event("pruned", path, pruned.doomed.why, counts="pruned"))
+        elif pruned.outcome != "gone" and path not in self._left and len(self._left) < _REMEMBERED:
+            self._left.add(path)
+            detail = f"not pruned: {pruned.detail}"
+            self._tell(Event("failed", path, detail, counts="not_pruned"))

@@ -118,7 +118,8 @@ class Register:
         self._until = time.monotonic() + _AGAIN
         before, self.problem, self.full = self.problem, str(error), error.full
         if self.problem != before:
-            self._tell(Event("catalog", "", f"{error}; files are moved all the same, and their rows follow"))
+            detail = f"{error}; files are moved all the same, and their rows follow"
+            self._tell(Event("catalog", "", detail, counts="catalog"))
 
     def _mended(self) -> None:
         if self.problem:

@@ -5,74 +5,168 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
-from typing import ClassVar
+from dataclasses import asdict, dataclass
+from typing import ClassVar, Final
 
-LEFT = ("writing", "settling", "unmatched", "refused", "unfinished", "failed", "no_room", "denied", "elsewhere")
-"""The counts of a `Tally` that say what a pass left. The others say what it moved."""
+from sharedvol_sidecar.counters import ByEvent, Reason, declared, done, left
+
+_DROPPED = "dropped"
 
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of one pass, or of many.
+    """Counts of one pass, or of many. Each field declares its counter, see `counters`."""
 
-    Attributes:
-        collected: files that are in the destination now and were not before.
-        bytes: their sizes together.
-        kept_both: of those, files whose name was taken by another file.
-        copied: of those, files that were copied from another file system.
-        recovered: of those, files that a mover which died had claimed.
-        unleased: of those, files that went by the quiet time alone, as no lease could be had.
-        put_back: files that a writer opened again while they were moved; they stay for later.
-        followed: bytes that were copied from logs which are still open.
-        sealed: of the collected, logs that were followed before.
-        uncatalogued: files that have their final name, and no row in the catalog yet.
-        writing: files left because a process has them open for writing.
-        settling: files left because they were changed less than the quiet time ago.
-        unmatched: files left because they are in no source, or their name tells no container.
-        refused: symbolic links, FIFOs, sockets and devices, left as they are.
-        unfinished: temporaries that a dead writer left.
-        failed: files that could not be moved, for the reasons that were told.
-        no_room: of those, the ones for which the destination has too little space.
-        denied: directories of the destination that may not be written.
-        elsewhere: containers that another sidecar was working on.
-    """
-
-    collected: int = 0
-    bytes: int = 0
-    kept_both: int = 0
-    copied: int = 0
-    recovered: int = 0
-    unleased: int = 0
-    put_back: int = 0
-    followed: int = 0
-    sealed: int = 0
-    uncatalogued: int = 0
-    writing: int = 0
-    settling: int = 0
-    unmatched: int = 0
-    refused: int = 0
-    unfinished: int = 0
-    failed: int = 0
-    no_room: int = 0
-    denied: int = 0
-    elsewhere: int = 0
+    collected: int = done("files", "Files that were collected.", "collected_files")
+    bytes: int = done("bytes", "Bytes of the files that were collected.", "collected_bytes")
+    kept_both: int = done(
+        "files",
+        "Collected files whose name was taken by another file.",
+        "kept_both_files",
+        "  {} kept beside another file of the same name",
+    )
+    copied: int = done(
+        "files",
+        "Collected files that were copied from another file system.",
+        "copied_files",
+        "  {} copied from another file system",
+    )
+    recovered: int = done(
+        "files",
+        "Collected files that a mover which died had claimed.",
+        "recovered_files",
+        "  {} taken over from a sidecar that died",
+    )
+    unleased: int = done(
+        "files",
+        "Collected files that were judged by the quiet time alone.",
+        "unleased_files",
+        "  {} judged by the quiet time alone, without a lease",
+    )
+    sealed: int = done(
+        "logs", "Collected logs that were followed before.", "sealed_logs", "  {} logs that were followed, and ended"
+    )
+    put_back: int = done(
+        "files",
+        "Files that were put back because a writer opened them again.",
+        "put_back_files",
+        "put back {} files that a writer opened again",
+    )
+    followed: int = done(
+        "bytes", "Bytes taken from followed logs.", "followed_bytes", "followed {} of logs that are open"
+    )
+    truncated: int = done(
+        "logs",
+        "Followed logs that were cut or changed; what was not copied before is lost.",
+        Reason(_DROPPED, "truncated"),
+        "{} followed logs were cut or changed",
+        section=_DROPPED,
+    )
+    orphans_removed: int = done(
+        "directories",
+        "Directories of dead containers that were removed.",
+        "orphans_removed",
+        "removed {} directories of dead containers",
+        section="removed",
+    )
+    uncatalogued: int = left(
+        "files",
+        "Files with their final name and without a row in the catalog, which waits for them.",
+        "uncatalogued_files",
+        "  {} in place, but the catalog could not be written",
+    )
+    writing: int = left(
+        "files",
+        "Files that a process has open for writing.",
+        Reason("left_files", "writing"),
+        "left {}: open for writing",
+    )
+    settling: int = left(
+        "files",
+        "Files that were changed less than the quiet time ago.",
+        Reason("left_files", "settling"),
+        "left {}: changed a moment ago",
+    )
+    unmatched: int = left(
+        "files",
+        "Files in no source, or without a container in their name.",
+        Reason("left_files", "unmatched"),
+        "left {}: in no source, or without a container in their name",
+        onset=Reason(_DROPPED, "unmatched"),
+    )
+    refused: int = left(
+        "files",
+        "Symbolic links, FIFOs, sockets, devices and other users' links, left as they are.",
+        Reason("left_files", "refused"),
+        "left {}: no regular files, or links to somebody else's",
+        onset=Reason(_DROPPED, "refused"),
+    )
+    unfinished: int = left(
+        "files",
+        "Temporaries of writers that died.",
+        Reason("left_files", "unfinished"),
+        "left {}: unfinished, of a writer that died",
+        onset=Reason(_DROPPED, "unfinished"),
+    )
+    failed: int = left(
+        "files",
+        "Files that could not be moved.",
+        Reason("left_files", "failed"),
+        "left {}: failed",
+        onset=Reason("errors", "file"),
+    )
+    no_room: int = left(
+        "files",
+        "Files and followed logs for which the destination has too little space.",
+        "no_room_files",
+        "  {} for which the destination has too little space",
+    )
+    denied: int = left(
+        "directories",
+        "Directories of the destination that may not be written.",
+        "denied_directories",
+        "  {} directories of the destination may not be written",
+    )
+    elsewhere: int = left(
+        "containers",
+        "Containers that another sidecar was working on.",
+        "elsewhere_containers",
+        "left {} containers to another sidecar",
+    )
 
     def add(self, later: Tally) -> None:
-        """Count a later pass too: what it moved is added, what is left in the spool is as it saw it."""
+        """Count a later pass too: what it did is added, what is left in the spool is as it saw it."""
         self.add_moved(later)
         for name in LEFT:
             setattr(self, name, getattr(later, name))
 
     def add_moved(self, other: Tally) -> None:
-        """Count what the other moved, and not what it left."""
-        for field in fields(self):
-            if field.name not in LEFT:
-                setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+        """Count what the other did, and not what it left."""
+        for name in DONE:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def since(self, earlier: Tally) -> Tally:
+        """Return what was done since an earlier state of the same counts."""
+        return Tally(**{name: getattr(self, name) - getattr(earlier, name) for name in DONE})
+
+    def done(self) -> dict[str, int]:
+        """Return what was done, as a line of the log shows it: the collected files are ``files`` there."""
+        return {("files" if name == "collected" else name): getattr(self, name) for name in DONE}
+
+    def left(self) -> dict[str, int]:
+        """Return what was left."""
+        return {name: getattr(self, name) for name in LEFT}
 
     def as_dict(self) -> dict[str, int]:
         """The JSON of ``once --json``."""
         return asdict(self)
+
+
+COUNTERS: Final = declared(Tally)
+DONE: Final = tuple(one.name for one in COUNTERS if one.kind == "done")
+LEFT: Final = tuple(one.name for one in COUNTERS if one.kind == "left")
+ONSETS: Final = tuple(one.name for one in COUNTERS if one.onset is not None)
+"""What is left and counted once while it stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +182,7 @@ class Event:
         container: whose file it is, where that is known.
         size: of the file, in bytes, where that is known.
         age: of a collected file, the seconds from its last change until it was collected.
+        counts: the counter that it adds one to; None for the events of a pass, whose `Tally` counts.
     """
 
     name: str
@@ -96,6 +191,7 @@ class Event:
     container: str = ""
     size: int | None = None
     age: float | None = None
+    counts: ByEvent | None = None
 
 
 Listener = Callable[[Event], None]
@@ -133,7 +229,7 @@ class Once:
         self._kinds: dict[str, _Problems] = {}
 
     def __call__(self, event: Event) -> None:
-        if event.name in self.REPEATED:
+        if event.counts or event.name in self.REPEATED:
             self._listener(event)
             return
         problems = self._kinds.get(event.name)

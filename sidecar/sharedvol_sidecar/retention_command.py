@@ -12,26 +12,38 @@ import click
 
 from sharedvol_sidecar.catalog_commands import add_indexes, catalog_options, finish, opened
 from sharedvol_sidecar.catalog_names import escape
-from sharedvol_sidecar.console import EXIT_FAILED, report, say, say_json, time_words
+from sharedvol_sidecar.config_option import source_of
+from sharedvol_sidecar.console import EXIT_CONFIG, EXIT_FAILED, Failure, report, say, say_json, time_words
 from sharedvol_sidecar.directories import open_root
-from sharedvol_sidecar.retention import Counts, Doomed, Pruned, apply, parse_rules, plan
+from sharedvol_sidecar.errors import ConfigError
+from sharedvol_sidecar.retention import Counts, Doomed, Pruned, Rule, apply, parse_rules, plan
 from sharedvol_sidecar.retention_relief import make_room, readable
+from sharedvol_sidecar.settings import FLAG, named
 from sharedvol_sidecar.text import plain, size
+
+
+def _rules(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[Rule, ...]:
+    try:
+        return parse_rules(value)
+    except ConfigError as error:
+        source = source_of(context, parameter)
+        where = "" if source == FLAG else f"{named('keep', source)}: "
+        raise Failure(f"{where}{error}", EXIT_CONFIG) from None
 
 
 @click.command(name="prune")
 @catalog_options
 @click.option(
     "--keep",
-    "rules",
     metavar="RULE",
     multiple=True,
     required=True,
-    help="What to keep of a kind: results=90d, logs=20G, logs=14d,20G. Give one for each kind.",
+    callback=_rules,
+    help="What to keep of a kind: results=90d, logs=20G, logs=14d,20G. Give one for each kind. Else the setting keep.",
 )
 @click.option("--apply", "really", is_flag=True, help="Delete. Without it nothing is changed.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON line for each file, and one with the sums.")
-def prune_command(to: Path, catalog: str | None, rules: tuple[str, ...], really: bool, as_json: bool) -> None:
+def prune_command(to: Path, catalog: str | None, keep: tuple[Rule, ...], really: bool, as_json: bool) -> None:
     """Delete collected files that are too old or too many; by default only say which.
 
     Never touches a file that is not in the catalog, or that was changed since it was collected. Kinds without a
@@ -44,7 +56,6 @@ def prune_command(to: Path, catalog: str | None, rules: tuple[str, ...], really:
     Exit codes: 0 done, 1 a file was left or something failed, 2 wrong settings.
     """
     with finish():
-        wanted = parse_rules(rules)
         now, counts = time.time_ns(), Counts()
 
         def tell(pruned: Pruned) -> None:
@@ -57,15 +68,15 @@ def prune_command(to: Path, catalog: str | None, rules: tuple[str, ...], really:
 
         if not really:
             with opened(to, catalog, create=False, read=readable) as (rows, root):
-                _dry_run(plan(rows, wanted, now), as_json)
+                _dry_run(plan(rows, keep, now), as_json)
             return
         if to.is_dir():  # else `opened` reports it
             with open_root(to) as root:
-                for pruned in itertools.chain.from_iterable(make_room(catalog, root, wanted, now)):
+                for pruned in itertools.chain.from_iterable(make_room(catalog, root, keep, now)):
                     tell(pruned)
         with opened(to, catalog, create=False) as (rows, root):
             add_indexes(rows)
-            apply(rows, root, plan(rows, wanted, now), tell)
+            apply(rows, root, plan(rows, keep, now), tell)
     if as_json:
         say_json({"summary": {**counts.as_dict(), "applied": True}})
     else:

@@ -23,12 +23,14 @@ class Failure:
         until: when it is tried again, by the monotonic clock.
         pause: seconds until then after the next failure.
         no_room: it failed because the destination has too little space.
+        denied: the directory of the destination that may not be written, by which it failed; else empty.
     """
 
     state: tuple[int, int]
     until: float
     pause: float
     no_room: bool
+    denied: str
 
 
 class Retries:
@@ -49,14 +51,14 @@ class Retries:
             return None
         return known
 
-    def failed(self, info: os.stat_result, no_room: bool) -> None:
+    def failed(self, info: os.stat_result, no_room: bool, denied: str = "") -> None:
         """Record that a file could not be moved."""
         key, now = (info.st_dev, info.st_ino), self._clock()
         known = self._failures.pop(key, None)
         if known is None or known.state != _state(info):
-            failure = Failure(_state(info), now, PAUSES[0], no_room)
+            failure = Failure(_state(info), now, PAUSES[0], no_room, denied)
         else:
-            failure = Failure(known.state, now + known.pause, min(2 * known.pause, PAUSES[1]), no_room)
+            failure = Failure(known.state, now + known.pause, min(2 * known.pause, PAUSES[1]), no_room, denied)
         self._failures[key] = failure
         if len(self._failures) > _REMEMBERED:
             self._failures.popitem(last=False)

@@ -17,7 +17,7 @@ import structlog
 from sharedvol import SharedVolError
 from sharedvol.errors import describe
 from sharedvol_sidecar.batches import connections
-from sharedvol_sidecar.board import LASTING, Board
+from sharedvol_sidecar.board import Board
 from sharedvol_sidecar.collector import Collector
 from sharedvol_sidecar.diagnosis import clear_up, reason_of
 from sharedvol_sidecar.errors import ConfigError, SidecarError, explaining_descriptors, forget_frames
@@ -28,7 +28,7 @@ from sharedvol_sidecar.network_mounts import NETWORK, network_warnings
 from sharedvol_sidecar.peers import Peers
 from sharedvol_sidecar.places import Places
 from sharedvol_sidecar.pruning import Pruning
-from sharedvol_sidecar.report import LEFT, Event, Once, Tally
+from sharedvol_sidecar.report import Event, Once, Tally
 from sharedvol_sidecar.settings import Settings
 from sharedvol_sidecar.views import show_backlog, show_replicas
 from sharedvol_sidecar.watch import Watch
@@ -141,7 +141,6 @@ class Service:
         self._started = False
         self._takeovers = 0
         self.board = Board(log=log)
-        self.total = Tally()
 
     def stop(self, number: int, frame: FrameType | None) -> None:
         """A signal handler: the batch under way is finished, then `run` ends; at a second signal, at once.
@@ -204,7 +203,7 @@ class Service:
             if fault is not None:
                 self._fault(*fault, watch)
         self._summarize(at_once=True)
-        self._log.info("stopped", **_moved(self.total))
+        self._log.info("stopped", **self.board.picture().moved.done())
 
     def _collect(self, watch: Watch) -> tuple[str, str] | None:
         """Collect until the end, and return None; or until a fault, and return its reason and text.
@@ -304,15 +303,17 @@ class Service:
                     self._is_to_stop
                 )  # it may be well again, and there may be no file that would tell
             self.board.pass_began()
-            tally = collector.run_pass(self._is_to_stop, self.board.progress)
+            tally = collector.run_pass(self._is_to_stop, self._progress)
             took = time.monotonic() - began
             self._backoff = BACKOFF[0]
             self._once.end_pass(collector.saw)
-            self._account(tally)
+            if tally.collected or tally.put_back:
+                self._log.debug("collected", **tally.done(), writing=tally.writing, settling=tally.settling)
             self.board.left(tally, collector.is_whole)
             clear_up(self.board, collector, tally)
             self.board.passed(tally, took)
-            show_backlog(self.board, collector, tally.followed)
+            self._summarize()
+            show_backlog(self.board, collector)
             show_replicas(self.board, collector)
             if (collector.short_of_space or collector.register.full or tally.no_room) and self._relieve():
                 collector.register.try_again()
@@ -353,11 +354,8 @@ class Service:
             self.board.beat()
             self._summarize()
             if collector.logs and time.monotonic() >= tick:
-                tally = collector.tick()
-                self.total.add_moved(tally)
-                self._summary.add(tally)
-                self.board.moved(tally)
-                self.board.followed(len(collector.logs), tally.followed)
+                collector.tick(self._ticked)
+                self.board.followed(len(collector.logs))
                 tick = time.monotonic() + self._timing.follow_interval
 
     def _sleep(self, watch: Watch, seconds: float) -> None:
@@ -367,34 +365,31 @@ class Service:
             watch.wait_for_signal(min(left, _BEAT))
             self.board.beat()
 
-    def _account(self, tally: Tally) -> None:
-        self.total.add(tally)
-        self.total.uncatalogued = tally.uncatalogued
-        if tally.collected or tally.put_back:
-            self._log.debug("collected", **_moved(tally), writing=tally.writing, settling=tally.settling)
+    def _progress(self, tally: Tally) -> None:
+        """Count what a pass has done so far, which stays counted if the pass fails."""
+        self._summary.add(self.board.progress(tally))
+
+    def _ticked(self, tally: Tally) -> None:
+        """Count what was done between two passes."""
+        self.board.moved(tally)
         self._summary.add(tally)
-        self._summarize()
 
     def _summarize(self, at_once: bool = False) -> None:
         found = self._summary.take(at_once)
         if found is not None:
-            moved, lag = found
-            left = {name: getattr(self.total, name) for name in LEFT if getattr(self.total, name)}
-            self._log.info("summary", **_moved(moved), lag_seconds=round(lag, 3), left=left)
+            done, lag = found
+            left = {name: count for name, count in self.board.picture().left.left().items() if count}
+            self._log.info("summary", **done.done(), lag_seconds=round(lag, 3), left=left)
 
     def _tell(self, event: Event) -> None:
-        self.board.event(event, counted=event.name in LASTING)
+        self.board.event(event)
         self._summary.event(event)
         level = _LEVELS.get(event.name, logging.WARNING)
         name = "file" if event.name == "collected" else event.name
         self._log.log(level, name, path=event.path, detail=event.detail)
 
     def _tell_pruned(self, event: Event) -> None:
-        if event.name == "failed":
-            self.board.event(event)  # no pass counts it
-            self._log.warning(event.name, path=event.path, detail=event.detail)
-        else:
-            self._once(event)
+        (self._tell if event.counts else self._once)(event)
 
 
 _LEVELS = {
@@ -416,20 +411,3 @@ def _close(collector: Collector | None) -> None:
     if collector is not None:
         with contextlib.suppress(SharedVolError, OSError):  # every part is closed all the same
             collector.close()
-
-
-def _moved(tally: Tally) -> dict[str, int]:
-    counts = tally.as_dict()
-    names = (
-        "collected",
-        "bytes",
-        "kept_both",
-        "copied",
-        "recovered",
-        "unleased",
-        "put_back",
-        "followed",
-        "sealed",
-        "uncatalogued",
-    )
-    return {("files" if name == "collected" else name): counts[name] for name in names}

@@ -13,10 +13,10 @@ FORGOTTEN = 200
 """Dead replicas that are forgotten after one pass."""
 
 
-def show_backlog(board: Board, collector: Collector, followed: int) -> None:
-    """What the last pass left in the spool, by container; and the logs, ``followed`` by so many bytes."""
+def show_backlog(board: Board, collector: Collector) -> None:
+    """Show what the last pass left in the spool, by container; and how many logs are followed."""
     board.backlog({name: (files, size) for name, (files, size) in collector.admission.backlog.items()})
-    board.followed(len(collector.logs), followed)
+    board.followed(len(collector.logs))
 
 
 def show_replicas(board: Board, collector: Collector) -> None:

@@ -13,7 +13,7 @@ from types import FrameType
 
 from sharedvol_sidecar.collector import Collector, tune_memory
 from sharedvol_sidecar.job import Job
-from sharedvol_sidecar.report import Event
+from sharedvol_sidecar.report import Event, Tally
 
 
 def main() -> int:
@@ -35,8 +35,11 @@ def main() -> int:
 
     tune_memory()
     collector = Collector(Job(**job), tell, shard=(1, 2))
-    tally = collector.run_pass(lambda: stopping)
-    json.dump(tally.as_dict(), sys.stdout)
+    counts = [Tally()]
+    try:
+        collector.run_pass(lambda: stopping, lambda tally: counts.append(tally))
+    finally:
+        json.dump(counts[-1].as_dict(), sys.stdout)  # also of a pass that fails: what it moved is counted
     return 0
 
 

@@ -44,6 +44,7 @@ def hostile_board(clocks: Clocks) -> Board:
         board.fault(f"fault {name}", f"cannot write {name}")
         for event in ("failed", "refused", "put_back"):
             board.event(Event(event, name, f"about {name}"))
+    board.left(Tally(failed=len(HOSTILE), refused=len(HOSTILE)), True)
     board.backlog(dict.fromkeys(HOSTILE.values(), (1, 2)))
     board.replicas(ReplicaView(name, None, None, None) for name in HOSTILE.values())
     return board
@@ -70,5 +71,6 @@ def busy_board(clocks: Clocks, minutes: int = 60) -> Board:
     board.event(Event("put_back", "9b1d/results/a.json", "a writer opened it again while it was moved"))
     board.backlog({f"{number:012x}": (number * 3, number * 1_000_000) for number in range(1, 7)})
     board.replicas(ReplicaView(f"{number:012x}", number != 4, number, NOON) for number in range(1, 6))
-    board.followed(3, 5_000_000)
+    board.moved(Tally(followed=5_000_000))
+    board.followed(3)
     return board

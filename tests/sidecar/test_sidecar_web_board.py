@@ -183,16 +183,22 @@ def test_throughput_is_of_the_last_hour_by_the_minute(board: Board, clocks: Cloc
 
 
 def test_followed_bytes_are_throughput_without_files(board: Board) -> None:
-    board.followed(2, 500)
-    board.followed(1, 70)
+    board.followed(2)
+    board.moved(Tally(followed=500))
+    board.moved(Tally(followed=70))
+    board.followed(1)
     picture = board.picture()
-    assert (picture.followed_logs, picture.followed_bytes) == (1, 570)
+    assert (picture.followed_logs, picture.moved.followed) == (1, 570)
     assert (picture.minutes[-1].files, picture.minutes[-1].bytes) == (0, 570)
 
 
 def test_errors_and_dropped_are_told_apart(board: Board) -> None:
-    for name in "failed catalog refused unmatched unfinished truncated put_back scan_only pruned collected".split():
+    for name in "failed refused unmatched unfinished truncated put_back scan_only collected".split():
         board.event(Event(name, f"{name}.json", ""))
+    board.event(Event("catalog", "", "", counts="catalog"))
+    board.event(Event("pruned", "pruned.json", "", counts="pruned"))
+    board.moved(Tally(truncated=1, put_back=1, collected=1))
+    board.left(Tally(failed=1, refused=1, unmatched=1, unfinished=1), True)
     picture = board.picture()
     assert {name for name, count in picture.errors.items() if count} == {"file", "catalog"}
     assert {name for name, count in picture.dropped.items() if count} == set(

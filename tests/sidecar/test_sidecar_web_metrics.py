@@ -41,11 +41,14 @@ def clocks() -> Clocks:
 
 def test_the_counters_are_those_of_the_passes(clocks: Clocks) -> None:
     board = clocks.board()
-    board.passed(Tally(collected=5, bytes=500, kept_both=1, copied=2, recovered=3, unleased=1, put_back=4), 0.02)
-    board.passed(Tally(collected=1, bytes=7, writing=9, failed=2), 400.0)
-    for name in ("sealed", "orphan_removed", "pruned", "pruned"):
-        board.event(Event(name, "a", "b"))
-    board.followed(2, 1234)
+    board.passed(
+        Tally(collected=5, bytes=500, kept_both=1, copied=2, recovered=3, unleased=1, put_back=4, sealed=1), 0.02
+    )
+    board.passed(Tally(collected=1, bytes=7, orphans_removed=1, writing=9, failed=2, uncatalogued=3), 400.0)
+    for _ in range(2):
+        board.event(Event("pruned", "a", "b", counts="pruned"))
+    board.moved(Tally(followed=1234))
+    board.followed(2)
     found = scraped(board)
     for name, wanted in {
         "collected_files_total": 6,
@@ -60,6 +63,7 @@ def test_the_counters_are_those_of_the_passes(clocks: Clocks) -> None:
         "pruned_files_total": 2,
         "followed_bytes_total": 1234,
         "followed_logs": 2,
+        "uncatalogued_files": 3,
         "passes_total": 2,
         "pass_duration_seconds_count": 2,
         "pass_duration_seconds_sum": 400.02,
@@ -76,11 +80,11 @@ def test_the_counters_are_those_of_the_passes(clocks: Clocks) -> None:
 def test_errors_are_not_dropped_and_dropped_are_no_errors(clocks: Clocks) -> None:
     board = clocks.board()
     before = scraped(board)
-    board.event(Event("refused", "pipe", "no regular file"))
+    board.left(Tally(refused=1), True)
     refused = scraped(board)
     assert refused["errors_total"] == before["errors_total"]
     assert refused["dropped_total"] == {**before["dropped_total"], ("refused",): 1}
-    board.event(Event("failed", "a", "cannot"))
+    board.left(Tally(refused=1, failed=1), True)
     board.fault("destination_full", "no space")
     failed = scraped(board)
     assert failed["dropped_total"] == refused["dropped_total"]

@@ -11,26 +11,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 import sharedvol
-from sharedvol_sidecar.picture import OTHER, PASS_BUCKETS, REASONS, Picture
+from sharedvol_sidecar.counters import LABELLED
+from sharedvol_sidecar.picture import ALL, OTHER, PASS_BUCKETS, REASONS, Picture
 from sharedvol_sidecar.text import plain
 
 PREFIX = "sharedvol_sidecar_"
-
-_MOVED = (
-    ("collected_files", "Files that were collected.", "collected"),
-    ("collected_bytes", "Bytes of the files that were collected.", "bytes"),
-    ("kept_both_files", "Collected files whose name was taken by another file.", "kept_both"),
-    ("copied_files", "Collected files that were copied from another file system.", "copied"),
-    ("recovered_files", "Collected files that a mover which died had claimed.", "recovered"),
-    ("unleased_files", "Collected files that were judged by the quiet time alone.", "unleased"),
-    ("put_back_files", "Files that were put back as a writer opened them again.", "put_back"),
-)
-_HAPPENED = (
-    ("sealed_logs", "Followed logs that were ended.", "sealed"),
-    ("orphans_removed", "Temporaries of writers that died, removed.", "orphan_removed"),
-    ("pruned_files", "Collected files that were deleted as too old or for space.", "pruned"),
-)
-_LEFT = ("writing", "settling", "unmatched", "refused", "unfinished", "failed")
 
 
 def registry(picture: Callable[[], Picture]) -> CollectorRegistry:
@@ -61,22 +46,16 @@ class BoardCollector(Collector):
 
 
 def _counters(picture: Picture) -> Iterator[Metric]:
-    for name, text, field in _MOVED:
-        yield CounterMetricFamily(PREFIX + name, text, getattr(picture.moved, field))
-    for name, text, event in _HAPPENED:
-        yield CounterMetricFamily(PREFIX + name, text, picture.happened.get(event, 0))
+    for counter in ALL:
+        if isinstance(counter.metric, str):
+            made = CounterMetricFamily if counter.kind == "done" else GaugeMetricFamily
+            yield made(PREFIX + counter.metric, counter.help, picture.value(counter))
+    values = {"left_files": picture.by_reason("left_files"), "errors": picture.errors, "dropped": picture.dropped}
+    for name, text in LABELLED.items():
+        labelled = GaugeMetricFamily if name == "left_files" else CounterMetricFamily
+        yield _labelled(labelled(PREFIX + name, text, labels=["reason"]), values[name])
     lost = picture.log.lost
     yield CounterMetricFamily(PREFIX + "log_lines_lost", "Lines of the log that could not be written.", lost)
-    yield CounterMetricFamily(PREFIX + "followed_bytes", "Bytes taken from followed logs.", picture.followed_bytes)
-    yield _labelled(
-        CounterMetricFamily(PREFIX + "errors", "What went wrong and is tried again.", labels=["reason"]), picture.errors
-    )
-    yield _labelled(
-        CounterMetricFamily(
-            PREFIX + "dropped", "What was not collected and will not be as it is: no error.", labels=["reason"]
-        ),
-        picture.dropped,
-    )
 
 
 def _passes(picture: Picture) -> Iterator[Metric]:
@@ -98,8 +77,6 @@ def _gauges(picture: Picture) -> Iterator[Metric]:
     now = {one.reason for one in picture.faults}
     reasons = {reason: float(reason in now) for reason in (*REASONS, *now)}
     yield _labelled(GaugeMetricFamily(PREFIX + "fault", "Why it is not ready: 1 or 0.", labels=["reason"]), reasons)
-    left = {name: getattr(picture.left, name) for name in _LEFT}
-    yield _labelled(GaugeMetricFamily(PREFIX + "left_files", "Files the last pass left.", labels=["reason"]), left)
     yield GaugeMetricFamily(PREFIX + "followed_logs", "Logs that are followed now.", picture.followed_logs)
     states = {"alive": picture.replicas_alive, "dead": picture.replicas_dead, "unknown": picture.replicas_unknown}
     yield _labelled(GaugeMetricFamily(PREFIX + "replicas", "Replicas, by what is known.", labels=["state"]), states)

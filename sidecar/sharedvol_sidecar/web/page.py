@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 import sharedvol
-from sharedvol_sidecar.picture import REASONS, Picture
+from sharedvol_sidecar.picture import ALL, REASONS, Picture
 from sharedvol_sidecar.text import duration, plain, size
 from sharedvol_sidecar.throughput import Minute
 from sharedvol_sidecar.web.plot import bytes_plot, files_plot
@@ -55,6 +55,7 @@ class Page:
             refresh=refresh,
             plots=(files_plot(picture.minutes), bytes_plot(picture.minutes)),
             rows=_rows(picture.minutes),
+            counters=[(one, picture.value(one)) for one in ALL],
             errors=sum(picture.errors.values()),
             dropped=sum(picture.dropped.values()),
         )

@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sharedvol
-from sharedvol_sidecar.picture import Entry, Picture
-from sharedvol_sidecar.report import LEFT
+from sharedvol_sidecar.picture import ALL, Entry, Picture
 
 
 def moment(seconds: float | None) -> str | None:
@@ -47,7 +46,6 @@ def readiness(picture: Picture) -> dict[str, Any]:
 
 def status(picture: Picture) -> dict[str, Any]:
     """The body of ``/status.json``: all that the page shows."""
-    moved, left = picture.moved.as_dict(), picture.left.as_dict()
     rest = picture.backlog_rest
     return {
         "version": sharedvol.__version__,
@@ -60,11 +58,10 @@ def status(picture: Picture) -> dict[str, Any]:
         "warnings": [
             {"reason": one.reason, "detail": one.detail, "since": moment(one.since)} for one in picture.warnings
         ],
-        "collected": {name: count for name, count in moved.items() if name not in LEFT},
-        "left": {name: left[name] for name in LEFT},
-        "followed": {"logs": picture.followed_logs, "bytes": picture.followed_bytes},
-        "errors": dict(picture.errors),
-        "dropped": dict(picture.dropped),
+        **{section: _counts(picture, section) for section in ("collected", "removed", "left")},
+        "followed": {"logs": picture.followed_logs, "bytes": picture.moved.followed},
+        "errors": picture.errors,
+        "dropped": picture.dropped,
         "events": dict(picture.happened),
         "passes": {
             "count": picture.passes.count,
@@ -90,6 +87,10 @@ def status(picture: Picture) -> dict[str, Any]:
         "recent_dropped": [_entry(one) for one in picture.recent_dropped],
         "notes": [_entry(one) for one in picture.notes],
     }
+
+
+def _counts(picture: Picture, section: str) -> dict[str, int]:
+    return {one.name: picture.value(one) for one in ALL if one.section == section}
 
 
 def _faults(picture: Picture) -> list[dict[str, Any]]:
