@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from sharedvol import forks
 from sharedvol.errors import SharedVolError
@@ -14,9 +15,13 @@ from sharedvol.identity import container_id
 from sharedvol.integrations.background import start_thread
 from sharedvol.integrations.checks import OK, Checks
 from sharedvol.integrations.drain import SigtermGate
+from sharedvol.integrations.family import slot_of_family
 from sharedvol.integrations.process import START_UP_FAILED, end_process
 from sharedvol.migrations.coordinator import MigrationCoordinator
 from sharedvol.volume import Membership, Volume
+
+_JOIN_SECONDS: Final = 2.0  # that a worker waits for its own place where another process of the replica has one
+_RETRY_SECONDS: Final = (1.0, 30.0)  # until the next try to join: the first pause, and the longest
 
 _log = logging.getLogger(__name__)
 
@@ -87,6 +92,8 @@ class Service:
         self._started = self._stopped = self._draining = False
         self.serving = False
         self._membership: Membership | None = None
+        self._family_slot: int | None = None
+        self._ended = threading.Event()
         self._run: threading.Thread | None = None
         self._gate: SigtermGate | None = None
         self._health = Health(self.coordinator, max_age=self._max_age)
@@ -109,7 +116,7 @@ class Service:
         """The replica's slot on the volume; None before the start, after the stop and without a volume."""
         forks.notice()
         membership = self._membership  # which `stop` may take away meanwhile
-        return None if membership is None else membership.slot
+        return self._family_slot if membership is None else membership.slot
 
     @property
     def started(self) -> bool:
@@ -130,6 +137,9 @@ class Service:
     def start(self, *, wait: bool = False) -> None:
         """Join the volume, and begin to migrate in a thread. Does nothing in a process that has started.
 
+        A worker that cannot join while its master or another worker is a member is started all the same: it logs why,
+        and tries again in the background.
+
         Args:
             wait: until nothing is pending.
 
@@ -140,7 +150,7 @@ class Service:
         forks.notice()
         with self._lock:
             if not self._started:
-                self._stopped = False
+                self._stopped, self._ended = False, threading.Event()
                 self._join()
                 if self._stopped:  # while we waited for others who join
                     self._leave()
@@ -219,16 +229,49 @@ class Service:
         """Leave the volume. Waits for nothing; a migration that still runs ends with the process."""
         forks.notice()
         self._stopped, self._started, self._draining, self.serving = True, False, False, False
+        self._ended.set()
         if self._gate is not None:
             self._gate.remove()
             self._gate = None
         self._leave()
 
     def _join(self) -> None:
-        if self.volume is not None and self._membership is None:
+        if self.volume is None or self._membership is not None:
+            return
+        replica = self.replica
+        self._family_slot = None if replica is None else slot_of_family(replica)
+        if self._family_slot is None:
             self._membership = self.volume.join(purpose=self.purpose)
+            return
+        tried, ended = threading.Event(), self._ended
+        start_thread(lambda: self._join_in_background(tried, ended), "join")
+        tried.wait(_JOIN_SECONDS)
+
+    def _join_in_background(self, tried: threading.Event, ended: threading.Event) -> None:
+        assert self.volume is not None
+        pause, longest = _RETRY_SECONDS
+        while not ended.is_set():
+            try:
+                membership = self._membership = self.volume.join(purpose=self.purpose)
+            except Exception as error:
+                _log.warning(
+                    "cannot join volume %r: %s; this process serves all the same, because another one of this replica "
+                    "is a member; it tries again in %g s",
+                    str(self.volume.path),
+                    error,
+                    pause,
+                )
+                tried.set()
+                ended.wait(pause)
+                pause = min(2 * pause, longest)
+                continue
+            if ended.is_set():  # stopped meanwhile, and maybe started again
+                membership.leave()
+            break
+        tried.set()
 
     def _leave(self) -> None:
+        self._family_slot = None
         membership, self._membership = self._membership, None
         if membership is not None:
             membership.leave()
