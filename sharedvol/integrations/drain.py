@@ -14,12 +14,13 @@ import queue
 import signal
 import threading
 from collections.abc import Callable
-from types import FrameType
+from types import FrameType, MethodType
 from typing import Any, Final
 
 from sharedvol.integrations.background import start_thread
 
 _STOPPED: Final = 128 + signal.SIGTERM
+_Handler = Callable[[int, FrameType | None], None]
 _log = logging.getLogger(__name__)
 
 
@@ -39,6 +40,7 @@ class SigtermGate:
         self._pid = os.getpid()
         self._begun = self._passed = False
         self._previous: Any = None
+        self._handler: _Handler = self._handle
         # The handler runs wherever the main thread is, so what it uses must be re-entrant: SimpleQueue.put is, and
         # the start of a thread is not, hence the thread that waits from the beginning.
         self._orders: queue.SimpleQueue[bool] = queue.SimpleQueue()
@@ -51,8 +53,10 @@ class SigtermGate:
         if self._previous is None or self._previous == signal.SIG_IGN:
             _log.warning("SIGTERM is handled outside of Python or ignored: this process will not drain")
             return False
+        if self._server is not None:
+            self._handler = _method_of(self._server, self._handle)
         start_thread(self._wait, "drain")
-        signal.signal(signal.SIGTERM, self._handle)
+        signal.signal(signal.SIGTERM, self._handler)
         return True
 
     @property
@@ -74,7 +78,7 @@ class SigtermGate:
         self._orders.put(False)
         if os.getpid() != self._pid or threading.current_thread() is not threading.main_thread():
             return
-        if signal.getsignal(signal.SIGTERM) == self._handle:
+        if signal.getsignal(signal.SIGTERM) == self._handler:
             signal.signal(signal.SIGTERM, self._previous)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -103,3 +107,16 @@ class SigtermGate:
             self._orders.get(timeout=self._seconds)
             return
         os.kill(self._pid, signal.SIGTERM)
+
+
+def _method_of(owner: object, handle: _Handler) -> _Handler:
+    """Return ``handle`` as a method of ``owner``.
+
+    Libraries look the server up as the owner of the handler of SIGTERM: sse-starlette, for example, ends its streams
+    when that object's ``should_exit`` is true.
+    """
+
+    def method(_owner: object, number: int, frame: FrameType | None) -> None:
+        handle(number, frame)
+
+    return MethodType(method, owner)

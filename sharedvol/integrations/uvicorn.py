@@ -1,63 +1,164 @@
-"""uvicorn with several workers, as ``uvicorn APP --workers N`` runs it, and two things more.
+"""uvicorn with several workers, as ``uvicorn APP --workers N`` runs it, with three faults fixed.
 
 ::
 
     python -m sharedvol.integrations.uvicorn shop.app:app --workers 4
 
-uvicorn's parent process ends with status 0 when a worker could not start, so that ``restart: on-failure`` sees no
-failure; here it ends with 3. And once it has told its workers to stop it hears no further signal; here a second
-SIGTERM reaches them, and ends their drain. With one worker there is no parent, and nothing is different.
+uvicorn's parent process ends with status 0 when a worker cannot start (and older releases start it again and again),
+so ``restart: on-failure`` sees no failure; here it ends with 3. While uvicorn's parent process waits for a worker, at
+SIGHUP, SIGTTOU or the stop, it handles no signal; here SIGTERM reaches every worker at once, and a second one ends
+their drain. With one worker there is no parent process, and nothing differs.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
+import queue
 import signal
 import sys
-from typing import Final
+import threading
+from collections.abc import Callable
+from typing import Any, ClassVar, Final
 
-from uvicorn.config import STARTUP_FAILURE
-from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors import Multiprocess, multiprocess
 
-_LOOK_SECONDS: Final = 0.1
+from sharedvol.integrations.background import start_thread
+from sharedvol.integrations.process import START_UP_FAILED
+
+_log = logging.getLogger("uvicorn.error")
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+class Worker(multiprocess.Process):
+    """One worker process. The first SIGTERM is sent once, whichever part of the parent process sends it.
+
+    Attributes:
+        running: the workers of this process that were started and not yet waited for.
+    """
+
+    running: ClassVar[list[Worker]] = []
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+    _told = False
+
+    def start(self) -> None:
+        """Start the process."""
+        super().start()
+        self.running.append(self)
+
+    def terminate(self) -> None:
+        """Send SIGTERM, unless that was done before."""
+        with self._lock:
+            first, self._told = not self._told, True
+            if first:
+                super().terminate()
+
+    def join(self) -> None:
+        """Wait for the end of the process."""
+        super().join()
+        with contextlib.suppress(ValueError):
+            self.running.remove(self)
+
+    def wait_until_ready(self, timeout: float, should_exit: threading.Event | None = None) -> bool:
+        """As uvicorn's, but a stop is not a reason to kill a worker: it may serve, and is stopped with the others."""
+        ready = super().wait_until_ready(timeout, should_exit)
+        return ready or (should_exit is not None and should_exit.is_set() and self.process.is_alive())
+
+    def send(self, number: int, *, again: bool) -> None:
+        """Send a signal, from any thread. Without ``again`` only to a worker that has had no SIGTERM."""
+        with self._lock:
+            first, self._told = not self._told, True
+            if (first or again) and self.process.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.process.pid, number)
 
 
 class Supervisor(Multiprocess):
-    """The parent of the workers."""
+    """The parent process of the workers."""
+
+    def __init__(self, config: Any, *args: Any, **more: Any) -> None:
+        super().__init__(config, *args, **{**more, **_checked(more)})
+        self._cannot_start = False
+        # A signal handler interrupts the main thread anywhere, so it may only call what is re-entrant.
+        self._arrived: queue.SimpleQueue[int] = queue.SimpleQueue()
+        start_thread(self._pass_on, "stop")
+        for number in _STOP_SIGNALS:
+            signal.signal(number, self._hear)
 
     def run(self) -> None:
-        """Until it is told to stop, or a worker cannot start.
+        """Run until a signal says stop, or a worker cannot start.
 
         Raises:
             SystemExit: a worker could not start.
         """
         super().run()
-        if any(process.exitcode == STARTUP_FAILURE for process in self.processes):
-            sys.exit(STARTUP_FAILURE)
+        if self._cannot_start or _any_failed(self.processes):
+            sys.exit(START_UP_FAILED)
 
-    def join_all(self) -> None:
-        """Wait until all have ended, and pass on what we are told meanwhile."""
-        while running := [process for process in self.processes if process.exitcode is None]:
-            running[0].process.join(_LOOK_SECONDS)
-            while self.signal_queue:
-                number = self.signal_queue.pop(0)
-                if number in (signal.SIGTERM, signal.SIGINT):
-                    _tell([process.pid for process in running if process.exitcode is None], number)
+    def keep_subprocess_alive(self) -> None:
+        """Replace workers that ended, but stop if one could not start."""
+        workers = list(self.processes)
+        super().keep_subprocess_alive()
+        if _any_failed(workers):
+            _log.error("a worker could not start: stopping")
+            self._cannot_start = True
+            self.should_exit.set()
+
+    def restart_all(self) -> None:
+        """Replace the workers one by one, until a signal says stop."""
+        workers = self.processes
+        for index, old in enumerate(workers):
+            if self.should_exit.is_set():
+                break
+            self.processes = [old]
+            super().restart_all()
+            workers[index] = self.processes[0]
+            if workers[index] is old:  # its successor did not get ready
+                break
+        self.processes = workers
+
+    def _hear(self, number: int, frame: object) -> None:
+        self.signal_queue.append(number)
+        self._arrived.put(number)
+
+    def _pass_on(self) -> None:
+        """In a thread: the main thread may be waiting for a worker. Send every worker what this process receives."""
+        again = False
+        while True:
+            number = self._arrived.get()
+            self.should_exit.set()
+            for worker in tuple(Worker.running):
+                worker.send(number if again else signal.SIGTERM, again=again)
+            again = True
 
 
-def _tell(pids: list[int | None], number: int) -> None:
-    for pid in pids:
-        if pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+class _StartOrFail:
+    """What a worker runs, where uvicorn (before 0.47) ends a worker that could not start with status 0."""
+
+    def __init__(self, run: Callable[..., object]) -> None:
+        self._run = run
+
+    def __call__(self, sockets: Any = None) -> None:
+        self._run(sockets)
+        if not getattr(getattr(self._run, "__self__", None), "started", True):
+            sys.exit(START_UP_FAILED)
+
+
+def _any_failed(workers: list[Any]) -> bool:
+    return any(worker.process.exitcode == START_UP_FAILED for worker in workers)
+
+
+def _checked(more: dict[str, Any]) -> dict[str, Any]:
+    return {"target": _StartOrFail(more["target"])} if "target" in more else {}
 
 
 def main() -> None:
     """The command line of uvicorn."""
     command = importlib.import_module("uvicorn.main")
     command.Multiprocess = Supervisor  # type: ignore[attr-defined]
+    multiprocess.Process = Worker  # type: ignore[misc]
     command.main(prog_name="uvicorn")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from lowest import lowest
 from served import Place
 
 
@@ -12,3 +13,10 @@ from served import Place
 def place(tmp_path: Path) -> Place:
     """A directory for one replica."""
     return Place(tmp_path)
+
+
+@pytest.fixture(params=["lowest", "newest"])
+def each_uvicorn(request: pytest.FixtureRequest, place: Place) -> None:
+    """Run the test with the oldest uvicorn that we support, and with the installed one."""
+    if request.param == "lowest":
+        place.packages = (lowest("uvicorn"),)

@@ -41,6 +41,8 @@ class Place:
 
     path: Path
     environment: dict[str, str] = field(default_factory=dict)
+    packages: tuple[Path, ...] = ()
+    """Directories with packages that are imported instead of the installed ones."""
 
     def __post_init__(self) -> None:
         for name in ("volume", "migrations"):
@@ -76,8 +78,14 @@ class Place:
     def is_alive(self) -> bool | None:
         return Volume(self.path / "volume").is_alive(NAME)
 
-    def uvicorn(self, *options: str, program: tuple[str, ...] = ("uvicorn",), **environment: str) -> Served:
-        return self._serve([*_program(program), "shop_starlette:app", *options], environment)
+    def uvicorn(
+        self,
+        *options: str,
+        program: tuple[str, ...] = ("uvicorn",),
+        app: str = "shop_starlette:app",
+        **environment: str,
+    ) -> Served:
+        return self._serve([*_program(program), app, *options], environment)
 
     def develop(self, program: str) -> Served:
         """A program that runs uvicorn by itself, as ``fastapi dev`` does."""
@@ -90,7 +98,8 @@ class Place:
     def _serve(self, command: list[str], environment: dict[str, str]) -> Served:
         port = free_port()
         where = ["-b", f"127.0.0.1:{port}"] if "gunicorn" in command[0] else ["--port", str(port)]
-        more = {"SHOP": str(self.path), "HOSTNAME": NAME, "PYTHONPATH": str(HERE), **self.environment, **environment}
+        packages = os.pathsep.join(map(str, (*self.packages, HERE)))
+        more = {"SHOP": str(self.path), "HOSTNAME": NAME, "PYTHONPATH": packages, **self.environment, **environment}
         return Served([*command, *where], port, self.path, more)
 
 

@@ -9,12 +9,15 @@ import signal
 from collections.abc import Callable, Iterator
 
 import pytest
+from lowest import lowest
 from processes import LIMIT, blocked, wait_until
 from served import CONNECTION_REFUSED, Place, Served, Slow
 from servers import Database, Server
 
 from sharedvol import FileLock, Volume
 
+PATIENT = ("--timeout-worker-healthcheck", "300")
+"""Else uvicorn kills a worker that has not started after 5 s, which may be so on a busy machine."""
 LAUNCHER = ("python", "-m", "sharedvol.integrations.uvicorn")
 
 
@@ -213,10 +216,49 @@ def test_workers_share_a_slot_and_a_killed_one_is_replaced(place: Place) -> None
     assert place.is_alive() is False
 
 
+@pytest.mark.usefixtures("each_uvicorn")
 def test_a_failed_migration_ends_all_workers(place: Place) -> None:
     place.migration("002_bad.sql", "CREATE NONSENSE;")
     with place.uvicorn("--workers", "2", program=LAUNCHER) as served:
         assert served.wait() == 3
+    assert place.is_alive() is False
+
+
+def test_a_volume_that_cannot_be_joined_ends_all_workers_of_the_oldest_uvicorn(place: Place) -> None:
+    place.packages = (lowest("uvicorn"),)
+    (place.path / "volume").rmdir()
+    with place.uvicorn("--workers", "2", program=LAUNCHER) as served:
+        assert served.wait() == 3
+
+
+@pytest.mark.usefixtures("each_uvicorn")
+def test_sigterm_while_workers_are_replaced_reaches_all_of_them(place: Place) -> None:
+    patient = () if place.packages else PATIENT
+    with place.uvicorn("--workers", "2", *patient, program=LAUNCHER) as served:
+        served.until("ready")
+        served.pids(2)
+        served.tell(signal.SIGHUP)
+        wait_until(
+            lambda: "Waiting for child process" in served.log.partition("Received SIGHUP")[2], "a worker that drains"
+        )
+        served.tell()
+        _wait_until_drained(served, lambda: set(served.children("spawn_main")))
+        served.tell()
+        assert served.wait() == 0
+    assert place.is_alive() is False
+
+
+def test_sigterm_while_a_replacement_is_imported_reaches_the_others(place: Place) -> None:
+    with place.uvicorn("--workers", "2", *PATIENT, program=LAUNCHER) as served:
+        served.until("ready")
+        old = served.pids(2)
+        place.fifo("import")
+        served.tell(signal.SIGHUP)
+        with place.reader("import"):
+            served.tell()
+            _wait_until_drained(served, lambda: old)
+        served.tell()
+        assert served.wait() == 0
     assert place.is_alive() is False
 
 
@@ -260,6 +302,19 @@ def test_a_program_that_reloads_does_not_drain_either(place: Place) -> None:
         served.tell()
         assert served.wait() == 0
     assert place.is_alive() is False
+
+
+def _wait_until_drained(served: Served, workers: Callable[[], set[int]]) -> None:
+    """Until each of ``workers`` has closed a connection because it drains."""
+    draining: set[int] = set()
+
+    def look() -> bool:
+        answer = served.ask()
+        if answer.headers.get("connection") == "close":
+            draining.add(answer.body["pid"])
+        return draining >= workers()
+
+    wait_until(look, f"a drain of all workers\n{served.log}")
 
 
 def _answers_of(served: Served) -> set[int]:
