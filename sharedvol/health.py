@@ -10,7 +10,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -141,9 +141,7 @@ def health_app(health: Health, *, live_path: str = LIVE_PATH, ready_path: str = 
             return
         if scope["type"] != "http":
             raise RuntimeError(f"the health checks speak HTTP, not {scope['type']}")
-        # Mounted below a prefix, the path comes with it.
-        path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
-        answer = answers.get(path)
+        answer = next((answers[path] for path in _paths(scope) if path in answers), None)
         if answer is None:
             report = Report(404, {"error": f"no such check: {live_path} or {ready_path}"})
         elif scope["method"] not in ("GET", "HEAD"):
@@ -164,6 +162,20 @@ def health_app(health: Health, *, live_path: str = LIVE_PATH, ready_path: str = 
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
     return app
+
+
+def _paths(scope: _Scope) -> Iterator[str]:
+    """Yield the request's path below the place of this application, by each reading of ``root_path``.
+
+    By the ASGI specification the path includes ``root_path``. Where a proxy strips a prefix that only ``root_path``
+    names, the path includes the rest of it, the mount point, or nothing of it.
+    """
+    path = scope["path"]
+    parts = [part for part in scope.get("root_path", "").split("/") if part]
+    for number in range(len(parts) + 1):
+        prefix = "".join(f"/{part}" for part in parts[number:])
+        if path == prefix or path.startswith(f"{prefix}/"):
+            yield "/" + path[len(prefix) :].lstrip("/")
 
 
 async def _lifespan(receive: _Receive, send: _Send) -> None:

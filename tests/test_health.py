@@ -46,6 +46,26 @@ def get(app: Any, path: str, method: str = "GET", **more: Any) -> tuple[int, dic
     return sent[0]["status"], json.loads(body) if body else {}, dict(sent[0]["headers"])
 
 
+@pytest.mark.parametrize(
+    ("root_path", "path", "code"),
+    [
+        ("/api", "/api/health/live", 200),  # as ASGI specifies it
+        ("/api", "/health/live", 200),  # behind a proxy that strips the prefix
+        ("/api/", "/api//health/live", 200),  # uvicorn --root-path /api/
+        ("/api/ops", "/ops/health/live", 200),  # mounted, behind such a proxy
+        ("/health", "/health/live", 200),
+        ("/health", "/health/health/live", 200),
+        ("/api", "/apis/health/live", 404),
+        ("/heal", "/health/live", 200),
+        ("/api/ops", "/api/health/live", 404),
+        ("/api", "/api", 404),
+        ("", "/", 404),
+    ],
+)
+def test_the_checks_are_found_however_a_server_reads_root_path(root_path: str, path: str, code: int) -> None:
+    assert get(health_app(Health(None)), path, root_path=root_path)[0] == code
+
+
 def test_a_replica_is_alive_whatever_its_database_does(files: Path) -> None:
     health = Health(MigrationCoordinator("mysql://nobody@127.0.0.1:1/none", files))
     assert health.live().ok

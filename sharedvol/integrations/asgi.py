@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 from sharedvol.health import Report
 from sharedvol.integrations.background import in_thread
+from sharedvol.integrations.servers import server_name
 from sharedvol.integrations.service import Service
 
+_log = logging.getLogger(__name__)
 _LOOK_SECONDS: Final = 0.05
 
 _Message = MutableMapping[str, Any]
@@ -23,17 +26,30 @@ _App = Callable[[_Message, _Receive, _Send], Awaitable[None]]
 async def running(service: Service) -> AsyncIterator[bool]:
     """The service from its start to its stop, for a lifespan. SIGTERM is held back while ``service.serving``.
 
+    Where several servers run the application, the service stops when the last of their lifespans ends.
+
     Yields:
         False if SIGTERM came before the start was over: then there is nothing to serve.
 
     Raises:
         SharedVolError: as `Service.start`.
     """
-    service.drain_on_sigterm(serving=False)
-    try:
+    with service.used():
         yield await _start(service)
-    finally:
-        service.stop()
+
+
+def start_without_lifespan(service: Service) -> None:
+    """Start the service at the first request, where the server has not run the lifespan that starts it.
+
+    That is so under daphne, with ``--lifespan off``, and in an application that is mounted in another. Without a
+    server, as in a test, nothing happens.
+    """
+    if service.started or service.in_use:
+        return
+    name = server_name()
+    if name is not None and service.start_in_background():
+        _log.warning("%s has not run the lifespan of this application: its service starts at the first request", name)
+        service.drain_on_sigterm()
 
 
 async def _start(service: Service) -> bool:
@@ -55,6 +71,8 @@ class Answers:
 
     async def ready(self) -> Report:
         """`Service.ready`."""
+        start_without_lifespan(self._service)
+        self._service.keep_draining_on_sigterm()
         if self._service.draining:
             return self._service.ready()  # asks nobody
         asked = self._asked
@@ -84,6 +102,8 @@ class DrainMiddleware:
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
         """As every ASGI application."""
+        if scope["type"] != "lifespan":
+            start_without_lifespan(self._service)
         # HTTP/2 forbids the header (RFC 9113, 8.2.2).
         if scope["type"] != "http" or not str(scope.get("http_version", "1.1")).startswith("1"):
             await self._app(scope, receive, send)

@@ -18,6 +18,7 @@ from types import FrameType, MethodType
 from typing import Any, Final
 
 from sharedvol.integrations.background import start_thread
+from sharedvol.integrations.servers import server_name
 
 _STOPPED: Final = 128 + signal.SIGTERM
 _Handler = Callable[[int, FrameType | None], None]
@@ -33,12 +34,16 @@ class SigtermGate:
     Args:
         seconds: how long.
         begin: called in the signal handler for the first SIGTERM, so it must take no lock; says whether to wait.
+
+    Attributes:
+        passed: whether the signal has been let through.
     """
 
     def __init__(self, seconds: float, begin: Callable[[], bool]) -> None:
         self._seconds, self._begin = seconds, begin
         self._pid = os.getpid()
-        self._begun = self._passed = False
+        self._begun = False
+        self.passed = False
         self._previous: Any = None
         self._handler: _Handler = self._handle
         # The handler runs wherever the main thread is, so what it uses must be re-entrant: SimpleQueue.put is, and
@@ -62,12 +67,27 @@ class SigtermGate:
     @property
     def opened(self) -> bool:
         """Whether the server has been told to stop, also by a SIGTERM that came before we stood here."""
-        return self._passed or bool(getattr(self._server, "should_exit", False))
+        return self.passed or bool(getattr(self._server, "should_exit", False))
 
     @property
     def reloads(self) -> bool:
         """Whether the server is started anew when a file is saved: who has just saved one does not want to wait."""
-        return bool(getattr(getattr(self._server, "config", None), "should_reload", False))
+        return bool(getattr(self._config, "should_reload", False))
+
+    @property
+    def ends_after(self) -> int | None:
+        """The number of requests after which uvicorn ends this process though no other one shares its port."""
+        alone = getattr(self._config, "workers", None) == 1
+        return getattr(self._config, "limit_max_requests", None) if alone else None
+
+    @property
+    def in_place(self) -> bool:
+        """Whether SIGTERM comes here, and not to a server that has set its own handler since."""
+        return signal.getsignal(signal.SIGTERM) == self._handler
+
+    @property
+    def _config(self) -> object:
+        return getattr(self._server, "config", None)
 
     @property
     def _server(self) -> object:
@@ -78,7 +98,7 @@ class SigtermGate:
         self._orders.put(False)
         if os.getpid() != self._pid or threading.current_thread() is not threading.main_thread():
             return
-        if signal.getsignal(signal.SIGTERM) == self._handler:
+        if self.in_place:
             signal.signal(signal.SIGTERM, self._previous)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -91,11 +111,13 @@ class SigtermGate:
         self._orders.put(True)
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        self._passed = True
+        self.passed = True
         if callable(self._previous):
             self._previous(number, frame)
             return
         signal.signal(number, signal.SIG_DFL)
+        if server_name(frame) == "waitress":
+            raise SystemExit(0)  # waitress then finishes the requests under way
         os.kill(os.getpid(), number)
         raise SystemExit(_STOPPED)  # the kernel spares process 1 of a container
 
@@ -107,6 +129,67 @@ class SigtermGate:
             self._orders.get(timeout=self._seconds)
             return
         os.kill(self._pid, signal.SIGTERM)
+
+
+class Gates:
+    """The gates of one process: one before each server that has set its own handler of SIGTERM.
+
+    Args:
+        seconds, begin: as for `SigtermGate`.
+
+    Attributes:
+        passed: whether one of them has let the signal through. Another server that hears of it then need not wait.
+    """
+
+    def __init__(self, seconds: float, begin: Callable[[], bool]) -> None:
+        self._seconds, self._begin = seconds, begin
+        self._gates: list[SigtermGate] = []
+        self._passed = False
+
+    def __len__(self) -> int:
+        return len(self._gates)
+
+    @property
+    def passed(self) -> bool:
+        return self._passed or any(gate.passed for gate in self._gates)
+
+    @property
+    def opened(self) -> bool:
+        """Whether a server has been told to stop."""
+        return any(gate.opened for gate in self._gates)
+
+    @property
+    def reloads(self) -> bool:
+        """Whether a server is started again when a file is saved."""
+        return any(gate.reloads for gate in self._gates)
+
+    def add(self) -> SigtermGate | None:
+        """Install a gate before the handler of now, unless that is one of ours, or no gate can be installed."""
+        if any(gate.in_place for gate in self._gates):
+            return None
+        gate = SigtermGate(self._seconds, self._begin)
+        if not gate.install():
+            return None
+        self._gates.append(gate)
+        if gate.ends_after:
+            _log.warning(
+                "uvicorn --limit-max-requests=%d ends this process without a drain: use --workers 2 or more, "
+                "which share the port",
+                gate.ends_after,
+            )
+        return gate
+
+    def remove(self, gate: SigtermGate) -> None:
+        """Remove one of the gates."""
+        gate.remove()
+        self._passed = self.passed
+        self._gates.remove(gate)
+
+    def clear(self) -> None:
+        """Remove all gates, the newest first."""
+        for gate in reversed(tuple(self._gates)):
+            self.remove(gate)
+        self._passed = False
 
 
 def _method_of(owner: object, handle: _Handler) -> _Handler:

@@ -12,6 +12,7 @@ from flask import Flask, Response, jsonify
 
 from sharedvol.health import LIVE_PATH, READY_PATH, Report
 from sharedvol.integrations.service import Service
+from sharedvol.integrations.wsgi import at_request, prepare
 
 
 def init_app(app: Flask, service: Service, *, live_path: str = LIVE_PATH, ready_path: str = READY_PATH) -> None:
@@ -26,7 +27,8 @@ def init_app(app: Flask, service: Service, *, live_path: str = LIVE_PATH, ready_
         live_path, ready_path: where.
     """
     app.extensions["sharedvol"] = service
-    app.before_request(service.start_in_background)
+    prepare(service)
+    app.before_request(lambda: at_request(service))
     app.add_url_rule(live_path, "sharedvol_live", lambda: _json(service.live()))
     app.add_url_rule(ready_path, "sharedvol_ready", lambda: _json(service.ready()))
 

@@ -82,7 +82,7 @@ class _Hooks:
 
         def handle_term() -> None:
             arrivals.pending = False
-            if self._is_told() or self._service.drain == 0:
+            if self._is_told() or self._service.drain == 0 or _has_other_master(server):
                 shut_down()
                 return
             server.log.info("Draining: not ready any more, requests are answered for %g s", self._service.drain)
@@ -190,6 +190,11 @@ def _wait_for(work: Callable[[], object], arrivals: _Arrivals | None = None) -> 
     if error is not None:
         raise error
     return bool(told)
+
+
+def _has_other_master(server: Any) -> bool:
+    """Whether there are two masters on one port, after SIGUSR2: the replica then stays when one of them ends."""
+    return bool(server.reexec_pid) or server.master_pid == os.getppid()
 
 
 def _next(ends: queue.SimpleQueue[BaseException | None]) -> BaseException | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from sharedvol import forks
@@ -14,9 +15,10 @@ from sharedvol.health import Health, Report
 from sharedvol.identity import container_id
 from sharedvol.integrations.background import start_thread
 from sharedvol.integrations.checks import OK, Checks
-from sharedvol.integrations.drain import SigtermGate
+from sharedvol.integrations.drain import Gates, SigtermGate
 from sharedvol.integrations.family import slot_of_family
 from sharedvol.integrations.process import START_UP_FAILED, end_process
+from sharedvol.integrations.servers import CLOSE_FIRST, REMEDIES, server_name
 from sharedvol.migrations.coordinator import MigrationCoordinator
 from sharedvol.volume import Membership, Volume
 
@@ -88,14 +90,15 @@ class Service:
 
     def renew(self) -> None:
         """Forget what belongs to the parent process. A forked child does so by itself."""
-        self._lock = threading.Lock()
-        self._started = self._stopped = self._draining = False
+        self._lock, self._counting = threading.Lock(), threading.Lock()
+        self._started = self._starting = self._stopped = self._draining = self._warned = False
+        self._users = 0
         self.serving = False
         self._membership: Membership | None = None
         self._family_slot: int | None = None
         self._ended = threading.Event()
         self._run: threading.Thread | None = None
-        self._gate: SigtermGate | None = None
+        self._gates = Gates(self.drain, self._on_sigterm)
         self._health = Health(self.coordinator, max_age=self._max_age)
         self._checks.renew()
         self.failed: BaseException | None = None
@@ -132,7 +135,31 @@ class Service:
     @property
     def told_to_stop(self) -> bool:
         """Whether the server stops, so that a start is in vain. Only after `drain_on_sigterm`."""
-        return self._gate is not None and self._gate.opened
+        return self._gates.opened
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a lifespan of an application has begun and not ended."""
+        return self._users > 0
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[None]:
+        """Hold back SIGTERM for a block, and stop at its end: of several such blocks, at the end of the last.
+
+        Two servers may run one application, and each of them has its own handler of SIGTERM.
+        """
+        with self._counting:
+            self._users += 1
+        gate = self._add_gate()
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._users -= 1
+                if gate is not None:
+                    self._gates.remove(gate)
+                if not self._users:
+                    self.stop()
 
     def start(self, *, wait: bool = False) -> None:
         """Join the volume, and begin to migrate in a thread. Does nothing in a process that has started.
@@ -159,10 +186,13 @@ class Service:
             if not self._migrated:
                 self._begin_to_migrate(wait)
 
-    def start_in_background(self) -> None:
-        """`start`, in a thread: what it raises ends the process."""
-        if not self.started and not self._stopped and not self._lock.locked():
-            start_thread(self._start_or_end, "start")
+    def start_in_background(self) -> bool:
+        """`start`, in a thread: what it raises ends the process. Return whether a start has begun."""
+        if self.started or self._starting or self._stopped or self._lock.locked():
+            return False
+        self._starting = True
+        start_thread(self._start_or_end, "start")
+        return True
 
     def run_migrations(self) -> None:
         """Apply what is pending, here and now, also when it was done before: a reload may bring new ones.
@@ -209,30 +239,45 @@ class Service:
             serving: whether requests are taken already; else SIGTERM is not held back before ``self.serving`` is set.
 
         Returns:
-            Whether it will be. Not in a worker whose master drains.
+            Whether it will be. Not in a worker whose master drains, and not under a server that closes its port first.
         """
-        self.serving = serving
-        if self._gate is not None or self._told_to_drain is not None:
-            return False
+        self.serving = self.serving or serving
+        return self._add_gate() is not None
+
+    def warn_if_undrained(self) -> None:
+        """Log one warning, with the server's name and the remedy, where nothing drains this process at SIGTERM."""
+        if self._warned or self._gates or self._told_to_drain is not None:
+            return
+        name = server_name()
+        self._warned = True
+        if name is not None:
+            _log.warning("%s does not drain this replica at SIGTERM: %s", name, REMEDIES[name])
+
+    def _add_gate(self) -> SigtermGate | None:
+        if self._told_to_drain is not None:
+            return None
+        if server_name() in CLOSE_FIRST:
+            self.warn_if_undrained()
+            return None
         if os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn"):
             _log.warning(
                 "each gunicorn worker drains by itself, also when it is only replaced, and graceful_timeout must be "
                 "longer than drain=%g: use sharedvol.integrations.gunicorn.hooks",
                 self.drain,
             )
-        gate = SigtermGate(self.drain, self._on_sigterm)
-        if gate.install():
-            self._gate = gate
-        return self._gate is not None
+        return self._gates.add()
+
+    def keep_draining_on_sigterm(self) -> None:
+        """Hold back SIGTERM again where another server of this process has set its own handler since."""
+        if self._gates:
+            self._gates.add()
 
     def stop(self) -> None:
         """Leave the volume. Waits for nothing; a migration that still runs ends with the process."""
         forks.notice()
         self._stopped, self._started, self._draining, self.serving = True, False, False, False
         self._ended.set()
-        if self._gate is not None:
-            self._gate.remove()
-            self._gate = None
+        self._gates.clear()
         self._leave()
 
     def _join(self) -> None:
@@ -300,6 +345,8 @@ class Service:
         except BaseException as error:
             self.failed = error
             self._fail(f"cannot start: {error}")
+        finally:
+            self._starting = False
 
     def _fail(self, what: str) -> None:
         if self._stopped:
@@ -335,7 +382,7 @@ class Service:
         self._draining = True
         if not self._started or not self.serving or self.drain == 0:
             return False
-        if self._gate is not None and self._gate.reloads:
+        if self._gates.passed or self._gates.reloads:
             return False
         waiting = not self._migrated and self.coordinator is not None and self.coordinator.current.state == "waiting"
         return not waiting  # for who waits for another replica nobody has sent requests, and nothing is half done

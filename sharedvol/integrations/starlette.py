@@ -42,11 +42,11 @@ def lifespan(service: Service, then: _Lifespan | None = None) -> _Lifespan:
     async def run(app: Any) -> AsyncIterator[Any]:
         async with running(service) as started:
             if then is None or not started:
-                service.serving = started and not service.told_to_stop
+                service.serving = service.serving or (started and not service.told_to_stop)
                 yield
             else:
                 async with then(app) as state:
-                    service.serving = not service.told_to_stop
+                    service.serving = service.serving or not service.told_to_stop
                     yield state
 
     return run

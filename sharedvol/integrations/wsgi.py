@@ -13,11 +13,30 @@ from http import HTTPStatus
 from typing import Any
 
 from sharedvol.health import LIVE_PATH, READY_PATH, Report
+from sharedvol.integrations.servers import server_name
 from sharedvol.integrations.service import Service
 
 _Environ = dict[str, Any]
 _Respond = Callable[..., Any]
 _App = Callable[[_Environ, _Respond], Iterable[bytes]]
+
+
+def prepare(service: Service) -> None:
+    """Let the service drain under waitress, which handles no signal, or warn where nothing drains it.
+
+    To be called where the application is made: a server that imports it is on the stack then.
+    """
+    name = server_name()
+    if name == "waitress":
+        service.drain_on_sigterm()
+    if name is not None:
+        service.warn_if_undrained()
+
+
+def at_request(service: Service) -> None:
+    """Start a service that has not been started, without waiting for it, and warn where nothing drains it."""
+    service.start_in_background()
+    service.warn_if_undrained()
 
 
 class HealthMiddleware:
@@ -37,10 +56,11 @@ class HealthMiddleware:
     ) -> None:
         self._app, self._service = app, service
         self._answers = {live_path: service.live, ready_path: service.ready}
+        prepare(service)
 
     def __call__(self, environ: _Environ, start_response: _Respond) -> Iterable[bytes]:
         """As every WSGI application (PEP 3333)."""
-        self._service.start_in_background()
+        at_request(self._service)
         answer = self._answers.get(environ.get("PATH_INFO", ""))
         if answer is None:
             return self._app(environ, start_response)

@@ -91,6 +91,10 @@ class Place:
         """A program that runs uvicorn by itself, as ``fastapi dev`` does."""
         return self._serve([sys.executable, program], {})
 
+    def other(self, program: str, *options: str) -> Served:
+        """A server that is none of the above; its options say where it listens, with PORT for the port."""
+        return self._serve([*_program((program,)), *options], {})
+
     def gunicorn(self, *options: str, app: str = "shop_flask:app", **environment: str) -> Served:
         command = [str(BIN / "gunicorn"), app, "-c", str(HERE / "shop_gunicorn.py"), *options]
         return self._serve(command, environment)
@@ -98,6 +102,8 @@ class Place:
     def _serve(self, command: list[str], environment: dict[str, str]) -> Served:
         port = free_port()
         where = ["-b", f"127.0.0.1:{port}"] if "gunicorn" in command[0] else ["--port", str(port)]
+        if any("PORT" in option for option in command):
+            command, where = [option.replace("PORT", str(port)) for option in command], []
         packages = os.pathsep.join(map(str, (*self.packages, HERE)))
         more = {"SHOP": str(self.path), "HOSTNAME": NAME, "PYTHONPATH": packages, **self.environment, **environment}
         return Served([*command, *where], port, self.path, more)

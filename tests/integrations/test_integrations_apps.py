@@ -17,7 +17,7 @@ from processes import wait_until
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from sharedvol import MigrationCoordinator
+from sharedvol import MigrationCoordinator, Volume
 from sharedvol.integrations import Service
 from sharedvol.integrations.asgi import Answers
 from sharedvol.integrations.flask import init_app
@@ -34,6 +34,20 @@ def service(tmp_path: Path) -> Iterator[Service]:
     made = Service(volume=tmp_path / "volume", coordinator=coordinator, exit_on_failure=False, max_age=0)
     yield made
     made.stop()
+
+
+def test_of_two_clients_of_one_application_the_last_stops_the_service(service: Service, tmp_path: Path) -> None:
+    app = Starlette(routes=health_routes(service), lifespan=lifespan(service))
+    volume = Volume(tmp_path / "volume")
+    with TestClient(app) as last:
+        wait_until(lambda: last.get("/health/ready").status_code == 200, "readiness")
+        for _ in range(2):
+            with TestClient(app) as first:
+                assert first.get("/health/ready").status_code == 200
+            assert last.get("/health/ready").status_code == 200
+            assert volume.is_alive(str(service.replica))
+    assert volume.is_alive(str(service.replica)) is False
+    assert not service.started
 
 
 @pytest.mark.parametrize("kind", [Starlette, FastAPI])

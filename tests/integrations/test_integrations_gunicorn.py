@@ -263,6 +263,25 @@ def test_sigterm_that_was_queued_before_the_reload_ends_its_wait() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
+def test_an_old_master_that_makes_room_for_a_new_one_does_not_drain(place: Place) -> None:
+    """SIGUSR2 starts a new master on the same port, so the replica stays."""
+    with place.gunicorn() as served:
+        served.until("ready")
+        (old,) = served.pids(1)
+        served.tell(signal.SIGUSR2)
+        new = next(iter(served.pids(2) - {old}))
+        answers = {served.reason()}
+        served.tell()
+        while served.process.poll() is None:
+            answers.add(served.reason())
+        assert served.wait() == 0
+        assert answers == {"ready"}
+        assert served.pids(1) == {new}
+        assert place.is_alive()
+        os.kill(int(Path(f"/proc/{new}/stat").read_text().split()[3]), signal.SIGTERM)  # the new master, now alone
+        wait_until(lambda: served.reason() == "draining", "the drain of the new master")
+
+
 def test_without_the_hooks_each_worker_says_what_is_amiss(place: Place, tmp_path: Path) -> None:
     (tmp_path / "plain.py").write_text("control_socket_disable = True\n")
     with place.gunicorn(
