@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import errno
 import json
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -15,23 +13,25 @@ from pathlib import Path
 from typing import TextIO
 
 import sharedvol
+import sharedvol_start
 from sharedvol import FileLock, LockError, LockTimeout, SharedVolError, lint_command, migrate_command, status_command
 from sharedvol.doctor import command as doctor_command
 from sharedvol.errors import describe
 from sharedvol.run_locked import CannotRun, run_locked
-from sharedvol.terminal import Parser, write_error, write_line
+from sharedvol.terminal import EXIT_ERROR, Parser, conclude, write_error, write_line
 
-EXIT_ERROR = 1
 EXIT_USAGE = 2
-EXIT_LOCK_FILE = EXIT_OUTPUT = 74  # EX_IOERR of sysexits.h
+EXIT_LOCK_FILE = 74  # EX_IOERR of sysexits.h
 EXIT_TIMEOUT = 75  # EX_TEMPFAIL: try again later
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    return conclude("sharedvol", lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    options = _parser().parse_args(arguments)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         return _run(options)
@@ -40,22 +40,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     try:
         code: int = options.run(options)
-        if sys.stdout is not None:  # as it is where it was closed
-            sys.stdout.flush()
+        return code
     except migrate_command.UsageError as error:
         return _fail(str(error), EXIT_USAGE)
     except SharedVolError as error:
         return _fail(str(error), EXIT_ERROR)
     except BrokenPipeError:
-        _drop_output()
-        return EXIT_ERROR  # the reader of our output went away
+        raise  # the reader of our output went away
     except OSError as error:
-        if error.errno not in _FULL or error.filename is not None:
-            where = "" if error.filename is None else f" with {error.filename!r}"
-            return _fail(f"cannot continue{where}: {describe(error)}", EXIT_ERROR)
-        _drop_output()
-        return _fail(f"cannot write: {describe(error)}; make room where the output goes", EXIT_OUTPUT)
-    return code
+        where = "" if error.filename is None else f" with {error.filename!r}"
+        return _fail(f"cannot continue{where}: {describe(error)}", EXIT_ERROR)
 
 
 def _show_warning(
@@ -68,13 +62,6 @@ def _show_warning(
 ) -> None:
     """Print what Python warns of in one line, without the place in our code that it comes from."""
     write_error(f"warning: {message}")
-
-
-def _drop_output() -> None:
-    """Let the interpreter's last flush succeed: else it prints a traceback, and ends with 120."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,8 +77,8 @@ def _parser() -> argparse.ArgumentParser:
         "  sharedvol status /app/shared\n"
         "  sharedvol doctor /app/shared\n"
         "  sharedvol lint compose.yaml compose.prod.yaml\n\n"
-        "exit codes: 0 done, 1 an error that is told in one line, 2 wrong usage, 74 the output cannot be written;\n"
-        "`lock`, `migrate`, `status`, `doctor` and `lint` have more",
+        "exit codes: 0 done, 1 an error (one line on standard error), 2 wrong usage, 74 the output cannot be\n"
+        "written, 130 interrupted by Ctrl-C; `lock`, `migrate`, `status`, `doctor` and `lint` have more",
     )
     parser.add_argument("--version", action="version", version=f"sharedvol {sharedvol.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -291,4 +278,4 @@ def _fail(message: str, code: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(sharedvol_start.run("sharedvol", lambda: main))

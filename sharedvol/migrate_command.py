@@ -162,7 +162,8 @@ def _run(options: argparse.Namespace) -> int:
         if options.json:
             _print_json(coordinator.current.as_dict())
         return _fail(error)
-    show.end()
+    finally:
+        show.end()
     if options.json:
         _print_json(status.as_dict())
     else:

@@ -24,7 +24,6 @@ from sharedvol.terminal import Progress, write_error, write_line
 CODES: Final[dict[Verdict, int]] = {"ok": 0, "unknown": 1, "degraded": 1, "unsafe": 3}
 EXIT_DIRECTORY: Final = 66  # EX_NOINPUT of sysexits.h
 EXIT_UNAVAILABLE: Final = 69  # EX_UNAVAILABLE
-EXIT_INTERRUPTED: Final = 130  # as a shell tells it: 128 and SIGINT
 EXIT_PEER: Final = 75  # EX_TEMPFAIL: try again
 
 ABOUT: Final = """Find out what a mounted volume can be trusted with.
@@ -42,7 +41,7 @@ EXIT_CODES: Final = """exit codes:
   66   DIR is missing, is no directory, or cannot be read
   69   nothing can be tried: not Linux, or the file system does not answer
   75   --peer: no second doctor came, or it is gone
-  130  interrupted"""
+  130  interrupted by Ctrl-C"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,40 +94,41 @@ def _meeting(text: str) -> str:
 def _run(options: argparse.Namespace) -> int:
     if sys.platform != "linux":
         return _fail("the doctor knows Linux only: run it in a container that has the volume", EXIT_UNAVAILABLE)
-    progress = Progress(sys.stderr, time.monotonic)
-
-    def tell(what: str) -> None:
-        progress(f"trying {what}")
-
-    missed: PeerError | None = None
     try:
-        report = examine(options.directory, through=options.through, patience=options.patience, progress=tell)
-        if options.peer is not None:
-            try:
-                report = _with_peer(report, options, tell)
-            except PeerError as error:  # what was found without it is told all the same
-                missed = error
-    except KeyboardInterrupt:
-        progress.end()
-        return EXIT_INTERRUPTED
+        report, missed = _examine(options)
     except OSError as error:
         hint = {
             errno.ENOENT: "create it, or mount the volume",
             errno.ENOTDIR: "name the volume's directory",
             errno.EACCES: "run this as a user who may read it",
         }.get(error.errno or 0, "see the reason")
-        progress.end()
         return _fail(f"cannot examine {options.directory!r}: {describe(error)}; {hint}", EXIT_DIRECTORY)
     except DoctorError as error:
-        progress.end()
         return _fail(str(error), EXIT_UNAVAILABLE)
-    progress.end()
     for line in [json.dumps(report.as_dict())] if options.json else _in_words(report, options.verbose):
         write_line(line, sys.stdout)
     if missed is not None:
         sys.stdout.flush()
         return _fail(str(missed), EXIT_PEER)
     return CODES[report.verdict]
+
+
+def _examine(options: argparse.Namespace) -> tuple[Report, PeerError | None]:
+    progress = Progress(sys.stderr, time.monotonic)
+
+    def tell(what: str) -> None:
+        progress(f"trying {what}")
+
+    try:
+        report = examine(options.directory, through=options.through, patience=options.patience, progress=tell)
+        if options.peer is None:
+            return report, None
+        try:
+            return _with_peer(report, options, tell), None
+        except PeerError as error:
+            return report, error  # what was found without the peer is shown as well
+    finally:
+        progress.end()
 
 
 def _with_peer(report: Report, options: argparse.Namespace, progress: Callable[[str], None]) -> Report:

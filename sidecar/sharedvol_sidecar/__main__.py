@@ -6,6 +6,6 @@ if __name__ == "__main__":
     if not sys.flags.safe_path:
         # Without -P the first entry is the current directory. That may be the spool, where replicas can put modules.
         del sys.path[0]
-    from sharedvol_sidecar.cli import main
+    import sharedvol_start
 
-    main(prog_name="sharedvol-sidecar")
+    sys.exit(sharedvol_start.sidecar())

@@ -28,7 +28,6 @@ from sharedvol_sidecar.console import (
     EXIT_CONFIG,
     EXIT_FAILED,
     Failure,
-    drop_output,
     parse_moment,
     report,
     say,
@@ -201,13 +200,12 @@ def finish() -> Iterator[None]:
     """Errors as one line and an exit code; a reader that went away (``ls | head``) is no error."""
     try:
         yield
-        sys.stdout.flush()
     except ConfigError as error:
         raise Failure(str(error), EXIT_CONFIG) from None
     except SharedVolError as error:
         raise Failure(str(error), EXIT_FAILED) from None
     except BrokenPipeError:
-        drop_output()
+        pass
     except OSError as error:
         raise unusable(error, EXIT_FAILED) from None
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
-import os
 import signal
+import sys
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -14,7 +15,9 @@ import click
 
 import sharedvol
 from sharedvol.printable import message
+from sharedvol.terminal import conclude
 
+_NAME = "sharedvol-sidecar"
 _COMMANDS = {
     "once": "collect_commands",
     "run": "collect_commands",
@@ -44,8 +47,12 @@ class _Commands(click.Group):
         command: click.Command = getattr(importlib.import_module(f"sharedvol_sidecar.{module}"), f"{cmd_name}_command")
         return command
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        options.setdefault("prog_name", _NAME)
+        run = functools.partial(super().main, *args, **options)
+        sys.exit(conclude(_NAME, run))
+
     def make_context(self, *args: Any, **options: Any) -> click.Context:
-        _open_standard_streams()
         with _escaped():
             return super().make_context(*args, **options)
 
@@ -64,21 +71,12 @@ def _escaped() -> Iterator[None]:
         raise
 
 
-def _open_standard_streams() -> None:
-    """Open the null device as each closed standard stream: else another file gets its number, and our output."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
-
-
 def _leave(number: int, frame: FrameType | None) -> None:
     raise SystemExit(0)  # nothing was begun
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(sharedvol.__version__, prog_name="sharedvol-sidecar")
+@click.version_option(sharedvol.__version__, prog_name=_NAME)
 def main() -> None:
     """Move finished files of container replicas out of a shared volume, and lose nothing.
 

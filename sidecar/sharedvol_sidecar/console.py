@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -20,7 +19,6 @@ from sharedvol_sidecar.text import plain
 
 EXIT_FAILED = 1
 EXIT_CONFIG = 2
-EXIT_OUTPUT = 74  # EX_IOERR of sysexits.h
 
 _PERMIT = "; give user {user} read and write access to it"
 _ROOM = "; make room there"
@@ -62,18 +60,11 @@ def say(line: str) -> None:
     """Print a line on standard output. What is not printable in it becomes an escape.
 
     Raises:
-        Failure: it cannot be written.
+        OutputError: it cannot be written.
         BrokenPipeError: its reader is gone (``ls | head``).
     """
-    try:
-        write_line(line)
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        drop_output()
-        raise Failure(f"cannot write the output: {describe(error)}; make room where it goes", EXIT_OUTPUT) from None
+    write_line(line)
+    sys.stdout.flush()
 
 
 def say_json(record: Any) -> None:
@@ -84,13 +75,6 @@ def say_json(record: Any) -> None:
     say(text)
 
 
-def drop_output() -> None:
-    """Send standard output nowhere: else the interpreter complains at its end, and changes the exit code."""
-    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-    os.dup2(nowhere, 1)
-    os.close(nowhere)
-
-
 def unusable(error: OSError, code: int) -> Failure:
     """Return the failure for an error of the operating system that nothing else explains."""
     where = f" with {os.fsdecode(error.filename)!r}" if isinstance(error.filename, str | bytes) else ""
@@ -99,15 +83,13 @@ def unusable(error: OSError, code: int) -> Failure:
 
 
 def report(line: str) -> None:
-    """Print a line about a problem on standard error, which does not stop the command if it cannot be written."""
-    with contextlib.suppress(OSError, ValueError):
-        write_line(message(line), sys.stderr)
+    """Print a line about a problem on standard error."""
+    write_line(message(line), sys.stderr)
 
 
 def report_error(text: str) -> None:
     """Print why the command failed: one line on standard error."""
-    with contextlib.suppress(OSError, ValueError):
-        write_error(plain(text), "sharedvol-sidecar")
+    write_error(plain(text), "sharedvol-sidecar")
 
 
 def time_words(time_ns: int) -> str:

@@ -31,6 +31,7 @@ class Helper:
             [sys.executable, "-P", "-m", "sharedvol_sidecar.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            process_group=0,  # a terminal sends Ctrl-C to the collector alone, which then ends it
         )
         assert self.process.stdin is not None
         try:

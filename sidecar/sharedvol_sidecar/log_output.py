@@ -133,6 +133,6 @@ def standard_output() -> int | None:
     The number may be of another file by then, which no line may be written into.
     """
     try:
-        return sys.stdout.fileno() if sys.stdout is not None else None
+        return sys.stdout.fileno() if sys.__stdout__ is not None else None
     except (OSError, ValueError):  # a stream without a descriptor
         return None

@@ -28,7 +28,6 @@ def main() -> int:
         stopping = True
 
     signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the collector decides
 
     def tell(event: Event) -> None:
         """The collector sees, and tells, the same in its next pass."""

@@ -68,7 +68,9 @@ def _run(volume: Path, replicas: int, seconds: float, as_json: bool) -> int:
         stopped = _wait(second)
         say("the replicas have ended; the other sidecar was stopped with SIGTERM; the rest is drained")
     drained = subprocess.run(
-        [*_SIDECAR, "once", "--from", spool, "--to", collected, "--quiet", _QUIET], stdout=subprocess.DEVNULL
+        [*_SIDECAR, "once", "--from", spool, "--to", collected, "--quiet", _QUIET],
+        stdout=subprocess.DEVNULL,
+        process_group=0,
     )
     verdict = judge(records, spool, collected)
     good = verdict.good and not failed and not stopped and not drained.returncode
@@ -107,7 +109,8 @@ def _start_replica(
     command += [str(path) for path in (spool, records, stop)]
     if namespaces:
         command.append(name)  # to be set as the host name of its namespace
-    process = subprocess.Popen(command, env={**os.environ, "HOSTNAME": name})
+    # A group of its own, here and below: a terminal sends Ctrl-C to the demo alone, which then ends its processes.
+    process = subprocess.Popen(command, env={**os.environ, "HOSTNAME": name}, process_group=0)
     stack.callback(_reap, process)
     return process
 
@@ -121,6 +124,7 @@ def _start_sidecar(
         [*_SIDECAR, "run", "--from", spool, "--to", collected, "--quiet", _QUIET, "--interval", "1", "--listen", "off"],
         stdout=log,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        process_group=0,
     )
     stack.callback(_reap, process)
     # It logs when it has its slot: so the first to start has slot 0, which `_wait_for_claim` looks at.
