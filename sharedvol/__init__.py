@@ -1,5 +1,6 @@
 """Make a Docker volume safe to share between container replicas."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sharedvol.errors import (
@@ -41,6 +42,8 @@ from sharedvol.volume import Membership, Replica, Volume
 
 if TYPE_CHECKING:
     from sharedvol.cache import Cache
+    from sharedvol.integrations import Service
+    from sharedvol.logs import ReplicaFileHandler
     from sharedvol.migrations import MigrationCoordinator, MigrationFailed, MigrationStatus
 
 __version__ = "0.1.0"
@@ -85,8 +88,10 @@ __all__ = [
     "PublishError",
     "Replica",
     "ReplicaAliveError",
+    "ReplicaFileHandler",
     "ScriptError",
     "Semaphore",
+    "Service",
     "SharedVolError",
     "Volume",
     "container_id",
@@ -104,14 +109,22 @@ __all__ = [
 ]
 
 
+_LATER = {
+    "Cache": "cache",
+    "MigrationCoordinator": "migrations",
+    "MigrationFailed": "migrations",
+    "MigrationStatus": "migrations",
+    "ReplicaFileHandler": "logs",
+    "Service": "integrations",
+}
+"""What is imported when it is first used, because not every program uses it: the name, and the module that has it."""
+
+
 def __getattr__(name: str) -> Any:
-    """The migrations and the cache are loaded when they are asked for: who has none need not wait for them."""
-    if name == "Cache":
-        import sharedvol.cache
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
 
-        return sharedvol.cache.Cache
-    if name in ("MigrationCoordinator", "MigrationFailed", "MigrationStatus"):
-        import sharedvol.migrations
 
-        return getattr(sharedvol.migrations, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(_separated(sys.argv[1:] if arguments is None else arguments))
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         return _run(options)
@@ -234,8 +234,27 @@ def _add_lock(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "--allow-network", action="store_true", help="do not warn, or refuse, where PATH is on a network file system"
     )
     parser.add_argument("--timeout", type=_seconds, metavar="S", help="wait so many seconds at most; 0: not at all")
-    parser.add_argument("command", nargs="+", metavar="COMMAND", help="after --: the program and its arguments")
+    parser.add_argument(
+        "command", nargs="+", metavar="COMMAND", help="the program and its arguments; -- before it may be left out"
+    )
     parser.set_defaults(run=_lock, fail=parser.error)
+
+
+def _separated(arguments: Sequence[str]) -> list[str]:
+    """Insert the ``--`` that may be left out before the command of ``lock``: its options are not ours."""
+    given = list(arguments)
+    if given[:1] != ["lock"]:
+        return given
+    place, paths = 1, 0
+    while place < len(given) and given[place] != "--":
+        if not given[place].startswith("-"):
+            paths += 1
+            if paths == 2:
+                return [*given[:place], "--", *given[place:]]
+        elif any(name.startswith(given[place]) for name in ("--timeout", "--purpose")):
+            place += 1  # its value
+        place += 1
+    return given
 
 
 def _seconds(text: str) -> float:

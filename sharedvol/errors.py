@@ -82,12 +82,12 @@ class LockTimeout(LockError, filelock.Timeout):
         self.holder = holder
 
     def __str__(self) -> str:
-        tried = f"gave up after {self.waited:g} s" if self.waited else "not waiting"
         who = self.holder or "another process, thread or task"
-        return (
-            f"lock {self.lock_file!r} is held by {who}: {tried}; "
-            "allow a longer timeout, or look for a holder that hangs"
-        )
+        if self.waited:
+            what = f"gave up after {self.waited:g} s; allow a longer timeout, or look for a holder that hangs"
+        else:
+            what = "not waiting; try again later, or give a timeout"
+        return f"lock {self.lock_file!r} is held by {who}: {what}"
 
 
 class LockFileError(LockError, OSError):

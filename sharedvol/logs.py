@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from sharedvol import forks
+from sharedvol.arguments import size_of
 from sharedvol.errors import describe
 from sharedvol.identity import container_id
 from sharedvol.log_files import LogDirectory, LogFiles
@@ -53,7 +54,7 @@ class ReplicaFileHandler(logging.Handler):
         directory: where the files are. ``{container}`` stands for the replica's name; from there on it is made
             where it is missing, and what is before that must exist.
         name: what the files' names begin with, to tell two handlers apart; None for R's form.
-        max_bytes: a file has no more, unless a single record does; 0 for no limit.
+        max_bytes: a file has no more, unless a single record does; a number, or text such as ``"50M"``; 0 for no limit.
         at_midnight: begin another file each day, local time.
         encoding: one in which a line ends with the byte of ASCII.
         errors: what is done with what cannot be encoded, as for `open`.
@@ -76,7 +77,7 @@ class ReplicaFileHandler(logging.Handler):
         directory: PathLike,
         *,
         name: str | None = None,
-        max_bytes: int = 50_000_000,
+        max_bytes: int | str = 50_000_000,
         at_midnight: bool = True,
         encoding: str = "utf-8",
         errors: str = "backslashreplace",
@@ -90,7 +91,8 @@ class ReplicaFileHandler(logging.Handler):
         codecs.lookup_error(errors)
         if "\n".encode(encoding) != b"\n":
             raise ValueError(f"encoding {encoding!r} does not end lines as ASCII does: use utf-8")
-        if max_bytes < 0:
+        limit = size_of(max_bytes, "max_bytes")
+        if limit < 0:
             raise ValueError(f"max_bytes is {max_bytes}: give a number of bytes, or 0 for no limit")
         container = container_id()
         self._sync_level = _level(sync_level)
@@ -103,7 +105,7 @@ class ReplicaFileHandler(logging.Handler):
             _mode(permissions),
             durable=self._sync_level != _NEVER,
         )
-        self._max_bytes, self._at_midnight = max_bytes or math.inf, at_midnight
+        self._max_bytes, self._at_midnight = limit or math.inf, at_midnight
         self.encoding, self.errors = encoding, errors
         self._told = _StandardError(self)
         self._writer = self._new_writer()

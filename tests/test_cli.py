@@ -235,7 +235,7 @@ def test_output_that_cannot_be_written_is_an_error_of_its_own(arguments: list[st
         )
     assert done.returncode == 74
     assert done.stderr.count("\n") == 1
-    assert "cannot write: no space left on device (ENOSPC)" in done.stderr
+    assert "cannot write the output: no space left on device (ENOSPC)" in done.stderr
 
 
 def test_a_reader_that_went_away_gets_no_traceback() -> None:

@@ -416,15 +416,16 @@ def test_a_timeout_names_the_holder_and_nothing_that_a_terminal_obeys(path: Path
     assert pickle.loads(pickle.dumps(caught.value)).holder == holder
 
 
-def test_without_a_wait_nobody_is_asked(path: Path) -> None:
-    with FileLock(path, fenced=True):
+def test_a_timeout_without_a_wait_names_the_holder(path: Path) -> None:
+    with FileLock(path, fenced=True) as lock:
 
         def attempt() -> object:
             with pytest.raises(LockTimeout) as caught:
                 FileLock(path, fenced=True).acquire(timeout=0)
             return caught.value.holder
 
-        assert run_forked(attempt) is None
+        holder = run_forked(attempt)
+        assert isinstance(holder, FileHolder) and holder.token == lock.token
 
 
 def test_a_timeout_under_a_silent_holder_is_as_it_was(path: Path) -> None:

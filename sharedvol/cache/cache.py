@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import math
 import os
 from collections.abc import Awaitable, Callable
-from typing import Any, BinaryIO, Final, ParamSpec, TypeVar, cast
+from typing import Any, BinaryIO, Final, ParamSpec, TypeVar, cast, overload
 
+from sharedvol.arguments import check_seconds
 from sharedvol.cache import computing
 from sharedvol.cache import version as versions
 from sharedvol.cache.codecs import JSON, Codec
 from sharedvol.cache.entries import Absent
+from sharedvol.cache.given import awaitable, check_max_age, limit_of, plain_key, value
 from sharedvol.cache.keys import NAME, Key, name_of
 from sharedvol.cache.report import Statistics, Trimmed
 from sharedvol.cache.storage import FILE, Storage, words
@@ -56,8 +57,8 @@ class Cache:
         directory: made where missing; its parent must exist. It must be empty, or a cache.
         version: of the code that computes. Of all replicas that start with another one than before, exactly one
             removes the old entries; replicas of the old version go on, without storing.
-        max_bytes: the most that all entries may have together, headers included; the least recently used go
-            first. Give every replica the same.
+        max_bytes: the most that all entries may have together, headers included, as a number or as ``"500M"``; the
+            least recently used go first. Give every replica the same.
         max_age: seconds after which an entry is computed anew, by the clock. One from the future is too old.
         codec: `JSON`, `BYTES`, `TEXT`, or `PICKLE`, which is only for volumes that nobody else can write: reading a
             pickle runs whatever code its writer wants.
@@ -73,7 +74,7 @@ class Cache:
         CacheError: the directory cannot be used: missing parent, no permission, read-only, not a cache; not Linux.
         CacheTimeout: another one removes the old entries, and is not ready in time.
         NetworkFileSystemError: it is on a network file system, and the cache is ``strict``.
-        ValueError: an argument is none.
+        TypeError, ValueError: an argument is of another type, or makes no sense.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Cache:
         directory: str | os.PathLike[str],
         *,
         version: str,
-        max_bytes: int | None = None,
+        max_bytes: int | str | None = None,
         max_age: float | None = None,
         codec: Codec = JSON,
         timeout: float | None = None,
@@ -90,12 +91,15 @@ class Cache:
     ) -> None:
         if not kernel.AVAILABLE:
             raise CacheError("the cache needs open file description locks, which only Linux has: run it on Linux")
-        _check(version, max_bytes, max_age, timeout)
+        versions.check_version(version)
+        check_seconds(timeout)
+        limit = limit_of(max_bytes)
+        check_max_age(max_age)
         if codec.name == FILE:
             raise ValueError(f"codec name {codec.name!r}: give another, under this one lie the entries of open")
         directory = os.path.abspath(os.fspath(directory))
         self.purged = versions.enter(directory, version, timeout, NetworkPolicy(allow_network, strict))
-        self._use(directory, version, max_bytes, max_age, codec, timeout)
+        self._use(directory, version, limit, max_age, codec, timeout)
 
     def _use(
         self,
@@ -135,7 +139,8 @@ class Cache:
         found = self._storage.find(job)
         if not isinstance(found, Absent):
             return cast(T, found)
-        return cast(T, computing.run(self._storage.steps(job, self._limit(timeout)), job.counted(compute)))
+        steps = self._storage.steps(job, self._limit(timeout))
+        return cast(T, computing.run(steps, job.counted(lambda: value(compute()))))
 
     async def get_async(
         self, key: Key, compute: Callable[[], Awaitable[T]], *, timeout: float | _Default | None = _DEFAULT
@@ -146,13 +151,15 @@ class Cache:
         stored before the cancelled task ends.
 
         Raises:
-            CacheTimeout, CacheValueError, LockDeadlockError, TypeError, Exception: as `get`.
+            CacheTimeout, CacheValueError, LockDeadlockError, Exception: as `get`.
+            TypeError: ``key`` is none, or ``compute`` returns what cannot be awaited.
         """
         job = self._storage.value(key)
         found = self._storage.find(job)
         if not isinstance(found, Absent):
             return cast(T, found)
-        return cast(T, await computing.run_async(self._storage.steps(job, self._limit(timeout)), job.counted(compute)))
+        steps = self._storage.steps(job, self._limit(timeout))
+        return cast(T, await computing.run_async(steps, job.counted(lambda: awaitable(compute()))))
 
     def open(
         self, key: Key, write: Callable[[BinaryIO], object], *, timeout: float | _Default | None = _DEFAULT
@@ -246,34 +253,65 @@ class Cache:
             raise CacheError(f"cannot count the entries of cache {self._directory!r}: {words(error)}") from error
         return Statistics(len(sizes), sum(sizes), *self._storage.counts.values())
 
-    def memoize(self, key: Callable[P, Key]) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    @overload
+    def memoize(  # type: ignore[overload-overlap] # a function that returns text is taken for one that makes a key
+        self, key: Callable[P, Key]
+    ) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
+    @overload
+    def memoize(self, key: None = None) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
+    @overload
+    def memoize(self, key: Callable[P, T]) -> Callable[P, T]: ...
+    def memoize(self, key: Callable[..., Any] | None = None) -> Callable[..., Any]:
         """A decorator: what the function returns comes from `get`, or from `get_async` for a coroutine function.
 
         ::
 
-            @cache.memoize(lambda user: ("report", user))
+            @cache.memoize(lambda user: ("report", user.id))
             def report(user): ...
 
+            @cache.memoize
+            def prices(day: str): ...
+
+        Without a function that makes the key, the key is the name of the function and its arguments. They must be text,
+        bytes, numbers, booleans, None, or tuples of them.
+
         Args:
-            key: the key for the function's arguments. Name the function in it: the keys of all are in one space.
+            key: returns the key for the arguments. Name the function in it: the keys of all are in one space.
+
+        Raises:
+            TypeError: at a call: an argument cannot be part of a key.
         """
+        if key is None:
+            return self._memoized
+        if inspect.iscoroutinefunction(key):  # a key is not awaited: this is the function itself
+            return self._memoized(key)
 
-        def decorate(function: Callable[P, T]) -> Callable[P, T]:
-            if inspect.iscoroutinefunction(function):
+        @functools.wraps(key)
+        def either(*args: Any, **options: Any) -> Any:
+            # Written without parentheses, the decorator gets the function itself. A function is not part of a key, so
+            # only a call with one function asks to decorate it.
+            if len(args) == 1 and not options and inspect.isroutine(args[0]):
+                return self._memoized(args[0], key)
+            return plain(*args, **options)
 
-                @functools.wraps(function)
-                async def call_async(*args: P.args, **options: P.kwargs) -> Any:
-                    return await self.get_async(key(*args, **options), lambda: function(*args, **options))
+        plain = self._memoized(key)
+        return either
 
-                return cast(Callable[P, T], call_async)
+    def _memoized(self, function: Callable[..., Any], key: Callable[..., Key] | None = None) -> Callable[..., Any]:
+        make = key if key is not None else functools.partial(plain_key, function)
+        if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
-            def call(*args: P.args, **options: P.kwargs) -> T:
-                return self.get(key(*args, **options), lambda: function(*args, **options))
+            async def call_async(*args: Any, **options: Any) -> Any:
+                return await self.get_async(make(*args, **options), lambda: function(*args, **options))
 
-            return call
+            return call_async
 
-        return decorate
+        @functools.wraps(function)
+        def call(*args: Any, **options: Any) -> Any:
+            return self.get(make(*args, **options), lambda: function(*args, **options))
+
+        return call
 
     def __repr__(self) -> str:
         return f"<Cache {self._directory!r} version {self._version!r}>"
@@ -291,7 +329,7 @@ class Cache:
     def _limit(self, timeout: float | _Default | None) -> float | None:
         if isinstance(timeout, _Default):
             return self._timeout
-        _check_timeout(timeout)
+        check_seconds(timeout)
         return timeout
 
 
@@ -312,17 +350,3 @@ def _rebuild(
     cache.purged = False
     cache._use(directory, version, max_bytes, max_age, codec, timeout)
     return cache
-
-
-def _check(version: str, max_bytes: int | None, max_age: float | None, timeout: float | None) -> None:
-    versions.check_version(version)
-    _check_timeout(timeout)
-    if max_bytes is not None and max_bytes <= 0:
-        raise ValueError(f"max_bytes {max_bytes!r}: give a number of bytes, or None for no limit")
-    if max_age is not None and not max_age > 0:
-        raise ValueError(f"max_age {max_age!r}: give seconds, or None for no limit")
-
-
-def _check_timeout(timeout: float | None) -> None:
-    if timeout is not None and not 0 <= timeout < math.inf:
-        raise ValueError(f"timeout {timeout!r}: give seconds, 0 not to wait, or None to wait for ever")

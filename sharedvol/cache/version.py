@@ -59,8 +59,11 @@ def check_version(version: str) -> None:
     """Refuse what cannot stand in a line of text.
 
     Raises:
+        TypeError: ``version`` is not text.
         ValueError: ``version`` is empty, too long, or not printable.
     """
+    if not isinstance(version, str):
+        raise TypeError(f"version {version!r}: give text, such as {str(version)!r}")
     if not version or len(version) > MAX_VERSION or not version.isprintable() or version != version.strip():
         raise ValueError(f"version {version!r}: give 1 to {MAX_VERSION} printable characters, no blanks around them")
 

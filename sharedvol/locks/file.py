@@ -341,7 +341,7 @@ class FileLock:
         self._own.held.pop(owner, None)
         hold.put_back()
         self._own.keep(hold)
-        if self._fenced and isinstance(error, LockTimeout) and error.waited:
+        if self._fenced and isinstance(error, LockTimeout):
             said = read_record(self._path)
             error.holder = FileHolder(**said) if said is not None else None
 

@@ -72,6 +72,8 @@ class Semaphore:
         allow_network: bool = False,
         strict: bool | None = None,
     ) -> None:
+        if not isinstance(n, int):
+            raise TypeError(f"n {n!r}: give a whole number of holders")
         if n < 1:
             raise ValueError(f"a semaphore of {n} would let nobody in: give 1 or more")
         check_timeout(timeout)

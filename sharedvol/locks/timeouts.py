@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Final
+
+from sharedvol.arguments import check_seconds
 
 
 class Default:
@@ -17,15 +18,12 @@ DEFAULT: Final = Default()
 
 
 def check_timeout(timeout: float | None) -> None:
-    """Refuse what is no time to wait.
+    """Refuse what is not a time to wait.
 
     Raises:
-        ValueError: ``timeout`` is negative, infinite or not a number.
+        TypeError, ValueError: as `sharedvol.arguments.check_seconds`.
     """
-    if timeout is not None and not timeout >= 0:
-        raise ValueError(f"timeout {timeout!r}: give seconds, 0 not to wait, or None to wait for ever")
-    if timeout is not None and math.isinf(timeout):
-        raise ValueError("timeout inf: give None to wait for ever")
+    check_seconds(timeout)
 
 
 def limit_of(timeout: float | Default | None, own: float | None) -> float | None:

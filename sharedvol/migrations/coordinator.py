@@ -16,6 +16,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from sharedvol.arguments import check_seconds
 from sharedvol.database import Database
 from sharedvol.errors import (
     AheadError,
@@ -104,8 +105,7 @@ class MigrationCoordinator:
         _one_of("ahead", ahead, ("allow", "refuse"))
         if lock_name == "":
             raise ValueError("lock_name is empty: leave it out for the schema's own lock")
-        if lock_timeout is not None and not lock_timeout >= 0:
-            raise ValueError(f"lock_timeout is 0 or more seconds, or None to wait for ever, not {lock_timeout!r}")
+        check_seconds(lock_timeout, "lock_timeout")
         if hasattr(url_or_engine, "in_transaction"):
             # In its transaction the look with the lock would show what was there before the lock.
             raise TypeError("a migration needs a session of its own: give the URL or the Engine, not a Connection")

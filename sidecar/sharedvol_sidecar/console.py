@@ -33,9 +33,7 @@ _REMEDIES = {
 }
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-_BYTES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)([smhdw])", re.ASCII)
-_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,3})?)([KMGT]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
 
 
 class Failure(click.ClickException):
@@ -104,12 +102,6 @@ def parse_duration(text: str) -> int | None:
     """``90s``, ``15m``, ``2h``, ``7d``, ``4w`` as nanoseconds; None if it is none."""
     found = _DURATION.fullmatch(text)
     return int(float(found[1]) * _SECONDS[found[2]] * 1_000_000_000) if found else None
-
-
-def parse_size(text: str) -> int | None:
-    """``500M``, ``20G``, ``1.5T`` as bytes, in steps of 1,024; None if it is none."""
-    found = _SIZE.fullmatch(text)
-    return int(float(found[1]) * _BYTES[found[2].upper()]) if found else None
 
 
 def parse_moment(text: str, now_ns: int) -> int | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from sharedvol.arguments import parse_size
 from sharedvol.errors import describe
-from sharedvol_sidecar.console import parse_size
 from sharedvol_sidecar.destination import overlap
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.job import Job

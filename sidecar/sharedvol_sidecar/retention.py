@@ -20,10 +20,11 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
+from sharedvol.arguments import parse_size
 from sharedvol.errors import describe
 from sharedvol_sidecar.catalog import Catalog, CatalogError, Filters, Row, clamped
 from sharedvol_sidecar.catalog_names import key
-from sharedvol_sidecar.console import parse_duration, parse_size
+from sharedvol_sidecar.console import parse_duration
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.retention_cutoff import Cutoff, cutoff

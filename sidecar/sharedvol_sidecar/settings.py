@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from sharedvol.arguments import parse_size
 from sharedvol.errors import describe
-from sharedvol_sidecar.console import parse_size
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.template import DEFAULT, Template
 from sharedvol_sidecar.text import toml_problem
