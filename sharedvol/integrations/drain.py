@@ -18,7 +18,7 @@ from types import FrameType, MethodType
 from typing import Any, Final
 
 from sharedvol.integrations.background import start_thread
-from sharedvol.integrations.servers import server_name
+from sharedvol.integrations.servers import CLOSE_FIRST, REMEDIES, server_name
 
 _STOPPED: Final = 128 + signal.SIGTERM
 _Handler = Callable[[int, FrameType | None], None]
@@ -136,13 +136,15 @@ class Gates:
 
     Args:
         seconds, begin: as for `SigtermGate`.
+        has_master: says whether another process decides when this one drains, so that no gate is needed.
 
     Attributes:
         passed: whether one of them has let the signal through. Another server that hears of it then need not wait.
     """
 
-    def __init__(self, seconds: float, begin: Callable[[], bool]) -> None:
-        self._seconds, self._begin = seconds, begin
+    def __init__(self, seconds: float, begin: Callable[[], bool], has_master: Callable[[], bool]) -> None:
+        self._seconds, self._begin, self._has_master = seconds, begin, has_master
+        self._warned = False
         self._gates: list[SigtermGate] = []
         self._passed = False
 
@@ -164,9 +166,18 @@ class Gates:
         return any(gate.reloads for gate in self._gates)
 
     def add(self) -> SigtermGate | None:
-        """Install a gate before the handler of now, unless that is one of ours, or no gate can be installed."""
-        if any(gate.in_place for gate in self._gates):
+        """Install a gate before the handler of now, unless that is one of ours, or a gate would be in vain."""
+        if self._has_master() or any(gate.in_place for gate in self._gates):
             return None
+        if server_name() in CLOSE_FIRST:
+            self.warn_if_none()
+            return None
+        if os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn"):
+            _log.warning(
+                "each gunicorn worker drains by itself, also when it is only replaced, and graceful_timeout must be "
+                "longer than drain=%g: use sharedvol.integrations.gunicorn.hooks",
+                self._seconds,
+            )
         gate = SigtermGate(self._seconds, self._begin)
         if not gate.install():
             return None
@@ -178,6 +189,15 @@ class Gates:
                 gate.ends_after,
             )
         return gate
+
+    def warn_if_none(self) -> None:
+        """Log one warning, with the server's name and the remedy, where nothing drains this process at SIGTERM."""
+        if self._warned or self._gates or self._has_master():
+            return
+        self._warned = True
+        name = server_name()
+        if name is not None:
+            _log.warning("%s does not drain this replica at SIGTERM: %s", name, REMEDIES[name])
 
     def remove(self, gate: SigtermGate) -> None:
         """Remove one of the gates."""

@@ -15,10 +15,9 @@ from sharedvol.health import Health, Report
 from sharedvol.identity import container_id
 from sharedvol.integrations.background import start_thread
 from sharedvol.integrations.checks import OK, Checks
-from sharedvol.integrations.drain import Gates, SigtermGate
+from sharedvol.integrations.drain import Gates
 from sharedvol.integrations.family import slot_of_family
 from sharedvol.integrations.process import START_UP_FAILED, end_process
-from sharedvol.integrations.servers import CLOSE_FIRST, REMEDIES, server_name
 from sharedvol.migrations.coordinator import MigrationCoordinator
 from sharedvol.volume import Membership, Volume
 
@@ -91,14 +90,14 @@ class Service:
     def renew(self) -> None:
         """Forget what belongs to the parent process. A forked child does so by itself."""
         self._lock, self._counting = threading.Lock(), threading.Lock()
-        self._started = self._starting = self._stopped = self._draining = self._warned = False
+        self._started = self._starting = self._stopped = self._draining = False
         self._users = 0
         self.serving = False
         self._membership: Membership | None = None
         self._family_slot: int | None = None
         self._ended = threading.Event()
         self._run: threading.Thread | None = None
-        self._gates = Gates(self.drain, self._on_sigterm)
+        self._gates = Gates(self.drain, self._on_sigterm, lambda: self._told_to_drain is not None)
         self._health = Health(self.coordinator, max_age=self._max_age)
         self._checks.renew()
         self.failed: BaseException | None = None
@@ -150,7 +149,7 @@ class Service:
         """
         with self._counting:
             self._users += 1
-        gate = self._add_gate()
+        gate = self._gates.add()
         try:
             yield
         finally:
@@ -242,30 +241,11 @@ class Service:
             Whether it will be. Not in a worker whose master drains, and not under a server that closes its port first.
         """
         self.serving = self.serving or serving
-        return self._add_gate() is not None
+        return self._gates.add() is not None
 
     def warn_if_undrained(self) -> None:
         """Log one warning, with the server's name and the remedy, where nothing drains this process at SIGTERM."""
-        if self._warned or self._gates or self._told_to_drain is not None:
-            return
-        name = server_name()
-        self._warned = True
-        if name is not None:
-            _log.warning("%s does not drain this replica at SIGTERM: %s", name, REMEDIES[name])
-
-    def _add_gate(self) -> SigtermGate | None:
-        if self._told_to_drain is not None:
-            return None
-        if server_name() in CLOSE_FIRST:
-            self.warn_if_undrained()
-            return None
-        if os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn"):
-            _log.warning(
-                "each gunicorn worker drains by itself, also when it is only replaced, and graceful_timeout must be "
-                "longer than drain=%g: use sharedvol.integrations.gunicorn.hooks",
-                self.drain,
-            )
-        return self._gates.add()
+        self._gates.warn_if_none()
 
     def keep_draining_on_sigterm(self) -> None:
         """Hold back SIGTERM again where another server of this process has set its own handler since."""
