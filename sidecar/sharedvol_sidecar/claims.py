@@ -73,6 +73,7 @@ class Claims:
         key: names the settings that name the claimed files.
 
     Attributes:
+        key: of the next batches.
         movers: the directory of the slots' locks.
         slot: this mover's.
 
@@ -82,7 +83,7 @@ class Claims:
     """
 
     def __init__(self, spool: Directory, key: str = "") -> None:
-        self._suffix = f".{key}" if key else ""
+        self.key = key
         self._batches = itertools.count(1)
         with contextlib.ExitStack() as parts:
             private = parts.enter_context(open_private(spool))
@@ -106,7 +107,8 @@ class Claims:
     def new_batch(self) -> Batch:
         """A claim directory for one batch; its name is never used again."""
         self._spares.fill()
-        return Batch(self._mine, self._spares, self.slot, f"{worker_token()}-{next(self._batches)}{self._suffix}")
+        suffix = f".{self.key}" if self.key else ""
+        return Batch(self._mine, self._spares, self.slot, f"{worker_token()}-{next(self._batches)}{suffix}")
 
     def is_own(self, path: str) -> bool:
         """Return whether a claim was made by this process, by its path below the claim directories."""

@@ -261,6 +261,8 @@ class Collector:
         self._mover.new_pass()
         self._units.new_pass()
         self.logs.new_pass(tally)
+        self._namings.keep()
+        self.claims.key = self._namings.own_key
         self._entered: set[str] = set()
         self.saw = _nothing
         resting = self.register.resting

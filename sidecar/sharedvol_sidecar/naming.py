@@ -103,31 +103,45 @@ class NamingStore:
 
     Attributes:
         own: this sidecar's.
-        own_key: the key of these; empty where a full spool does not take them, as only collecting makes room.
+        own_key: the key of these; empty as long as a full spool does not take them, because only collecting makes room.
 
     Raises:
         OSError: they cannot be kept.
     """
 
     def __init__(self, spool: Directory, own: Naming) -> None:
-        self.own, self.own_key = own, own.key
+        self.own, self.own_key = own, ""
+        self._spool = spool
         self._known: dict[str, Naming | None] = {own.key: own}
         self._directory: Directory | None = None
         try:
-            with open_private(spool) as private:
-                self._directory = private.make("naming", 0o700)[0]
-            self._keep(self._directory)
+            self.keep()
+        except OSError:
+            self.close()
+            raise
+
+    def keep(self) -> None:
+        """Keep the own settings if they are not kept yet and there is room now.
+
+        Raises:
+            OSError: they cannot be kept for another reason than a full disk.
+        """
+        if self.own_key:
+            return
+        try:
+            if self._directory is None:
+                with open_private(self._spool) as private:
+                    self._directory = private.make("naming", 0o700)[0]
+            name = f"{self.own.key}.json"
+            if self._directory.inode(name) is None:  # checked first: on a full disk nothing new can be written
+                path = f"/proc/self/fd/{self._directory.fd}/{name}"
+                with contextlib.suppress(AlreadyPublishedError), publish(path) as file:
+                    file.write(self.own.text)
         except OSError as error:
             if error.errno not in FULL:
-                self.close()
                 raise
-            self.own_key = ""
-
-    def _keep(self, directory: Directory) -> None:
-        name = f"{self.own.key}.json"
-        if directory.inode(name) is None:  # first: on a full disk nothing new can be written
-            with contextlib.suppress(AlreadyPublishedError), publish(f"/proc/self/fd/{directory.fd}/{name}") as file:
-                file.write(self.own.text)
+        else:
+            self.own_key = self.own.key
 
     def close(self) -> None:
         """Close what is open."""

@@ -22,28 +22,36 @@ OLD = 86_400.0
 """Seconds after which a mark is removed. Every running sidecar has read the event long before."""
 
 _MANY = 4_096  # marks that are added before old ones are removed again
+_MOST = 65_536  # marks that are kept in memory while the disk is full
 
 
 class PutBacks:
     """The marks of one spool.
 
     Args:
-        private: the sidecar's own directory in the spool.
+        private: the sidecar's own directory in the spool. It stays open as long as the marks are used.
 
     Raises:
         OSError: the directory of the marks cannot be made.
     """
 
     def __init__(self, private: Directory) -> None:
+        self._private = private
         self._directory: Directory | None = None
-        self._unwritten: set[int] = set()
+        self._unwritten: dict[int, None] = {}
         self._added = 0
-        try:
-            self._directory = private.make("put-back", 0o700)[0]
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
+        self._open()
         self.remove_old()
+
+    def _open(self) -> Directory | None:
+        """Open the directory of the marks. Return None as long as a full disk does not take it."""
+        if self._directory is None:
+            try:
+                self._directory = self._private.make("put-back", 0o700)[0]
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+        return self._directory
 
     def close(self) -> None:
         """Close the directory of the marks. Does nothing the second time."""
@@ -55,21 +63,27 @@ class PutBacks:
         self._added += 1
         if self._added >= _MANY:
             self.remove_old()
-        if self._directory is None:
-            self._unwritten.add(inode)
+        directory = self._open()
+        if directory is None:
+            self._remember(inode)
             return
         try:
-            os.mkdir(f"{inode:x}", 0o700, dir_fd=self._directory.fd)
+            os.mkdir(f"{inode:x}", 0o700, dir_fd=directory.fd)
         except FileExistsError:
             with contextlib.suppress(OSError):  # the earlier mark of the inode counts from now
-                os.utime(f"{inode:x}", dir_fd=self._directory.fd, follow_symlinks=False)
+                os.utime(f"{inode:x}", dir_fd=directory.fd, follow_symlinks=False)
         except OSError:
-            self._unwritten.add(inode)
+            self._remember(inode)
+
+    def _remember(self, inode: int) -> None:
+        self._unwritten[inode] = None
+        if len(self._unwritten) > _MOST:
+            del self._unwritten[next(iter(self._unwritten))]
 
     def __contains__(self, inode: int) -> bool:
         """Return whether a sidecar put back the file with this inode."""
-        marked = self._directory is not None and self._directory.inode(f"{inode:x}") is not None
-        return marked or inode in self._unwritten
+        directory = self._open()
+        return inode in self._unwritten or (directory is not None and directory.inode(f"{inode:x}") is not None)
 
     def remove_old(self) -> None:
         """Remove the marks that no sidecar needs any more."""

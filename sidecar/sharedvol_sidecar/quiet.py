@@ -9,6 +9,36 @@ from sharedvol.publish_mark import is_marked
 
 _OBSERVED = 65_536
 
+_STEP = 0.02
+"""Seconds by which the clock has to gain on the monotonic clock to count as set. NTP changes the rate of both alike."""
+
+
+class _Clock:
+    """The time of day, and how long ago it was set forward.
+
+    A clock that is set forward makes every file look older than it is, so an age counts only as far back as the last
+    such step. A suspended system looks the same, because CLOCK_MONOTONIC stops meanwhile; see clock_gettime(2).
+    """
+
+    def __init__(self) -> None:
+        self._ahead = self._read()[0]
+        self._set_at = float("-inf")  # when it was set forward, by the monotonic clock
+
+    def age(self, time_ns: int) -> float:
+        """Return the seconds since ``time_ns``, or since the clock was set forward; negative for the future."""
+        ahead, now = self._read()
+        if ahead > self._ahead + _STEP:
+            self._set_at = now
+        self._ahead = ahead
+        return min(now + ahead - time_ns / 1e9, now - self._set_at)
+
+    def _read(self) -> tuple[float, float]:
+        """Return by how much the time of day is ahead of the monotonic clock, and the latter."""
+        while True:
+            before, wall, now = time.monotonic(), time.time(), time.monotonic()
+            if now - before < _STEP / 2:  # the process did not have to wait between the two
+                return wall - now, now
+
 
 class Quiet:
     """The quiet time, measured by the file's change time and, where the clock jumped, by watching the file.
@@ -27,6 +57,7 @@ class Quiet:
         # that look recent, so it does not grow with the backlog; the older half is of the pass before.
         self._seen: dict[tuple[int, int], tuple[tuple[int, int, int], float, float]] = {}
         self._before: dict[tuple[int, int], tuple[tuple[int, int, int], float, float]] = {}
+        self._clock = _Clock()
 
     def new_pass(self) -> None:
         """A scan begins: forget the files that the last one did not see."""
@@ -53,10 +84,10 @@ class Quiet:
             seconds: another quiet time than the usual.
         """
         wanted = self.seconds if seconds is None else seconds
-        age = time.time() - info.st_ctime_ns / 1e9
+        age = self._clock.age(info.st_ctime_ns)
         if age >= wanted:
             return 0.0
-        # By the clock it is recent. After a clock was set back that may be wrong for ever: watch it.
+        # By the clock it is recent, which stays so after the clock was set back. So watch it as well.
         key = (info.st_dev, info.st_ino)
         state = (info.st_size, info.st_mtime_ns, info.st_ctime_ns)
         now = time.monotonic()

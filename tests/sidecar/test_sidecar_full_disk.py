@@ -26,6 +26,7 @@ from sharedvol_sidecar import service
 from sharedvol_sidecar.catalog import Catalog, Filters
 from sharedvol_sidecar.directories import open_root
 from sharedvol_sidecar.pruning import RELIEF_EVERY, Pruning
+from sharedvol_sidecar.put_backs import PutBacks
 from sharedvol_sidecar.report import Event
 from sharedvol_sidecar.retention import apply, parse_rules, plan
 from sharedvol_sidecar.retention_relief import make_room
@@ -317,3 +318,67 @@ def test_spares_are_no_claims_and_are_used_again(tmp_path: Path) -> None:
         spares = sorted((volume.spool / ".sharedvol/claims/0").iterdir())
         assert all(spare.name.startswith(".spare-") and not list(spare.iterdir()) for spare in spares)
         assert len(spares) in (8, 23)  # as many as the deepest path of this sidecar needed
+
+
+def empty(place: Path) -> None:
+    """Give back the room that `fill` took."""
+    for entry in place.iterdir():
+        entry.rmdir() if entry.is_dir() else entry.unlink()
+
+
+def test_a_sidecar_that_started_on_a_full_disk_keeps_its_names_once_there_is_room(tmp_path: Path) -> None:
+    """Another one with other settings finishes what it claimed, by the names that it gave."""
+
+    def work() -> None:
+        volume = Volume(disk("ext4-1k", tmp_path / "disk") / "spool", tmp_path / "collected")
+        volume.write("c1/results/before", "x")
+        assert volume.one_pass(template="before/{base}").collected == 1
+        fill(tmp_path / "disk/full")
+        collector = volume.collector(template="{kind}/{base}")
+        collector.run_pass()
+        empty(tmp_path / "disk/full")
+        volume.write("c1/results/r.json", "r")
+
+        def die(*_: object) -> None:
+            raise SystemExit
+
+        collector.register.add = die  # type: ignore[method-assign]
+        with pytest.raises(SystemExit):
+            collector.run_pass()
+        collector.close()
+        assert volume.claims() != []
+        assert volume.drain(template="new/{base}").recovered == 1
+        assert volume.names() == ["before/before", "results/r.json"]
+
+    isolated(work, LIMIT)
+
+
+def test_marks_of_files_that_were_put_back_are_seen_by_others_once_there_is_room(tmp_path: Path) -> None:
+    def work() -> None:
+        with open_root(disk("ext4-1k", tmp_path / "disk")) as root:
+            fill(tmp_path / "disk/full")
+            first = PutBacks(root)
+            first.add(1)
+            assert 1 in first
+            empty(tmp_path / "disk/full")
+            first.add(2)
+            other = PutBacks(root)
+            assert 2 in first and 2 in other
+            first.close()
+            other.close()
+
+    isolated(work, LIMIT)
+
+
+def test_the_marks_that_a_full_disk_does_not_take_are_bounded(tmp_path: Path) -> None:
+    def work() -> None:
+        with open_root(disk("ext4-1k", tmp_path / "disk")) as root:
+            fill(tmp_path / "disk/full")
+            marks = PutBacks(root)
+            for inode in range(100_000):
+                marks.add(inode)
+            kept = [inode for inode in range(100_000) if inode in marks]
+            assert kept == list(range(100_000 - len(kept), 100_000)) and 10_000 < len(kept) < 100_000
+            marks.close()
+
+    isolated(work, LIMIT)

@@ -89,6 +89,28 @@ def test_times_of_another_clock_do_not_keep_a_file(volume: Volume, days: int, mo
     collector.close()
 
 
+@pytest.mark.parametrize("step", [0.5, 3600.0, 40 * 86_400.0])
+def test_a_clock_that_is_set_forward_makes_no_file_finished(
+    volume: Volume, step: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = volume.write("c1/results/a", "half")
+    now, offset = [1000.0], [path.stat().st_ctime - 1000.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], time=lambda: now[0] + offset[0])
+    monkeypatch.setattr("sharedvol_sidecar.quiet.time", clock)
+    collector = volume.collector(quiet=0.5)
+    assert collector.run_pass().settling == 1
+    now[0] += 0.25
+    offset[0] += step
+    volume.write("c1/results/b", "half, and not seen before")
+    assert collector.run_pass().settling == 2
+    assert collector.due == pytest.approx(0.25)
+    now[0] += 0.25
+    assert (collector.run_pass().collected, list(volume.waiting())) == (1, ["c1/results/b"])
+    now[0] += 0.25
+    assert collector.run_pass().collected == 1
+    collector.close()
+
+
 @pytest.mark.parametrize("contents", [["same"] * 30, [str(n) for n in range(30)]], ids=["same", "different"])
 def test_files_of_one_name_are_all_kept(volume: Volume, contents: list[str]) -> None:
     for number, content in enumerate(contents):
