@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import LIMIT, Child, blocked, descriptors, run_forked, wait_blocked, wait_until
+from processes import LIMIT, Child, blocked, descriptors, run_forked, run_python, wait_blocked, wait_until
 
 from sharedvol import FileLock, LockFileError, LockTimeout
 from sharedvol.locks import kernel, waiter
@@ -331,3 +331,28 @@ def test_a_waiter_that_is_parked_twice_has_one_owner(path: Path) -> None:
         child.send("let go")
     wait_until(lambda: waiter.waiting() == 0, "the waiters to end")
     assert waiter.walk_away(abandoned), "it ended after it was abandoned: its descriptor is not the caller's"
+
+
+STOPPED = """
+import sys, threading, time
+from sharedvol import FileLock
+from sharedvol.locks import handles, kernel
+
+closing = threading.Event()
+
+def close(fd):
+    kernel.close = real
+    closing.set()
+    time.sleep(1000)
+
+kept = FileLock(sys.argv[1])
+kept.acquire()
+handle, real = handles.open_handle(kernel, sys.argv[1], 0o666), kernel.close
+kernel.close = close
+threading.Thread(target=handles.close_handle, args=(kernel, handle), daemon=True).start()
+closing.wait()
+"""
+
+
+def test_a_process_ends_though_a_waiting_thread_was_just_closing_its_descriptor(path: Path) -> None:
+    assert run_python(STOPPED, str(path)) == ""

@@ -12,8 +12,9 @@ from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 
 import pytest
+from greenlets import PATCHED
 from lock_engines import ENGINES, Engine, OnDatabase, OnFile, OnRedis
-from processes import LIMIT, Child, run_forked, wait_until
+from processes import LIMIT, Child, run_forked, run_python, wait_until
 from servers import Database, Server
 
 from sharedvol import (
@@ -41,6 +42,29 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path, _server_of: Callable[
         database = Database(server, server.create_database())
         yield OnDatabase(database)
         database.drop()
+
+
+OBJECT = """
+import sys
+from sharedvol import LockTimeout, open_lock
+url = sys.argv[1]
+one = open_lock(url)
+"""
+GREENLETS = """
+print({contend(lambda: one), contend(lambda: open_lock(url)), contend(lambda: open_lock(url, timeout=1000))})
+with open_lock(url):
+    late = gevent.spawn(lambda: open_lock(url, timeout=0.02).acquire())
+    late.join()
+    assert isinstance(late.exception, LockTimeout), late.exception
+"""
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["patched-first", "patched-later"])
+def test_greenlets_exclude_each_other_and_wait_without_stopping_the_process(engine: Engine, early: bool) -> None:
+    if early and isinstance(engine, OnRedis):
+        pytest.skip("redis-py must be imported after gevent has patched")
+    code = OBJECT + PATCHED if early else PATCHED + OBJECT
+    assert run_python(code + GREENLETS, engine.url) == "{1}"
 
 
 def test_processes_lose_no_update(engine: Engine, tmp_path: Path) -> None:

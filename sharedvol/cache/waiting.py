@@ -12,11 +12,10 @@ import asyncio
 import contextlib
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sharedvol import forks
+from sharedvol import forks, native
 from sharedvol.errors import LockError
 from sharedvol.locks import kernel
 from sharedvol.locks.handles import close_handle, open_handle
@@ -45,7 +44,8 @@ def wait(path: str, timeout: float | None) -> bool:
         path: the lock file.
         timeout: seconds, None for ever.
     """
-    if timeout is None:
+    native.refuse_eventlet()
+    if timeout is None and not native.has_greenlets():
         with contextlib.suppress(OSError):
             fd: Any = open_handle(_this, path, 0)
             try:
@@ -53,9 +53,12 @@ def wait(path: str, timeout: float | None) -> bool:
             finally:
                 close_handle(_this, fd)
         return True
-    ended = threading.Event()
-    with _watched(path, ended.set):
-        return ended.wait(timeout)
+    ended = native.bell()
+    try:
+        with _watched(path, ended.ring):
+            return ended.wait(timeout)
+    finally:
+        ended.close()
 
 
 async def wait_async(path: str, timeout: float | None) -> bool:
@@ -80,8 +83,13 @@ class _Watcher:
     def __init__(self, fd: Any, identity: object, path: str) -> None:
         self.fd, self.identity, self.path = fd, identity, path
         self.notify: list[Notify] = []
-        # A daemon: a wait that nobody waits for must not keep the process from ending.
-        self.thread = threading.Thread(target=self.run, name=f"sharedvol-cache {path}", daemon=True)
+        self.started = False
+
+    def start(self) -> None:
+        """Begin to wait."""
+        # A wait that no one needs any more must not keep the process from ending.
+        native.start_thread(self.run, f"sharedvol-cache {self.path}")
+        self.started = True
 
     def run(self) -> None:
         try:
@@ -98,7 +106,7 @@ class _Watcher:
 
 
 _watchers: dict[object, _Watcher] = {}
-_mutex = threading.RLock()  # re-entrant: a signal handler may wait while the main thread is in here
+_mutex = native.mutex()  # re-entrant: a signal handler may wait while the main thread is in here
 
 
 @contextlib.contextmanager
@@ -122,15 +130,15 @@ def _watch(path: str, notify: Notify) -> _Watcher:
     identity = kernel.identify(fd, path)
     with _mutex:
         watcher = _watchers.get(identity)
-        # Without a living thread it was interrupted before its start, and tells nobody.
-        if watcher is not None and watcher.thread.is_alive():
+        # One that was interrupted when it started may wake no one.
+        if watcher is not None and watcher.started:
             close_handle(_this, fd)
             watcher.notify.append(notify)
             return watcher
         watcher = _watchers[identity] = _Watcher(fd, identity, path)
         watcher.notify.append(notify)
         try:
-            watcher.thread.start()
+            watcher.start()
         except RuntimeError:
             del _watchers[identity]
             close_handle(_this, fd)
@@ -147,5 +155,5 @@ def _block(fd: Any, path: str) -> None:
 @forks.in_child
 def _renew() -> None:
     global _mutex
-    _mutex = threading.RLock()
+    _mutex = native.mutex()
     _watchers.clear()  # their threads stayed in the parent; `handles` closes the descriptors

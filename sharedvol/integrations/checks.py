@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from sharedvol import native
 from sharedvol.integrations.background import start_thread
 
 OK: Final = "ok"
@@ -41,7 +42,7 @@ class Checks:
 
     def renew(self) -> None:
         """Begin anew, as a forked child must: its parent's threads do not run in it."""
-        self._lock = threading.Lock()
+        self._lock = native.Turnstile()
         self._running: dict[str, _Question] = {}
         self._told: tuple[float, dict[str, str]] | None = None
 

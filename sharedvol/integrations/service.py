@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from sharedvol import forks
+from sharedvol import forks, native
 from sharedvol.errors import SharedVolError
 from sharedvol.health import Health, Report
 from sharedvol.identity import container_id
@@ -89,7 +89,7 @@ class Service:
 
     def renew(self) -> None:
         """Forget what belongs to the parent process. A forked child does so by itself."""
-        self._lock, self._counting = threading.Lock(), threading.Lock()
+        self._lock, self._counting = native.Turnstile(), native.Turnstile()
         self._started = self._starting = self._stopped = self._draining = False
         self._users = 0
         self.serving = False

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Final
 
-from sharedvol import forks
+from sharedvol import forks, native
 from sharedvol.errors import LockError, LockFileError, LockLostError, LockTimeout, NotLockedError
 from sharedvol.locks import kernel, portable
 from sharedvol.locks.beside import Beside
@@ -66,6 +66,7 @@ class FileLock:
         strict: refuse one; None as the environment variable ``SHAREDVOL_STRICT`` says.
 
     Raises:
+        LockError: eventlet has replaced the threads of this process.
         ValueError: ``timeout`` is negative or not a number; ``fenced`` and ``shared``; ``purpose`` is too long;
             ``allow_network`` and ``strict``.
     """
@@ -84,6 +85,7 @@ class FileLock:
         allow_network: bool = False,
         strict: bool | None = None,
     ) -> None:
+        native.refuse_eventlet()
         check_timeout(timeout)
         check_purpose(purpose)
         if fenced and shared:

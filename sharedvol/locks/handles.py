@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
+import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import TypeVar
 
-from sharedvol import forks
+from sharedvol import forks, native
 
 _Handle = TypeVar("_Handle")
 
@@ -22,7 +22,7 @@ _open: dict[object, tuple[ModuleType, object]] = {}  # with what the handle is o
 _overtaken: dict[object, int] = {}  # how many of ours had that number before, and were closed by other code
 # Held over a fork, so that none happens between the opening of a descriptor and its entry here. Re-entrant:
 # a garbage collection inside may close another lock's descriptor.
-_guard = threading.RLock()
+_guard = native.mutex()
 
 
 def open_handle(system: ModuleType, path: str, mode: int) -> object:
@@ -44,6 +44,8 @@ def remember_handle(system: ModuleType, open_it: Callable[[], _Handle]) -> _Hand
 def close_handle(system: ModuleType, handle: object) -> None:
     """``system.close``, forgotten. Does nothing for a handle that was closed before, as by a fork."""
     forks.notice()
+    if sys.is_finalizing():
+        return  # a daemon thread may have been stopped for good with the mutex; the kernel closes everything
     with _guard:
         if _open.pop(handle, None) is not None:
             system.close(handle)
@@ -70,7 +72,7 @@ def _file_of(handle: object) -> object:
 @forks.in_child
 def _renew() -> None:
     global _guard
-    _guard = threading.RLock()
+    _guard = native.mutex()
     for handle, (system, file) in _open.items():
         with contextlib.suppress(OSError):
             # A child that Python did not see begin may have closed everything, and opened something else since.

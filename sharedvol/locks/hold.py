@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import threading
 import time
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Final
 
-from sharedvol import forks
+from sharedvol import forks, native
 from sharedvol.errors import LockLostError, LockTimeout, describe
 from sharedvol.locks import waiter
 from sharedvol.locks.beside import Beside
@@ -201,22 +200,26 @@ class Hold:
     # What follows waits.
 
     def _wait(self, limit: float | None) -> None:
-        if limit is None:
-            refuse_deadlock(self.path, self.identity)
-            self.system.wait_first(self.handle, self.path, self.shared)
-            self.system.wait_second(self.handle, self.path, self.shared)
-            return
+        native.refuse_eventlet()
         if limit == 0:
             raise LockTimeout(self.path)
-        ended = threading.Lock()
-        ended.acquire()
-        left = self._left(limit)
-        if not self.lend(ended.release):
-            for pause in self._polls(limit):
-                time.sleep(pause)
-            return
-        ended.acquire(timeout=min(left, threading.TIMEOUT_MAX))
-        self._take_back(limit)
+        if limit is None:
+            refuse_deadlock(self.path, self.identity)
+            if not native.has_greenlets():
+                self.system.wait_first(self.handle, self.path, self.shared)
+                self.system.wait_second(self.handle, self.path, self.shared)
+                return
+        left = None if limit is None else self._left(limit)
+        ended = native.bell()
+        try:
+            if not self.lend(ended.ring):
+                for pause in self._polls(limit):
+                    time.sleep(pause)
+                return
+            ended.wait(left)
+            self._take_back(limit)
+        finally:
+            ended.close()
 
     async def _wait_async(self, limit: float | None) -> None:
         if limit is None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from sharedvol import forks
+from sharedvol import forks, native
 from sharedvol.errors import LockFileError, LockLostError, LockTimeout, NotLockedError
 from sharedvol.locks import kernel
 from sharedvol.locks.file import FileLock
@@ -139,10 +139,12 @@ class Semaphore:
         queue = Queue(self._queue, self._path, limit)
         try:
             with queue:
-                woken = threading.Event()
-                for left in self._waits(attempt, limit, end, woken.set):
-                    woken.wait(left if left is None else min(left, threading.TIMEOUT_MAX))
-                    woken.clear()
+                woken = native.bell()
+                try:
+                    for left in self._waits(attempt, limit, end, woken.ring):
+                        woken.wait(left)
+                finally:
+                    woken.close()
             return self
         except BaseException:
             self._undo(attempt, queue)

@@ -12,7 +12,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from sharedvol import forks
+from sharedvol import forks, native
 from sharedvol.errors import LockError, LockLostError, LockTimeout, NotLockedError
 from sharedvol.locks.held import Held
 from sharedvol.locks.holder import Holder
@@ -54,6 +54,7 @@ class SessionLock:
 
     def _forget(self) -> None:
         """Begin with nothing: a new lock, or one in a forked child, which never speaks on its parent's connection."""
+        self._with_greenlets = native.has_greenlets()
         # `with` on these, not on a Condition or a generator, whose Python code an interrupt could leave half-way.
         self._gate, self._talk = threading.RLock(), threading.Lock()
         self._turn = threading.Condition(self._gate)
@@ -127,6 +128,9 @@ class SessionLock:
             DatabaseError: the server cannot be reached or refused.
         """
         forks.notice()
+        native.refuse_eventlet()
+        if self._with_greenlets != native.has_greenlets() and self._owner is None:
+            self._forget()  # locks that were made before gevent patched would stop the greenlet that holds them as well
         limit = limit_of(timeout, self._timeout)
         begun = time.monotonic()
         held, me = Held(self), threading.current_thread()

@@ -9,11 +9,10 @@ place in the kernel's queue. So there are never more threads than there were wai
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from types import ModuleType
 
-from sharedvol import forks
+from sharedvol import forks, native
 from sharedvol.locks.handles import close_handle
 
 Key = tuple[object, bool]
@@ -31,7 +30,7 @@ class Waiter:
         self.error: Exception | None = None
         self._system, self._path, self._shared = system, path, shared
         self._notify = notify
-        self._mutex = threading.Lock()
+        self._mutex = native.mutex()
         self._abandoned = self._finished = self._has_first = False
 
     def start(self) -> None:
@@ -40,8 +39,8 @@ class Waiter:
         Raises:
             RuntimeError: no thread can be started (the interpreter is ending, or a process limit).
         """
-        # A daemon: a wait that was abandoned must not keep the process from ending.
-        threading.Thread(target=self._run, name=f"sharedvol-lock {self._path}", daemon=True).start()
+        # A wait that was abandoned must not keep the process from ending.
+        native.start_thread(self._run, f"sharedvol-lock {self._path}")
 
     def abandon(self) -> bool:
         """Walk away. False if the wait had already ended: then the caller has the handle and the lock."""
@@ -103,7 +102,7 @@ class Waiter:
 _waiting: set[Waiter] = set()
 _parked: dict[Key, list[Waiter]] = {}
 # Re-entrant: a signal handler may wait for a lock while the main thread is in here.
-_parked_mutex = threading.RLock()
+_parked_mutex = native.mutex()
 
 
 def wait_for(
@@ -183,6 +182,6 @@ def waiting() -> int:
 @forks.in_child
 def _renew() -> None:
     global _parked_mutex
-    _parked_mutex = threading.RLock()
+    _parked_mutex = native.mutex()
     _waiting.clear()  # their threads stayed in the parent; `handles` closes the descriptors
     _parked.clear()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from flask import Flask
-from shop_service import about, service, wait
+from shop_service import HERE, about, service, wait
 
+from sharedvol import FileLock
 from sharedvol.integrations.flask import init_app
 
 app = Flask(__name__)
@@ -22,3 +23,10 @@ def root() -> dict[str, Any]:
 def slow() -> dict[str, Any]:
     wait("slow")
     return about()
+
+
+@app.get("/locked")
+def locked() -> dict[str, Any]:
+    with FileLock(HERE / "shop.lock"):
+        wait("slow")
+        return about()

@@ -9,11 +9,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from processes import LIMIT, is_free, wait_until
+from processes import LIMIT, blocked, is_free, wait_until
 from served import Place, Served, Slow
 from servers import Server
 
@@ -25,6 +26,7 @@ STARLETTE = "shop_starlette:app"
 KINDS = {
     "sync": ("shop_flask:app", "sync"),
     "gthread": ("shop_flask:app", "gthread"),
+    "gevent": ("shop_flask:app", "gevent"),
     "uvicorn": (STARLETTE, "uvicorn_worker.UvicornWorker"),
     "asgi": (STARLETTE, "asgi"),
 }
@@ -66,7 +68,7 @@ def test_the_master_migrates_once_and_the_workers_drain(place: Place, kind: str)
     assert len(place.runs) == 1
 
 
-@pytest.mark.parametrize("kind", ["gthread", "uvicorn", "asgi"])
+@pytest.mark.parametrize("kind", ["gthread", "gevent", "uvicorn", "asgi"])
 def test_a_kept_connection_is_closed_by_an_answer_of_the_drain(place: Place, kind: str) -> None:
     with _workers(place, kind, "--keep-alive", "1000") as served:
         served.until("ready")
@@ -76,6 +78,24 @@ def test_a_kept_connection_is_closed_by_an_answer_of_the_drain(place: Place, kin
             served.until("draining")
             answer = served.ask("/", kept)
             assert (answer.code, answer.headers["connection"]) == (200, "close")
+        served.tell()
+        assert served.wait() == 0
+
+
+def test_a_worker_of_greenlets_answers_while_requests_wait_for_a_lock(place: Place) -> None:
+    with (
+        place.gunicorn("-k", "gevent", "-w", "1", app="shop_flask:app", SHOP_DRAIN="0") as served,
+        ThreadPoolExecutor() as pool,
+    ):
+        served.until("ready")
+        slow = Slow(served, place, "/locked")
+        with slow.under_way():
+            others = [pool.submit(served.ask, "/locked") for _ in range(3)]
+            wait_until(lambda: blocked(place.path / "shop.lock") == 3, "three requests to wait for the lock")
+            assert served.ask().code == 200
+            assert served.ask("/health/ready").code == 200
+            assert not any(other.done() for other in others)
+        assert [slow.answer().code, *(other.result(LIMIT).code for other in others)] == [200] * 4
         served.tell()
         assert served.wait() == 0
 

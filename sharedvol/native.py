@@ -1,0 +1,162 @@
+"""Threads of the operating system, and what wakes those who wait for one, also where gevent has replaced `threading`.
+
+A wait in the kernel stops the thread that it runs in. Where gevent has patched `threading`, all "threads" of the
+process are greenlets of one thread, and such a wait would stop all of them, the holder of the lock included. So waits
+run in threads that gevent did not make, and the greenlet that needs the result waits for a `Bell`, while others run.
+
+Whether gevent has patched anything is asked at each wait: an application server patches after it has imported the
+application's settings.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Protocol
+
+from sharedvol.errors import LockError
+
+_YIELD_SECONDS = 0.001
+
+
+def has_greenlets() -> bool:
+    """Return whether gevent has made greenlets of this process's threads."""
+    monkey: Any = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))
+
+
+def refuse_eventlet() -> None:
+    """Refuse a process in which eventlet has replaced the threads: nothing can wait there without stopping all of them.
+
+    Raises:
+        LockError: eventlet has.
+    """
+    patcher: Any = sys.modules.get("eventlet.patcher")
+    if patcher is not None and patcher.is_monkey_patched("thread"):
+        raise LockError(
+            "eventlet has replaced the threads of this process, and a wait for a lock would stop all of them: "
+            "use gevent, threads or asyncio"
+        )
+
+
+def _real(module: Any, name: str) -> Any:
+    """``module.name`` as it was before gevent replaced it."""
+    monkey: Any = sys.modules.get("gevent.monkey")
+    return getattr(module, name) if monkey is None else monkey.get_original(module.__name__, name)
+
+
+def mutex() -> Any:
+    """Return a re-entrant lock of the operating system's threads. Wait for nothing else while it is held."""
+    # That of C has no parts in Python that could be patched; greenlets of one thread are one owner to it.
+    return _thread.RLock()
+
+
+def start_thread(function: Callable[[], object], name: str) -> None:
+    """Run ``function`` in a thread of the operating system that does not keep the process from ending.
+
+    Raises:
+        RuntimeError: no thread can be started.
+    """
+    if has_greenlets():
+        _real(_thread, "start_new_thread")(function, ())
+    else:
+        threading.Thread(target=function, name=name, daemon=True).start()
+
+
+class Bell(Protocol):
+    """Wakes the one who waits, from any thread. Made by `bell`, in the thread or greenlet that waits."""
+
+    def ring(self) -> None:
+        """Wake it, or let its next wait end at once."""
+
+    def wait(self, seconds: float | None) -> bool:
+        """Wait until it is rung, and forget the ring. False if the time is over first."""
+
+    def close(self) -> None:
+        """No one waits any more."""
+
+
+def bell() -> Bell:
+    """Return a bell that lets greenlets run while one waits, where there are any."""
+    return _GreenletBell() if has_greenlets() and not _is_hub() else _ThreadBell()
+
+
+class _ThreadBell:
+    def __init__(self) -> None:
+        self._lock = _real(_thread, "allocate_lock")()
+        self._lock.acquire()
+
+    def ring(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it was rung already
+            self._lock.release()
+
+    def wait(self, seconds: float | None) -> bool:
+        return bool(self._lock.acquire(timeout=-1 if seconds is None else min(seconds, threading.TIMEOUT_MAX)))
+
+    def close(self) -> None:
+        pass
+
+
+class _GreenletBell:
+    """An asynchronous watcher of gevent's loop: the one thing of a loop that other threads may use."""
+
+    def __init__(self) -> None:
+        from gevent import get_hub  # type: ignore[import-untyped, unused-ignore]
+        from gevent.event import Event  # type: ignore[import-untyped, unused-ignore]
+
+        self._mutex = mutex()
+        self._rung = Event()
+        self._watcher: Any = get_hub().loop.async_()
+        self._watcher.start(self._rung.set)
+
+    def ring(self) -> None:
+        with self._mutex:
+            if self._watcher is not None:
+                self._watcher.send()
+
+    def wait(self, seconds: float | None) -> bool:
+        rung = bool(self._rung.wait(seconds))
+        self._rung.clear()
+        return rung
+
+    def close(self) -> None:
+        with self._mutex:
+            watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.stop()
+            watcher.close()
+
+
+def _is_hub() -> bool:
+    """Whether the caller is gevent's own loop, as in a signal handler, which cannot wait for itself."""
+    from gevent import get_hub, getcurrent
+
+    return bool(getcurrent() is get_hub())
+
+
+class Turnstile:
+    """A lock that may be made before gevent patches and used after it: who waits for it lets other greenlets run.
+
+    A lock of `threading` that was made before would stop the greenlet that holds it as well.
+    """
+
+    def __init__(self) -> None:
+        self._lock = _real(_thread, "allocate_lock")()
+
+    def locked(self) -> bool:
+        """Return whether it is taken."""
+        return bool(self._lock.locked())
+
+    def __enter__(self) -> None:
+        while not self._lock.acquire(blocking=not has_greenlets()):
+            time.sleep(_YIELD_SECONDS)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
