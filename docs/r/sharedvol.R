@@ -549,8 +549,8 @@ sv__make_lock_file <- function(path, mode) {
   }
 }
 
-# Create an empty file that only this user can open, whatever the umask. Its mode is set later, so it is never wider than
-# wanted: another user's process that opened it meanwhile could keep it open.
+# Create an empty file that only this user can open, whatever the umask. Its mode is set later, so it is never wider
+# than wanted: another user's process that opened it meanwhile could keep it open.
 sv__create <- function(path) {
   umask <- Sys.umask("077")
   on.exit(Sys.umask(umask))
@@ -825,9 +825,9 @@ sv__sync <- function(path, data = FALSE) {
 # given a temporary path to write to (and to close), or raw bytes, or lines of text, written in UTF-8. When it returns,
 # the file is on the disk, safe from power loss; where it fails, nothing is there. Returns `path`, invisibly.
 #
-# Throws sv_already_published where the name is taken, and sv_publish_error for all else; both are sv_error. With `replace`
-# a file or symbolic link of that name is replaced at once, and any other thing, such as a FIFO or a device, is an
-# sv_publish_error. An error of `write` passes through.
+# Throws sv_already_published where the name is taken, and sv_publish_error for all else; both are sv_error. With
+# `replace` a file or symbolic link of that name is replaced at once, and any other thing, such as a FIFO or a device,
+# is an sv_publish_error. An error of `write` passes through.
 #
 # A full disk: R's cat() and close() do not tell of a failed write. Of raw and text it is found by the size; behind a
 # function 64 KiB must be free. That is found out too late where somebody else freed space meanwhile.

@@ -23,6 +23,7 @@ from sharedvol.errors import describe
 from sharedvol_sidecar import catalog_schema
 from sharedvol_sidecar.catalog_indexes import LONGEST, add_indexes
 from sharedvol_sidecar.catalog_pages import PageQueries
+from sharedvol_sidecar.catalog_read_only import ReadOnlyFile, is_read_only
 from sharedvol_sidecar.catalog_schema import ADDED, Statements
 from sharedvol_sidecar.errors import CatalogError, ConfigError, errno_of
 from sharedvol_sidecar.private_lock import private_lock
@@ -122,6 +123,7 @@ class Session:
     def __init__(self, url: sa.URL, *, create: bool, frozen: bool = False) -> None:
         self._url, self._create, self._frozen = url, create, frozen
         self._opening: FileLock | None = None
+        self._read_only: ReadOnlyFile | None = None
         self.path = Path(url.database or "") if url.drivername.startswith("sqlite") else None
         self.label = repr(str(self.path)) if self.path else database_url.label(url)
         self._connection: sa.Connection | None = None
@@ -166,8 +168,8 @@ class Session:
                     del ours  # or the error and this frame keep each other alive
             if not self._moved_away():
                 return result
-            # To the file that was moved away nobody will look again.
-        raise CatalogError(f"cannot {what} catalog {self.label}: it was replaced again and again; see who does that")
+            # The file that was moved away is not looked at again, and what was read while it changed is not whole.
+        raise CatalogError(f"cannot {what} catalog {self.label}: it changes all the time; try again later")
 
     def improve(self, progress: Callable[[], object]) -> None:
         """Make the indexes that are missing: see `add_indexes`.
@@ -241,9 +243,11 @@ class Session:
             self.close()
 
     def _moved_away(self) -> bool:
-        """Whether the file that is open has another name by now: somebody began a new catalog."""
+        """Whether the file that is open has another name by now, or has changed where it must not."""
         if self.path is None or self._connection is None:
             return False
+        if self._read_only is not None and self._read_only.has_changed:
+            return True
         return _inode(self.path) != self._inode
 
     def _connected(self) -> sa.Connection:
@@ -252,6 +256,8 @@ class Session:
                 self._connect()
             elif self._frozen:
                 self._connect_frozen(self.path)
+            elif not self._create and is_read_only(self.path):
+                self._connect_read_only(self.path)
             else:
                 if not self._create and _inode(self.path) is None:
                     raise self._missing()
@@ -271,6 +277,16 @@ class Session:
         self._opening = opening  # until `close`: nothing may change in the file
         if any(_size(f"{path}{end}") for end in ("-wal", "-journal")):
             raise CatalogError(f"catalog {self.label} is open elsewhere, or its process was killed: {_HELD}")
+        self._connect_to_read(path)
+
+    def _connect_read_only(self, path: Path) -> None:
+        if _inode(path) is None:
+            raise self._missing()
+        self._read_only = ReadOnlyFile(path, _PATIENCE)
+        self._engine = _engine_of(self._read_only.connect)
+        self._connect_to_read(path)
+
+    def _connect_to_read(self, path: Path) -> None:
         self._inode = _inode(path)
         self._connection = self._engine.connect()
         if not catalog_schema.check(self._connection, self.label):
@@ -316,8 +332,7 @@ class Session:
     def _make_engine(self, answer: float) -> sa.Engine:
         if self._frozen and self.path is not None:
             file = f"file:{quote(os.fsencode(self.path))}?mode=ro&immutable=1"
-            frozen = functools.partial(sqlite3.connect, file, uri=True)
-            return sa.create_engine("sqlite://", creator=frozen, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+            return _engine_of(functools.partial(sqlite3.connect, file, uri=True))
         arguments = self._arguments(answer)
         return sa.create_engine(self._url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=arguments)
 
@@ -390,6 +405,10 @@ def _driver_error(engine: sa.Engine, error: BaseException) -> BaseException | No
     if isinstance(error, sa.exc.DBAPIError):
         return error.orig
     return error if isinstance(error, engine.dialect.loaded_dbapi.Error) else None
+
+
+def _engine_of(connect: Callable[[], sqlite3.Connection]) -> sa.Engine:
+    return sa.create_engine("sqlite://", creator=connect, poolclass=NullPool, isolation_level="AUTOCOMMIT")
 
 
 def _journal(path: Path) -> str:
