@@ -146,13 +146,22 @@ def lying(variant: str, wait: float = 0.0) -> Look:
         if variant == "forgets":
             only("names.", "publish.visible")
         (place / "back").mkdir()
-        return mount_fuse(place / "back", place / "front", variant, wait)
+        return mount_lying(place / "back", place / "front", variant, wait)
 
     return look
 
 
-def mount_fuse(back: Path, front: Path, variant: str = "honest", wait: float = 0.0, *subtype: str) -> Path:
+def mount_lying(back: Path, front: Path, variant: str = "honest", wait: float = 0.0, *subtype: str) -> Path:
     """Mount a file system of lying.py, until the isolated process ends.
+
+    Raises:
+        NotHere: this machine has no FUSE.
+    """
+    return mount_fuse(front, [sys.executable, str(LYING), variant, str(back), str(front), str(wait), *subtype])
+
+
+def mount_fuse(front: Path, command: list[str]) -> Path:
+    """Make a mount point, and mount the file system of a program there until the isolated process ends.
 
     Raises:
         NotHere: this machine has no FUSE.
@@ -163,11 +172,7 @@ def mount_fuse(back: Path, front: Path, variant: str = "honest", wait: float = 0
         raise NotHere(f"{FUSE_MISSING}: no mfusepy")
     front.mkdir()
     before = front.stat().st_dev
-    daemon = subprocess.Popen(
-        [*DIE_WITH_US, sys.executable, str(LYING), variant, str(back), str(front), str(wait), *subtype],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    daemon = subprocess.Popen([*DIE_WITH_US, *command], stderr=subprocess.PIPE, text=True)
     _KEPT.append(daemon)
     try:
         wait_until(lambda: daemon.poll() is not None or front.stat().st_dev != before, "the mount")

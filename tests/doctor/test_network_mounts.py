@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doctor_scenes import mount_fuse
+from doctor_scenes import mount_lying
 from processes import LIMIT, Child, run_forked
 from torture.filesystems import mount
 from torture.isolated import NotHere, isolated, libc
@@ -153,7 +153,7 @@ def test_two_mounts_of_one_directory_get_one_lock_at_once_with_a_warning_each(tm
     def work() -> tuple[bool, int, list[str]]:
         back = tmp_path / "back"
         back.mkdir()
-        fronts = [mount_fuse(back, tmp_path / name, "honest", 0.0, "nfs") for name in ("one", "two")]
+        fronts = [mount_lying(back, tmp_path / name, "honest", 0.0, "nfs") for name in ("one", "two")]
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             locks = [FileLock(front / "x.lock", timeout=0) for front in fronts]
@@ -188,7 +188,7 @@ def test_every_use_of_locks_warns_refuses_or_is_silent(tmp_path: Path) -> None:
 
     def work() -> dict[tuple[str, str], list[str]]:
         (tmp_path / "back").mkdir()
-        front = mount_fuse(tmp_path / "back", tmp_path / "front", "honest", 0.0, "nfs")
+        front = mount_lying(tmp_path / "back", tmp_path / "front", "honest", 0.0, "nfs")
         return {(name, mode): tried(door, front, *how) for name, door in DOORS.items() for mode, how in modes.items()}
 
     for (name, mode), found in isolated(work, LIMIT).items():
@@ -278,7 +278,7 @@ def test_a_lock_that_is_sent_to_another_process_keeps_what_it_was_told(tmp_path:
 def test_commands_say_it_in_one_line(tmp_path: Path) -> None:
     def work() -> dict[str, tuple[int, str]]:
         (tmp_path / "back").mkdir()
-        front = mount_fuse(tmp_path / "back", tmp_path / "front", "honest", 0.0, "nfs")
+        front = mount_lying(tmp_path / "back", tmp_path / "front", "honest", 0.0, "nfs")
         for name in ("spool/c/results", "collected"):
             (front / name).mkdir(parents=True)
         lock = (cli.main, "lock", front / "x.lock")
@@ -315,7 +315,7 @@ def test_the_service_logs_it_and_shows_it_on_its_status_page(tmp_path: Path) -> 
         from volume import Volume as Scene
 
         (tmp_path / "back").mkdir()
-        front = mount_fuse(tmp_path / "back", tmp_path / "front", "honest", 0.0, "nfs")
+        front = mount_lying(tmp_path / "back", tmp_path / "front", "honest", 0.0, "nfs")
         scene = Scene(front / "spool", front / "collected")
         with service(scene) as served:
             served.await_ready()

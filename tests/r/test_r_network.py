@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from doctor_scenes import mount_fuse
+from doctor_scenes import mount_lying
 from processes import LIMIT
 from rprocess import R, RError
 from torture.isolated import isolated
@@ -24,7 +24,7 @@ def test_the_kinds_are_pythons(shared_r: R) -> None:
 def test_a_network_file_system_is_a_warning_or_an_error(tmp_path: Path) -> None:
     def work() -> dict[str, str | list[str]]:
         (tmp_path / "back").mkdir()
-        front = mount_fuse(tmp_path / "back", tmp_path / "front", "honest", 0.0, "nfs")
+        front = mount_lying(tmp_path / "back", tmp_path / "front", "honest", 0.0, "nfs")
         take = "sv_unlock(sv_lock('{0}/{1}.lock'{2}))"
         found: dict[str, str | list[str]] = {}
         with R(cwd=tmp_path) as r:
