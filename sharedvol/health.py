@@ -7,17 +7,25 @@ restarts it then only makes it begin anew. It is not ready, and says whom it wai
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sharedvol.errors import DatabaseError, ManifestError, SharedVolError
 from sharedvol.migrations.coordinator import MigrationCoordinator
+from sharedvol.migrations.manifest import Manifest
 from sharedvol.migrations.status import MigrationStatus
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+When = Literal["start", "always"]
+"""When readiness queries the database: until nothing is pending, or for each check."""
 
 LIVE_PATH: Final = "/health/live"
 READY_PATH: Final = "/health/ready"
@@ -60,13 +68,36 @@ class Health:
         coordinator: whose run, and whose database, it is about. It need not run in this process. None for a
             replica without migrations, which is always ready.
         max_age: seconds for which an answer of the database is used again, so that checks cannot load it.
+        database: ``start`` queries the database until nothing is pending, and keeps that answer for these files. All
+            replicas share the database: if each of them was not ready while it does not answer, the proxy would have
+            no replica left, also for the requests that could be answered. ``always`` queries it for each check.
+        engine: an SQLAlchemy engine to query it through, such as the application's. By default it is the engine that
+            the coordinator was given, or a new connection for each query where that was a URL.
+
+    Raises:
+        ValueError: ``database`` has no such value, or the engine is an asynchronous one.
     """
 
-    def __init__(self, coordinator: MigrationCoordinator | None, *, max_age: float = 1.0) -> None:
-        self._coordinator = coordinator
-        self._max_age = max_age
+    def __init__(
+        self,
+        coordinator: MigrationCoordinator | None,
+        *,
+        max_age: float = 1.0,
+        database: When = "start",
+        engine: Engine | None = None,
+    ) -> None:
+        if database not in ("start", "always"):
+            raise ValueError(f"database is 'start' or 'always', not {database!r}")
+        if engine is None and coordinator is not None:
+            engine = coordinator.engine
+        elif engine is not None and engine.dialect.is_async:
+            raise ValueError("the engine is an asynchronous one: give its sync_engine, of a driver that is not")
+        self._coordinator, self._engine = coordinator, engine
+        self._max_age, self._always = max_age, database == "always"
         self._lock = threading.Lock()
-        self._asked: tuple[float, Report] | None = None
+        self._answered: tuple[float, Report] | None = None
+        self._question: _Question | None = None
+        self._settled: Manifest | None = None
 
     def live(self) -> Report:
         """Whether the process answers at all. Asks no database: a restart would not mend that."""
@@ -75,29 +106,43 @@ class Health:
     def ready(self) -> Report:
         """Whether the replica may serve, as the R API's ``/health/ready`` says it.
 
-        200 when the database answers, nothing is pending and the manifest is as expected. Else 503, with the
-        ``reason`` ``database_unavailable``, ``migration_error`` or ``migrations_pending``. The other fields are
-        those of `MigrationStatus.as_dict`.
+        200 when nothing is pending and the manifest is as expected. Else 503, with the ``reason``
+        ``database_unavailable``, ``migration_error`` or ``migrations_pending``. The other fields are those of
+        `MigrationStatus.as_dict`. ``database`` is ``unknown`` in an answer for which the database was not queried.
+
+        It never waits longer than 5 seconds. While a query takes longer, the last answer is used for ``max_age``.
         """
         if self._coordinator is None:
             return _report(None, None, None)
         current = self._coordinator.current
         if current.state in ("waiting", "migrating"):
             return _report(current, "migrations_pending", "unknown")
-        asked = self._asked
-        if asked is not None and time.monotonic() - asked[0] <= self._max_age:
-            return asked[1]
-        if not self._lock.acquire(blocking=False):
-            # Somebody asks already: a crowd of checks must not pile up behind a database that does not answer.
-            if asked is not None:
-                return asked[1]
-            return _report(current, "database_unavailable", "unknown", "the database is being asked")
-        try:
-            report = self._ask(self._coordinator, current)
-            self._asked = (time.monotonic(), report)
-            return report
-        finally:
-            self._lock.release()
+        with self._lock:
+            answered = self._answered
+            if answered is not None and time.monotonic() - answered[0] <= self._max_age:
+                return answered[1]
+            question = self._question
+            if question is None or question.ended:
+                question = self._question = _Question(functools.partial(self._ask_now, self._coordinator, current))
+        # All who come meanwhile wait for the same answer, and no longer than the first of them.
+        report = question.answer(_PATIENCE_SECONDS)
+        if report is None:
+            error = f"the database has not answered for {question.age:.1f} s"
+            return _report(current, "database_unavailable", "unknown", error)
+        return report
+
+    def _ask_now(self, coordinator: MigrationCoordinator, current: MigrationStatus) -> Report:
+        report = self._ask(coordinator, current)
+        with self._lock:
+            self._answered = (time.monotonic(), report)
+        return report
+
+    def _is_settled(self, coordinator: MigrationCoordinator, current: MigrationStatus) -> bool:
+        """Whether nothing of the files that are there now was pending, by this process's run or by an answer."""
+        known = [] if current.state == "failed" else [self._settled]
+        if current.state in ("up_to_date", "ahead"):
+            known.append(current.manifest)
+        return any(known) and coordinator.read_manifest() in known
 
     def not_ready(self, reason: str, error: str | None = None) -> Report:
         """The answer of who knows by itself that it may not serve. Asks nobody.
@@ -112,7 +157,9 @@ class Health:
 
     def _ask(self, coordinator: MigrationCoordinator, current: MigrationStatus) -> Report:
         try:
-            found = coordinator.status(patience=_PATIENCE_SECONDS)
+            if not self._always and self._is_settled(coordinator, current):
+                return _report(current, None, "unknown")
+            found = self._status(coordinator)
         except DatabaseError as error:
             return _report(current, "database_unavailable", "unavailable", str(error))
         except (ManifestError, ValueError) as error:
@@ -123,7 +170,76 @@ class Health:
             return _report(current, "migration_error", "connected")
         if found.pending:
             return _report(found, "migrations_pending", "connected")
+        self._settled = found.manifest
         return _report(current if current.state == found.state else found, None, "connected")
+
+    def _status(self, coordinator: MigrationCoordinator) -> MigrationStatus:
+        if self._engine is None:
+            return coordinator.status(patience=_PATIENCE_SECONDS)
+        try:
+            return self._status_by(self._engine, coordinator)
+        except DatabaseError as error:
+            if not error.lost:
+                raise
+        return self._status_by(self._engine, coordinator)  # the server had ended the connection: now by a new one
+
+    def _status_by(self, engine: Engine, coordinator: MigrationCoordinator) -> MigrationStatus:
+        from sqlalchemy.exc import SQLAlchemyError
+
+        failures: Any = (SQLAlchemyError, getattr(engine.dialect.dbapi, "Error", SQLAlchemyError))
+        try:
+            connection = engine.connect()
+        except failures as error:
+            words = str(error).splitlines()[0]
+            raise DatabaseError(f"cannot get a connection of the engine: {words}") from error
+        with connection:
+            try:
+                connection.execution_options(isolation_level="AUTOCOMMIT")
+                return coordinator.status(connection=connection)
+            except DatabaseError:
+                connection.invalidate()  # the pool must not give it to the application
+                raise
+            except failures as error:
+                connection.invalidate()
+                words = str(error).splitlines()[0]
+                raise DatabaseError(f"cannot use a connection of the engine: {words}", lost=True) from error
+
+
+class _Question:
+    """One query of the database, in a thread, which any number of checks wait for."""
+
+    def __init__(self, ask: Callable[[], Report]) -> None:
+        self._begun = time.monotonic()
+        self._done = threading.Event()
+        self._report: Report | None = None
+        self._error: BaseException | None = None
+        threading.Thread(target=self._run, args=(ask,), name="sharedvol-readiness", daemon=True).start()
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is an answer."""
+        return self._done.is_set()
+
+    @property
+    def age(self) -> float:
+        """Seconds since it began."""
+        return time.monotonic() - self._begun
+
+    def answer(self, seconds: float) -> Report | None:
+        """Return the answer; None if there is none so many seconds after the question began."""
+        if not self._done.wait(max(0.0, seconds - self.age)):
+            return None
+        if self._error is not None:
+            raise self._error
+        return self._report
+
+    def _run(self, ask: Callable[[], Report]) -> None:
+        try:
+            self._report = ask()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._done.set()
 
 
 def health_app(health: Health, *, live_path: str = LIVE_PATH, ready_path: str = READY_PATH) -> Any:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import LIMIT
+import sqlalchemy
+from processes import LIMIT, wait_until
 from servers import Database
 
-from sharedvol import MigrationCoordinator, MigrationFailed
+from sharedvol import DatabaseError, MigrationCoordinator, MigrationFailed
 from sharedvol.health import Health, health_app
 
 
@@ -163,7 +164,7 @@ def test_a_crowd_of_checks_asks_the_database_once(files: Path, sqlite: str, monk
     asked = []
     status = coordinator.status
     monkeypatch.setattr(coordinator, "status", lambda **options: asked.append(1) or status(**options))
-    health = Health(coordinator, max_age=3600)
+    health = Health(coordinator, max_age=3600, database="always")
     threads = [threading.Thread(target=health.ready) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -229,3 +230,92 @@ def test_files_that_were_not_expected_are_told_in_the_manifest(files: Path, sqli
 def test_a_url_that_cannot_be_used_is_a_reason_and_no_crash(files: Path) -> None:
     ready = Health(MigrationCoordinator("mysql://u@127.0.0.1/x?connect_timeout=soon", files)).ready()
     assert (ready.code, ready.body["reason"]) == (503, "migration_error")
+
+
+def settled(files: Path, url: str) -> None:
+    """Another replica has migrated."""
+    MigrationCoordinator(url, files).run()
+
+
+@pytest.mark.parametrize("by", ["its own run", "an answer"])
+def test_a_lost_database_takes_no_replica_out_once_nothing_is_pending(files: Path, tmp_path: Path, by: str) -> None:
+    url = f"sqlite:///{tmp_path / 'dev.db'}"
+    settled(files, url)
+    coordinator = MigrationCoordinator(url, files)
+    kept, asks = (Health(coordinator, max_age=0, database=when) for when in ("start", "always"))
+    if by == "its own run":
+        coordinator.run()
+    else:
+        assert kept.ready().body["database"] == "connected"
+    assert asks.ready().ok
+    (tmp_path / "dev.db").unlink()
+    (tmp_path / "dev.db").mkdir()
+    assert (kept.ready().code, kept.ready().body["database"]) == (200, "unknown")
+    assert (asks.ready().code, asks.ready().body["reason"]) == (503, "database_unavailable")
+    if by == "its own run":  # as a forked worker has it
+        assert Health(coordinator).ready().ok
+    (files / "002_b.sql").write_text("CREATE TABLE b (id INT PRIMARY KEY);\n")
+    assert kept.ready().body["reason"] == "database_unavailable"  # the answer was about other files
+    (files / "002_b.sql").unlink()
+    assert kept.ready().ok
+    with pytest.raises(DatabaseError):
+        coordinator.run()
+    assert kept.ready().code == 503  # a run that fails is news
+
+
+def test_the_application_s_engine_is_used_where_no_connection_is_free(files: Path, database: Database) -> None:
+    user = f"u{database.name[-8:]}"
+    database.query(f"CREATE USER {user}@'%' WITH MAX_USER_CONNECTIONS 1")
+    database.query(f"GRANT ALL ON {database.name}.* TO {user}@'%'")
+    url = database.server.url(database.name, user)
+    engine = sqlalchemy.create_engine(url, pool_size=1, max_overflow=0, pool_timeout=0.01)
+    try:
+        settled(files, database.url)
+        coordinator = MigrationCoordinator(url, files)
+        alone = Health(coordinator, max_age=0, database="always")
+        pooled = Health(coordinator, max_age=0, database="always", engine=engine)
+        given = Health(MigrationCoordinator(engine, files), max_age=0, database="always")
+        assert pooled.ready().ok and given.ready().ok and pooled.ready().ok
+        assert alone.ready().body["reason"] == "database_unavailable"
+        with engine.connect() as connection:
+            ((number,),) = connection.execute(sqlalchemy.text("SELECT CONNECTION_ID()"))
+            report = pooled.ready()
+            assert (report.code, report.body["reason"]) == (503, "database_unavailable")
+            assert "cannot get a connection of the engine" in report.body["error"]
+        database.query(f"KILL {number}")
+        assert pooled.ready().ok  # by a new connection
+        with engine.connect() as connection:
+            assert connection.execute(sqlalchemy.text("SELECT @@autocommit")).scalar() == 0
+    finally:
+        engine.dispose()
+        database.query(f"DROP USER {user}@'%'")
+
+
+def test_a_query_that_hangs_uses_the_last_answer_for_max_age_only(
+    files: Path, sqlite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sharedvol.health._PATIENCE_SECONDS", 0.2)
+    settled(files, sqlite)
+    coordinator = MigrationCoordinator(sqlite, files)
+    status, goes_on, asked = coordinator.status, threading.Event(), []
+
+    def hanging(**options: Any) -> Any:
+        asked.append(1)
+        assert goes_on.wait(LIMIT)
+        return status(**options)
+
+    health = Health(coordinator, max_age=0.05, database="always")
+    assert health.ready().ok
+    monkeypatch.setattr(coordinator, "status", hanging)
+    wait_until(lambda: not health.ready().ok, "the end of the last answer")
+    report = health.ready()
+    assert (report.code, report.body["reason"]) == (503, "database_unavailable")
+    assert "has not answered for" in report.body["error"]
+    assert len(asked) == 1  # a query that hangs is not followed by another one
+    goes_on.set()
+    wait_until(lambda: health.ready().ok, "the answer")
+
+
+def test_a_word_that_is_not_one_of_the_two_is_refused(files: Path, sqlite: str) -> None:
+    with pytest.raises(ValueError, match="'start' or 'always'"):
+        Health(MigrationCoordinator(sqlite, files), database="never")  # type: ignore[arg-type]

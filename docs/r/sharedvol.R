@@ -2219,17 +2219,19 @@ sv__session_settings <- function(session) {
 #     report$body
 #   }
 #
-# It asks the database each time: let a load balancer ask every few seconds, and let `connect` give up soon, or plumber
-# answers nobody while the server says nothing. RMySQL does by the option file in `default.file`, with connect-timeout=2
+# A run that ended well is enough: replicas share the database, and if each was not ready while it does not answer, no
+# replica would be left. With database = "always" it queries the database each time: let a load balancer ask every few
+# seconds, and let `connect` give up soon, or plumber answers nothing while the server is silent. RMySQL does by the option file in `default.file`, with connect-timeout=2
 # and read-timeout=2 in its group [client]; setTimeLimit() ends no wait of its. The answer holds error messages of the
 # database: keep the path inside.
 
 # Whether the replica may serve: list(code = 200 or 503, body = list(...)).
 #   status: what sv_migrate() returned, or the $status of the condition it stopped with.
 #   connect: as for sv_migrate().
-# 200 when the database answers, nothing is pending and the manifest is as expected; else 503 with the reason
-# database_unavailable, migration_error or migrations_pending. Never stops for what it finds.
-sv_readiness <- function(status, connect) {
+#   database: "start" queries the database only while the status shows something pending; "always" for each check.
+# 200 when nothing is pending and the manifest is as expected; else 503 with the reason database_unavailable,
+# migration_error or migrations_pending. Never stops for what it finds.
+sv_readiness <- function(status, connect, database = c("start", "always")) {
   options <- attr(status, "look")
   if (is.null(options)) stop("status must come from sv_migrate(): what it returned, or its condition's $status")
   run <- new.env()
@@ -2245,6 +2247,8 @@ sv_readiness <- function(status, connect) {
     status$manifest <- manifest$manifest
     return(sv__report(status, "migration_error", "unknown", manifest$error))
   }
+  settled <- isTRUE(status$state %in% c("up_to_date", "ahead")) && identical(status$manifest, manifest$manifest)
+  if (identical(match.arg(database), "start") && settled) return(sv__report(status, NULL, "unknown"))
   found <- tryCatch({
     session <- sv__session(connect)
     on.exit(sv__db_close(session$con))

@@ -7,12 +7,55 @@ keeps its slot, whether this process has joined or not.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Final
 
+from sharedvol.integrations.background import start_thread
+
+_JOIN_SECONDS: Final = 2.0  # that a worker waits for its own place where another process of the replica has one
+_RETRY_SECONDS: Final = (1.0, 30.0)  # until the next try to join: the first pause, and the longest
+
 _PLACE: Final = re.compile(r"/\.replicas/(names|slots)/([^/]+)\.lock(?: \(deleted\))?")
+
+
+_log = logging.getLogger(__name__)
+
+
+def join_later(join: Callable[[], object], path: str, ended: threading.Event) -> None:
+    """Join a volume in the background, again and again until it works. Return soon, whatever comes of it.
+
+    Args:
+        join: joins.
+        path: of the volume, for the log.
+        ended: set when the service has stopped.
+    """
+    tried = threading.Event()
+
+    def run() -> None:
+        pause, longest = _RETRY_SECONDS
+        while not ended.is_set():
+            try:
+                join()
+                break
+            except Exception as error:
+                _log.warning(
+                    "cannot join volume %r: %s; this process serves all the same, because another one of this replica "
+                    "is a member; it tries again in %g s",
+                    path,
+                    error,
+                    pause,
+                )
+            tried.set()
+            ended.wait(pause)
+            pause = min(2 * pause, longest)
+        tried.set()
+
+    start_thread(run, "join")
+    tried.wait(_JOIN_SECONDS)
 
 
 def slot_of_family(name: str) -> int | None:

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final
+from typing import TYPE_CHECKING
 
 from sharedvol import forks, native
 from sharedvol.errors import SharedVolError
-from sharedvol.health import Health, Report
+from sharedvol.health import Health, Report, When
 from sharedvol.identity import container_id
 from sharedvol.integrations.background import start_thread
 from sharedvol.integrations.checks import OK, Checks
 from sharedvol.integrations.drain import Gates
-from sharedvol.integrations.family import slot_of_family
+from sharedvol.integrations.family import join_later, slot_of_family
 from sharedvol.integrations.process import START_UP_FAILED, end_process
 from sharedvol.migrations.coordinator import MigrationCoordinator
 from sharedvol.volume import Membership, Volume
 
-_JOIN_SECONDS: Final = 2.0  # that a worker waits for its own place where another process of the replica has one
-_RETRY_SECONDS: Final = (1.0, 30.0)  # until the next try to join: the first pause, and the longest
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Service:
         migrate: False where something else runs the migrations: readiness then waits for that.
         check_timeout: seconds that all ``checks`` together may take.
         max_age: seconds for which answers of the database and the checks are used again.
+        database, engine: when readiness queries the database, and through which engine: see `sharedvol.health.Health`.
         exit_on_failure: whether a start-up that fails in the background ends the process, with status 3. Only a
             test wants it not to.
 
@@ -71,6 +73,8 @@ class Service:
         migrate: bool = True,
         check_timeout: float = 2.0,
         max_age: float = 1.0,
+        database: When = "start",
+        engine: Engine | None = None,
         exit_on_failure: bool = True,
     ) -> None:
         for name, seconds in (("drain", drain), ("check_timeout", check_timeout), ("max_age", max_age)):
@@ -79,7 +83,7 @@ class Service:
         self.volume = volume if isinstance(volume, Volume) or volume is None else Volume(volume)
         self.coordinator = coordinator
         self.drain, self.purpose, self.exit_on_failure = drain, purpose, exit_on_failure
-        self._max_age = max_age
+        self._new_health = functools.partial(Health, coordinator, max_age=max_age, database=database, engine=engine)
         self._checks = Checks(checks or {}, timeout=check_timeout, max_age=max_age)
         self._migrates = coordinator is not None and migrate
         self._migrated = not self._migrates
@@ -98,7 +102,7 @@ class Service:
         self._ended = threading.Event()
         self._run: threading.Thread | None = None
         self._gates = Gates(self.drain, self._on_sigterm, lambda: self._told_to_drain is not None)
-        self._health = Health(self.coordinator, max_age=self._max_age)
+        self._health = self._new_health()
         self._checks.renew()
         self.failed: BaseException | None = None
 
@@ -268,32 +272,13 @@ class Service:
         if self._family_slot is None:
             self._membership = self.volume.join(purpose=self.purpose)
             return
-        tried, ended = threading.Event(), self._ended
-        start_thread(lambda: self._join_in_background(tried, ended), "join")
-        tried.wait(_JOIN_SECONDS)
+        join_later(functools.partial(self._join_now, self._ended), str(self.volume.path), self._ended)
 
-    def _join_in_background(self, tried: threading.Event, ended: threading.Event) -> None:
+    def _join_now(self, ended: threading.Event) -> None:
         assert self.volume is not None
-        pause, longest = _RETRY_SECONDS
-        while not ended.is_set():
-            try:
-                membership = self._membership = self.volume.join(purpose=self.purpose)
-            except Exception as error:
-                _log.warning(
-                    "cannot join volume %r: %s; this process serves all the same, because another one of this replica "
-                    "is a member; it tries again in %g s",
-                    str(self.volume.path),
-                    error,
-                    pause,
-                )
-                tried.set()
-                ended.wait(pause)
-                pause = min(2 * pause, longest)
-                continue
-            if ended.is_set():  # stopped meanwhile, and maybe started again
-                membership.leave()
-            break
-        tried.set()
+        membership = self._membership = self.volume.join(purpose=self.purpose)
+        if ended.is_set():  # stopped meanwhile, and maybe started again
+            membership.leave()
 
     def _leave(self) -> None:
         self._family_slot = None

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from sharedvol.arguments import check_seconds
 from sharedvol.database import Database
@@ -40,6 +40,8 @@ from sharedvol.migrations.source import HalfAppliedPolicy, Session, Source
 from sharedvol.migrations.status import MigrationFailed, MigrationStatus, Step, Survey
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
     from sharedvol.database import Target
 
 LOCK: Final = "sharedvol_migration"
@@ -166,17 +168,31 @@ class MigrationCoordinator:
             survey = self._source.survey(database)
             return self._source.count(database, survey) if isinstance(self._source, Directory) else survey
 
-    def status(self, *, patience: float | None = None) -> MigrationStatus:
+    @property
+    def engine(self) -> Engine | None:
+        """The SQLAlchemy engine that it was given; None where that was a URL."""
+        return cast("Engine", self._target) if hasattr(self._target, "pool") else None
+
+    def read_manifest(self) -> manifest.Manifest:
+        """What the image has now. Does not query the database.
+
+        Raises:
+            ManifestError: it does not have what was expected, or a script that cannot be read.
+        """
+        return self._check(self._source.load())
+
+    def status(self, *, patience: float | None = None, connection: Connection | None = None) -> MigrationStatus:
         """What the database says now, with the lock's holder. Takes no lock and changes nothing.
 
         Args:
             patience: seconds to wait for each answer of the server; None for ever. PyMySQL only.
+            connection: an SQLAlchemy connection to the same database, in autocommit mode, to use instead of a new one.
 
         Raises:
             ManifestError, DatabaseError, LedgerError: as `run`.
         """
         checked = self._check(self._source.load())
-        with contextlib.closing(Database.open(self._target, patience=patience)) as database:
+        with contextlib.closing(Database.open(connection or self._target, patience=patience)) as database:
             survey = self._source.survey(database)
             name, holder = self._holder(database)
         return _surveyed(

@@ -44,7 +44,7 @@ while (length(line <- readLines(input, 1L, encoding = "UTF-8"))) {
   if (identical(options$timeout, "Inf")) options$timeout <- Inf
   said <- character()
   if (asked$do == "ready") {
-    report <- sv_readiness(status, connect)
+    report <- sv_readiness(status, connect, if (is.null(asked$when)) "always" else asked$when)
     answer(code = report$code, body = report$body)
     next
   }
@@ -113,6 +113,7 @@ class Replica:
         user: str = "root",
         password: str = "",
         port: int | None = None,
+        when: str | None = None,
         **options: Any,
     ) -> None:
         """Have it migrate; ``receive`` says how that ended, and with ``tell`` each line of its log before."""
@@ -120,6 +121,7 @@ class Replica:
         connect = {"port": port or database.server.port, "user": user, "password": password, "dbname": database.name}
         given = {"lock_name": LOCK, "timeout": LIMIT, **options}
         asked = {"do": do, "connect": connect, "directory": os.fspath(directory), "options": given, "tell": tell}
+        asked |= {"when": when} if when else {}
         self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()
 

@@ -30,7 +30,7 @@ def in_python(database: Database, directory: Path, **options: Any) -> tuple[int,
     made = coordinator(database, directory, **options)
     with suppress(SharedVolError):
         made.run()
-    report = Health(made, max_age=0).ready()
+    report = Health(made, max_age=0, database="always").ready()
     return report.code, report.body
 
 
@@ -88,6 +88,23 @@ def test_lost_database_is_unavailable(database: Database, tmp_path: Path, replic
     assert (code, body["reason"], body["database"]) == (503, "database_unavailable", "unavailable")
     assert body["error"].startswith("cannot connect to the database: ")
     assert replica.ready(database)[0] == 200
+
+
+def test_a_lost_database_takes_no_replica_out_once_nothing_is_pending(
+    database: Database, tmp_path: Path, replica: Replica
+) -> None:
+    directory = write(tmp_path / "sql", FILES)
+    replica.migrate(database, directory)
+    code, body = replica.ready(database, when="start", port=1)
+    assert (code, body["status"], body["database"]) == (200, "ready", "unknown")
+    theirs = Health(made := coordinator(database, directory))
+    made.run()
+    kept = theirs.ready()
+    assert (kept.code, kept.body["database"]) == (200, "unknown")
+    assert set(body) ^ set(kept.body) <= {"lock_name", "lock_holder"}
+    write(directory, {**FILES, "9.sql": "CREATE NONSENSE;"})
+    replica.failing(database, directory)
+    assert replica.ready(database, when="start", port=1)[1]["reason"] == "database_unavailable"
 
 
 def test_server_that_says_nothing_is_unavailable_when_the_time_of_the_option_file_is_over(tmp_path: Path) -> None:
