@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextvars
+import gc
 import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import pytest
 from processes import LIMIT
 
-from sharedvol import LockTimeout
+from sharedvol import LockDeadlockError, LockTimeout, NotLockedError
 from sharedvol.locks.session import SessionLock
 
 
@@ -23,18 +28,18 @@ class Granted(SessionLock):
         pass
 
     def _end(self) -> None:
-        self._depth = 0
+        self._freed()
 
     def _let_go(self) -> None:
         pass
 
 
 def test_the_lock_of_a_thread_that_ended_is_no_other_threads() -> None:
-    lock, refused = Granted(), []
+    lock, kept, refused = Granted(), [], []
 
     def use() -> None:
         try:
-            lock.acquire(timeout=0)
+            kept.append(lock.acquire(timeout=0))  # kept, so that it is not freed
         except LockTimeout:
             refused.append(threading.get_ident())
 
@@ -43,3 +48,76 @@ def test_the_lock_of_a_thread_that_ended_is_no_other_threads() -> None:
         thread.start()
         thread.join(LIMIT)
     assert len(refused) == 9
+
+
+def in_thread(work: Callable[[], Any]) -> Any:
+    """What ``work`` returns in a thread that ends after it."""
+    outcome: list[Any] = []
+    thread = threading.Thread(target=lambda: outcome.append(work()))
+    thread.start()
+    thread.join(LIMIT)
+    return outcome[0]
+
+
+def test_what_acquire_returned_releases_in_any_thread_once() -> None:
+    lock = Granted()
+    first, second = lock.acquire(), lock.acquire()
+    in_thread(second.release)
+    assert lock.held
+    in_thread(first.release)
+    assert not lock.held
+    with pytest.raises(NotLockedError):
+        first.release()
+    lock.acquire().release()
+
+
+def test_a_block_ends_in_any_thread_and_a_release_does_not() -> None:
+    lock = Granted()
+
+    def block() -> Iterator[None]:
+        with lock:
+            yield
+
+    def refused() -> bool:
+        with pytest.raises(NotLockedError, match="acquire"):
+            lock.release()
+        return True
+
+    running = block()
+    next(running)
+    assert in_thread(refused)
+    in_thread(lambda: next(running, None))
+    assert not lock.held
+
+
+def test_it_is_freed_when_its_thread_ended_and_what_acquire_returned_was_collected() -> None:
+    lock = Granted()
+    kept = [in_thread(lock.acquire)]
+    gc.collect()
+    assert lock.held
+    kept.clear()
+    gc.collect()
+    with lock.acquire(timeout=LIMIT):
+        pass
+    in_thread(lambda: lock.acquire() and None)
+    with lock.acquire(timeout=LIMIT):
+        pass
+
+
+def test_one_request_of_a_thread_does_not_enter_with_the_hold_of_another() -> None:
+    lock = Granted()
+    acquired = contextvars.copy_context().run(lock.acquire)
+    with pytest.raises(LockTimeout):
+        lock.acquire(timeout=0)
+    acquired.release()
+    with lock, lock.acquire(timeout=0):
+        pass
+    assert not lock.held
+
+
+async def test_a_loop_does_not_wait_for_its_own_task() -> None:
+    lock = Granted()
+    acquired = contextvars.copy_context().run(lock.acquire)
+    with pytest.raises(LockDeadlockError, match="event loop"):
+        lock.acquire()
+    acquired.release()

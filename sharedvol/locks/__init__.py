@@ -3,6 +3,7 @@
 from sharedvol.errors import LockDeadlockError, LockError, LockFileError, LockLostError, LockTimeout, NotLockedError
 from sharedvol.locks.factory import open_lock
 from sharedvol.locks.file import FileLock
+from sharedvol.locks.held import AcquiredLock
 from sharedvol.locks.holder import Holder
 from sharedvol.locks.protocol import Lock
 from sharedvol.locks.record import FileHolder
@@ -10,6 +11,7 @@ from sharedvol.locks.semaphore import Semaphore
 from sharedvol.locks.watch import Watch, watch
 
 __all__ = [
+    "AcquiredLock",
     "FileHolder",
     "FileLock",
     "Holder",

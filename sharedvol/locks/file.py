@@ -10,31 +10,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from types import ModuleType, TracebackType
-from typing import Final
+from types import ModuleType
+from typing import Any, Final
 
 from sharedvol import forks, native
-from sharedvol.errors import LockError, LockFileError, LockLostError, LockTimeout, NotLockedError
+from sharedvol.errors import LockError, LockFileError, LockTimeout, NotLockedError
 from sharedvol.locks import kernel, portable
 from sharedvol.locks.beside import Beside
-from sharedvol.locks.held import Held
+from sharedvol.locks.grant import Grant, Owner, calling_task, watch_end
+from sharedvol.locks.held import AcquiredLock, BlockLock
 from sharedvol.locks.hold import Hold
-from sharedvol.locks.ownership import Owner, Ownership
+from sharedvol.locks.ownership import Ownership
 from sharedvol.locks.record import FileHolder, check_purpose, holder_of, read_record
 from sharedvol.locks.timeouts import DEFAULT, Default, check_timeout, limit_of
 from sharedvol.network import NetworkPolicy
 
-_log = logging.getLogger(__name__)
-
 _system: Final[ModuleType] = kernel if kernel.AVAILABLE else portable
 
 
-class FileLock:
+class FileLock(BlockLock):
     """An advisory lock on a file of its own, for all who share the volume.
 
     Excludes every process that locks the same file with flock(2) or fcntl(2), in any language and
@@ -49,9 +47,10 @@ class FileLock:
 
     Keep the object: it keeps its descriptor. It is re-entrant for the thread (or asyncio task) that
     holds it, and excludes all others, also those that use the same object; a shared lock is held by
-    several at once. In a coroutine use ``async with``: a plain ``with`` belongs to the thread, which all
-    its tasks share. A forked child starts without it. The file is never deleted, and must never be
-    opened for anything else: on Linux, closing any descriptor of it drops the lock of an R process.
+    several at once. In a coroutine use ``async with``: a plain ``with`` stops the loop while it waits. The
+    end of a ``with`` may run in another thread than its beginning. A forked child starts without it. The
+    file is never deleted, and must never be opened for anything else: on Linux, closing any descriptor of
+    it drops the lock of an R process.
 
     Args:
         path: the lock file, created where missing; its directory must exist. Never a data file.
@@ -119,7 +118,7 @@ class FileLock:
     @property
     def held(self) -> bool:
         """Whether the calling thread, or the running task, holds the lock. Whether it was lost, `check` tells."""
-        return self._own.owner_here() is not None
+        return self._own.of_caller() is not None
 
     @property
     def token(self) -> int:
@@ -131,14 +130,17 @@ class FileLock:
         """
         if not self._fenced:
             raise LockError(f"lock {self._path!r} has no fencing token: make it with fenced=True")
-        owner = self._own.owner_here()
-        beside = self._own.held[owner].beside if owner is not None else None
+        grant = self._own.of_caller()
+        beside = self._own.held[grant].beside if grant is not None else None
         if beside is None or beside.token is None:
             raise self._not_held()
         return beside.token
 
-    def acquire(self, timeout: float | Default | None = DEFAULT) -> Held[FileLock]:
-        """Take the lock, waiting in the kernel. To be undone by `release`, or a ``with`` on what is returned.
+    def acquire(self, timeout: float | Default | None = DEFAULT) -> AcquiredLock[FileLock]:
+        """Take the lock, waiting in the kernel.
+
+        What is returned releases it: by a ``with`` on it or by its ``release``, from any thread or task. `release` of
+        the lock undoes the last acquire of the calling thread.
 
         Args:
             timeout: seconds to wait, None for ever, 0 not at all; else as the lock was made.
@@ -150,63 +152,77 @@ class FileLock:
             NetworkFileSystemError: it is on a network file system, and the lock is ``strict``.
             ValueError: ``timeout`` is negative or not a number.
         """
-        held = Held(self)  # first: it must not fail, or be interrupted, under the lock
-        self._acquire(timeout)
-        return held  # not kept: a cycle would keep the descriptor of a dropped lock
+        acquired = AcquiredLock(self)  # first: it must not fail, or be interrupted, under the lock
+        watch_end(threading.current_thread(), self._own)
+        self._acquire(timeout, None, acquired)
+        return acquired  # not kept: a cycle would keep the descriptor of a dropped lock
 
-    def _acquire(self, timeout: float | Default | None) -> FileLock:
+    def _acquire(
+        self, timeout: float | Default | None, block: int | None, acquired: AcquiredLock[FileLock] | None
+    ) -> FileLock:
         forks.notice()
         owner = threading.current_thread()
-        hold = self._own.held.get(owner)
-        if hold is not None:
-            hold.depth += 1
+        if self._own.held and (grant := self._own.reentered(owner)) is not None:
+            grant.add(block, acquired)
             return self
         limit = self._timeout if timeout is DEFAULT else limit_of(timeout, self._timeout)
         try:
             hold = self._own.idle.pop()
         except IndexError:
             hold = self._new()
+        grant = Grant(owner)
         try:
             hold.acquire(limit)
-            hold.depth = 1
-            self._own.held[owner] = hold
+            grant.add(block, acquired)
+            self._own.add(grant, hold)
             return self
         except BaseException as error:
             try:
-                self._put_back(owner, hold, error)
+                self._put_back(grant, hold, error)
             except BaseException:  # an interrupt, after an error under the lock
                 hold.drop()
                 raise
             raise
 
-    async def acquire_async(self, timeout: float | Default | None = DEFAULT) -> Held[FileLock]:
-        """As `acquire`, for the running task, and without blocking the event loop.
+    def acquire_async(self, timeout: float | Default | None = DEFAULT) -> Coroutine[Any, Any, AcquiredLock[FileLock]]:
+        """As `acquire`, for the task that calls it, and without blocking the event loop.
 
-        A cancelled wait gives up its place. ``async with lock:`` does this and releases.
+        It is that task's also where another one waits for it, as `asyncio.gather` and, up to Python 3.11,
+        `asyncio.wait_for` have it. A cancelled wait gives up its place. ``async with lock:`` does this and releases.
 
         Raises:
             LockTimeout, LockDeadlockError, LockFileError, ValueError: as `acquire`.
             RuntimeError: called outside a task.
         """
+        return self._acquire_async(timeout, None, calling_task(), AcquiredLock(self))
+
+    async def _acquire_async(
+        self,
+        timeout: float | Default | None,
+        block: int | None,
+        caller: Owner | None,
+        acquired: AcquiredLock[FileLock],
+    ) -> AcquiredLock[FileLock]:
         owner = asyncio.current_task()
         if owner is None:
             raise RuntimeError("acquire_async must run in an asyncio task")
-        held = Held(self)
         forks.notice()
-        hold = self._own.held.get(owner)
-        if hold is not None:
-            hold.depth += 1
-            return held
+        if self._own.held and (grant := self._own.reentered(owner)) is not None:
+            grant.add(block, acquired)
+            return acquired
         limit = limit_of(timeout, self._timeout)
+        grant = Grant(caller or owner)
+        if block is None:
+            watch_end(caller or owner, self._own)
         hold = self._own.kept() or self._new()
         try:
             await hold.acquire_async(limit)
-            hold.depth = 1
-            self._own.held[owner] = hold
-            return held
+            grant.add(block, acquired)
+            self._own.add(grant, hold)
+            return acquired
         except BaseException as error:
             try:
-                self._put_back(owner, hold, error)
+                self._put_back(grant, hold, error)
             except BaseException:  # an interrupt, after an error under the lock
                 hold.drop()
                 raise
@@ -218,26 +234,36 @@ class FileLock:
         In a forked child, which started without the lock, undoing its parent's acquire does nothing.
 
         Raises:
-            NotLockedError: the caller does not hold the lock.
+            NotLockedError: the caller does not hold the lock. What the acquire returned releases it from anywhere.
             LockLostError: it was lost before, as `check` tells; everything is freed. Of a plain lock only what costs
                 nothing to know is told here: that its descriptor was closed.
         """
-        forks.notice()
-        owner = threading.current_thread()
-        self._release(owner if owner in self._own.held else self._own.owner_here())
+        self._release(self._own.of_caller())
 
-    def _release(self, owner: Owner | None) -> None:
-        if owner is None:
+    def _release(self, grant: Grant | None, block: int | None = None) -> None:
+        if grant is None:
             if self._own.undo_inherited():
                 return
             raise self._not_held()
-        hold = self._own.held[owner]
-        if hold.depth > 1:
-            hold.depth -= 1
+        if grant.depth > 1:
+            grant.undo(block)
+            self._own.free_orphan(grant)
             return
-        lost = self._own.free(owner)
+        lost = self._own.free(grant)
         if lost is not None:
             raise lost
+
+    def _release_acquired(self, grant: Grant | None) -> None:
+        forks.notice()
+        if grant is None or not (grant.active and grant.taken):
+            if grant is not None and self._own.undo_inherited(grant):
+                return
+            raise self._not_held()
+        grant.objects -= 1
+        self._release(grant)
+
+    def _drop_acquired(self, grant: Grant) -> None:
+        self._own.drop_acquired(grant)
 
     def check(self) -> None:
         """Ask whether the lock is still held: by the caller, or else by any thread or task of this process.
@@ -247,8 +273,8 @@ class FileLock:
                 fencing file has the token of another. Another process may have the lock by now.
             NotLockedError: nobody in this process holds it.
         """
-        owner = self._own.owner_here()
-        held = {owner: self._own.held[owner]} if owner is not None else self._own.held.copy()
+        grant = self._own.of_caller()
+        held = {grant: self._own.held[grant]} if grant is not None else self._own.held.copy()
         if not held:
             raise self._not_held()
         for one, hold in held.items():
@@ -270,29 +296,8 @@ class FileLock:
         """
         return holder_of(self._path)
 
-    def __enter__(self) -> FileLock:
-        return self._acquire(DEFAULT)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self.release()
-        except LockLostError as lost:
-            self._say_lost(lost, kind)
-
-    async def __aenter__(self) -> FileLock:
-        await self.acquire_async()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            # The task's own hold before one of its thread: both exist where the lock is shared.
-            self._release(self._own.owner_here(task_first=True))
-        except LockLostError as lost:
-            self._say_lost(lost, kind)
+    def _leave(self, block: int, *, task_first: bool) -> None:
+        self._release(self._own.of_block(block, task_first=task_first), block)
 
     def fileno(self) -> int:
         """The descriptor of the lock that the caller holds: to hand to a program that is to hold it too.
@@ -303,8 +308,8 @@ class FileLock:
         Raises:
             NotLockedError: the caller does not hold the lock.
         """
-        owner = self._own.owner_here()
-        handle = self._own.held[owner].handle if owner is not None else None
+        grant = self._own.of_caller()
+        handle = self._own.held[grant].handle if grant is not None else None
         if not isinstance(handle, int):
             raise NotLockedError(f"lock {self._path!r} is not held by this thread or task: it has no descriptor")
         return handle
@@ -338,25 +343,18 @@ class FileLock:
             )
         return Beside(self._path, self._mode, self._purpose)
 
-    def _put_back(self, owner: Owner, hold: Hold, error: BaseException) -> None:
+    def _put_back(self, grant: Grant, hold: Hold, error: BaseException) -> None:
         """After a failed acquire: nothing is locked, and a time-out says by whom it is."""
-        self._own.held.pop(owner, None)
-        hold.put_back()
-        self._own.keep(hold)
+        self._own.put_back(grant, hold)
         if self._fenced and isinstance(error, LockTimeout):
             said = read_record(self._path)
             error.holder = FileHolder(**said) if said is not None else None
 
     def _not_held(self) -> NotLockedError:
         return NotLockedError(
-            f"lock {self._path!r} is not held by this thread or task: release where it was acquired, and once"
+            f"lock {self._path!r} is not held by this thread or task: release it there, and once; to release it "
+            "elsewhere, keep what acquire() returned and release that, or use `with lock:`"
         )
-
-    def _say_lost(self, lost: LockLostError, kind: type[BaseException] | None) -> None:
-        """The end of a ``with``: an exception that is on its way is not to be hidden."""
-        if kind is None:
-            raise lost
-        _log.warning("%s", lost)
 
 
 def _rebuild(

@@ -1,20 +1,48 @@
-"""What the ``acquire`` of a lock returns."""
+"""What the ``acquire`` of a lock returns, and what a ``with`` on the lock itself does."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import sys
+from collections.abc import Coroutine
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
+from sharedvol.errors import LockLostError
+from sharedvol.locks.grant import Grant, Owner
+from sharedvol.locks.timeouts import DEFAULT, Default
+
+_log = logging.getLogger(__name__)
 _Lock = TypeVar("_Lock", bound=Any)
 
 
-class Held(Generic[_Lock]):
-    """A ``with`` on it releases, and does not acquire again."""
+class AcquiredLock(Generic[_Lock]):
+    """The hold that an ``acquire`` got. It belongs to this object, which any thread or task may release.
 
-    __slots__ = ("_lock",)
+    A ``with`` on it releases, and does not acquire again. If it is dropped without a release, the lock stays with the
+    thread or task that acquired, and is freed when that has ended.
+    """
+
+    __slots__ = ("_lock", "grant")
 
     def __init__(self, lock: _Lock) -> None:
         self._lock = lock
+        self.grant: Grant | None = None
+
+    def release(self) -> None:
+        """Undo the acquire, once, from any thread or task.
+
+        In a forked child, which started without the lock, this does nothing.
+
+        Raises:
+            NotLockedError: it was released before.
+            LockLostError: as the lock's ``release``.
+        """
+        try:
+            self._lock._release_acquired(self.grant)
+        finally:
+            self.grant = None
 
     def __enter__(self) -> _Lock:
         return self._lock
@@ -22,7 +50,10 @@ class Held(Generic[_Lock]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lock.__exit__(kind, error, trace)
+        try:
+            self.release()
+        except LockLostError as lost:
+            self._lock._say_lost(lost, kind)
 
     async def __aenter__(self) -> _Lock:
         return self._lock
@@ -30,4 +61,73 @@ class Held(Generic[_Lock]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._lock.__aexit__(kind, error, trace)
+        self.__exit__(kind, error, trace)
+
+    def __repr__(self) -> str:
+        return f"<{'held' if self.grant is not None and self.grant.active else 'released'} {self._lock!r}>"
+
+    def __del__(self) -> None:
+        grant = getattr(self, "grant", None)  # an interrupt may have ended __init__
+        if grant is not None and grant.active:
+            with contextlib.suppress(Exception):  # the interpreter may be ending
+                self._lock._drop_acquired(grant)
+
+
+class BlockLock:
+    """A lock that ``with`` and ``async with`` take and release. Whoever ends the block, it is that block's hold."""
+
+    def _acquire(self, timeout: float | Default | None, block: int | None, acquired: Any) -> Self:
+        """Take the lock for a block, or for what is returned by ``acquire``."""
+        raise NotImplementedError
+
+    async def _acquire_async(
+        self, timeout: float | Default | None, block: int | None, caller: Owner | None, acquired: Any
+    ) -> AcquiredLock[Self]:
+        """As `_acquire`, for the task ``caller``, or else for the running one."""
+        raise NotImplementedError
+
+    def _leave(self, block: int, *, task_first: bool) -> None:
+        """Release what the block has.
+
+        Raises:
+            NotLockedError, LockLostError: as ``release``.
+        """
+        raise NotImplementedError
+
+    # A block is known by the frame that has it, which lives as long: also that of a generator, in whatever thread.
+
+    def __enter__(self) -> Self:
+        return self._acquire(DEFAULT, id(sys._getframe(1)), None)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._leave(id(sys._getframe(1)), task_first=False)
+        except LockLostError as lost:
+            self._say_lost(lost, kind)
+
+    def __aenter__(self) -> Coroutine[Any, Any, Self]:
+        return self._enter_async(id(sys._getframe(1)))
+
+    async def _enter_async(self, block: int) -> Self:
+        await self._acquire_async(DEFAULT, block, None, AcquiredLock(self))
+        return self
+
+    def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Coroutine[Any, Any, None]:
+        return self._leave_async(id(sys._getframe(1)), kind)
+
+    async def _leave_async(self, block: int, kind: type[BaseException] | None) -> None:
+        try:
+            # The task's own hold before one of its thread: both exist where the lock is shared.
+            self._leave(block, task_first=True)
+        except LockLostError as lost:
+            self._say_lost(lost, kind)
+
+    def _say_lost(self, lost: LockLostError, kind: type[BaseException] | None) -> None:
+        """At the end of a block: an exception that is on its way is not hidden."""
+        if kind is None:
+            raise lost
+        _log.warning("%s", lost)

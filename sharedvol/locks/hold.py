@@ -15,14 +15,14 @@ from sharedvol.errors import LockLostError, LockTimeout, describe
 from sharedvol.locks import waiter
 from sharedvol.locks.beside import Beside
 from sharedvol.locks.handles import close_handle, forget_handle, open_handle
-from sharedvol.locks.ownership import refuse_deadlock
+from sharedvol.locks.ownership import free_orphans, refuse_deadlock
 from sharedvol.network import NetworkPolicy
 
 _POLL_SECONDS: Final = 0.01
 
 
 class Hold:
-    """One descriptor and, while it is locked, how often its owner has taken it.
+    """One descriptor of a lock file.
 
     ``handle`` is None while a waiter thread, ``wait``, has the descriptor, and when it was closed. ``end`` is when
     the time to wait is over, by the monotonic clock, once there is one. ``grants`` counts how often it was locked.
@@ -31,7 +31,6 @@ class Hold:
     __slots__ = (
         "__weakref__",
         "beside",
-        "depth",
         "end",
         "grants",
         "handle",
@@ -58,7 +57,7 @@ class Hold:
         self.network = network
         self.handle: object | None
         self._open()
-        self.depth = self.grants = 0
+        self.grants = 0
         self.wait: waiter.Waiter | None = None
         self.end: float | None = None
         forks.track(self)
@@ -66,7 +65,6 @@ class Hold:
     def renew(self) -> None:
         """Have nothing: in a forked child, which must not unlock what its parent holds or waits for."""
         self.handle = self.wait = None
-        self.depth = 0
 
     def acquire(self, limit: float | None) -> None:
         """Lock the file that the path names, waiting at most ``limit`` seconds.
@@ -76,7 +74,7 @@ class Hold:
         """
         while True:
             self._ensure()
-            if not self.system.try_both(self.handle, self.path, self.shared):
+            if not self._try():
                 self._wait(limit)
             if self.enter():
                 return
@@ -86,11 +84,17 @@ class Hold:
         """As `acquire`, without blocking the event loop."""
         while True:
             self._ensure()
-            if not self.system.try_both(self.handle, self.path, self.shared):
+            if not self._try():
                 await self._wait_async(limit)
             if self.enter():
                 return
             self._reopen()
+
+    def _try(self) -> bool:
+        """Take the lock if it is free, or only held by a thread or task of this process that has just ended."""
+        return self.system.try_both(self.handle, self.path, self.shared) or (
+            free_orphans(self.identity) and self.system.try_both(self.handle, self.path, self.shared)
+        )
 
     def _ensure(self) -> None:
         """Have a descriptor of ours: other code may have closed it, as daemons do with all that they find open.
@@ -140,7 +144,6 @@ class Hold:
     def put_back(self) -> None:
         """After a failed acquire: whatever it got of the lock goes."""
         forks.notice()
-        self.depth = 0
         self.end_wait()
         if self.beside is not None:
             self.beside.leave()
@@ -223,7 +226,7 @@ class Hold:
 
     async def _wait_async(self, limit: float | None) -> None:
         if limit is None:
-            refuse_deadlock(self.path, self.identity)
+            refuse_deadlock(self.path, self.identity, waits_in_loop=True)
         elif limit == 0:
             raise LockTimeout(self.path)
         ended = Notice()

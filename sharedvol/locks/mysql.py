@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -176,8 +175,8 @@ class NamedLock(SessionLock):
                 freed = claim.free()
             except DatabaseError as error:
                 raise LockLostError(f"lock {self._name!r} was lost with its connection: {error}") from error
-            # The depth before another thread can ask: it would take it for lost.
-            claim.in_doubt, self._depth = False, 0
+            claim.in_doubt = False
+            self._freed()
         if not freed:
             raise LockLostError(f"lock {self._name!r} was lost: something on its own connection released it")
 
@@ -203,7 +202,7 @@ class NamedLock(SessionLock):
     @contextlib.contextmanager
     def _voice(self, database: Database) -> Iterator[Database]:
         """A connection to ask on beside the lock's: the very one, unless its owner may be speaking on it now."""
-        if not self._is_shared(database) or threading.current_thread() is self._owner:
+        if not self._is_shared(database) or self._is_holder():
             yield database
             return
         other = database.another()

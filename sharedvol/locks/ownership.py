@@ -1,64 +1,100 @@
-"""Who holds: threads and tasks, and what becomes of it in a forked child."""
+"""The descriptors of one lock object: those that are locked, and one that is kept for the next use."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
+import contextlib
 import weakref
 from typing import TYPE_CHECKING
 
 from sharedvol import forks
 from sharedvol.errors import LockDeadlockError, LockLostError
+from sharedvol.locks.grant import Grant, Owner, of_block, of_caller, owners_here
 
 if TYPE_CHECKING:
     from sharedvol.locks.hold import Hold
 
-Owner = object
-"""Who holds: a `threading.Thread`, or an `asyncio.Task`."""
-
 
 class Ownership:
-    """The descriptors of one lock object: those that are locked, by owner, and one that is kept for the next use."""
+    """What this process holds through one lock object, in the order in which it was granted."""
 
     def __init__(self) -> None:
-        self.held: dict[Owner, Hold] = {}
+        self.held: dict[Grant, Hold] = {}
         self.idle: list[Hold] = []
-        self._inherited: dict[Owner, int] = {}
+        self._inherited: list[tuple[Owner | None, Grant]] = []
         _all[id(self)] = self
         forks.track(self)
 
-    def owner_here(self, *, task_first: bool = False) -> Owner | None:
-        """The calling thread or running task, if it holds."""
+    def of_caller(self) -> Grant | None:
+        """The last grant of the calling thread or running task."""
         forks.notice()
-        for owner in owners_here()[:: -1 if task_first else 1]:
-            if owner in self.held:
-                return owner
-        return None
+        return of_caller(list(self.held)) if self.held else None
 
-    def undo_inherited(self) -> bool:
-        """In a forked child: whether this undoes what its parent acquired, which is nothing here."""
+    def of_block(self, block: int, *, task_first: bool = False) -> Grant | None:
+        """The grant of a ``with`` block that ends."""
+        forks.notice()
+        return of_block(list(self.held), block, task_first=task_first) if self.held else None
+
+    def reentered(self, owner: Owner) -> Grant | None:
+        """The grant that an acquire of ``owner``, which is calling, is inside of."""
+        return next((grant for grant in list(self.held) if grant.is_reentered_by(owner)), None)
+
+    def undo_inherited(self, grant: Grant | None = None) -> bool:
+        """In a forked child: whether this undoes what its parent acquired, which is nothing here.
+
+        Args:
+            grant: which; else one of the caller's.
+        """
         forks.notice()
         # After a fork asyncio tells no current task, though the child may be leaving its parent's `async with`.
-        tasks = [owner for owner in self._inherited if isinstance(owner, asyncio.Task)]
-        for owner in (*owners_here(), *tasks):
-            depth = self._inherited.get(owner, 0)
-            if depth:
-                self._inherited[owner] = depth - 1
+        here = owners_here()
+        for owner, one in self._inherited:
+            mine = one is grant if grant is not None else owner in here or isinstance(owner, asyncio.Task)
+            if mine and one.depth:
+                one.undo(None)
                 return True
-        return False
+        return grant is not None and grant.inherited
 
-    def free(self, owner: Owner) -> LockLostError | None:
-        """Unlock what ``owner`` holds, whatever happens meanwhile, and say if it was lost."""
-        hold = self.held[owner]
+    def add(self, grant: Grant, hold: Hold) -> None:
+        """``hold`` is locked, for ``grant``."""
+        self.held[grant] = hold
+        if not isinstance(grant.owner(), asyncio.Task):
+            grant.enter()
+
+    def free(self, grant: Grant) -> LockLostError | None:
+        """Unlock what ``grant`` holds, whatever happens meanwhile, and say if it was lost."""
+        hold = self.held[grant]
         try:
-            del self.held[owner]
+            del self.held[grant]
+            grant.end()
             lost = hold.release()
             self.keep(hold)
             return lost
+        except KeyError:  # another thread freed it at this moment
+            return None
         except BaseException:
             hold.close()
-            self.held.pop(owner, None)
+            self.held.pop(grant, None)
             raise
+
+    def drop_acquired(self, grant: Grant) -> None:
+        """What an acquire returned was collected without a release."""
+        grant.objects -= 1
+        self.free_orphan(grant)
+
+    def owner_ended(self, owner: Owner) -> None:
+        """A thread or task has ended."""
+        forks.notice()
+        for grant in list(self.held):
+            if grant.owner() is owner:
+                grant.forget_owner()
+                self.free_orphan(grant)
+
+    def free_orphan(self, grant: Grant) -> None:
+        """Free it if nothing else ever will."""
+        if grant.is_orphan and grant in self.held:
+            with contextlib.suppress(KeyError):  # another thread was first
+                self.free(grant)
 
     def kept(self) -> Hold | None:
         """The descriptor that was kept, if there is one: no more of this object, until it is held or kept."""
@@ -76,6 +112,15 @@ class Ownership:
         else:
             self.idle.append(hold)
 
+    def put_back(self, grant: Grant | None, hold: Hold) -> None:
+        """After a failed acquire: nothing is locked."""
+        forks.notice()
+        if grant is not None:
+            self.held.pop(grant, None)
+            grant.end()
+        hold.put_back()
+        self.keep(hold)
+
     def close(self) -> None:
         """Close everything, which frees what was locked."""
         forks.notice()
@@ -84,42 +129,50 @@ class Ownership:
 
     def renew(self) -> None:
         """Begin with nothing: in a forked child, where `handles` has closed the descriptors."""
-        self._inherited = {owner: hold.depth for owner, hold in self.held.items()}
+        self._inherited = [(grant.owner(), grant) for grant in self.held]
+        for grant in self.held:
+            grant.active, grant.inherited = False, True
         self.held, self.idle = {}, []
 
 
-def owners_here() -> tuple[Owner, ...]:
-    """The calling thread and, if one runs, the task."""
-    thread = threading.current_thread()
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:  # no event loop runs in this thread
-        return (thread,)
-    return (thread,) if task is None else (thread, task)
+def refuse_deadlock(path: str, identity: object, *, waits_in_loop: bool = False) -> None:
+    """Refuse to wait for oneself without end.
 
-
-def is_held_here(identity: object) -> bool:
-    """Whether the caller holds this lock file, through whatever object."""
-    here = owners_here()
-    for other in _everything():
-        for owner in here:
-            held = other.held.get(owner)
-            if held is not None and held.identity == identity:
-                return True
-    return False
-
-
-def refuse_deadlock(path: str, identity: object) -> None:
-    """Refuse to wait for ever for oneself.
+    Args:
+        path: the lock file, to name it.
+        identity: what it is.
+        waits_in_loop: the wait leaves the event loop running.
 
     Raises:
         LockDeadlockError: the caller holds the lock file through another object or call.
     """
-    if is_held_here(identity):
+    if is_held_here(identity, waits_in_loop=waits_in_loop):
         raise LockDeadlockError(
             f"lock {path!r} is held by this very thread or task, through another FileLock "
             "object or call: it would wait for itself for ever; share one object, or set a timeout"
         )
+
+
+def is_held_here(identity: object, *, waits_in_loop: bool = False) -> bool:
+    """Whether the caller would wait for itself for this lock file, through whatever object."""
+    return any(
+        hold.identity == identity and grant.blocks_caller(waits_in_loop=waits_in_loop)
+        for other in _everything()
+        for grant, hold in list(other.held.items())
+    )
+
+
+def free_orphans(identity: object) -> bool:
+    """Free what owners left that have just ended, and whose end was not yet reported. Return whether there was any."""
+    found = [
+        (other, grant)
+        for other in _everything()
+        for grant, hold in list(other.held.items())
+        if hold.identity == identity and grant.is_orphan
+    ]
+    for other, grant in found:
+        other.free_orphan(grant)
+    return bool(found)
 
 
 _all: weakref.WeakValueDictionary[int, Ownership] = weakref.WeakValueDictionary()

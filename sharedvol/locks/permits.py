@@ -9,8 +9,9 @@ from sharedvol.errors import LockDeadlockError, LockTimeout
 from sharedvol.locks import kernel
 from sharedvol.locks.beside import Beside
 from sharedvol.locks.file import FileLock
+from sharedvol.locks.grant import Grant
 from sharedvol.locks.hold import Hold
-from sharedvol.locks.ownership import Owner, Ownership, is_held_here
+from sharedvol.locks.ownership import Ownership, is_held_here
 from sharedvol.network import NetworkPolicy
 
 
@@ -29,24 +30,20 @@ class Permit(Ownership):
         beside = Beside(self.path, self._mode, self._purpose, fenced=False)
         return Hold(kernel, self.path, self._mode, False, beside, self._network)
 
-    def put_back(self, hold: Hold) -> None:
-        """After a failed attempt: nothing is locked."""
-        hold.put_back()
-        self.keep(hold)
-
 
 class Attempt:
     """One acquire: of all permits, the first that is granted. What it has in hand, `undo` puts back.
 
     Args:
         permits: to choose from.
-        owner: who is to have it.
+        grant: what is to have it.
+        add: counts the acquire in it, under the lock.
     """
 
     _serial = itertools.count(1)
 
-    def __init__(self, permits: list[Permit], owner: Owner) -> None:
-        self._permits, self._owner = permits, owner
+    def __init__(self, permits: list[Permit], grant: Grant, add: Callable[[], object]) -> None:
+        self._permits, self._grant, self._add = permits, grant, add
         self._in_hand: list[tuple[Permit, Hold]] = []
         self._won: Permit | None = None
 
@@ -84,15 +81,19 @@ class Attempt:
             raise errors[0]
         return self._won is not None
 
-    def refuse_deadlock(self, path: str) -> None:
-        """Refuse to wait for ever for what one holds.
+    def refuse_deadlock(self, path: str, *, waits_in_loop: bool) -> None:
+        """Refuse to wait without end for what one holds.
+
+        Args:
+            path: of the semaphore, to name it.
+            waits_in_loop: the wait leaves the event loop running.
 
         Raises:
             LockDeadlockError: the caller holds every permit.
         """
         for permit in self._permits:
             hold = self._take(permit)
-            here = is_held_here(hold.identity)
+            here = is_held_here(hold.identity, waits_in_loop=waits_in_loop)
             self._put_back()
             if not here:
                 return
@@ -103,8 +104,9 @@ class Attempt:
 
     def undo(self) -> None:
         """Nothing was acquired after all."""
+        self._grant.end()
         if self._won is not None:
-            hold = self._won.held.pop(self._owner, None)
+            hold = self._won.held.pop(self._grant, None)
             if hold is not None:
                 self._in_hand.append((self._won, hold))
         self._put_back()
@@ -115,18 +117,16 @@ class Attempt:
         return hold
 
     def _win(self, permit: Permit, hold: Hold) -> None:
-        before = permit.held.get(self._owner)
-        if before is not None:
-            before.close()  # somebody deleted its file: else there could not be another
-        hold.depth, hold.grants = 1, next(self._serial)
+        hold.grants = next(self._serial)
         self._won = permit
-        permit.held[self._owner] = hold
+        self._add()
+        permit.add(self._grant, hold)
         self._in_hand = [one for one in self._in_hand if one[1] is not hold]
 
     def _put_back(self) -> None:
         while self._in_hand:
             permit, hold = self._in_hand[-1]
-            permit.put_back(hold)
+            permit.put_back(None, hold)
             self._in_hand.pop()
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Protocol, Self
 
+from sharedvol.locks.held import AcquiredLock
 from sharedvol.locks.holder import Holder
 
 
@@ -29,8 +29,10 @@ class Lock(Protocol):
             NotLockedError: the caller does not hold it.
         """
 
-    def acquire(self, timeout: float | None = ...) -> AbstractContextManager[Self]:
-        """Take the lock. To be undone by `release`, or a ``with`` on what is returned.
+    def acquire(self, timeout: float | None = ...) -> AcquiredLock[Self]:
+        """Take the lock.
+
+        What is returned releases it, from any thread: by a ``with`` on it or by its ``release``.
 
         Args:
             timeout: seconds to wait, None for ever, 0 not at all; else as the lock was made.
@@ -41,7 +43,7 @@ class Lock(Protocol):
         """
 
     def release(self) -> None:
-        """Undo one `acquire`; the last one frees the lock.
+        """Undo one `acquire` of the calling thread; the last one frees the lock.
 
         Raises:
             NotLockedError: the caller does not hold it.

@@ -211,7 +211,7 @@ class RedisLock(SessionLock):
             try:
                 self._check(lock, client)
             finally:
-                self._depth = 0  # before another thread can ask: it would take it for lost
+                self._freed()
                 with contextlib.suppress(Exception):  # of a connection that is gone, and the lock with it
                     lock.release()
 

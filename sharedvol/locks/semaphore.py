@@ -7,37 +7,32 @@ walks away from the others when it is granted one. All of these are freed by the
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
-import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 from sharedvol import forks, native
-from sharedvol.errors import LockFileError, LockLostError, LockTimeout, NotLockedError
+from sharedvol.errors import LockFileError, LockTimeout, NotLockedError
 from sharedvol.locks import kernel
 from sharedvol.locks.file import FileLock
-from sharedvol.locks.held import Held
+from sharedvol.locks.grant import Grant, Owner, calling_task, of_block, of_caller, watch_end
+from sharedvol.locks.held import AcquiredLock, BlockLock
 from sharedvol.locks.hold import Notice
 from sharedvol.locks.holders import Holders
-from sharedvol.locks.ownership import Owner, owners_here
 from sharedvol.locks.permits import Attempt, Permit, Queue
 from sharedvol.locks.record import FileHolder, check_purpose, holder_of
 from sharedvol.locks.timeouts import DEFAULT, Default, check_timeout, limit_of
 from sharedvol.network import NetworkPolicy
 
-_log = logging.getLogger(__name__)
-
 _POLL_SECONDS: Final = 0.01  # where no thread can be started to wait
 
 
-class Semaphore:
+class Semaphore(BlockLock):
     """At most ``n`` holders at once, among all who share the volume.
 
     ::
@@ -45,8 +40,9 @@ class Semaphore:
         with Semaphore("/app/shared/locks/render", 4, timeout=60) as semaphore:
             ...  # here are never more than four
 
-    Each `acquire` takes a permit, also a second one of the same thread; the thread or task that acquired releases. Who
-    waits gets one in the order of coming. Use the same ``n`` everywhere: where two differ, the greater counts.
+    Each `acquire` takes a permit, also a second one of the same thread. What it returns releases it from anywhere, and
+    `release` does in the thread or task that acquired. Permits are given in the order of coming. Use the same ``n``
+    everywhere: where two differ, the greater counts.
 
     Args:
         path: what the lock files' names begin with; its directory must exist.
@@ -113,10 +109,13 @@ class Semaphore:
         last = self._last()
         if last is None:
             raise self._not_held()
-        return [one is last[0] for one in self._permits].index(True)
+        return self._permits.index(last)
 
-    def acquire(self, timeout: float | Default | None = DEFAULT) -> Held[Semaphore]:
-        """Take a permit, waiting in the kernel. To be undone by `release`, or a ``with`` on what is returned.
+    def acquire(self, timeout: float | Default | None = DEFAULT) -> AcquiredLock[Semaphore]:
+        """Take a permit, waiting in the kernel.
+
+        What is returned releases it: by a ``with`` on it or by its ``release``, from any thread or task. `release` of
+        the semaphore gives back the last permit of the calling thread.
 
         Args:
             timeout: seconds to wait, None for ever, 0 not at all; else as the semaphore was made.
@@ -128,14 +127,17 @@ class Semaphore:
             NetworkFileSystemError: they are on a network file system, and the semaphore is ``strict``.
             ValueError: ``timeout`` is negative or not a number.
         """
-        held = Held(self)
-        self._acquire(timeout)
-        return held
+        acquired = AcquiredLock(self)
+        self._watch_end(threading.current_thread())
+        self._acquire(timeout, None, acquired)
+        return acquired
 
-    def _acquire(self, timeout: float | Default | None) -> Semaphore:
+    def _acquire(
+        self, timeout: float | Default | None, block: int | None, acquired: AcquiredLock[Semaphore] | None
+    ) -> Semaphore:
         limit = limit_of(timeout, self._timeout)
         end = None if limit is None else time.monotonic() + limit
-        attempt = Attempt(self._permits, threading.current_thread())
+        attempt = self._attempt(Grant(threading.current_thread()), block, acquired)
         queue = Queue(self._queue, self._path, limit)
         try:
             with queue:
@@ -150,27 +152,39 @@ class Semaphore:
             self._undo(attempt, queue)
             raise
 
-    async def acquire_async(self, timeout: float | Default | None = DEFAULT) -> Held[Semaphore]:
-        """As `acquire`, for the running task, and without blocking the event loop.
+    def acquire_async(self, timeout: float | Default | None = DEFAULT) -> Coroutine[Any, Any, AcquiredLock[Semaphore]]:
+        """As `acquire`, for the task that calls it, and without blocking the event loop.
+
+        It is that task's also where another one waits for it, as `FileLock.acquire_async`.
 
         Raises:
             LockTimeout, LockDeadlockError, LockFileError, ValueError: as `acquire`.
             RuntimeError: called outside a task.
         """
-        owner = asyncio.current_task()
+        return self._acquire_async(timeout, None, calling_task(), AcquiredLock(self))
+
+    async def _acquire_async(
+        self,
+        timeout: float | Default | None,
+        block: int | None,
+        caller: Owner | None,
+        acquired: AcquiredLock[Semaphore],
+    ) -> AcquiredLock[Semaphore]:
+        owner = caller or calling_task()
         if owner is None:
             raise RuntimeError("acquire_async must run in an asyncio task")
-        held = Held(self)
+        if block is None:
+            self._watch_end(owner)
         limit = limit_of(timeout, self._timeout)
         end = None if limit is None else time.monotonic() + limit
-        attempt = Attempt(self._permits, owner)
+        attempt = self._attempt(Grant(owner), block, acquired)
         queue = Queue(self._queue, self._path, limit)
         try:
             async with queue:
                 woken = Notice()
-                for left in self._waits(attempt, limit, end, woken.tell):
+                for left in self._waits(attempt, limit, end, woken.tell, waits_in_loop=True):
                     await woken.wait(left)
-            return held
+            return acquired
         except BaseException:
             self._undo(attempt, queue)
             raise
@@ -181,21 +195,33 @@ class Semaphore:
         In a forked child, which started without any, undoing its parent's acquire does nothing.
 
         Raises:
-            NotLockedError: the caller holds none.
+            NotLockedError: the caller holds none. What an acquire returned releases it from anywhere.
             LockLostError: its lock file was deleted or replaced, or its descriptor closed; everything is freed.
         """
-        self._release(task_first=False)
+        forks.notice()
+        self._release(of_caller(list(self._held())))
 
-    def _release(self, *, task_first: bool) -> None:
-        last = self._last(task_first=task_first)
-        if last is None:
-            if any(permit.undo_inherited() for permit in self._permits):
+    def _release(self, grant: Grant | None) -> None:
+        permit = None if grant is None else self._held().get(grant)
+        if permit is None:
+            if any(permit.undo_inherited(grant) for permit in self._permits):
                 return
             raise self._not_held()
-        permit, owner = last
-        lost = permit.free(owner)
+        assert grant is not None
+        lost = permit.free(grant)
         if lost is not None:
             raise lost
+
+    def _release_acquired(self, grant: Grant | None) -> None:
+        forks.notice()
+        if grant is None:
+            raise self._not_held()
+        self._release(grant)
+
+    def _drop_acquired(self, grant: Grant) -> None:
+        permit = self._held().get(grant)
+        if permit is not None:
+            permit.drop_acquired(grant)
 
     def holders(self) -> list[FileHolder]:
         """Who holds the permits now, the caller included, as `FileLock.holder` tells it.
@@ -207,30 +233,9 @@ class Semaphore:
         found = (holder_of(permit.path, asked) for permit in self._permits)
         return [holder for holder in found if holder is not None]
 
-    def __enter__(self) -> Semaphore:
-        return self._acquire(DEFAULT)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._leave(kind, task_first=False)
-
-    async def __aenter__(self) -> Semaphore:
-        await self.acquire_async()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._leave(kind, task_first=True)
-
-    def _leave(self, kind: type[BaseException] | None, *, task_first: bool) -> None:
-        try:
-            self._release(task_first=task_first)
-        except LockLostError as lost:
-            if kind is None:
-                raise
-            _log.warning("%s", lost)  # the exception that is on its way is not to be hidden
+    def _leave(self, block: int, *, task_first: bool) -> None:
+        forks.notice()
+        self._release(of_block(list(self._held()), block, task_first=task_first))
 
     def __repr__(self) -> str:
         return f"<Semaphore {self._path!r} of {self.n}, {'held' if self.held else 'not held'} here>"
@@ -244,8 +249,21 @@ class Semaphore:
             for permit in self._permits:
                 permit.close()
 
+    def _attempt(self, grant: Grant, block: int | None, acquired: AcquiredLock[Semaphore] | None) -> Attempt:
+        return Attempt(self._permits, grant, lambda: grant.add(block, acquired))
+
+    def _watch_end(self, owner: Owner) -> None:
+        for permit in self._permits:
+            watch_end(owner, permit)
+
     def _waits(
-        self, attempt: Attempt, limit: float | None, end: float | None, notify: Callable[[], None]
+        self,
+        attempt: Attempt,
+        limit: float | None,
+        end: float | None,
+        notify: Callable[[], None],
+        *,
+        waits_in_loop: bool = False,
     ) -> Iterator[float | None]:
         """The seconds to wait for a notice, None until it comes; ends when a permit is granted.
 
@@ -255,7 +273,7 @@ class Semaphore:
         if attempt.try_all():
             return
         if limit is None:
-            attempt.refuse_deadlock(self._path)
+            attempt.refuse_deadlock(self._path, waits_in_loop=waits_in_loop)
         while True:
             left = None if end is None else max(0.0, end - time.monotonic())
             if left == 0:
@@ -271,19 +289,22 @@ class Semaphore:
         finally:
             queue.leave()  # it has, unless an interrupt came in between: then everybody would wait for us for ever
 
-    def _last(self, *, task_first: bool = False) -> tuple[Permit, Owner] | None:
-        """The caller's permit that was acquired last, and whose it is."""
+    def _last(self) -> Permit | None:
+        """The caller's permit that was acquired last."""
         forks.notice()
-        for owner in owners_here()[:: -1 if task_first else 1]:
-            mine = [(hold.grants, permit) for permit in self._permits if (hold := permit.held.get(owner)) is not None]
-            if mine:
-                return max(mine, key=lambda one: one[0])[1], owner
-        return None
+        held = self._held()
+        grant = of_caller(list(held))
+        return None if grant is None else held[grant]
+
+    def _held(self) -> dict[Grant, Permit]:
+        """The permits that this process holds through this object, in the order in which they were granted."""
+        held = [(hold.grants, grant, permit) for permit in self._permits for grant, hold in list(permit.held.items())]
+        return {grant: permit for _, grant, permit in sorted(held, key=lambda one: one[0])}
 
     def _not_held(self) -> NotLockedError:
         return NotLockedError(
-            f"no permit of semaphore {self._path!r} is held by this thread or task: release where it was acquired, "
-            "and once"
+            f"no permit of semaphore {self._path!r} is held by this thread or task: release it there, and once; to "
+            "release it elsewhere, keep what acquire() returned and release that, or use `with semaphore:`"
         )
 
 

@@ -7,14 +7,16 @@ turn it is among the threads, and that an interrupt, wherever it strikes, leaves
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from types import TracebackType
 from typing import Self
 
 from sharedvol import forks, native
-from sharedvol.errors import LockError, LockLostError, LockTimeout, NotLockedError
-from sharedvol.locks.held import Held
+from sharedvol.errors import LockDeadlockError, LockError, LockLostError, LockTimeout, NotLockedError
+from sharedvol.locks.grant import Grant, watch_end
+from sharedvol.locks.held import AcquiredLock
 from sharedvol.locks.holder import Holder
 from sharedvol.locks.record import check_purpose
 from sharedvol.locks.timeouts import DEFAULT, Default, check_timeout, limit_of
@@ -49,7 +51,10 @@ class SessionLock:
 
     def renew(self) -> None:
         """Begin without the lock: in a forked child."""
-        self._inherited += self._depth if self._owner is threading.current_thread() else 0
+        grant = self._grant
+        if grant is not None:
+            grant.active, grant.inherited = False, True
+            self._inherited += grant.depth if grant.owner() is threading.current_thread() else 0
         self._forget()
 
     def _forget(self) -> None:
@@ -58,8 +63,8 @@ class SessionLock:
         # `with` on these, not on a Condition or a generator, whose Python code an interrupt could leave half-way.
         self._gate, self._talk = threading.RLock(), threading.Lock()
         self._turn = threading.Condition(self._gate)
-        self._owner: threading.Thread | None = None  # not its number, which a later thread may have
-        self._depth = 0
+        self._grant: Grant | None = None  # of who has the turn
+        self._granted = False
         self._token: int | None = None
         self._reset()
 
@@ -74,7 +79,7 @@ class SessionLock:
         raise NotImplementedError
 
     def _end(self) -> None:
-        """Free it, and say that it is free by a depth of 0.
+        """Free it, and call `_freed` at once.
 
         Raises:
             LockLostError: it was lost before.
@@ -96,7 +101,7 @@ class SessionLock:
     def held(self) -> bool:
         """Whether this process acquired it and has not released it. Whether it was lost, `check` tells."""
         forks.notice()
-        return self._depth > 0
+        return self._granted
 
     @property
     def token(self) -> int:
@@ -113,39 +118,50 @@ class SessionLock:
             raise self._not_held()
         return token
 
-    def acquire(self, timeout: float | Default | None = DEFAULT) -> Held[Self]:
-        """Take the lock, waiting for it on the server. To be undone by `release`, or a ``with`` on what is returned.
+    def acquire(self, timeout: float | Default | None = DEFAULT) -> AcquiredLock[Self]:
+        """Take the lock, waiting for it on the server.
+
+        What is returned releases it: by a ``with`` on it or by its ``release``, from any thread. `release` of the lock
+        undoes the last acquire of the calling thread.
 
         Args:
             timeout: seconds, None for ever, 0 not at all; else as the lock was made.
 
         Raises:
             LockTimeout: it was not free in time.
-            LockDeadlockError: the server saw that the holder waits for a lock of this session.
+            LockDeadlockError: the server saw that the holder waits for a lock of this session; or another task or
+                callback of this thread's event loop holds it, which cannot run while the thread waits.
             LockUnsafeError: the server's lock would not exclude everybody.
             LockError: the name is not one that this server takes, it answered in no way that is known, or it
                 refused the fencing token.
             DatabaseError: the server cannot be reached or refused.
         """
+        acquired = AcquiredLock(self)
+        watch_end(threading.current_thread(), self)
+        self._acquire(timeout, None, acquired)
+        return acquired
+
+    def _acquire(self, timeout: float | Default | None, block: int | None, acquired: AcquiredLock[Self] | None) -> None:
         forks.notice()
         native.refuse_eventlet()
-        if self._with_greenlets != native.has_greenlets() and self._owner is None:
+        if self._with_greenlets != native.has_greenlets() and self._grant is None:
             self._forget()  # locks that were made before gevent patched would stop the greenlet that holds them as well
         limit = limit_of(timeout, self._timeout)
-        begun = time.monotonic()
-        held, me = Held(self), threading.current_thread()
-        before = self._depth if self._owner is me else 0
+        begun, me = time.monotonic(), threading.current_thread()
+        grant = self._grant
+        if grant is not None and self._granted and grant.is_reentered_by(me):
+            grant.add(block, acquired)
+            return
+        grant = Grant(me)
         try:
-            self._take_turn(me, limit)
-            if before == 0:
-                self._begin(begun, limit)
-            self._depth = before + 1
-            return held
+            self._take_turn(grant, limit)
+            self._begin(begun, limit)
+            grant.add(block, acquired)
+            grant.enter()
+            self._granted = True
         except BaseException:  # an interrupt too, wherever it strikes
-            if self._owner is me:
-                self._depth = before
-                if before == 0:
-                    self._drop()
+            if self._grant is grant:
+                self._drop(grant)
             raise
 
     def release(self) -> None:
@@ -154,41 +170,80 @@ class SessionLock:
         In a forked child, which started without the lock, undoing its parent's acquire does nothing.
 
         Raises:
-            NotLockedError: this thread does not hold it.
+            NotLockedError: this thread does not hold it. What the acquire returned releases it from anywhere.
             LockLostError: it was lost before.
         """
         forks.notice()
-        if self._depth == 0 and self._inherited:
-            self._inherited -= 1
-            return
-        if not self.held:
+        grant = self._grant if self._granted else None
+        if grant is not None and not self._is_holder():
+            raise NotLockedError(
+                f"lock {self._asked!r} is held by another thread: release it there; to release it here, keep what "
+                "acquire() returned and release that, or use `with lock:`"
+            )
+        self._release(grant)
+
+    def _release(self, grant: Grant | None, block: int | None = None) -> None:
+        if grant is None:
+            if self._inherited:
+                self._inherited -= 1
+                return
             raise NotLockedError(f"lock {self._asked!r} is not held by this process: release it where it was acquired")
-        if self._owner is not threading.current_thread():
-            raise NotLockedError(f"lock {self._asked!r} is held by another thread: release it there")
-        if self._depth > 1:
-            self._depth -= 1
+        if grant.depth > 1:
+            grant.undo(block)
+            self._free_orphan(grant)
             return
         try:
             self._end()
-            self._drop()
+            self._drop(grant)
         except BaseException:  # an interrupt too, also one of the first `_drop`
-            if self._owner is threading.current_thread():
-                self._drop()
+            self._drop(grant)
             raise
 
+    def _release_acquired(self, grant: Grant | None) -> None:
+        forks.notice()
+        if grant is not None and grant.inherited:
+            self._inherited -= bool(self._inherited)
+            return
+        if grant is None or not (grant.active and grant.taken):
+            raise NotLockedError(f"lock {self._asked!r} is not held by this any more: release it once")
+        grant.objects -= 1
+        self._release(grant)
+
+    def _drop_acquired(self, grant: Grant) -> None:
+        grant.objects -= 1
+        self._free_orphan(grant)
+
+    def owner_ended(self, owner: object) -> None:
+        """A thread has ended: free what it held and no caller can free any more."""
+        forks.notice()
+        grant = self._grant
+        if grant is not None and grant.owner() is owner:
+            grant.forget_owner()
+            self._free_orphan(grant)
+
+    def _free_orphan(self, grant: Grant) -> None:
+        if grant.is_orphan and grant is self._grant:
+            # Not in this thread: it may be in the midst of something with this very lock, and only collect garbage.
+            threading.Thread(target=self._drop, args=(grant,), name="sharedvol-lock", daemon=True).start()
+
     def __enter__(self) -> Self:
-        self.acquire()
+        self._acquire(DEFAULT, id(sys._getframe(1)), None)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        forks.notice()
         try:
-            self.release()
-        except LockLostError:
-            if error is None:
-                raise
-            _log.warning("lock %r was lost before its block failed", self._name)
+            # Whatever thread this is: there is one hold at a time, so it is that of the block.
+            self._release(self._grant if self._granted else None, id(sys._getframe(1)))
+        except LockLostError as lost:
+            self._say_lost(lost, kind)
+
+    def _say_lost(self, lost: LockLostError, kind: type[BaseException] | None) -> None:
+        if kind is None:
+            raise lost
+        _log.warning("lock %r was lost before its block failed", self._name)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name or self._asked!r} {'held' if self.held else 'not held'}>"
@@ -196,23 +251,42 @@ class SessionLock:
     def _not_held(self) -> NotLockedError:
         return NotLockedError(f"lock {self._asked!r} is not held by this process")
 
-    def _take_turn(self, me: threading.Thread, limit: float | None) -> None:
+    def _take_turn(self, grant: Grant, limit: float | None) -> None:
         """Wait for the other threads that use this object."""
         with self._gate:
+            before = self._grant
+            if limit is None and before is not None and before.blocks_caller(waits_in_loop=False):
+                raise LockDeadlockError(
+                    f"lock {self._asked!r} is held by another task or callback of this thread's event loop, which "
+                    "cannot run while the thread waits: wait in another thread, or set a timeout"
+                )
             wait = None if limit is None else min(limit, threading.TIMEOUT_MAX)
-            if not self._turn.wait_for(lambda: self._owner is None or self._owner is me, wait):
+            if not self._turn.wait_for(lambda: self._grant is None, wait):
                 raise LockTimeout(self._name or self._asked, limit or 0.0)
-            self._owner = me
+            self._grant = grant
 
-    def _drop(self) -> None:
-        """Keep neither session nor turn."""
+    def _is_holder(self) -> bool:
+        """Whether the calling thread acquired."""
+        grant = self._grant
+        return grant is not None and grant.owner() is threading.current_thread()
+
+    def _freed(self) -> None:
+        """The server freed it. Before another thread can ask, which would take it for lost."""
+        self._granted = False
+
+    def _drop(self, grant: Grant) -> None:
+        """Keep neither session nor turn, unless another call has done that for ``grant``."""
         try:
             with self._talk:
+                if self._grant is not grant:
+                    return
                 self._let_go()
         finally:
             with self._gate:
-                self._turn.notify()
-                self._token, self._depth, self._owner = None, 0, None
+                if self._grant is grant:
+                    self._turn.notify()
+                    self._token, self._granted, self._grant = None, False, None
+                    grant.end()
 
 
 def described(who: str, holder: Holder) -> str:

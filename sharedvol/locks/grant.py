@@ -1,0 +1,235 @@
+"""Who holds a lock: from the acquire that is granted it to the release that frees it.
+
+The rule:
+
+- What ``acquire`` returned releases it, from any thread or task. So does the end of a ``with lock:``, which may run in
+  another thread than its beginning, as in a generator that a framework drives from a pool.
+- ``lock.release()`` is for the thread or task that acquired. A task acquires what it *called* ``acquire_async`` for,
+  whichever task runs it: `asyncio.wait_for` (to Python 3.11), `asyncio.gather` and task groups use others.
+- It is re-entrant for a task, and for a thread within the context (see `contextvars`) that acquired: a thread of a pool
+  works for one request after another, each in a context of its own, and one must not enter with the hold of another.
+- It is freed without a release when its owner has ended and what ``acquire`` returned was collected, not before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from typing import Protocol
+
+from sharedvol import forks
+
+Owner = object
+"""Who holds: a `threading.Thread`, or an `asyncio.Task`."""
+
+
+class Grant:
+    """One hold of a lock.
+
+    Attributes:
+        active: it is not freed yet.
+        inherited: it is the parent's, in a forked child.
+        taken: how many acquires are to be undone by a release.
+        blocks: the ``with`` blocks inside, by the frame that entered each.
+        objects: how many of what ``acquire`` returned still exist.
+    """
+
+    __slots__ = ("__weakref__", "active", "blocks", "inherited", "objects", "owner", "taken")
+
+    def __init__(self, owner: Owner) -> None:
+        self.owner: Callable[[], Owner | None] = weakref.ref(owner)
+        self.active, self.inherited = True, False
+        self.taken = self.objects = 0
+        self.blocks: list[int] = []
+
+    @property
+    def depth(self) -> int:
+        """How many releases and ends of blocks are to come."""
+        return self.taken + len(self.blocks)
+
+    @property
+    def is_orphan(self) -> bool:
+        """Whether no caller can be inside and no object can release it."""
+        return self.active and not self.objects and not self.blocks and _has_ended(self.owner())
+
+    def add(self, block: int | None, acquired: Acquired | None) -> None:
+        """Count one more acquire."""
+        if block is not None:
+            self.blocks.append(block)
+            return
+        self.taken += 1
+        if acquired is not None:
+            self.objects += 1
+            acquired.grant = self
+
+    def undo(self, block: int | None) -> None:
+        """Count one acquire less."""
+        if block is not None and block in self.blocks:
+            self.blocks.remove(block)
+        elif self.taken and (block is None or not self.blocks):
+            self.taken -= 1
+        elif self.blocks:
+            self.blocks.pop()
+
+    def forget_owner(self) -> None:
+        """Its owner has ended."""
+        self.owner = _no_owner
+
+    def end(self) -> None:
+        """It is freed."""
+        self.active = False
+        if _inside.get():
+            _inside.set(_still_inside())
+
+    def enter(self) -> None:
+        """The calling context is inside from here on."""
+        _inside.set((*_still_inside(), weakref.ref(self)))
+
+    def is_reentered_by(self, owner: Owner) -> bool:
+        """Whether an acquire of ``owner``, which is calling, is inside this hold."""
+        return self.owner() is owner and (self.is_of_context() or isinstance(owner, asyncio.Task))
+
+    def is_of_context(self) -> bool:
+        """Whether the calling context is inside."""
+        return weakref.ref(self) in _inside.get()
+
+    def blocks_caller(self, *, waits_in_loop: bool) -> bool:
+        """Whether to wait for it here would never end.
+
+        Args:
+            waits_in_loop: the wait leaves the event loop running.
+        """
+        if self.is_of_context():
+            return self.owner() in owners_here()
+        if waits_in_loop:
+            return self.owner() is calling_task()
+        # Another callback or task of this thread's loop has it, and cannot run while the thread waits.
+        return asyncio._get_running_loop() is not None and self.owner() in owners_here()
+
+
+class Acquired(Protocol):
+    """What ``acquire`` returns: see `sharedvol.locks.held.AcquiredLock`."""
+
+    grant: Grant | None
+
+
+class Owned(Protocol):
+    """What has grants."""
+
+    def owner_ended(self, owner: Owner) -> None:
+        """A thread or task has ended: free what it held and no caller can free any more."""
+
+
+# Weak: a context lives long, and a lock that is dropped under its hold leaves no other trace.
+_inside: ContextVar[tuple[weakref.ref[Grant], ...]] = ContextVar("sharedvol_locks", default=())
+
+
+def _still_inside() -> tuple[weakref.ref[Grant], ...]:
+    return tuple([ref for ref in _inside.get() if (grant := ref()) is not None and grant.active])
+
+
+def owners_here() -> tuple[Owner, ...]:
+    """The calling thread and, if one runs, the task."""
+    thread = threading.current_thread()
+    task = calling_task()
+    return (thread,) if task is None else (thread, task)
+
+
+def calling_task() -> Owner | None:
+    """The running task; None outside of one."""
+    return asyncio.current_task() if asyncio._get_running_loop() is not None else None
+
+
+def of_caller(grants: Sequence[Grant], *, task_first: bool = False) -> Grant | None:
+    """The last of the caller's.
+
+    Args:
+        grants: in the order in which they were granted.
+        task_first: the running task's before the thread's.
+    """
+    if not grants:
+        return None
+    for owner in owners_here()[:: -1 if task_first else 1]:
+        mine = [grant for grant in grants if grant.owner() is owner]
+        if mine:
+            return ([grant for grant in mine if grant.is_of_context()] or mine)[-1]
+    return None
+
+
+def of_block(grants: Sequence[Grant], block: int, *, task_first: bool = False) -> Grant | None:
+    """That of a ``with`` block which ends, in whatever thread.
+
+    Its frame entered and leaves it. An `contextlib.ExitStack` has no such frame: then the caller's own, or one that
+    was entered elsewhere.
+    """
+    entered = [grant for grant in grants if grant.blocks]
+    for grant in reversed(entered):
+        if block in grant.blocks:
+            return grant
+    return of_caller(entered, task_first=task_first) or (entered[-1] if entered else of_caller(grants))
+
+
+def watch_end(owner: Owner, owned: Owned) -> None:
+    """Call ``owned.owner_ended(owner)`` when ``owner``, which is calling, has ended."""
+    if isinstance(owner, asyncio.Task):
+        end = _tasks.get(owner)
+        if end is None:
+            end = _tasks[owner] = _End(owner)
+            owner.add_done_callback(_end_task)
+    else:
+        end = getattr(_this_thread, "end", None)
+        if end is None:
+            end = _this_thread.end = _ThreadEnd(owner)
+    end.owned[id(owned)] = owned
+
+
+class _End:
+    """What is to be done at the end of a thread or task."""
+
+    def __init__(self, owner: Owner) -> None:
+        self.owner = weakref.ref(owner)
+        self.owned: weakref.WeakValueDictionary[int, Owned] = weakref.WeakValueDictionary()
+
+    def run(self) -> None:
+        owner = self.owner()
+        for ref in self.owned.valuerefs():
+            if owner is not None and (owned := ref()) is not None:
+                with contextlib.suppress(Exception):  # of a lock that was lost, which its owner did not ask
+                    owned.owner_ended(owner)
+
+
+class _ThreadEnd(_End):
+    """Dies with its thread, whose local variable it is."""
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # an interrupt may have ended __init__; the interpreter may be ending
+            self.run()
+
+
+def _end_task(task: asyncio.Task[object]) -> None:
+    end = _tasks.pop(task, None)
+    if end is not None:
+        end.run()
+
+
+def _no_owner() -> None:
+    return None
+
+
+def _has_ended(owner: Owner | None) -> bool:
+    if isinstance(owner, asyncio.Task):
+        return owner.done()
+    return owner is None or (isinstance(owner, threading.Thread) and not owner.is_alive())
+
+
+_this_thread = threading.local()
+_tasks: weakref.WeakKeyDictionary[Owner, _End] = weakref.WeakKeyDictionary()
+
+
+@forks.in_child
+def _renew() -> None:
+    _tasks.clear()
