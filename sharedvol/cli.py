@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ import sharedvol
 import sharedvol_start
 from sharedvol import FileLock, LockError, LockTimeout, SharedVolError, lint_command, migrate_command, status_command
 from sharedvol.doctor import command as doctor_command
+from sharedvol.environment import mistyped
 from sharedvol.errors import describe
 from sharedvol.run_locked import CannotRun, run_locked
 from sharedvol.terminal import EXIT_ERROR, Parser, conclude, write_error, write_line
@@ -32,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(_separated(sys.argv[1:] if arguments is None else arguments))
+    for name, meant in mistyped(os.environ):
+        write_error(f"warning: nothing reads the environment variable {name!r}; did you mean {meant}?")
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         return _run(options)

@@ -17,6 +17,7 @@ from sharedvol.terminal import write_error, write_line
 SEVERITIES: Final = ("error", "warning", "note")
 READERS: Final = ("auto", "compose", "files")
 EXIT_FINDINGS: Final = 1
+_LEAST: Final = 2**20  # bytes that any host has
 EXIT_UNREADABLE: Final = 2
 
 ABOUT: Final = """Look in compose files for what replicas would trip over.
@@ -103,8 +104,8 @@ def _size(text: str) -> int:
     from sharedvol.lint.node import Node
 
     size = Node(text).bytes
-    if not size:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size: give it as 16G")
+    if not size or size < _LEAST or text.strip()[-1:].isdecimal():  # 16 would be 16 bytes
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size with a unit: give it as 16G")
     return size
 
 

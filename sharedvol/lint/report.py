@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any, Final
 
 from sharedvol.lint.node import Position
@@ -118,4 +120,10 @@ def explanation(rule: Rule) -> Iterator[str]:
     yield ""
     yield rule.mend
     yield ""
-    yield f"Examples: {rule.page}"
+    yield from _examples()[rule.id].split("\n")
+
+
+def _examples() -> dict[str, str]:
+    """Return the examples of each rule's page: an installed package has no pages."""
+    found: dict[str, str] = json.loads((files("sharedvol.lint") / "examples.json").read_text("utf-8"))
+    return found

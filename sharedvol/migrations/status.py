@@ -41,7 +41,10 @@ class HalfApplied:
 
     def __str__(self) -> str:
         where = f"statement {self.next} (line {self.line}, {self.words})" if self.words else f"statement {self.next}"
-        text = f"{self.name}: {self.done} of {self.statements} statements are done, {where} is next"
+        if self.next > self.statements:
+            text = f"{self.name}: all {self.statements} statements are done; it is not recorded as applied yet"
+        else:
+            text = f"{self.name}: {self.done} of {self.statements} statements are done, {where} is next"
         if self.error:
             text += f"; it failed with: {self.error}"
         return f"{text}; {self.obstacle}" if self.obstacle else text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -14,8 +15,9 @@ from typing import Any
 import click
 
 import sharedvol
+from sharedvol.environment import mistyped
 from sharedvol.printable import message
-from sharedvol.terminal import conclude
+from sharedvol.terminal import conclude, write_error
 
 _NAME = "sharedvol-sidecar"
 _COMMANDS = {
@@ -77,7 +79,8 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(sharedvol.__version__, prog_name=_NAME)
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Move finished files of container replicas out of a shared volume, and lose nothing.
 
     \b
@@ -90,3 +93,7 @@ def main() -> None:
     into place, or has been quiet for a while. No file is ever overwritten. Logs
     that stay open are followed as they grow.
     """
+    # `run` logs them, and `health` is called every few seconds by a container engine.
+    if context.invoked_subcommand not in ("run", "health"):
+        for name, meant in mistyped(os.environ):
+            write_error(f"warning: nothing reads the environment variable {name!r}; did you mean {meant}?", _NAME)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+import structlog
 from tqdm import tqdm
 
 from sharedvol import SharedVolError
+from sharedvol.environment import mistyped
 from sharedvol_sidecar import service
 from sharedvol_sidecar.collector import tune_memory
 from sharedvol_sidecar.console import EXIT_CONFIG, EXIT_FAILED, Failure, report, say, say_json, unusable
@@ -139,6 +142,8 @@ def run_command(verbose: bool, **flags: Any) -> None:
     work = as_job(settings)
     tune_memory()
     output = set_up(verbose)
+    for name, meant in mistyped(os.environ):
+        structlog.get_logger().warning("unknown_variable", name=name, meant=meant)
     try:
         service.Service(work, service.Timing.of(settings), settings, lambda: output.state).run()
     except ConfigError as error:

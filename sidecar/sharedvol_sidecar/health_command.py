@@ -16,11 +16,13 @@ import click
 from sharedvol.errors import describe
 from sharedvol_sidecar.console import report_error, say
 from sharedvol_sidecar.errors import ConfigError
+from sharedvol_sidecar.secret import read_secret
 from sharedvol_sidecar.text import plain, toml_problem
 from sharedvol_sidecar.web.address import DEFAULT_LISTEN, format_address, parse_listen, reachable
 
 _LARGEST = 65_536
 _PAUSE = 0.1  # seconds
+_LISTEN_FILE = "SHAREDVOL_LISTEN_FILE"
 
 
 @click.command(name="health")
@@ -53,7 +55,7 @@ def health_command(ready: bool, listen: str | None, config: Path | None, timeout
       HEALTHCHECK CMD ["sharedvol-sidecar", "health"]
     """
     try:
-        address = parse_listen(listen or _configured(config) or DEFAULT_LISTEN)
+        address = parse_listen(listen or _from_secret() or _configured(config) or DEFAULT_LISTEN)
     except ConfigError as error:
         _fail(str(error))
     if address is None:
@@ -118,6 +120,12 @@ def _configured(config: Path | None) -> str | None:
     except ValueError as error:
         raise ConfigError(f"cannot read {os.fspath(config)!r}: {toml_problem(error)}; see --config") from None
     return None if value is None else str(value)
+
+
+def _from_secret() -> str | None:
+    """Return what is in the file that SHAREDVOL_LISTEN_FILE names, as the service reads it."""
+    path = os.environ.get(_LISTEN_FILE)
+    return read_secret(Path(path), _LISTEN_FILE) if path else None
 
 
 def _fail(message: str) -> NoReturn:

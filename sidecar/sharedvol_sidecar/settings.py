@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from sharedvol.arguments import parse_size
 from sharedvol.errors import describe
 from sharedvol_sidecar.errors import ConfigError
+from sharedvol_sidecar.secret import read_secret
 from sharedvol_sidecar.template import DEFAULT, Template
 from sharedvol_sidecar.text import toml_problem
 from sharedvol_sidecar.web.address import DEFAULT_LISTEN, parse_listen
@@ -26,7 +27,6 @@ FLAG = "flag"
 SECRET = "_FILE"
 """``SHAREDVOL_CATALOG_FILE`` names a file that holds the value: how container engines hand over secrets."""
 
-_LONGEST_SECRET = 65_536
 _NUMERIC = ("quiet", "interval", "workers", "follow_interval", "seal_after", "grace")
 _NUMBERS = re.compile(r"(?P<uid>\d{1,9})?(:(?P<gid>\d{1,9}))?")
 
@@ -266,7 +266,7 @@ def collect(flags: dict[str, Any], config: Path | None) -> dict[str, tuple[Any, 
         if plain:
             given[name] = plain, variable(name)
         elif secret:
-            given[name] = _secret(Path(secret), variable(name) + SECRET), variable(name) + SECRET
+            given[name] = read_secret(Path(secret), variable(name) + SECRET), variable(name) + SECRET
     given.update({name: (value, FLAG) for name, value in flags.items() if value is not None})
     return given
 
@@ -315,26 +315,6 @@ def _read(config: Path | None) -> dict[str, Any]:
         if name not in FIELDS:  # exactly: `QUIET` beside `quiet` would be the same setting twice
             raise ConfigError(f"settings file {str(config)!r}: there is no setting {name!r}: there are {_NAMES}")
     return given
-
-
-def _secret(path: Path, name: str) -> str:
-    # No message repeats the path: the variable may hold the secret itself, by a mistake.
-    try:
-        with path.open("rb") as file:
-            raw = file.read(_LONGEST_SECRET + 1)
-        if len(raw) > _LONGEST_SECRET:
-            raise ConfigError(f"{name}: the file has more than {_LONGEST_SECRET} bytes: see that it is the secret")
-        text = raw.decode("utf-8").strip("\r\n")
-    except (OSError, ValueError) as error:
-        if isinstance(error, UnicodeDecodeError):
-            raise ConfigError(f"{name}: the file does not hold text") from None
-        reason = describe(error) if isinstance(error, OSError) else "not a path"
-        raise ConfigError(
-            f"{name}: cannot read the file: {reason}; set it to the path of a file, and see that the secret is mounted"
-        ) from None
-    if not text:
-        raise ConfigError(f"{name}: the file is empty: write the value into it, or leave {name} out")
-    return text
 
 
 def named(name: str, source: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,9 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
         (["good.yaml", "--replicas", "api"], 2),
         (["good.yaml", "--replicas", "api=-1"], 2),
         (["good.yaml", "--host-memory", "much"], 2),
+        (["good.yaml", "--host-memory", "16"], 2),
+        (["good.yaml", "--host-memory", "17179869184"], 2),
+        (["good.yaml", "--host-memory", "16b"], 2),
         (["good.yaml", "--json", "--sarif"], 2),
         (["--explain", "SV999"], 2),
         ([], 2),
@@ -296,7 +300,15 @@ def test_every_rule_is_listed_and_explained(capsys: pytest.CaptureFixture[str]) 
         assert code == 0
         assert rule.why in out
         assert rule.mend in out
-        assert rule.page in out
+        assert "\nBad:\n" in out and "\nGood:\n" in out
+        assert "docs/lint" not in out, "an installed package has no pages"
+
+
+def test_the_examples_are_those_of_the_pages() -> None:
+    root = Path(__file__).parents[2]
+    shipped = root / "sharedvol" / "lint" / "examples.json"
+    made = runpy.run_path(str(root / "scripts" / "lint-examples"))["examples"]()
+    assert shipped.read_text() == made, "run scripts/lint-examples"
 
 
 def test_every_severity_can_be_failed_on() -> None:

@@ -264,3 +264,8 @@ def test_what_a_file_leaves_open_is_done_when_it_is_recorded(database: Database,
     files = {"001.sql": f"{LOG};\n", "002.sql": f"START TRANSACTION;\n{note(1)}"}
     migrate(database, write(tmp_path / "sql", files))
     assert steps(database) == [1]
+
+
+def test_a_file_whose_statements_are_all_done_has_no_next_one() -> None:
+    half = HalfApplied("002.sql", statements=1, done=1, next=2, line=0, words="", error=None, obstacle=None)
+    assert str(half) == "002.sql: all 1 statements are done; it is not recorded as applied yet"

@@ -41,7 +41,7 @@ def server(board: Board) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SHAREDVOL_LISTEN", "SHAREDVOL_CONFIG"):
+    for name in ("SHAREDVOL_LISTEN", "SHAREDVOL_LISTEN_FILE", "SHAREDVOL_CONFIG"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -116,6 +116,11 @@ def test_the_address_is_that_of_the_flag_else_the_environment_else_the_file(serv
     assert health(SHAREDVOL_LISTEN=listen(server)).exit_code == 0
     assert "listen is off" in health("--config", str(config), SHAREDVOL_LISTEN="off").stderr
     assert health("--listen", listen(server), SHAREDVOL_LISTEN="off").exit_code == 0
+    secret = config.with_name("listen")
+    secret.write_text(f"{listen(server)}\n")
+    assert health(SHAREDVOL_LISTEN_FILE=str(secret)).exit_code == 0
+    assert "SHAREDVOL_LISTEN_FILE: cannot read the file" in health(SHAREDVOL_LISTEN_FILE="/nonexistent").stderr
+    assert health("--listen", listen(server), SHAREDVOL_LISTEN_FILE="/nonexistent").exit_code == 0
 
 
 @pytest.mark.parametrize("text", ["off", "nonsense", "127.0.0.1:99999"])

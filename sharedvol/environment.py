@@ -1,0 +1,61 @@
+"""The environment variables that sharedvol reads, and those that look like a mistyped one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+PREFIX: Final = "SHAREDVOL_"
+
+_LIBRARY: Final = ("DATABASE_PASSWORD", "DATABASE_PASSWORD_FILE", "LOCK_TIMEOUT", "LOCK_TOKEN", "STRICT")
+_SETTINGS: Final = (
+    *("ALLOWED_HOSTS", "ALLOW_NETWORK", "CATALOG", "COMPRESS", "DIGESTS", "DIRECTORY_MODE", "FILE_MODE", "FOLLOW"),
+    *("FOLLOW_INTERVAL", "FROM", "GRACE", "INTERVAL", "KEEP", "KINDS", "LISTEN", "MIN_FREE", "ORPHANS", "OWNER"),
+    *("PATTERN", "PRUNE", "QUIET", "RATE", "SEAL_AFTER", "STRICT", "TEMPLATE", "TO", "WORKERS"),
+)
+NAMES: Final = frozenset(
+    PREFIX + name for name in (*_LIBRARY, "CONFIG", *_SETTINGS, *(f"{setting}_FILE" for setting in _SETTINGS))
+)
+"""Every variable that the library or the sidecar reads."""
+
+_SHORT: Final = 4  # letters after the prefix, from which on one wrong letter still tells what was meant
+_LONG: Final = 6  # the same for two
+
+
+def mistyped(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Find variables that nothing reads and that are nearly the name of one that is read.
+
+    Other programs may have variables with our prefix. So a name that is not near one of ours is not reported.
+
+    Returns:
+        Pairs of the name that is set and the name that was probably meant.
+    """
+    for name in sorted(environment):
+        if name in NAMES or not name.upper().startswith(PREFIX[:4]):
+            continue
+        near = [(distance, known) for known in NAMES if (distance := _distance(name.upper(), known)) <= _limit(known)]
+        if near:
+            yield name, min(near)[1]
+
+
+def _limit(known: str) -> int:
+    """Return how many letters may be wrong."""
+    letters = len(known) - len(PREFIX)
+    return 2 if letters >= _LONG else 1 if letters >= _SHORT else 0
+
+
+def _distance(one: str, other: str) -> int:
+    """Count the letters to insert, remove, replace, or exchange with their neighbour."""
+    if abs(len(one) - len(other)) > 2:
+        return 3
+    before: list[int] = []
+    last = list(range(len(other) + 1))
+    for i, letter in enumerate(one, 1):
+        row = [i]
+        for j, wanted in enumerate(other, 1):
+            cost = min(last[j] + 1, row[-1] + 1, last[j - 1] + (letter != wanted))
+            if i > 1 and j > 1 and letter == other[j - 2] and one[i - 2] == wanted:
+                cost = min(cost, before[j - 2] + 1)
+            row.append(cost)
+        before, last = last, row
+    return last[-1]

@@ -1,0 +1,39 @@
+"""Files that hold the value of a setting: how container engines hand over secrets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sharedvol.errors import describe
+from sharedvol_sidecar.errors import ConfigError
+
+_LONGEST = 65_536  # bytes
+
+
+def read_secret(path: Path, name: str) -> str:
+    """Return the text of a file without the line break at its end.
+
+    Args:
+        path: the file.
+        name: the variable that names it.
+
+    Raises:
+        ConfigError: it cannot be read, is empty, or does not hold text.
+    """
+    # No message repeats the path: the variable may hold the secret itself, by a mistake.
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_LONGEST + 1)
+        if len(raw) > _LONGEST:
+            raise ConfigError(f"{name}: the file has more than {_LONGEST} bytes: see that it is the secret")
+        text = raw.decode("utf-8").strip("\r\n")
+    except (OSError, ValueError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise ConfigError(f"{name}: the file does not hold text") from None
+        reason = describe(error) if isinstance(error, OSError) else "not a path"
+        raise ConfigError(
+            f"{name}: cannot read the file: {reason}; set it to the path of a file, and see that the secret is mounted"
+        ) from None
+    if not text:
+        raise ConfigError(f"{name}: the file is empty: write the value into it, or leave {name} out")
+    return text
