@@ -92,3 +92,11 @@ def test_a_service_without_a_replica_is_told(tmp_path: Path) -> None:
 def test_without_a_service_the_usage_is_told(tmp_path: Path) -> None:
     done = Played(tmp_path).roll()
     assert (done.returncode, done.stderr) == (2, "usage: roll SERVICE [SECONDS]\n")
+
+
+def test_none_is_stopped_while_one_that_stays_is_not_healthy(tmp_path: Path) -> None:
+    engine = Played(tmp_path, "a", "b", sick=("b",))
+    done = engine.roll("api", "1")
+    assert done.returncode == 1
+    assert engine.events == [] and engine.replicas == ["a", "b", "new1"]
+    assert "b stays, and is not healthy" in done.stderr and "a was not stopped" in done.stderr

@@ -40,8 +40,17 @@ def test_a_name_that_is_near_is_reported(name: str, meant: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["SHAREDVOL_FROM", "SHAREDVOL_HOME", "SHAREDVOL_TOP", "SHAREDVOL_VERSION", "SHAREDVOL_DIR", "SHAREDVOL_TEST_R"]
-    + ["SHAREDVOL_DATABASE_URL", "SHAREDVOL_TOKEN", "SHAREDVOL_", "SHARED_VOLUME", "SHARE", "SHAREDVOL_API_PORT"],
+    [
+        *(
+            "SHAREDVOL_FROM",
+            "SHAREDVOL_HOME",
+            "SHAREDVOL_TOP",
+            "SHAREDVOL_VERSION",
+            "SHAREDVOL_DIR",
+            "SHAREDVOL_TEST_R",
+        ),
+        *("SHAREDVOL_DATABASE_URL", "SHAREDVOL_TOKEN", "SHAREDVOL_", "SHARED_VOLUME", "SHARE", "SHAREDVOL_TEST_R"),
+    ],
 )
 def test_other_names_are_not(name: str) -> None:
     assert list(mistyped({name: "x"})) == []
