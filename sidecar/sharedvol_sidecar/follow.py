@@ -34,7 +34,7 @@ from sharedvol_sidecar.claims import open_private
 from sharedvol_sidecar.contents import encoding_of
 from sharedvol_sidecar.destination import Destination
 from sharedvol_sidecar.directories import Directory
-from sharedvol_sidecar.follow_marks import clear_mark, is_marked_by_others, set_mark
+from sharedvol_sidecar.follow_marks import is_marked_by_others, set_marks
 from sharedvol_sidecar.follow_records import Log, Records, State
 from sharedvol_sidecar.holes import data_bytes, next_data, next_hole
 from sharedvol_sidecar.inodes import identity
@@ -130,7 +130,8 @@ class Followed:
         if log is None:
             return ""
         log.see()
-        _mark(log)
+        with contextlib.suppress(OSError):  # without the mark the log is as safe as on a file system without locks
+            self._open_live(log, create=False)
         return id
 
     def which(self, fd: int, inode: int) -> str:
@@ -249,9 +250,9 @@ class Followed:
         if not self.is_deleted(log):
             if not self._is_missed(log):
                 return False
-            clear_mark(log)
+            log.in_sight = False
             if self._open_live(log, create=False) and is_marked_by_others(log):
-                log.missed = 0  # another sidecar scans the place where it is
+                log.missed = 0  # another sidecar scans the place where it is, or reads what this one cannot
                 return False
         if log.fd < 0:
             return True
@@ -366,7 +367,7 @@ class Followed:
         """Open the live file. A missing one of a log that was copied before means its generation is over."""
         if log.live >= 0:
             if os.fstat(log.live).st_nlink:
-                _mark(log)
+                set_marks(log)
                 return True
             log.close_live()
         path = log.state.live
@@ -375,7 +376,7 @@ class Followed:
             with contextlib.suppress(FileNotFoundError):
                 log.live = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory.fd)
                 log.directory = directory
-                _mark(log)
+                set_marks(log)
                 return True
         if not create:
             return False
@@ -391,7 +392,7 @@ class Followed:
             name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory.fd
         )
         log.directory = directory
-        _mark(log)
+        set_marks(log)
         self._dress(log.live, os.fstat(log.fd))
         return True
 
@@ -427,8 +428,3 @@ class Followed:
                 break
             offset += sent
         return offset - have
-
-
-def _mark(log: Log) -> None:
-    if log.fd >= 0 and log.missed < _SCANS:
-        set_mark(log)

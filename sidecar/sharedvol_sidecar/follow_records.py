@@ -63,10 +63,11 @@ class Log:
 
     Attributes:
         known_since: how many records this process had read when it read this one.
+        in_sight: whether this process has seen the log, and has not missed it for long since.
         missed: whole scans of its unit in a row that did not see it.
         missed_at: the time of the first of them, by the monotonic clock.
         short: whether this pass found no room for more of it.
-        marked: whether this process's mark is on the live copy, see `follow_marks`.
+        marks: which of this process's marks are on the live copy, see `follow_marks`.
     """
 
     __slots__ = (
@@ -74,9 +75,10 @@ class Log:
         "fd",
         "grew_at",
         "id",
+        "in_sight",
         "known_since",
         "live",
-        "marked",
+        "marks",
         "missed",
         "missed_at",
         "seen",
@@ -90,14 +92,15 @@ class Log:
         self.id, self.state, self.stored, self.known_since = id, state, stored, known_since
         self.fd = self.live = -1
         self.directory: Directory | None = None
-        self.seen = self.marked = self.short = False
+        self.seen = self.in_sight = self.short = False
+        self.marks = (False, False)
         self.missed = 0
         self.size = 0
         self.grew_at = self.missed_at = time.monotonic()
 
     def see(self) -> None:
         """The scan found the log."""
-        self.seen = True
+        self.seen = self.in_sight = True
         self.missed = 0
 
     def close(self) -> None:
@@ -110,7 +113,7 @@ class Log:
         if self.live >= 0:
             os.close(self.live)
             self.live = -1
-        self.marked = False
+        self.marks = (False, False)
         self.directory = None
 
 
@@ -238,11 +241,11 @@ class Records:
     def _reload(self, log: Log) -> Log | None:
         """Read it again, and keep the log itself open."""
         fd, log.fd = log.fd, -1
-        seen = log.seen
+        seen, in_sight = log.seen, log.in_sight
         self.forget(log.id)
         again = self.load(log.id)
         if again is not None:
-            again.fd, again.seen = fd, seen
+            again.fd, again.seen, again.in_sight = fd, seen, in_sight
         elif fd >= 0:
             os.close(fd)
         return again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,8 +13,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from counted import POINTS
+from interleaving import Sidecar, Writer
 from torture.layouts import Directories, directories
 from volume import Volume
+
+from sharedvol import NotLockedError
+from sharedvol_sidecar.collector import Collector
 
 _MEMORY = Path("/dev/shm")
 
@@ -36,6 +41,29 @@ def other_file_system(tmp_path: Path) -> Iterator[Path]:
 def across(tmp_path: Path, other_file_system: Path) -> Volume:
     """A volume whose destination is on another file system."""
     return Volume(tmp_path / "spool", other_file_system / "collected")
+
+
+@pytest.fixture
+def log(volume: Volume) -> Iterator[Writer]:
+    """A log of the container ``c1`` that is open."""
+    writer = Writer(volume.spool / "c1" / "logs" / "app.log")
+    yield writer
+    writer.close()
+
+
+@pytest.fixture
+def sidecar(volume: Volume) -> Iterator[Sidecar]:
+    """Makes sidecars, which are closed at the end."""
+    made: list[Collector] = []
+
+    def make(**changes: object) -> Collector:
+        made.append(volume.collector(**changes))
+        return made[-1]
+
+    yield make
+    for collector in made:
+        with contextlib.suppress(NotLockedError):  # closed already
+            collector.close()
 
 
 @pytest.fixture

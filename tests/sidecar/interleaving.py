@@ -14,10 +14,19 @@ import zstandard
 from volume import Volume
 
 from sharedvol_sidecar.catalog import Catalog
+from sharedvol_sidecar.collector import Collector
 from sharedvol_sidecar.directories import open_root
 from sharedvol_sidecar.layout import LIVE
 
 Act = Callable[[], Any]
+Sidecar = Callable[..., Collector]
+"""Makes a sidecar with these settings."""
+
+
+def end(collector: Collector, passes: int = 5) -> None:
+    """So many passes."""
+    for _ in range(passes):
+        collector.run_pass()
 
 
 def before(monkeypatch: pytest.MonkeyPatch, owner: object, step: str, act: Act, **wanted: object) -> None:

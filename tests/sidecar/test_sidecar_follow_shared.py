@@ -2,49 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from interleaving import Writer, after, assert_each_line_once, before, lines, records
+from interleaving import Sidecar, Writer, after, assert_each_line_once, before, end, lines, records
 from volume import Volume
 
-from sharedvol import NotLockedError
 from sharedvol_sidecar.collector import Collector
 from sharedvol_sidecar.follow import lease
-
-
-@pytest.fixture
-def log(volume: Volume) -> Iterator[Writer]:
-    writer = Writer(volume.spool / "c1" / "logs" / "app.log")
-    yield writer
-    writer.close()
-
-
-@pytest.fixture
-def sidecar(volume: Volume) -> Iterator[Callable[..., Collector]]:
-    """Makes sidecars, which are closed at the end."""
-    made: list[Collector] = []
-
-    def make(**changes: object) -> Collector:
-        made.append(volume.collector(**changes))
-        return made[-1]
-
-    yield make
-    for collector in made:
-        with contextlib.suppress(NotLockedError):  # closed already
-            collector.close()
-
-
-Sidecar = Callable[..., Collector]
-
-
-def end(collector: Collector, passes: int = 5) -> None:
-    for _ in range(passes):
-        collector.run_pass()
 
 
 def keep(log: Writer) -> None:
