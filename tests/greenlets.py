@@ -8,7 +8,7 @@ from __future__ import annotations
 from processes import LIMIT
 
 PATCHED = f"""
-import faulthandler; faulthandler.dump_traceback_later({LIMIT / 2}, exit=True)
+import faulthandler; faulthandler.dump_traceback_later({LIMIT - 5}, exit=True)
 from gevent import monkey; monkey.patch_all()
 import sys, gevent, gevent.event
 from sharedvol import *
