@@ -131,10 +131,9 @@ class Collector:
         template, layout = self._namings.own.names, self._namings.own.layout
         self._spool, self._tell = spool, tell
         self._quiet = Quiet(job.quiet)
-        self._scanner = Scanner(spool, layout, tell, visit, shard, job.follow)
         # Opened again: two descriptors of one opening share the position in the list of its entries.
         again = parts.enter_context(spool.open("."))
-        self._visits = Visits(Scanner(again, layout, _ignore, whole_kinds=job.follow))
+        self._visits = Visits(Scanner(again, layout, _ignore))
         publisher = Publisher(
             self._destination,
             template,
@@ -155,9 +154,11 @@ class Collector:
             tell,
             self._liveness,
         )
-        parts.callback(followed.records.close)
+        records = followed.records
+        parts.callback(records.close)
+        self._scanner = Scanner(spool, layout, tell, visit, shard, job.follow, lambda inode: inode in records.inodes)
         with _needing_room(spool):
-            self._units = Units(spool, wait, followed.records.refresh)
+            self._units = Units(spool, wait, records.refresh)
         parts.callback(self._units.close)
         self._ended = EndedLogs(destination.root, self._spool_id, self.claims, tell)
         parts.callback(self._ended.close)

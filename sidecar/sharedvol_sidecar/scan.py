@@ -15,7 +15,7 @@ from sharedvol.errors import describe
 from sharedvol.publish import TEMPORARY_SUFFIX
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.errors import RAISE_LIMIT
-from sharedvol_sidecar.layout import HIDDEN, Layout, Origin
+from sharedvol_sidecar.layout import HIDDEN, Layout, Origin, Place
 from sharedvol_sidecar.probe import OUT_OF_DESCRIPTORS
 from sharedvol_sidecar.report import Event, Listener, Tally
 
@@ -51,6 +51,8 @@ class Scanner:
         visit: called with every directory that is walked, to watch it.
         shard: ``(k, n)``: only the k-th of n parts of the files, by a hash of the path.
         whole_kinds: kinds that are not parted: all of them are the first part's.
+        is_followed: whether a file with that inode may be a followed log. Those are the first part's as well, whatever
+            their kind is: a pass judges the logs that it did not see.
     """
 
     def __init__(
@@ -61,9 +63,10 @@ class Scanner:
         visit: Callable[[Directory], None] | None = None,
         shard: tuple[int, int] = (0, 1),
         whole_kinds: tuple[str, ...] = (),
+        is_followed: Callable[[int], bool] = lambda inode: False,
     ) -> None:
         self._spool, self._layout, self._tell, self._visit = spool, layout, tell, visit
-        self.shard, self._whole_kinds = shard, whole_kinds
+        self.shard, self._whole_kinds, self._is_followed = shard, whole_kinds, is_followed
         self.units: set[str] = set()
         """The directories at the top that the last scan found."""
         self.unread: set[str] = set()
@@ -150,11 +153,8 @@ class Scanner:
                 continue
             below = f"{path}/{name}" if path else name
             if entry.is_file(follow_symlinks=False):
-                number, parts = self.shard
-                if parts > 1 and not claimed:
-                    whole = place is not None and place.kind in self._whole_kinds
-                    if (0 if whole else zlib.crc32(os.fsencode(below)) % parts) != number:
-                        continue
+                if not claimed and not self._is_ours(entry, below, place):
+                    continue
                 origin = place.origin(name) if place is not None else None
                 if origin is None and claimed:
                     tally.failed += 1
@@ -173,6 +173,14 @@ class Scanner:
                 self._count_unfinished(directory, path, tally)
             except OSError as error:
                 self._cannot_read(path, error, tally)
+
+    def _is_ours(self, entry: os.DirEntry[str], path: str, place: Place | None) -> bool:
+        """Return whether a file is in this scan's part."""
+        number, parts = self.shard
+        if parts == 1:
+            return True
+        whole = (place is not None and place.kind in self._whole_kinds) or self._is_followed(entry.inode())
+        return (0 if whole else zlib.crc32(os.fsencode(path)) % parts) == number
 
     def _entries(self, directory: Directory, *, visit: bool, hidden: bool = False) -> Iterator[os.DirEntry[str]]:
         # Watched before it is read: what appears after the reading is told by an event.

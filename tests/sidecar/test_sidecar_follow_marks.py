@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from interleaving import Sidecar, Writer, assert_each_line_once, end
 from volume import Volume
+
+from sharedvol_sidecar.collector import Collector
 
 WIDE = ("results", "logs", "old")
 
@@ -98,4 +102,26 @@ def test_a_restarted_sidecar_marks_a_log_that_it_sees_and_does_not_follow(
     for _ in range(5):
         narrow.run_pass()
         first.run_pass()
+    assert_each_line_once(volume, log)
+
+
+@pytest.mark.parametrize("settings", [{"follow": ()}, {"kinds": WIDE}], ids=["follow-none", "another-kind"])
+def test_a_sidecar_with_a_helper_sees_every_followed_log(
+    volume: Volume, log: Writer, sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    """It sees half of the files of the kinds that it does not follow, and judges the logs that it does not see."""
+    first = sidecar(kinds=WIDE)
+    log.write(3)
+    first.run_pass()
+    if "kinds" in settings:
+        move_to_another_kind(log)
+    first.close()
+    with monkeypatch.context() as patch:
+        patch.setattr("zlib.crc32", lambda data: 1)  # every file is the helper's
+        with contextlib.closing(Collector(volume.job(**settings), volume.events.append, shard=(0, 2))) as helped:
+            end(helped)
+            assert volume.files() == {} and len(volume.live()) == 1
+            log.write()
+            log.close()
+            end(helped)
     assert_each_line_once(volume, log)
