@@ -35,6 +35,7 @@ from sharedvol_sidecar.contents import encoding_of
 from sharedvol_sidecar.destination import Destination
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.follow_marks import is_marked_by_others, set_marks
+from sharedvol_sidecar.follow_open import OpenLogs
 from sharedvol_sidecar.follow_records import Log, Records, State
 from sharedvol_sidecar.holes import data_bytes, next_data, next_hole
 from sharedvol_sidecar.inodes import identity
@@ -241,12 +242,9 @@ class Followed:
     def ended(self, log: Log) -> bool:
         """Return whether a log that the scan did not see has ended, so that its live copy is all there is.
 
-        Call it once for each whole scan of the log's unit that did not see the log. One is not enough: a rename
+        Call it after each whole scan of the log's unit that did not see the log. One is not enough: a rename
         during the scan hides a log from it.
         """
-        if not log.missed:
-            log.missed_at = time.monotonic()
-        log.missed += 1
         if not self.is_deleted(log):
             if not self._is_missed(log):
                 return False
@@ -260,6 +258,24 @@ class Followed:
         if answer is lease.Lease.UNAVAILABLE:
             return time.monotonic() - log.grew_at >= self._seal_after
         return answer is lease.Lease.HELD
+
+    def leave_open(self, logs: OpenLogs, most: int) -> None:
+        """Leave the logs open for another `Followed`, those first that only a descriptor reaches; then close this one.
+
+        Args:
+            logs: take the descriptors over.
+            most: logs that are left open at most.
+        """
+        found = (log for log in self.records.logs.values() if log.fd >= 0)
+        for log in sorted(found, key=lambda log: not log.is_hidden)[:most]:
+            logs.take(log)
+
+    def resume(self, logs: OpenLogs) -> None:
+        """Continue with the logs that another `Followed` left open, and close those that have ended since."""
+        for log in self.records.logs.values():
+            with logs.give(log), contextlib.suppress(OSError):  # the pass reports a destination that fails
+                self._open_live(log, create=False)
+        logs.close()
 
     def is_deleted(self, log: Log) -> bool:
         """Return whether the log has no name any more, as far as this process can tell."""

@@ -103,6 +103,17 @@ class Log:
         self.seen = self.in_sight = True
         self.missed = 0
 
+    def miss(self) -> None:
+        """A whole scan of its unit did not find the log."""
+        if not self.missed:
+            self.missed_at = time.monotonic()
+        self.missed += 1
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether the log is open here, and no scan finds it: it was deleted, or was not seen by the last scan."""
+        return self.fd >= 0 and (self.missed > 0 or not os.fstat(self.fd).st_nlink)
+
     def close(self) -> None:
         self.close_live()
         if self.fd >= 0:

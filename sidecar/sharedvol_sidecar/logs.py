@@ -13,6 +13,7 @@ from sharedvol_sidecar.compressed_copies import CompressedCopies
 from sharedvol_sidecar.errors import DestinationError
 from sharedvol_sidecar.follow import Followed
 from sharedvol_sidecar.follow_ended import EndedLogs
+from sharedvol_sidecar.follow_open import OpenLogs
 from sharedvol_sidecar.follow_records import Log
 from sharedvol_sidecar.inodes import inode_of
 from sharedvol_sidecar.items import Item
@@ -88,6 +89,14 @@ class LogKeeper:
     def close(self) -> None:
         """Close what is open."""
         self._records.close()
+
+    def leave_open(self, logs: OpenLogs) -> None:
+        """Leave the logs open for the collector that comes after this one, which is closed next."""
+        self._followed.leave_open(logs, self._most)
+
+    def resume(self, logs: OpenLogs) -> None:
+        """Continue with the logs that the collector before this one left open."""
+        self._followed.resume(logs)
 
     def which(self, fd: int, inode: int) -> str:
         """Return the id of a followed file, else an empty string. Called for every file: the inode decides for most."""
@@ -169,6 +178,8 @@ class LogKeeper:
                     self._end(log, self._known.get(unit, self._known_first))
 
     def _end(self, log: Log, known: int) -> None:
+        if log.known_since <= known:
+            log.miss()
         current = self._advance(log)
         if current is None or current.known_since > known or not self._followed.ended(current):
             return
@@ -179,7 +190,7 @@ class LogKeeper:
         # A claim of it that a dead mover left is the log itself: that is moved.
         if inode_of(log.id) in self._claimed():
             return
-        with self._guarded(current.state.source):
+        with self._guarded(current.state.source, current):
             if self._seal(current, remember=not self._followed.is_deleted(current)):
                 self._followed.drop(current.id)
 
@@ -189,7 +200,7 @@ class LogKeeper:
         Returns:
             The log as it is now; None where it is not followed any more, or cannot be now.
         """
-        with self._guarded(log.state.source):
+        with self._guarded(log.state.source, log):
             current = self._records.current(log)
             if current is None or self._followed.advance(current, self.tally):
                 return current
@@ -236,17 +247,18 @@ class LogKeeper:
         return item.done
 
     @contextlib.contextmanager
-    def _guarded(self, path: str) -> Iterator[None]:
+    def _guarded(self, path: str, log: Log | None = None) -> Iterator[None]:
         """One log that cannot be followed does not stop the others, a destination that fails does."""
         try:
             yield
         except OSError as error:
             failure = self._followed.failure(error)
             if failure is not None:
-                raise DestinationError(
-                    f"cannot follow {path!r} into {self._shown!r}: {describe(failure)}; nothing was lost, it stays in "
-                    "the spool"
-                ) from failure
+                kept = "nothing was lost, it stays in the spool"
+                if log is not None and log.is_hidden:
+                    kept = "it was deleted or moved, so only this process can read the rest of it: keep it running"
+                message = f"cannot follow {path!r} into {self._shown!r}: {describe(failure)}; {kept}"
+                raise DestinationError(message) from failure
             self.tally.failed += 1
             self._tell(Event("failed", path, f"cannot be followed: {describe(error)}"))
 

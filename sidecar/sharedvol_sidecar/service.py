@@ -21,6 +21,7 @@ from sharedvol_sidecar.board import Board
 from sharedvol_sidecar.collector import Collector
 from sharedvol_sidecar.diagnosis import clear_up, reason_of
 from sharedvol_sidecar.errors import ConfigError, SidecarError, explaining_descriptors, forget_frames
+from sharedvol_sidecar.follow_open import OpenLogs
 from sharedvol_sidecar.job import Job
 from sharedvol_sidecar.log_output import LogState
 from sharedvol_sidecar.minute_summary import MinuteSummary
@@ -137,6 +138,7 @@ class Service:
         self._pruning = Pruning(settings.keep, settings.prune, self._tell_pruned)
         self._summary = MinuteSummary()
         self._places = Places(job.spool, job.collected)
+        self._open_logs = OpenLogs()
         self._network: list[Event] = []
         self._started = False
         self._takeovers = 0
@@ -198,18 +200,22 @@ class Service:
 
     def _run(self, watch: Watch) -> None:
         self._peers = Peers(watch.poke)
-        while not self._stopping:
-            fault = self._collect(watch)
-            if fault is not None:
-                self._fault(*fault, watch)
+        try:
+            while not self._stopping:
+                fault = self._collect(watch)
+                if fault is not None:
+                    self._fault(*fault, watch)
+        finally:
+            self._open_logs.close()
         self._summarize(at_once=True)
         self._log.info("stopped", **self.board.picture().moved.done())
 
     def _collect(self, watch: Watch) -> tuple[str, str] | None:
         """Collect until the end, and return None; or until a fault, and return its reason and text.
 
-        Everything is closed then. A volume that is open could not be unmounted, one that is mounted again is another
-        directory under the same path, and what is claimed is for others to take over.
+        Everything is closed then but the followed logs. A volume that is open could not be unmounted, one that is
+        mounted again is another directory under the same path, and what is claimed is for others to take over. The logs
+        are closed too where the spool itself is the fault.
 
         Raises:
             ConfigError: at the start; later it is a fault.
@@ -218,18 +224,30 @@ class Service:
         try:
             with explaining_descriptors():
                 collector = self._collector(watch)
+                collector.logs.resume(self._open_logs)
                 self._passes(collector, watch)
         except (SharedVolError, OSError) as error:
             if isinstance(error, ConfigError) and not self._started:
                 raise
+            if collector is not None:
+                collector.logs.leave_open(self._open_logs)
             _close(collector)
             forget_frames(error)
             reason = reason_of(error, self._job)
-            if reason == "spool_unavailable":
-                watch.forget()
-            return reason, _in_words(error)
+            return reason, _in_words(error) + self._let_go(reason, watch)
         _close(collector)
         return None
+
+    def _let_go(self, reason: str, watch: Watch) -> str:
+        """Close what would keep a volume from being unmounted. Return what to add to the text of the fault."""
+        hidden = 0
+        if reason == "spool_unavailable":
+            watch.forget()
+            hidden = self._open_logs.close()
+        elif reason == "destination_unavailable":
+            self._open_logs.close_copies()
+        lost = "what was not copied of them, and what is written to them from now on, is not collected"
+        return f"; logs that were deleted or moved while open: {hidden}; {lost}" if hidden else ""
 
     def _collector(self, watch: Watch) -> Collector:
         self._places.enter()

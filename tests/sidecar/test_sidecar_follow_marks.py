@@ -11,6 +11,7 @@ from interleaving import Sidecar, Writer, assert_each_line_once, end
 from volume import Volume
 
 from sharedvol_sidecar.collector import Collector
+from sharedvol_sidecar.follow_open import OpenLogs
 
 WIDE = ("results", "logs", "old")
 
@@ -65,6 +66,32 @@ def test_a_log_that_another_sidecar_has_open_is_left_to_that_sidecar(
     log.close()
     end(first)
     assert_each_line_once(volume, log)
+
+
+@pytest.mark.parametrize("leave", [delete, move_out])
+def test_a_log_is_left_to_a_sidecar_that_has_a_fault(
+    volume: Volume, log: Writer, sidecar: Sidecar, leave: Callable[[Writer], None]
+) -> None:
+    first, kept = sidecar(), OpenLogs()
+    log.write()
+    first.run_pass()
+    leave(log)
+    end(first)
+    first.logs.leave_open(kept)
+    first.close()
+    log.write()
+    other = sidecar()
+    end(other)
+    assert volume.files() == {} and len(volume.live()) == 1
+    again = sidecar()
+    again.logs.resume(kept)
+    end(other)
+    log.write()
+    log.close()
+    end(again)
+    end(other)
+    assert_each_line_once(volume, log)
+    assert kept.close() == 0
 
 
 @pytest.mark.parametrize("leave", [delete, move_out])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -11,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from interleaving import Writer
 from processes import LIMIT, has_permission_to_mount, wait_until
 from service_process import HASTE, Mounts, service, settled
 from volume import Volume
@@ -86,6 +88,57 @@ def test_full_at_the_start_is_a_fault_like_any_other(volume: Volume) -> None:
         assert served.until("collected")["files"] == 1
         served.await_ready()
         assert settled(served)["files"] == 1
+
+
+@mounting
+@pytest.mark.parametrize("leave", ["delete", "move"])
+def test_what_is_written_to_a_deleted_or_moved_log_while_the_destination_is_full(volume: Volume, leave: str) -> None:
+    mounts = Mounts(f"mount -t tmpfs -o size=1M tmpfs '{volume.collected}'")
+    options = ("--catalog", "none", "--min-free", "0", "--follow-interval", "0.05")
+    log = Writer(volume.spool / "c1/logs/app.log")
+    with service(volume, *options, shim=HASTE, prefix=mounts.prefix, interval="0.05") as served:
+        found = mounts.path(served, volume.collected)
+        log.write(3)
+        wait_until(lambda: any(path.stat().st_size == os.fstat(log.fd).st_size for path in found.rglob("*.live")), "3")
+        log.path.unlink() if leave == "delete" else log.move(volume.spool / "olddir/app.log")
+        with (found / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while filler.write(b"x" * 4096):
+                pass
+        log.write(1_000)  # more than a page
+        faults = [served.until("fault") for _ in range(5)]  # a scan that misses the log among them
+        assert {fault["reason"] for fault in faults} == {"destination_full"}
+        assert "so only this process can read the rest of it: keep it running" in faults[-1]["error"]
+        (found / "filler").unlink()
+        log.write()
+        log.close()
+        wait_until(
+            lambda: names(found) == [path for path in names(found) if path.endswith("/app.log")] != [], "its end"
+        )
+        text = "".join((found / name).read_text() for name in names(found))
+        assert text.splitlines() == [f"app.log {number + 1}" for number in range(log.number)]
+        settled(served)
+
+
+def test_a_spool_that_is_away_takes_deleted_logs_with_it(volume: Volume) -> None:
+    """They are closed, or the volume could not be unmounted; and the fault says what is lost."""
+    log = Writer(volume.spool / "c1/logs/app.log")
+    with service(volume, shim=HASTE, interval="0.05") as served:
+        log.write()
+        wait_until(lambda: any(volume.live().values()), "its copy")
+        log.path.unlink()
+        volume.spool.rename(volume.spool.with_name("away"))
+        fault = served.until("fault")
+        assert fault["reason"] == "spool_unavailable"
+        assert "; logs that were deleted or moved while open: 1; what was not copied of them" in fault["error"]
+        links = [os.readlink(link) for link in Path(f"/proc/{served.process.pid}/fd").iterdir() if link.is_symlink()]
+        assert not [link for link in links if "app.log" in link]
+        assert "deleted" not in served.until("fault")["error"]
+        log.close()
+        volume.spool.with_name("away").rename(volume.spool)
+        served.await_ready()
+        wait_until(lambda: bool(volume.files()), "the part that was copied")
+        settled(served)
+    assert volume.bag() == Counter(["app.log 1\n"])
 
 
 @mounting

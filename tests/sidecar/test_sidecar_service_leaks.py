@@ -225,6 +225,33 @@ def bad_names(volume: Volume) -> Steps:
         fifo.unlink()
 
 
+def hidden_logs(delete: bool) -> Callable[[Volume], Steps]:
+    """Logs that are deleted or moved while they are open, which only a descriptor reaches during the fault."""
+
+    def steps(volume: Volume) -> Steps:
+        hidden = volume.collected.with_name("collected.away")
+        olddir = volume.spool / "olddir"
+        olddir.mkdir()
+        for number in itertools.count():
+            log = volume.write(f"c1/logs/{number}.log")
+            with log.open("a", buffering=1) as file:
+                file.write(f"{number} 1\n")
+                yield "followed"
+                if delete:
+                    log.unlink()
+                else:
+                    log.rename(olddir / log.name)
+                volume.collected.rename(hidden)
+                yield "fault"
+                file.write(f"{number} 2\n")
+                hidden.rename(volume.collected)
+            yield "collected"
+            assert (volume.collected / "logs" / log.name).read_text() == f"{number} 1\n{number} 2\n"
+            (olddir / log.name).unlink(missing_ok=True)
+
+    return steps
+
+
 SORTS: dict[str, tuple[Callable[[Volume], Steps], set[str]]] = {
     "destination-away": (away("collected"), {"destination_unavailable"}),
     "spool-away": (away("spool"), {"spool_unavailable"}),
@@ -235,6 +262,8 @@ SORTS: dict[str, tuple[Callable[[Volume], Steps], set[str]]] = {
     "half-way": (half_way, {"destination_unavailable", "spool_unavailable", "permission"}),
     "catalog": (catalog, set()),
     "bad-names": (bad_names, set()),
+    "deleted-logs": (hidden_logs(delete=True), {"destination_unavailable"}),
+    "moved-logs": (hidden_logs(delete=False), {"destination_unavailable"}),
 }
 
 
