@@ -101,6 +101,8 @@ class Collector:
                 self.claims.movers, self.claims.slot, job.spool, functools.partial(_id_of, root), job.collected
             )
             parts.callback(serving.close)
+            claims = self.claims
+            self._has_older = lambda: serving.has_older(claims.other_slots())
             mark = f"{self._spool_id}-{self.claims.slot}"
             ownership = Ownership(job.uid, job.gid, job.file_mode, job.directory_mode)
             self._destination = Destination(root, ownership, mark)
@@ -185,6 +187,7 @@ class Collector:
             self._mover.move,
             self.claims.inodes,
             lambda path: layout.origin(path) is not None,
+            self._has_older,
             self._ended,
             job.collected,
             tell,

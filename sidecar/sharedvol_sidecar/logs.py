@@ -32,6 +32,7 @@ class LogKeeper:
         move: moves items to their final names.
         claimed: the inodes of every claim.
         sees: whether a scan by these settings finds a file at that path of the spool.
+        has_older: whether a sidecar of a release that sets no marks is running.
         ended: remembers logs that were sealed and still exist.
         shown: what the destination is called.
         tell: told of problems.
@@ -46,6 +47,7 @@ class LogKeeper:
         move: Callable[[list[Item], Tally], None],
         claimed: Callable[[], set[int]],
         sees: Callable[[str], bool],
+        has_older: Callable[[], bool],
         ended: EndedLogs,
         shown: str,
         tell: Listener,
@@ -53,6 +55,7 @@ class LogKeeper:
     ) -> None:
         self._followed, self._units, self._logs = followed, units, logs
         self._move, self._claimed, self._sees = move, claimed, sees
+        self._has_older = has_older
         self._ended, self._shown, self._tell = ended, shown, tell
         self._records, self._most = followed.records, most
         self._compressed = CompressedCopies(logs.kinds, tell)
@@ -183,6 +186,8 @@ class LogKeeper:
         current = self._advance(log)
         if current is None or current.known_since > known or not self._followed.ended(current):
             return
+        if current.fd < 0 and self._has_older():
+            return  # that sidecar may have the log open, and cannot show it
         # Once more: its writer may have written between the last copy and the moment it closed the log.
         current = self._advance(current)
         if current is None or current.known_since > known or not self._followed.is_whole(current):

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from sharedvol import LockTimeout
+from sharedvol_sidecar.claims import slot_lock
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.private_lock import private_lock
@@ -63,6 +65,23 @@ class Serving:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+    def has_older(self, slots: Iterable[str]) -> bool:
+        """Return whether a sidecar is running that has no note: one of 0.1.0, which sets no marks on live copies.
+
+        A sidecar that is just starting, or that has started on a full disk, counts as one. Then logs wait longer.
+
+        Args:
+            slots: those of other sidecars, dead or alive.
+        """
+        return any(self._read(f"{slot}{_SUFFIX}") is None and self._is_taken(slot) for slot in slots)
+
+    def _is_taken(self, slot: str) -> bool:
+        try:
+            with slot_lock(self._movers, slot).acquire(timeout=0):
+                return False
+        except LockTimeout:
+            return True
 
     def _write(self, id: str, collected: str) -> None:
         self._fd = os.open(self._name, _FLAGS | os.O_CREAT, 0o600, dir_fd=self._movers.fd)

@@ -12,6 +12,9 @@ from processes import wait_until
 from release_commands import Place
 from soak.releases import Release
 
+from sharedvol_sidecar.collector import Collector
+from sharedvol_sidecar.job import Job
+
 Pair = tuple[Release, Release]
 
 LIVE = ".live"
@@ -67,6 +70,36 @@ def test_a_log_that_was_deleted_gets_its_name_from_the_other_release(place: Plac
     (path,) = place.files()
     assert path.endswith("/app.log")
     assert place.texts() == ["line\n"]
+
+
+@pytest.mark.parametrize("end", ["closed", "stopped"])
+def test_a_deleted_log_is_left_to_a_running_sidecar_of_the_release_before(
+    place: Place, releases: dict[str, Release], end: str
+) -> None:
+    """It may have the log open, and sets no mark that would show it."""
+    logs = place.spool / "web" / "logs"
+    logs.mkdir(parents=True)
+    here = contextlib.ExitStack()
+    with open(logs / "app.log", "a", buffering=1) as log, here:
+        log.write("line\n")
+        with place.running(releases["before"], "--quiet", "0"):
+            wait_until(lambda: place.texts() == ["line\n"], "the log to be followed")
+            (logs / "app.log").unlink()
+            log.write("after it was deleted\n")
+            job = Job(str(place.spool), str(place.collected), quiet=0.0, workers=1)
+            collector = here.enter_context(contextlib.closing(Collector(job, lambda event: None)))
+            for _ in range(5):
+                collector.run_pass()
+            assert [path for path in place.files() if not path.endswith(LIVE)] == []
+            wait_until(lambda: place.texts() == ["line\nafter it was deleted\n"], "the rest")
+            if end == "closed":
+                log.close()
+                wait_until(lambda: not list(place.collected.rglob(f"*{LIVE}")), "the final name")
+        for _ in range(3):
+            collector.run_pass()
+    (path,) = place.files()
+    assert path.endswith("/app.log")
+    assert place.texts() == ["line\nafter it was deleted\n"]
 
 
 @pytest.mark.parametrize("template", ["{kind}/{date}/{container}/{name}", "{kind}/{base}"])
