@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from sharedvol import native
 from sharedvol.errors import DatabaseError, ManifestError, SharedVolError
 from sharedvol.migrations.coordinator import MigrationCoordinator
 from sharedvol.migrations.manifest import Manifest
@@ -94,7 +95,7 @@ class Health:
             raise ValueError("the engine is an asynchronous one: give its sync_engine, of a driver that is not")
         self._coordinator, self._engine = coordinator, engine
         self._max_age, self._always = max_age, database == "always"
-        self._lock = threading.Lock()
+        self._lock = native.Turnstile()  # a greenlet starts the question under it, and another one answers
         self._answered: tuple[float, Report] | None = None
         self._question: _Question | None = None
         self._settled: Manifest | None = None
