@@ -162,7 +162,7 @@ class Collector:
         with _needing_room(spool):
             self._units = Units(spool, wait, records.refresh)
         parts.callback(self._units.close)
-        self._ended = EndedLogs(destination.root, self._spool_id, self.claims, tell)
+        self._ended = EndedLogs(destination.root, self._spool_id, self.claims, tell, self._liveness)
         parts.callback(self._ended.close)
         most = max(1, min(MAX_FOLLOWED, self._descriptors // 8))  # files that move need descriptors, too
         logs = Logs(() if self._helping else job.follow, job.seal_after, job.compress)
@@ -176,7 +176,7 @@ class Collector:
             tell,
             tell_collected,
             job.digests and job.catalog is not None,
-            followed.drop,
+            functools.partial(_unfollow, followed, self._ended),
             self._liveness,
             followed.is_new,
         )
@@ -185,6 +185,7 @@ class Collector:
             self._units,
             logs,
             self._mover.move,
+            publisher.withdraw,
             self.claims.inodes,
             lambda path: layout.origin(path) is not None,
             self._has_older,
@@ -528,6 +529,14 @@ class Collector:
         """A slot without claims needs none of its copies."""
         staging = self._destination.staging(self._spool_id, slot)
         purge(staging)
+
+
+def _unfollow(followed: Followed, ended: EndedLogs, item: Item) -> None:
+    """Before a log or its live copy goes: remove the copy of the log, or remember what came of the copy."""
+    if item.followed:
+        followed.drop(item.followed)
+    if item.ended:
+        ended.remember(item.ended, item.target, item.encoding)
 
 
 def _ignore(event: Event) -> None:

@@ -16,7 +16,8 @@ under its old name is another log. It ends in one of four ways:
 - It was moved to a place that no sidecar scans: after some scans that did not see it, once no process writes it and
   its copy is whole, the live copy gets the name.
 
-A live copy that is missing means that its generation has its final name: it is removed only after that.
+A live copy is removed only after it has its final name. Before it gets that name a note says so (`follow_seals`): from
+then on no sidecar writes the copy, and a copy that is missing is not made again.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.follow_marks import is_marked_by_others, set_marks
 from sharedvol_sidecar.follow_open import OpenLogs
 from sharedvol_sidecar.follow_records import Log, Records, State
+from sharedvol_sidecar.follow_seals import Seals
 from sharedvol_sidecar.holes import data_bytes, next_data, next_hole
 from sharedvol_sidecar.inodes import identity
 from sharedvol_sidecar.items import Item, staging_name
@@ -95,7 +97,7 @@ class Followed:
         for name in ("follow", spool_id):
             directory = directory.make(name, 0o700)[0]
         remove_stale_temporaries(f"/proc/self/fd/{directory.fd}", allow_network=True)  # of those that were killed
-        self.records = Records(directory, tell)
+        self.records, self.seals = Records(directory, tell), Seals(directory)
 
     def follow(self, candidate: Candidate, fd: int, info: os.stat_result) -> Log | None:
         """Begin or continue to follow a log that is not finished: `advance` it from now on.
@@ -189,6 +191,24 @@ class Followed:
         have = os.fstat(log.live).st_size
         return log if os.fstat(fd).st_size < have or not self._agrees(log, have, fd) else None
 
+    def has_copy(self, log: Log) -> bool:
+        """Return whether the live copy is there; none is made.
+
+        Raises:
+            OSError: the destination fails.
+        """
+        return self._open_live(log, create=False)
+
+    def has_changed(self, log: Log) -> bool:
+        """Return whether a log has another length than its live copy, which must be there.
+
+        False too where this process cannot read the log.
+        """
+        if log.fd < 0:
+            return False
+        log.size = os.fstat(log.live).st_size
+        return os.fstat(log.fd).st_size != log.size
+
     def sealing(self, log: Log) -> Item | None:
         """The live file as an item that can be moved to its final name; None where nothing was copied.
 
@@ -198,7 +218,7 @@ class Followed:
         if not self._open_live(log, create=False):
             return None
         assert log.directory is not None
-        name = log.state.live.rpartition("/")[2]
+        name = _name_of(log)
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=log.directory.fd)
         candidate = Candidate(log.directory, name, log.state.source, log.state.origin, claimed=True)
         item = Item(candidate, fd, os.fstat(fd), leased=False)
@@ -209,11 +229,14 @@ class Followed:
         item.final = self._final(log)
         return item
 
-    def settle_encoding(self, item: Item) -> None:
+    def settle_encoding(self, item: Item) -> Directory | None:
         """Keep to what a sidecar that died had begun with other settings: by it, its final name is found.
 
         Args:
             item: a live copy, with the encoding that this sidecar's settings give it.
+
+        Returns:
+            Where the copy of it is that has or gets the final name; None if there is no such copy.
         """
         staging = self._destination.staging(self._spool_id, "follow")
         try:
@@ -221,16 +244,33 @@ class Followed:
         except FileNotFoundError:
             if item.info.st_nlink > 1:
                 item.encoding = ""  # it has its final name, as it is
-            return
+            return None
         try:
             item.encoding = encoding_of(fd) or item.encoding
         finally:
             os.close(fd)
+        return staging
+
+    def reopen(self, item: Item, withdraw: Callable[[Item], None]) -> None:
+        """Take back the final name that a live copy may have, durably: its log has changed, and is followed again.
+
+        Args:
+            item: the live copy, with the encoding that this sidecar's settings give it.
+            withdraw: takes back a final name, and its row in the catalog.
+
+        Raises:
+            OSError: the destination fails; the copy must not be written then.
+        """
+        item.staged = self.settle_encoding(item)
+        self._destination.begin()
+        withdraw(item)
+        for error in self._destination.sync().values():
+            raise error
 
     def next_generation(self, log: Log) -> Log | None:
         """Continue a log, whose live copy has its final name, in a new copy."""
         log.close_live()
-        generation = log.state.generation + 1
+        generation = self.seals.free(log.id, log.state.generation + 1)
         state = replace(log.state, generation=generation, live=self._new_live_path(log.id, log.state, generation))
         again = self.records.replace(log, state)
         if again is None:
@@ -308,8 +348,13 @@ class Followed:
         if place is not None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=place.fd)
-        self._forget_copy(log)
         self.records.remove(id)
+        self.end_seal(log)
+
+    def end_seal(self, log: Log) -> None:
+        """Remove what is left of the sealing of a copy that has its final name and that no record names any more."""
+        self._forget_copy(log)
+        self.seals.remove(log)
 
     def failure(self, error: OSError) -> OSError | None:
         """Return what keeps the destination from taking any file, or None if an error is of one log alone."""
@@ -331,8 +376,9 @@ class Followed:
         origin = candidate.origin
         day = day_of(origin, info.st_mtime_ns)
         log_day = origin.day.toordinal() if origin.day else None
-        state = State(candidate.path, origin.kind, origin.container, origin.below, log_day, day, "")
-        state = replace(state, live=self._new_live_path(id, state, 0))
+        generation = self.seals.free(id, 0)
+        state = State(candidate.path, origin.kind, origin.container, origin.below, log_day, day, "", generation)
+        state = replace(state, live=self._new_live_path(id, state, generation))
         log = self.records.create(id, state)
         if log is None or log.state != state:
             return None  # a damaged record, or that of a sidecar that has found the log in another unit
@@ -380,9 +426,11 @@ class Followed:
         return directory, name
 
     def _open_live(self, log: Log, create: bool = True) -> bool:
-        """Open the live file. A missing one of a log that was copied before means its generation is over."""
+        """Open the live file, which is made where it is missing unless ``create`` is false."""
         if log.live >= 0:
-            if os.fstat(log.live).st_nlink:
+            info = os.fstat(log.live)
+            # Its own name counts: another sidecar may have removed that, and the final name is a link to the same file.
+            if log.directory is not None and log.directory.inode(_name_of(log)) == (info.st_dev, info.st_ino):
                 set_marks(log)
                 return True
             log.close_live()
@@ -444,3 +492,8 @@ class Followed:
                 break
             offset += sent
         return offset - have
+
+
+def _name_of(log: Log) -> str:
+    """The live copy's name in its directory."""
+    return log.state.live.rpartition("/")[2]

@@ -13,11 +13,13 @@ import json
 import os
 
 from sharedvol import publish
+from sharedvol_sidecar.changes import Changes
 from sharedvol_sidecar.claims import Claims, open_private
 from sharedvol_sidecar.contents import same
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.inodes import identity, inode_of
 from sharedvol_sidecar.items import Item
+from sharedvol_sidecar.liveness import Liveness, Unwatched, beating
 from sharedvol_sidecar.probe import FULL
 from sharedvol_sidecar.report import Event, Listener
 from sharedvol_sidecar.tree import Found, Tree, is_plain, open_file
@@ -34,22 +36,27 @@ class EndedLogs:
         spool_id: tells this spool from others with the same destination.
         claims: this sidecar's claim directories.
         tell: called for each log that came back.
+        liveness: receives a sign of life for each chunk that is compared.
     """
 
-    def __init__(self, root: Directory, spool_id: str, claims: Claims, tell: Listener) -> None:
+    def __init__(
+        self, root: Directory, spool_id: str, claims: Claims, tell: Listener, liveness: Liveness | None = None
+    ) -> None:
         self._root, self._claims, self._tell = root, claims, tell
+        self._liveness = liveness or Unwatched()
         directory = open_private(root)
         for name in ("ended", spool_id):
             directory = directory.make(name, 0o700)[0]
         self._directory = directory
-        self._inodes: set[int] | None = None
+        self._changes = Changes(directory)
+        self._inodes: set[int] = set()
 
     def close(self) -> None:
         """Close the directory of the records. Does nothing the second time."""
         self._directory.close()
 
     def remember(self, id: str, target: str, encoding: str) -> None:
-        """Note that a log's copy has its final name.
+        """Note that a log's copy has its final name. Call it before the copy goes, so that no kill comes in between.
 
         Args:
             id: the log's.
@@ -65,9 +72,10 @@ class EndedLogs:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=directory.fd)
 
-    def new_pass(self) -> None:
-        """Begin a pass: other sidecars may have sealed logs since the last one."""
-        self._inodes = None
+    def forget(self, id: str) -> None:
+        """Remove the note on a log: its copy does not have the final name any more."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{id}.json", dir_fd=self._directory.fd)
 
     def holds(self, fd: int, inode: int) -> bool:
         """Return whether a file is such a log, and the destination holds all of it."""
@@ -78,7 +86,7 @@ class EndedLogs:
             return False
         stored = open_file(found[0])
         try:
-            return same(fd, stored, found[1])
+            return same(fd, stored, found[1], beating(self._liveness, lambda: True))
         finally:
             os.close(stored)
 
@@ -118,12 +126,11 @@ class EndedLogs:
 
     def _known(self) -> set[int]:
         """The inodes of these logs: a file with none of these numbers needs no further look."""
-        if self._inodes is None:
+        if self._changes.seen():  # another sidecar may have sealed a log at any moment
             self._inodes = set()
-            with os.scandir(self._directory.fd) as entries:
-                for entry in entries:
-                    with contextlib.suppress(ValueError):
-                        self._inodes.add(inode_of(entry.name))
+            for name in os.listdir(self._directory.fd):
+                with contextlib.suppress(ValueError):
+                    self._inodes.add(inode_of(name))
         return self._inodes
 
     def _collected(self, id: str) -> tuple[Found, str] | None:

@@ -15,16 +15,17 @@ from dataclasses import asdict, dataclass
 from datetime import date as Date
 
 from sharedvol import AlreadyPublishedError, publish
-from sharedvol_sidecar.claims import PRIVATE
+from sharedvol_sidecar.changes import Changes
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.inodes import inode_of
 from sharedvol_sidecar.layout import Origin
 from sharedvol_sidecar.report import Event, Listener
 
-_MAX_STATE = 1_000_000  # three paths of 64 names, each byte of which may be written as six
+MAX_STATE = 1_000_000
+"""Bytes of a record at most: three paths of 64 names, each byte of which may be written as six."""
 
-_TICK_NS = 50_000_000
-"""A time of change that is younger than this may be that of a later change, too: a clock's tick is up to 10 ms."""
+SEAL = ".seal"
+"""What the notes on sealed copies end with, which are next to the records (`follow_seals`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,11 @@ class Log:
         self.size = 0
         self.grew_at = self.missed_at = time.monotonic()
 
+    @classmethod
+    def of(cls, id: str, state: State) -> Log:
+        """A log of which no record is stored."""
+        return cls(id, state, (0, 0, 0), 0)
+
     def see(self) -> None:
         """The scan found the log."""
         self.seen = self.in_sight = True
@@ -145,7 +151,9 @@ class Records:
         """How many records were read so far: a log with a higher `Log.known_since` was not known before."""
         self.damaged: set[str] = set()
         """The ids of the records that cannot be read."""
-        self._stamp: tuple[int, int] | None = None
+        self.seals: set[str] = set()
+        """The names of the notes on sealed copies, as of the last `refresh`."""
+        self._changes = Changes(directory)
         self.refresh()
 
     def new_pass(self) -> None:
@@ -156,14 +164,11 @@ class Records:
 
     def refresh(self) -> None:
         """Learn what other sidecars follow, and forget what they have finished. Cheap where nothing changed."""
-        info = os.fstat(self._directory.fd)
-        stamp = info.st_mtime_ns, info.st_ctime_ns
-        if stamp == self._stamp:
+        if not self._changes.seen():
             return
-        # The time is read before the directory. A change within the same tick of the clock would not show in it.
-        self._stamp = stamp if max(stamp) + _TICK_NS < time.time_ns() else None
-        with os.scandir(self._directory.fd) as entries:
-            ids = {entry.name.removesuffix(".json") for entry in entries if entry.name.endswith(".json")}
+        names = os.listdir(self._directory.fd)
+        self.seals = {name for name in names if name.endswith(SEAL)}
+        ids = {name.removesuffix(".json") for name in names if name.endswith(".json")}
         for id in ids - self.logs.keys():
             self.load(id)
         self.damaged &= ids
@@ -197,7 +202,7 @@ class Records:
             return None
         try:
             info = os.fstat(fd)
-            state = State(**json.loads(os.read(fd, _MAX_STATE)))
+            state = State(**json.loads(os.read(fd, MAX_STATE)))
             inode = inode_of(id)
         except (ValueError, TypeError):
             path = f"{self._directory.shown}/{id}.json"
@@ -260,27 +265,6 @@ class Records:
         elif fd >= 0:
             os.close(fd)
         return again
-
-
-def live_paths(root: Directory) -> set[str] | None:
-    """Return the paths of the live copies that the records of all spools name; None if the records cannot be read.
-
-    Args:
-        root: the destination's root.
-    """
-    found: set[str] = set()
-    try:
-        above = root.open(PRIVATE).open("follow")
-        for spool_id in os.listdir(above.fd):
-            directory = above.open(spool_id)
-            # Damaged records name no live copy; the sidecar that follows the log reports them.
-            records = Records(directory, lambda event: None)
-            found.update(log.state.live for log in records.logs.values())
-    except FileNotFoundError:
-        return found
-    except OSError:
-        return None
-    return found
 
 
 def _version(info: os.stat_result) -> tuple[int, int, int]:

@@ -35,6 +35,7 @@ class Item:
         sha256: of what is stored, in hexadecimal; None where digests are off.
         encoding: what it is compressed by, empty if it is not.
         followed: the id of the log that it is, if it was followed while it was open.
+        ended: of a live copy whose log may come back, the log's id.
         shared: it has other names: it is copied, so that nobody changes it by one of those.
         in_destination: it is a followed log's live file, and lies in the destination already.
         done: it is where it belongs, and its claim is gone.
@@ -61,6 +62,7 @@ class Item:
     sha256: str | None = None
     encoding: str = ""
     followed: str = ""
+    ended: str = ""
     shared: bool = False
     in_destination: bool = False
     done: bool = False

@@ -15,6 +15,7 @@ from sharedvol_sidecar.follow import Followed
 from sharedvol_sidecar.follow_ended import EndedLogs
 from sharedvol_sidecar.follow_open import OpenLogs
 from sharedvol_sidecar.follow_records import Log
+from sharedvol_sidecar.follow_seals import parse
 from sharedvol_sidecar.inodes import inode_of
 from sharedvol_sidecar.items import Item
 from sharedvol_sidecar.report import Event, Listener, Tally
@@ -30,6 +31,7 @@ class LogKeeper:
         units: the locks that share out the work.
         logs: what to do with them at their end.
         move: moves items to their final names.
+        withdraw: takes back the final name of a live copy, and its row in the catalog.
         claimed: the inodes of every claim.
         sees: whether a scan by these settings finds a file at that path of the spool.
         has_older: whether a sidecar of a release that sets no marks is running.
@@ -45,6 +47,7 @@ class LogKeeper:
         units: Units,
         logs: Logs,
         move: Callable[[list[Item], Tally], None],
+        withdraw: Callable[[Item], None],
         claimed: Callable[[], set[int]],
         sees: Callable[[str], bool],
         has_older: Callable[[], bool],
@@ -54,10 +57,10 @@ class LogKeeper:
         most: int,
     ) -> None:
         self._followed, self._units, self._logs = followed, units, logs
-        self._move, self._claimed, self._sees = move, claimed, sees
+        self._move, self._withdraw, self._claimed, self._sees = move, withdraw, claimed, sees
         self._has_older = has_older
         self._ended, self._shown, self._tell = ended, shown, tell
-        self._records, self._most = followed.records, most
+        self._records, self._seals, self._most = followed.records, followed.seals, most
         self._compressed = CompressedCopies(logs.kinds, tell)
         self._known: dict[str, int] = {}
         self._known_first = 0
@@ -72,7 +75,6 @@ class LogKeeper:
         """Begin a pass."""
         self.tally = tally
         self._records.new_pass()
-        self._ended.new_pass()
         self._compressed.new_pass()
         self._known.clear()
         self._known_first = self._records.loaded
@@ -111,12 +113,13 @@ class LogKeeper:
         Raises:
             DestinationError: the destination takes nothing now.
         """
-        if len(self) >= self._most and not self.which(fd, info.st_ino):
-            detail = f"{self._most} logs are followed already: these wait in the spool until they are closed"
-            self._tell(Event("unfollowed", "", detail))
-            return
-        if self._ended.holds(fd, info.st_ino):
-            return  # it came back, and its lines are in the destination already
+        if not self.which(fd, info.st_ino):
+            if len(self) >= self._most:
+                detail = f"{self._most} logs are followed already: these wait in the spool until they are closed"
+                self._tell(Event("unfollowed", "", detail))
+                return
+            if self._ended.holds(fd, info.st_ino):
+                return  # it came back, and its lines are in the destination already
         with self._guarded(candidate.path), self._unit_of_record(candidate, fd, info.st_ino) as mine:
             log = self._followed.follow(candidate, fd, info) if mine else None
             if log is not None:
@@ -151,14 +154,18 @@ class LogKeeper:
         with self._guarded(item.candidate.path):
             log = self._records.logs.get(item.followed)
             # Its record may name another unit, which is held until the file has been moved.
-            if log is not None and not self._units.take_now(log.state.unit):
+            if log is None or not self._units.take_now(log.state.unit):
                 return False
-            log = self._followed.was_cut(item.followed, item.fd)
-            if log is None:
+            current = self._current(log)
+            seal = self._seals.of(current) if current is not None else None
+            if current is not None and seal is not None and seal.ended:
+                current = self._reopen(current)
+                seal = None
+            if current is None:
+                return False
+            if seal is None and self._followed.was_cut(current.id, item.fd) is None:
                 return True
-            if self._seal(log):
-                self._continue(log)
-                return True
+            return self._continue(current) is not None
         return False
 
     def end(self, skip: Callable[[str], bool]) -> None:
@@ -172,6 +179,7 @@ class LogKeeper:
         """
         self.tally.failed += len(self._records.damaged)
         self._compressed.end(log.state.source for log in self._records.logs.values())
+        self._finish_seals()
         for log in list(self._records.logs.values()):
             unit = log.state.unit
             if log.seen or skip(unit) or not self._sees(log.state.source):
@@ -196,7 +204,7 @@ class LogKeeper:
         if inode_of(log.id) in self._claimed():
             return
         with self._guarded(current.state.source, current):
-            if self._seal(current, remember=not self._followed.is_deleted(current)):
+            if self._seal(current, ended=True):
                 self._followed.drop(current.id)
 
     def _advance(self, log: Log) -> Log | None:
@@ -206,22 +214,75 @@ class LogKeeper:
             The log as it is now; None where it is not followed any more, or cannot be now.
         """
         with self._guarded(log.state.source, log):
-            current = self._records.current(log)
-            if current is None or self._followed.advance(current, self.tally):
+            current = self._current(log)
+            seal = self._seals.of(current) if current is not None else None
+            if current is not None and seal is not None and seal.ended:
+                if self._followed.has_copy(current) and not self._followed.has_changed(current):
+                    return current  # it is still as it was sealed
+                current = self._reopen(current)
+                seal = None
+            if current is None or (seal is None and self._followed.advance(current, self.tally)):
                 return current
-            if not self._seal(current):
-                return None
             again = self._continue(current)
             if again is not None:
                 self._followed.advance(again, self.tally)
             return again
         return None
 
+    def _current(self, log: Log) -> Log | None:
+        """The log by its record as it is now; None if it ended, or is in a unit that this sidecar has not locked."""
+        current = self._records.current(log)
+        return current if current is not None and self._units.holds(current.state.unit) else None
+
     def _continue(self, log: Log) -> Log | None:
-        """Follow a log that was cut into a new live copy."""
+        """Seal the copy of a log that was cut, and continue in a new one. A copy that cannot be named now waits."""
+        sealed = self._seal(log)
         again = self._followed.next_generation(log)
         self.tally.truncated += again is not None
+        if sealed and again is not None:
+            self._followed.end_seal(log)
         return again
+
+    def _reopen(self, log: Log) -> Log | None:
+        """Follow a log again that a sidecar had begun to end. None if its copy has only the final name by now."""
+        item = self._followed.sealing(log)
+        if item is None:
+            self._followed.drop(log.id)
+            return None
+        try:
+            item.encoding = self._logs.encoding_of(item)
+            self._followed.reopen(item, self._withdraw)
+        finally:
+            item.close()
+        self._ended.forget(log.id)
+        self._seals.remove(log)
+        return log
+
+    def _finish_seals(self) -> None:
+        """Give their final names to the copies of earlier generations that could not have them before."""
+        self._records.refresh()
+        for id, generation in parse(self._records.seals):
+            seal = self._seals.read(id, generation)
+            if seal is None:
+                continue
+            with self._units.held(seal.state.unit, wait=False) as mine, self._guarded(seal.state.source):
+                if mine:
+                    self._finish_seal(id, generation)
+
+    def _finish_seal(self, id: str, generation: int) -> None:
+        known = self._records.logs.get(id)
+        current = self._records.current(known) if known is not None else None
+        seal = self._seals.read(id, generation)
+        if seal is None or not self._units.holds(seal.state.unit):
+            return
+        if current is not None and current.state.generation == generation:
+            return  # that is left to the steps for the log itself
+        log = Log.of(id, seal.state)
+        try:
+            if self._name(log, remember=seal.ended):
+                self._followed.end_seal(log)
+        finally:
+            log.close()
 
     @contextlib.contextmanager
     def _unit_of_record(self, candidate: Candidate, fd: int, inode: int) -> Iterator[bool]:
@@ -229,26 +290,34 @@ class LogKeeper:
 
         From then on the record names the unit in which the log was found. Yields whether the lock was had.
         """
-        log = self._records.logs.get(self.which(fd, inode))
+        known = self._records.logs.get(self.which(fd, inode))
+        log = self._records.current(known) if known is not None else None
         if log is None or log.state.unit == candidate.path.partition("/")[0]:
             yield True
             return
         with self._units.held(log.state.unit, wait=False) as mine:
-            current = self._records.current(log) if mine else None
+            current = self._current(log) if mine else None
             if current is not None:
                 self._followed.rehome(current, candidate.path)
-            yield mine
+            yield current is not None
 
-    def _seal(self, log: Log, *, remember: bool = False) -> bool:
+    def _seal(self, log: Log, *, ended: bool = False) -> bool:
+        """Give a live copy its final name, and note that first. Return whether it has it, and its row."""
+        if not self._followed.has_copy(log):
+            return True
+        self._seals.begin(log, ended)
+        return self._name(log, remember=ended and not self._followed.is_deleted(log))
+
+    def _name(self, log: Log, *, remember: bool) -> bool:
         """Give a live copy its final name, and remember that if the log may come back. Return whether it has it."""
         item = self._followed.sealing(log)
         if item is None:
             return True
+        if remember:
+            item.ended = log.id
         item.encoding = self._logs.encoding_of(item)
         self._followed.settle_encoding(item)
         self._move([item], self.tally)
-        if item.done and remember:
-            self._ended.remember(log.id, item.target, item.encoding)
         return item.done
 
     @contextlib.contextmanager

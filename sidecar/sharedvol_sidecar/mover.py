@@ -58,7 +58,8 @@ class Mover:
         tell: told of problems.
         tell_collected: tell of every collected file too.
         digests: whether to take the digest of every file, which reads it whole.
-        unfollow: called with a followed log's id before its claim goes, to remove its live file.
+        unfollow: called with a followed log before its claim goes, to remove its live file; and with a live file whose
+            log may come back, to remember that.
         liveness: receives a sign of life for each file, and for each chunk of a long one.
         is_followed: whether another sidecar has begun to follow a file, asked once it is claimed.
     """
@@ -74,7 +75,7 @@ class Mover:
         tell: Listener,
         tell_collected: bool = False,
         digests: bool = True,
-        unfollow: Callable[[str], None] = lambda id: None,
+        unfollow: Callable[[Item], None] = lambda item: None,
         liveness: Liveness | None = None,
         is_followed: Callable[[Item], bool] = lambda item: False,
     ) -> None:
@@ -361,12 +362,12 @@ class Mover:
         """
         if not self._is_left_alone(item, tally):
             return False
-        return not item.followed or (self._is_unfollowed(item) and self._is_left_alone(item, tally))
+        return not (item.followed or item.ended) or (self._is_unfollowed(item) and self._is_left_alone(item, tally))
 
     def _is_unfollowed(self, item: Item) -> bool:
-        """Remove the live copy of a log that was followed. False where that fails: the claim stays."""
+        """Remove a log's live copy, or remember a log that has ended. False where that fails: the claim stays."""
         try:
-            self._unfollow(item.followed)
+            self._unfollow(item)
         except OSError as error:
             self._keep_claim(item, error)
             return False

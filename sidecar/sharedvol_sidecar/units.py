@@ -101,10 +101,14 @@ class Units:
             self._held.clear()  # after a lock that was lost: the others go with their last reference
             self._locks.close()
 
+    def holds(self, name: str) -> bool:
+        """Return whether this sidecar has locked a unit."""
+        return _key(name) in self._held
+
     @contextlib.contextmanager
     def held(self, name: str, *, wait: bool = True) -> Iterator[bool]:
         """Lock a unit for a moment. Yields False if another sidecar has it."""
-        had = _key(name) in self._held
+        had = self.holds(name)
         mine = self.take(name) if wait else self.take_now(name)
         try:
             yield mine

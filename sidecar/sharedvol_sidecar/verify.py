@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 from sharedvol.errors import describe
 from sharedvol_sidecar.catalog import Catalog, Filters, Row, clamped
-from sharedvol_sidecar.follow_records import live_paths
+from sharedvol_sidecar.follow_seals import live_paths
 from sharedvol_sidecar.tree import Found, Tree, digest, is_plain, open_file
 
 CHANGED, MISSING, UNCATALOGUED, UNREADABLE = "changed", "missing", "uncatalogued", "unreadable"

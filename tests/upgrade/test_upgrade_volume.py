@@ -58,6 +58,29 @@ def test_a_log_that_was_cut_is_kept_by_the_other_release(place: Place, pair: Pai
     assert place.texts() == ["after\nand more\n", "before the cut\n"]
 
 
+def test_a_log_that_was_cut_while_the_catalog_was_locked_is_finished_by_both(place: Place, pair: Pair) -> None:
+    """What waits for its row has a note of this release, which the release before does not read."""
+    logs = place.spool / "web" / "logs"
+    logs.mkdir(parents=True)
+    with open(logs / "app.log", "a", buffering=1) as log:
+        log.write("before the cut\n")
+        place.once(pair[0])
+        log.truncate(0)
+        log.write("after\n")
+        with contextlib.closing(
+            sqlite3.connect(place.collected / ".sharedvol" / "catalog.db", isolation_level=None)
+        ) as db:
+            db.execute("BEGIN IMMEDIATE")
+            place.run(pair[0], "once", "--from", place.spool, "--to", place.collected, "--quiet", "0")
+        place.once(pair[1])
+        log.write("and more\n")
+    for release in (*pair, *pair):
+        place.once(release)
+    assert place.texts() == ["after\nand more\n", "before the cut\n"]
+    place.verify(pair[0])
+    place.verify(pair[1])
+
+
 def test_a_log_that_was_deleted_gets_its_name_from_the_other_release(place: Place, pair: Pair) -> None:
     logs = place.spool / "web" / "logs"
     logs.mkdir(parents=True)
