@@ -153,6 +153,8 @@ def verify_command(to: Path, catalog: str | None, as_json: bool, **filters: Any)
         say(compared + f"; {counts.without_digest} by size alone" * bool(counts.without_digest))
         said = [f"{getattr(counts, name)} {name}" for name in PROBLEMS if getattr(counts, name)]
         say(", ".join(said) or "all is as it was collected")
+        if counts.unwatched:
+            say(f"{counts.unwatched} followed logs are not finished, and no running sidecar sees them")
     if not counts.good:
         sys.exit(EXIT_FAILED)
 

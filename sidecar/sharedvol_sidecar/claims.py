@@ -27,6 +27,7 @@ from datetime import date as Date
 from sharedvol import FileLock, LockTimeout, worker_token
 from sharedvol_sidecar.directories import Directory
 from sharedvol_sidecar.errors import ConfigError, SidecarError
+from sharedvol_sidecar.inodes import identity, inode_of
 from sharedvol_sidecar.private_lock import private_lock
 from sharedvol_sidecar.probe import Probe, try_to_rename
 from sharedvol_sidecar.put_backs import PutBacks
@@ -149,11 +150,13 @@ class Claims:
         names = (name.removesuffix(".lock") for name in _names(self.movers) if name.endswith(".lock"))
         return sorted(slot for slot in names if slot.isdecimal() and slot != self.slot)
 
-    def inodes(self) -> set[int]:
-        """The inodes of every claim there is, of the living and the dead."""
-        found: set[int] = set()
-        _collect_inodes(self._root, found)
-        return found
+    def holds(self, id: str) -> bool:
+        """Return whether a file is claimed, by a living mover or a dead one.
+
+        Args:
+            id: what `inodes.identity` gives for the file.
+        """
+        return _holds(self._root, id, inode_of(id))
 
     def close(self) -> None:
         """Release the slot and close the directories. Does nothing the second time."""
@@ -231,14 +234,26 @@ def day_of_batch(name: str) -> int | None:
     return int(digits) if digits.isdecimal() and len(digits) < 8 and 0 < int(digits) <= _LAST_DAY else None
 
 
-def _collect_inodes(directory: Directory, found: set[int]) -> None:
+def _holds(directory: Directory, id: str, inode: int) -> bool:
     with os.scandir(directory.fd) as entries:
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                with contextlib.suppress(OSError), directory.open(entry.name) as inner:
-                    _collect_inodes(inner, found)
-            else:
-                found.add(entry.inode())
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # it was finished meanwhile
+                if entry.is_dir(follow_symlinks=False):
+                    with directory.open(entry.name) as inner:
+                        if _holds(inner, id, inode):
+                            return True
+                elif entry.inode() == inode and _is(directory, entry.name, id):
+                    return True
+    return False
+
+
+def _is(directory: Directory, name: str, id: str) -> bool:
+    """Whether a file has that identity. A dead file's inode is used again, so the number alone does not tell."""
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.fd)
+    try:
+        return identity(fd) == id
+    finally:
+        os.close(fd)
 
 
 def _remove_empty(root: Directory, remove: Callable[[Directory, str], None]) -> None:

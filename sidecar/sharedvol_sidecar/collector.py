@@ -186,7 +186,7 @@ class Collector:
             logs,
             self._mover.move,
             publisher.withdraw,
-            self.claims.inodes,
+            self.claims.holds,
             lambda path: layout.origin(path) is not None,
             self._has_older,
             self._ended,

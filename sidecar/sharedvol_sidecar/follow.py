@@ -35,7 +35,7 @@ from sharedvol_sidecar.claims import open_private
 from sharedvol_sidecar.contents import encoding_of
 from sharedvol_sidecar.destination import Destination
 from sharedvol_sidecar.directories import Directory
-from sharedvol_sidecar.follow_marks import is_marked_by_others, set_marks
+from sharedvol_sidecar.follow_marks import is_marked_by_others, is_watched, set_marks
 from sharedvol_sidecar.follow_open import OpenLogs
 from sharedvol_sidecar.follow_records import Log, Records, State
 from sharedvol_sidecar.follow_seals import Seals
@@ -298,6 +298,13 @@ class Followed:
         if answer is lease.Lease.UNAVAILABLE:
             return time.monotonic() - log.grew_at >= self._seal_after
         return answer is lease.Lease.HELD
+
+    def is_unwatched(self, log: Log) -> bool:
+        """Return whether a log was missed for some scans, and no process sees it or has it open."""
+        with contextlib.suppress(OSError):
+            if log.fd < 0 and log.missed >= _SCANS and time.monotonic() - log.missed_at >= self._quiet:
+                return self._open_live(log, create=False) and not is_watched(log.live)
+        return False
 
     def leave_open(self, logs: OpenLogs, most: int) -> None:
         """Leave the logs open for another `Followed`, those first that only a descriptor reaches; then close this one.

@@ -66,9 +66,19 @@ class EndedLogs:
         directory = self._directory
         with publish(f"/proc/self/fd/{directory.fd}/{id}.json", replace=True) as file:
             file.write(json.dumps({"target": target, "encoding": encoding}))
+        found = {}
         with os.scandir(directory.fd) as entries:
-            found = [(entry.stat().st_mtime_ns, entry.name) for entry in entries if entry.name.endswith(".json")]
-        for _, name in sorted(found)[:-_MOST]:
+            for entry in entries:
+                if entry.name.endswith(".json"):
+                    with contextlib.suppress(FileNotFoundError):  # another sidecar has removed it
+                        found[entry.name] = entry.stat().st_mtime_ns
+        # Later than every other note, also where the clock was set back.
+        mine = f"{id}.json"
+        latest = max((time_ns for name, time_ns in found.items() if name != mine), default=0)
+        if found.get(mine, 0) <= latest:
+            found[mine] = latest + 1
+            os.utime(mine, ns=(latest + 1, latest + 1), dir_fd=directory.fd)
+        for name in sorted(found, key=found.__getitem__)[:-_MOST]:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=directory.fd)
 

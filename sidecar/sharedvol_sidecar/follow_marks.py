@@ -38,8 +38,17 @@ def is_marked_by_others(log: Log) -> bool:
 
     That is a process that sees the log; for a log that this process cannot read also one that has it open.
     """
+    return _is_locked(log.live, *(_SEEN if log.fd >= 0 else _ALL))
+
+
+def is_watched(fd: int) -> bool:
+    """Return whether any other description of a live copy holds a mark: a running sidecar sees or reads its log."""
+    return _is_locked(fd, *_ALL)
+
+
+def _is_locked(fd: int, start: int, length: int) -> bool:
     try:
-        answer = fcntl.fcntl(log.live, fcntl.F_OFD_GETLK, _lock(fcntl.F_WRLCK, *(_SEEN if log.fd >= 0 else _ALL)))
+        answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _lock(fcntl.F_WRLCK, start, length))
     except OSError:
         return False
     return int(struct.unpack("@hhqqi0q", answer)[0]) != fcntl.F_UNLCK

@@ -16,7 +16,6 @@ from sharedvol_sidecar.follow_ended import EndedLogs
 from sharedvol_sidecar.follow_open import OpenLogs
 from sharedvol_sidecar.follow_records import Log
 from sharedvol_sidecar.follow_seals import parse
-from sharedvol_sidecar.inodes import inode_of
 from sharedvol_sidecar.items import Item
 from sharedvol_sidecar.report import Event, Listener, Tally
 from sharedvol_sidecar.scan import Candidate
@@ -32,7 +31,7 @@ class LogKeeper:
         logs: what to do with them at their end.
         move: moves items to their final names.
         withdraw: takes back the final name of a live copy, and its row in the catalog.
-        claimed: the inodes of every claim.
+        claimed: whether a log, by its id, is a claim.
         sees: whether a scan by these settings finds a file at that path of the spool.
         has_older: whether a sidecar of a release that sets no marks is running.
         ended: remembers logs that were sealed and still exist.
@@ -48,7 +47,7 @@ class LogKeeper:
         logs: Logs,
         move: Callable[[list[Item], Tally], None],
         withdraw: Callable[[Item], None],
-        claimed: Callable[[], set[int]],
+        claimed: Callable[[str], bool],
         sees: Callable[[str], bool],
         has_older: Callable[[], bool],
         ended: EndedLogs,
@@ -182,11 +181,24 @@ class LogKeeper:
         self._finish_seals()
         for log in list(self._records.logs.values()):
             unit = log.state.unit
-            if log.seen or skip(unit) or not self._sees(log.state.source):
+            if log.seen or skip(unit):
+                continue
+            if not self._sees(log.state.source):
+                self._leave_to_others(log)
                 continue
             with self._units.held(unit) as mine:
                 if mine:
                     self._end(log, self._known.get(unit, self._known_first))
+
+    def _leave_to_others(self, log: Log) -> None:
+        """Report a log that these settings do not show, and that no other sidecar takes care of."""
+        log.miss()
+        if self._followed.is_unwatched(log):
+            detail = (
+                "it was followed by other settings, and no running sidecar sees it, so its live copy is not finished: "
+                "run a sidecar once with the --kinds and --pattern that show it"
+            )
+            self._tell(Event("unfollowed", log.state.source, detail))
 
     def _end(self, log: Log, known: int) -> None:
         if log.known_since <= known:
@@ -201,7 +213,7 @@ class LogKeeper:
         if current is None or current.known_since > known or not self._followed.is_whole(current):
             return
         # A claim of it that a dead mover left is the log itself: that is moved.
-        if inode_of(log.id) in self._claimed():
+        if self._claimed(log.id):
             return
         with self._guarded(current.state.source, current):
             if self._seal(current, ended=True):

@@ -6,7 +6,9 @@ empty directory in the spool, so that all sidecars of the spool see it::
 
     .sharedvol/put-back/<inode in hexadecimal>
 
-A mark that is too old, or of an inode that was reused, does no harm: its file waits for the quiet time.
+The mark's time of change is a reading of the clock that counts from the machine's start (CLOCK_BOOTTIME), which no
+process can set. So a change of the time of day does not make a fresh mark old. A mark that is too old, or of an inode
+that was reused, does no harm: its file waits for the quiet time.
 """
 
 from __future__ import annotations
@@ -68,12 +70,14 @@ class PutBacks:
             self._remember(inode)
             return
         try:
-            os.mkdir(f"{inode:x}", 0o700, dir_fd=directory.fd)
-        except FileExistsError:
-            with contextlib.suppress(OSError):  # the earlier mark of the inode counts from now
-                os.utime(f"{inode:x}", dir_fd=directory.fd, follow_symlinks=False)
+            with contextlib.suppress(FileExistsError):  # the earlier mark of the inode counts from now
+                os.mkdir(f"{inode:x}", 0o700, dir_fd=directory.fd)
         except OSError:
             self._remember(inode)
+            return
+        now = _clock()
+        with contextlib.suppress(OSError):  # a mark that keeps its first time is not removed
+            os.utime(f"{inode:x}", (now, now), dir_fd=directory.fd, follow_symlinks=False)
 
     def _remember(self, inode: int) -> None:
         self._unwritten[inode] = None
@@ -90,9 +94,14 @@ class PutBacks:
         self._added = 0
         if self._directory is None:
             return
-        oldest = time.time() - OLD
+        oldest = _clock() - OLD
         with os.scandir(self._directory.fd) as entries:
             for entry in entries:
                 with contextlib.suppress(OSError):
                     if entry.stat(follow_symlinks=False).st_mtime < oldest:
                         os.rmdir(entry.name, dir_fd=self._directory.fd)
+
+
+def _clock() -> float:
+    """Seconds since the machine was started, which a container cannot change."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 
 from sharedvol.errors import describe
 from sharedvol_sidecar.catalog import Catalog, Filters, Row, clamped
+from sharedvol_sidecar.follow_marks import is_watched
 from sharedvol_sidecar.follow_seals import live_paths
 from sharedvol_sidecar.tree import Found, Tree, digest, is_plain, open_file
 
@@ -47,6 +48,8 @@ class Verified:
         uncatalogued: files without a row.
         abandoned: live copies that no record names, so that no sidecar will finish them.
         unreadable: files and directories that could not be read.
+        unwatched: live copies whose logs no running sidecar sees or reads. They are finished by the next one whose
+            settings show the logs, so they are not a problem as such.
     """
 
     files: int = 0
@@ -57,6 +60,7 @@ class Verified:
     uncatalogued: int = 0
     abandoned: int = 0
     unreadable: int = 0
+    unwatched: int = 0
 
     @property
     def good(self) -> bool:
@@ -130,6 +134,7 @@ class Verification:
         recorded = live_paths(self._tree.root) if before else None
         if recorded is None:
             return
+        self.counts.unwatched = sum(found.path in recorded and not _is_watched(found) for found in before)
         for found in before:
             now = self._look(found.path) if found.path not in recorded else None
             if now is not None and os.path.samestat(now.info, found.info):
@@ -184,6 +189,17 @@ class Verification:
     def _found(self, finding: Finding) -> None:
         setattr(self.counts, finding.problem, getattr(self.counts, finding.problem) + 1)
         self._tell(finding)
+
+
+def _is_watched(found: Found) -> bool:
+    try:
+        fd = open_file(found)
+    except OSError:
+        return True  # it was finished meanwhile
+    try:
+        return is_watched(fd)
+    finally:
+        os.close(fd)
 
 
 def _under_way(found: Found) -> bool:

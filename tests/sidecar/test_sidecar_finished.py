@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -326,18 +327,34 @@ def marks(volume: Volume) -> Iterator[tuple[PutBacks, Path]]:
     collector.close()
 
 
-def test_marks_of_files_that_were_put_back_do_not_pile_up(marks: tuple[PutBacks, Path]) -> None:
+def test_marks_of_files_that_were_put_back_do_not_pile_up(
+    marks: tuple[PutBacks, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     put_backs, directory = marks
+    started, since = time.clock_gettime(time.CLOCK_BOOTTIME), 0.0
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: started + since)
     put_backs.add(0xABC)
     assert 0xABC in put_backs and [path.name for path in directory.iterdir()] == ["abc"]
-    touch(directory / "abc", seconds=-2 * OLD)
+    since = 2 * OLD
     put_backs.add(0xABC)  # put back again: the mark counts from now
     put_backs.remove_old()
     assert 0xABC in put_backs
-    touch(directory / "abc", seconds=-2 * OLD)
+    since = 4 * OLD
     for number in range(5_000):
         put_backs.add(number % 10)
     assert 0xABC not in put_backs and len(list(directory.iterdir())) == 10
+
+
+@pytest.mark.parametrize("days", [-400, 2, 400])
+def test_a_mark_is_as_old_as_it_was_when_the_time_of_day_is_set(
+    marks: tuple[PutBacks, Path], monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    put_backs, _ = marks
+    put_backs.add(0xABC)
+    moment = time.time() + days * OLD
+    monkeypatch.setattr(time, "time", lambda: moment)
+    put_backs.remove_old()
+    assert 0xABC in put_backs
 
 
 def test_on_a_full_disk_what_was_put_back_is_remembered(
