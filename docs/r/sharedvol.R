@@ -2221,9 +2221,9 @@ sv__session_settings <- function(session) {
 #
 # A run that ended well is enough: replicas share the database, and if each was not ready while it does not answer, no
 # replica would be left. With database = "always" it queries the database each time: let a load balancer ask every few
-# seconds, and let `connect` give up soon, or plumber answers nothing while the server is silent. RMySQL does by the option file in `default.file`, with connect-timeout=2
-# and read-timeout=2 in its group [client]; setTimeLimit() ends no wait of its. The answer holds error messages of the
-# database: keep the path inside.
+# seconds, and let `connect` give up soon, or plumber answers nothing while the server is silent. RMySQL does by the
+# option file in `default.file`, with connect-timeout=2 and read-timeout=2 in its group [client]; setTimeLimit() ends no
+# wait of its. The answer holds error messages of the database: keep the path inside.
 
 # Whether the replica may serve: list(code = 200 or 503, body = list(...)).
 #   status: what sv_migrate() returned, or the $status of the condition it stopped with.

@@ -40,6 +40,8 @@ MAX_MOVERS = 256
 
 _LAST_DAY = Date.max.toordinal()
 
+_movers = itertools.count(1)  # of this process
+
 
 def open_private(root: Directory) -> Directory:
     """Our own directory in the spool or the destination, made where it is missing.
@@ -85,6 +87,7 @@ class Claims:
 
     def __init__(self, spool: Directory, key: str = "") -> None:
         self.key = key
+        self._prefix = f"{worker_token()}-{next(_movers)}-"  # after a fault the same process is another mover
         self._batches = itertools.count(1)
         with contextlib.ExitStack() as parts:
             private = parts.enter_context(open_private(spool))
@@ -109,11 +112,11 @@ class Claims:
         """A claim directory for one batch; its name is never used again."""
         self._spares.fill()
         suffix = f".{self.key}" if self.key else ""
-        return Batch(self._mine, self._spares, self.slot, f"{worker_token()}-{next(self._batches)}{suffix}")
+        return Batch(self._mine, self._spares, self.slot, f"{self._prefix}{next(self._batches)}{suffix}")
 
     def is_own(self, path: str) -> bool:
-        """Return whether a claim was made by this process, by its path below the claim directories."""
-        return path.partition("/")[2].startswith(f"{worker_token()}-")
+        """Return whether a claim was made by this mover, by its path below the claim directories."""
+        return path.partition("/")[2].startswith(self._prefix)
 
     def left_behind(self) -> Generator[tuple[str, Directory], None, None]:
         """Each slot and claim directory that no living mover works on, locked while it is yielded.
