@@ -17,6 +17,7 @@ release = version = sharedvol.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "commands", "house"]
 exclude_patterns = ["_ext", "examples/**/.venv"]
 nitpicky = True
+nitpick_ignore = [("py:class", "Engine")]  # SQLAlchemy's: its documentation is not part of this site
 default_role = "py:obj"
 
 # Pages are read on the forge, too: their links name files, `page.md#heading`.

@@ -25,9 +25,6 @@ from sharedvol.migrations.status import MigrationStatus
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-When = Literal["start", "always"]
-"""When readiness queries the database: until nothing is pending, or for each check."""
-
 LIVE_PATH: Final = "/health/live"
 READY_PATH: Final = "/health/ready"
 _PATIENCE_SECONDS: Final = 5
@@ -84,7 +81,7 @@ class Health:
         coordinator: MigrationCoordinator | None,
         *,
         max_age: float = 1.0,
-        database: When = "start",
+        database: Literal["start", "always"] = "start",
         engine: Engine | None = None,
     ) -> None:
         if database not in ("start", "always"):

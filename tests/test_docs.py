@@ -52,6 +52,7 @@ OUTSIDE = {
     "docker compose -f compose.yaml ": "tests/containers/test_compose_replicas.py and test_compose_r.py",
     "API_IMAGE=jobs-api:2 ./roll api": "tests/containers/test_compose_replicas.py",
     "docker compose up -d --no-recreate --scale ": "the tutorial, and test_compose_replicas.py",
+    "docker compose up -d --no-deps --no-recreate --": "the tutorial runs the same with other numbers",
     "docker compose run --rm -T prepare ": "writes what the example's owner brings along",
     "docker compose exec sidecar ": "the tutorial runs the same with -T",
     "docker compose logs ": "the engine's own, without an end",

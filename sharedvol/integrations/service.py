@@ -8,11 +8,11 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from sharedvol import forks, native
 from sharedvol.errors import SharedVolError
-from sharedvol.health import Health, Report, When
+from sharedvol.health import Health, Report
 from sharedvol.identity import container_id
 from sharedvol.integrations.background import start_thread
 from sharedvol.integrations.checks import OK, Checks
@@ -73,7 +73,7 @@ class Service:
         migrate: bool = True,
         check_timeout: float = 2.0,
         max_age: float = 1.0,
-        database: When = "start",
+        database: Literal["start", "always"] = "start",
         engine: Engine | None = None,
         exit_on_failure: bool = True,
     ) -> None:
