@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import signal
 from collections.abc import Callable, Generator, Iterator
 
 import pytest
@@ -12,6 +13,9 @@ from counted import summary
 from installed import FLAVOURS, FUSE_MISSING, MYSQL_MISSING, R_MISSING, NotInstalled
 from redis_servers import RedisServer
 from servers import Database, Server
+
+# A shell starts background jobs with SIGINT ignored, and every process that a test starts would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -74,7 +75,7 @@ def test_each_group_gives_its_figures_and_readings(group: str, figures: int, rea
 def test_the_moving_group_moves_every_file(tmp_path: Path) -> None:
     lines = run_group("moving", tmp_path)
     assert any("moving 2,000 files" in str(line.get("name")) for line in lines)
-    assert [line["kind"] for line in lines].count("reading") == 5
+    assert [line["kind"] for line in lines].count("reading") == 4 + (shutil.which("rsync") is not None)
 
 
 def test_the_replicas_group_starts_them_on_every_server(tmp_path: Path) -> None:
