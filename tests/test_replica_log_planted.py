@@ -172,7 +172,7 @@ PLANTED: list[tuple[Callable[[Path], None], object, str, object]] = [
     (interrupt, LogWriter, "_ready", _forgetful_ready),
     (interrupt, LogWriter, "_is_draining", lambda self: True),
     (fill, LogWriter, "_is_begun", lambda self, entry: False),
-    (fork, ReplicaFileHandler, "_forget", lambda self: None),
+    (fork, ReplicaFileHandler, "renew", lambda self: None),
     (move, LogFile, "_is_at_its_path", lambda self: True),
     (plant_link, LogFiles, "_look", _follow),
 ]
@@ -192,6 +192,6 @@ def test_a_planted_fault_is_seen(
     name: str,
     fault: object,
 ) -> None:
-    monkeypatch.setattr(where, name, fault, raising=False)
+    monkeypatch.setattr(where, name, fault, raising=name != "torn")  # which only objects have
     with pytest.raises(AssertionError):
         check(tmp_path)
