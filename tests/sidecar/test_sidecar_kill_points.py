@@ -28,7 +28,7 @@ from sharedvol_sidecar.publisher import Publisher
 from sharedvol_sidecar.report import Tally
 
 EXHAUSTIVE = os.environ.get("SHAREDVOL_EXHAUSTIVE") == "1"
-STEP = 1 if EXHAUSTIVE else 5
+STEP = 1 if EXHAUSTIVE else 11
 
 both_modes = pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 one_or_two = pytest.mark.parametrize("second_mover", [False, True], ids=["alone", "beside-another"])
@@ -115,7 +115,7 @@ def test_while_everything_is_put_back(where: str, request: pytest.FixtureRequest
 @pytest.mark.parametrize("where", ["linked", "copied"])
 def test_killed_again_in_recovery(where: str, request: pytest.FixtureRequest) -> None:
     scene: Scene = request.getfixturevalue(where)
-    every_second_kill(scene, first_step=3 if EXHAUSTIVE else 31, second_step=1 if EXHAUSTIVE else 11)
+    every_second_kill(scene, first_step=3 if EXHAUSTIVE else 61, second_step=1 if EXHAUSTIVE else 23)
     assert scene.kills > 10
 
 
