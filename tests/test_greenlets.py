@@ -129,6 +129,29 @@ def test_what_was_made_before_gevent_patched_works_after_it(tmp_path: Path) -> N
     assert run_python(EARLY, str(tmp_path)) == "{'ok'}"
 
 
+ENDED = """
+import sys
+from sharedvol import *
+FileLock(sys.argv[1] + "other").acquire().release()
+from gevent import monkey; monkey.patch_all()
+import gevent, threading
+def take():
+    gevent.spawn(lambda: FileLock(sys.argv[1] + "other").acquire().release()).join()
+    lock.acquire()
+lock = FileLock(sys.argv[1])
+kept = gevent.spawn(take); kept.join()
+with FileLock(sys.argv[1], timeout=20): pass
+gevent.spawn(take).join()
+with FileLock(sys.argv[1], timeout=20): pass
+thread = threading.Thread(target=take); thread.start(); thread.join()
+with FileLock(sys.argv[1], timeout=20): print("free")
+"""
+
+
+def test_a_greenlet_that_ended_leaves_it_free_also_where_gevent_patched_late(tmp_path: Path) -> None:
+    assert run_python(ENDED, f"{tmp_path}/x") == "free"
+
+
 MIGRATED = """
 url, directory, lock = sys.argv[1:]
 held = FileLock(lock).acquire()

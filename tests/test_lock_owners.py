@@ -193,6 +193,64 @@ async def test_who_waits_gets_what_a_task_left_at_once(lock: Lock) -> None:
         assert lock.held
 
 
+def test_a_thread_whose_object_nothing_keeps_leaves_it_free(lock: Lock) -> None:
+    native, done = [], threading.Event()
+
+    def take() -> None:
+        native.append(threading.get_native_id())
+        lock.acquire()
+        done.set()
+
+    threading.Thread(target=take).start()
+    assert done.wait(LIMIT)
+    wait_until(lambda: not Path(f"/proc/self/task/{native[0]}").exists(), "the thread to end")
+    assert free(lock)
+
+
+def test_a_task_that_is_destroyed_before_it_is_done_leaves_it_free(lock: Lock) -> None:
+    async def take() -> None:
+        await lock.acquire_async()
+        await asyncio.Event().wait()
+
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda loop, context: None)  # which says that a task was destroyed
+    tasks = [loop.create_task(take())]
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.run_until_complete(asyncio.sleep(0))
+    assert not free(lock)
+    loop.close()
+    tasks.clear()
+    del loop
+    gc.collect()
+    assert free(lock)
+
+
+@pytest.mark.usefixtures("any_fork")
+def test_a_child_leaves_the_block_of_its_parent_where_another_thread_had_a_lock(lock: Lock, tmp_path: Path) -> None:
+    """The child drops that thread, and with it what watches its end, before Python runs the hooks of a fork."""
+    other, used, end = FileLock(tmp_path / "other.lock"), threading.Event(), threading.Event()
+
+    def use() -> None:
+        other.acquire().release()
+        used.set()
+        end.wait()
+
+    def block() -> Iterator[None]:
+        with lock:
+            yield
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    assert used.wait(LIMIT)
+    running = block()
+    next(running)
+    assert run_forked(lambda: next(running, None)) is None
+    assert not free(lock)
+    next(running, None)
+    end.set()
+    thread.join(LIMIT)
+
+
 # Threads of a pool.
 
 

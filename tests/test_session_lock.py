@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from processes import LIMIT
+from processes import LIMIT, run_python
 
 from sharedvol import LockDeadlockError, LockTimeout, NotLockedError
 from sharedvol.locks.session import SessionLock
@@ -121,3 +121,41 @@ async def test_a_loop_does_not_wait_for_its_own_task() -> None:
     with pytest.raises(LockDeadlockError, match="event loop"):
         lock.acquire()
     acquired.release()
+
+
+def test_a_thread_whose_object_nothing_keeps_leaves_it_free() -> None:
+    lock, done = Granted(), threading.Event()
+
+    def use() -> None:
+        lock.acquire()
+        done.set()
+
+    threading.Thread(target=use).start()
+    assert done.wait(LIMIT)
+    with lock.acquire(timeout=LIMIT):
+        pass
+
+
+KEPT = """
+from sharedvol.locks.session import SessionLock
+class Granted(SessionLock):
+    def _nothing(self, *args): pass
+    _reset = _begin = _end = _let_go = _nothing
+lock = Granted("x", None, False, "")
+acquired = lock.acquire()
+print("end")
+"""
+
+
+def test_a_process_ends_that_keeps_what_acquire_returned() -> None:
+    assert run_python(KEPT) == "end"
+
+
+def test_it_is_freed_while_the_module_threading_is_in_use() -> None:
+    """What acquire returned may be collected anywhere, also in the midst of the start of a thread."""
+    lock = Granted()
+    kept = [in_thread(lock.acquire)]
+    with threading._active_limbo_lock:  # type: ignore[attr-defined]
+        kept.clear()
+        with lock.acquire(timeout=LIMIT):
+            pass

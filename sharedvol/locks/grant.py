@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import Protocol
+from typing import Any, Protocol
 
 from sharedvol import forks
 
@@ -120,8 +121,8 @@ class Acquired(Protocol):
 class Owned(Protocol):
     """What has grants."""
 
-    def owner_ended(self, owner: Owner) -> None:
-        """A thread or task has ended: free what it held and no caller can free any more."""
+    def owner_ended(self, owner: Owner | None) -> None:
+        """A thread or task has ended, None if it exists no more: free what it held and no caller can free any more."""
 
 
 # Weak: a context lives long, and a lock that is dropped under its hold leaves no other trace.
@@ -178,42 +179,39 @@ def watch_end(owner: Owner, owned: Owned) -> None:
     if isinstance(owner, asyncio.Task):
         end = _tasks.get(owner)
         if end is None:
-            end = _tasks[owner] = _End(owner)
+            # Weak: a task that is destroyed before it is done ends as well.
+            end = _tasks[owner] = _End(weakref.ref(owner))
             owner.add_done_callback(_end_task)
     else:
-        end = getattr(_this_thread, "end", None)
+        # gevent replaces the class, and what was made before belongs to threads of the system, not to greenlets.
+        here = _ends.get(threading.local) or _ends.setdefault(threading.local, threading.local())
+        end = getattr(here, "end", None)
         if end is None:
-            end = _this_thread.end = _ThreadEnd(owner)
+            # Not weak: the thread's own locals are the last that is dropped, after its object.
+            end = here.end = _End(lambda: owner)
     end.owned[id(owned)] = owned
 
 
 class _End:
-    """What is to be done at the end of a thread or task."""
+    """What is to be done at the end of a thread or task. Dies with it, and does it then."""
 
-    def __init__(self, owner: Owner) -> None:
-        self.owner = weakref.ref(owner)
+    def __init__(self, owner: Callable[[], Owner | None]) -> None:
         self.owned: weakref.WeakValueDictionary[int, Owned] = weakref.WeakValueDictionary()
-
-    def run(self) -> None:
-        owner = self.owner()
-        for ref in self.owned.valuerefs():
-            if owner is not None and (owned := ref()) is not None:
-                with contextlib.suppress(Exception):  # of a lock that was lost, which its owner did not ask
-                    owned.owner_ended(owner)
-
-
-class _ThreadEnd(_End):
-    """Dies with its thread, whose local variable it is."""
+        self.owner, self.pid = owner, os.getpid()
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # an interrupt may have ended __init__; the interpreter may be ending
-            self.run()
+            if self.pid != os.getpid():
+                return  # a forked child drops the threads of its parent, where they have not ended
+            owner = self.owner()
+            for ref in self.owned.valuerefs():
+                if (owned := ref()) is not None:
+                    with contextlib.suppress(Exception):  # of a lock that was lost, which its owner did not ask
+                        owned.owner_ended(owner)
 
 
 def _end_task(task: asyncio.Task[object]) -> None:
-    end = _tasks.pop(task, None)
-    if end is not None:
-        end.run()
+    _tasks.pop(task, None)
 
 
 def _no_owner() -> None:
@@ -226,7 +224,7 @@ def _has_ended(owner: Owner | None) -> bool:
     return owner is None or (isinstance(owner, threading.Thread) and not owner.is_alive())
 
 
-_this_thread = threading.local()
+_ends: dict[type, Any] = {}  # the local variables of the threads, by the class of these
 _tasks: weakref.WeakKeyDictionary[Owner, _End] = weakref.WeakKeyDictionary()
 
 

@@ -82,11 +82,11 @@ class Ownership:
         grant.objects -= 1
         self.free_orphan(grant)
 
-    def owner_ended(self, owner: Owner) -> None:
-        """A thread or task has ended."""
+    def owner_ended(self, owner: Owner | None) -> None:
+        """A thread or task has ended; None if it exists no more."""
         forks.notice()
         for grant in list(self.held):
-            if grant.owner() is owner:
+            if grant.owner() in (owner, None):
                 grant.forget_owner()
                 self.free_orphan(grant)
 
@@ -129,7 +129,7 @@ class Ownership:
 
     def renew(self) -> None:
         """Begin with nothing: in a forked child, where `handles` has closed the descriptors."""
-        self._inherited = [(grant.owner(), grant) for grant in self.held]
+        self._inherited += [(grant.owner(), grant) for grant in self.held]  # a child may be renewed twice
         for grant in self.held:
             grant.active, grant.inherited = False, True
         self.held, self.idle = {}, []

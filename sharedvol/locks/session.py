@@ -6,6 +6,7 @@ turn it is among the threads, and that an interrupt, wherever it strikes, leaves
 
 from __future__ import annotations
 
+import _thread
 import logging
 import sys
 import threading
@@ -213,18 +214,21 @@ class SessionLock:
         grant.objects -= 1
         self._free_orphan(grant)
 
-    def owner_ended(self, owner: object) -> None:
-        """A thread has ended: free what it held and no caller can free any more."""
+    def owner_ended(self, owner: object | None) -> None:
+        """A thread has ended, which may exist no more: free what it held and no caller can free any more."""
         forks.notice()
         grant = self._grant
-        if grant is not None and grant.owner() is owner:
+        if grant is not None and grant.owner() in (owner, None):
             grant.forget_owner()
             self._free_orphan(grant)
 
     def _free_orphan(self, grant: Grant) -> None:
         if grant.is_orphan and grant is self._grant:
-            # Not in this thread: it may be in the midst of something with this very lock, and only collect garbage.
-            threading.Thread(target=self._drop, args=(grant,), name="sharedvol-lock", daemon=True).start()
+            if sys.is_finalizing():
+                return  # the server frees it when the process ends
+            # Not in this thread: it may be using this very lock, or `threading` itself, and only collect garbage.
+            # `Thread.start` would wait for the new thread, and for a mutex of `threading`.
+            _thread.start_new_thread(self._drop, (grant,))
 
     def __enter__(self) -> Self:
         self._acquire(DEFAULT, id(sys._getframe(1)), None)
