@@ -16,9 +16,10 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import Depends, FastAPI
-from processes import LIMIT, is_free, run_forked, wait_until
+from processes import LIMIT, Child, is_free, run_forked, wait_until
 
 from sharedvol import FileLock, LockDeadlockError, LockTimeout, NotLockedError, Semaphore
+from sharedvol.locks.grant import Grant
 
 Lock = FileLock | Semaphore
 KINDS = ("plain", "fenced", "shared", "semaphore")
@@ -131,6 +132,158 @@ def test_in_a_forked_child_it_releases_nothing(lock: Lock) -> None:
     run_forked(leave)
     assert not free(lock)
     acquired.release()
+
+
+# Several threads at one hold.
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, name: str, work: Callable[[], object]) -> threading.Thread:
+    """At the next call of a method of `Grant`, run ``work`` in another thread: as far as it comes before the call."""
+    real, thread = getattr(Grant, name), threading.Thread(target=work)
+
+    def between(self: Grant, *args: Any) -> Any:
+        monkeypatch.setattr(Grant, name, real)
+        thread.start()
+        thread.join(0.05)  # it may have to wait for this call
+        return real(self, *args)
+
+    monkeypatch.setattr(Grant, name, between)
+    return thread
+
+
+def test_its_owner_is_inside_whichever_thread_releases_at_that_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = FileLock(tmp_path / "x.lock")
+    thread = meanwhile(monkeypatch, "add", lock.acquire().release)
+    with lock:
+        thread.join(LIMIT)
+        assert not free(lock)
+    assert free(lock)
+
+
+def test_two_releases_at_one_moment_free_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = FileLock(tmp_path / "x.lock")
+    first, second = lock.acquire(), lock.acquire()
+    thread = meanwhile(monkeypatch, "undo", first.release)
+    second.release()
+    thread.join(LIMIT)
+    assert not lock.held
+    assert free(lock)
+
+
+def test_a_release_of_what_another_thread_just_released_is_refused(lock: Lock, monkeypatch: pytest.MonkeyPatch) -> None:
+    acquired, kind = lock.acquire(), type(lock._permits[0] if isinstance(lock, Semaphore) else lock._own)
+    undo = kind.undo
+
+    def after(*args: Any, **options: Any) -> Any:
+        monkeypatch.setattr(kind, "undo", undo)
+        in_thread(acquired.release)
+        return undo(*args, **options)
+
+    monkeypatch.setattr(kind, "undo", after)
+    with pytest.raises(NotLockedError):
+        lock.release()
+    assert free(lock)
+
+
+# The end of a block.
+
+
+def end_another(lock: Lock, enter: Callable[[], Any]) -> tuple[Any, type[BaseException]]:
+    """What ``enter`` made in another thread, after a block here was released inside, which then ended in the error."""
+    made: list[Any] = []
+    try:
+        with lock:
+            lock.release()
+            made.append(in_thread(enter))
+    except NotLockedError as error:
+        return made[0], type(error)
+    raise AssertionError("it ended without an error")
+
+
+@pytest.mark.parametrize("kind", ["with", "stack", "acquire"])
+def test_the_end_of_a_block_does_not_release_the_hold_of_another_thread(lock: Lock, kind: str) -> None:
+    def block() -> Iterator[None]:
+        with lock:
+            yield
+
+    def enter() -> Any:
+        if kind == "acquire":
+            return lock.acquire()
+        if kind == "with":
+            running = block()
+            next(running)
+            return running
+        stack = ExitStack()
+        stack.enter_context(lock)
+        return stack
+
+    made, error = end_another(lock, enter)
+    assert error is NotLockedError
+    assert not free(lock)
+    del made
+
+
+def test_the_end_of_a_block_releases_what_was_acquired_again_inside(lock: Lock) -> None:
+    with lock:
+        lock.release()
+        assert free(lock)
+        lock.acquire()
+        assert not free(lock)
+    assert free(lock)
+
+
+@pytest.mark.usefixtures("any_fork")
+def test_a_child_that_leaves_its_parents_block_releases_nothing_of_its_own(lock: Lock) -> None:
+    def block() -> Iterator[None]:
+        with lock:
+            yield
+
+    running = block()
+    next(running)
+
+    def leave(connection: Any) -> None:
+        connection.recv()
+        stack = in_thread(enter_by_a_stack)
+        next(running, None)
+        connection.send(free(lock))
+        stack.close()
+
+    def enter_by_a_stack() -> ExitStack:
+        stack = ExitStack()
+        stack.enter_context(lock)
+        return stack
+
+    with Child(leave) as child:
+        next(running, None)
+        child.send("left")
+        assert child.receive() is False
+
+
+class Guard:
+    """As libraries wrap a lock: its methods have no frame that lives as long as the block."""
+
+    def __init__(self, lock: Lock) -> None:
+        self.lock = lock
+
+    def __enter__(self) -> None:
+        self.lock.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.lock.__exit__(*error)
+
+
+def test_a_wrapper_releases_the_permit_of_its_thread(tmp_path: Path, pool: Pool) -> None:
+    semaphore = Semaphore(tmp_path / "x", 2)
+    for _ in range(20):
+        first, second = Guard(semaphore), Guard(semaphore)
+        pool.run(0, first.__enter__)
+        pool.run(1, second.__enter__)
+        permit = pool.run(1, lambda: semaphore.permit)
+        pool.run(0, lambda guard=first: guard.__exit__(None, None, None))
+        assert pool.run(1, lambda: semaphore.permit) == permit
+        pool.run(1, lambda guard=second: guard.__exit__(None, None, None))
 
 
 # A hold that no caller and no object has.

@@ -12,6 +12,7 @@ import pytest
 from processes import LIMIT, run_python
 
 from sharedvol import LockDeadlockError, LockTimeout, NotLockedError
+from sharedvol.locks.grant import Grant
 from sharedvol.locks.session import SessionLock
 
 
@@ -159,3 +160,42 @@ def test_it_is_freed_while_the_module_threading_is_in_use() -> None:
         kept.clear()
         with lock.acquire(timeout=LIMIT):
             pass
+
+
+def test_the_end_of_a_block_does_not_release_the_hold_of_another_thread() -> None:
+    lock, kept = Granted(), []
+    with pytest.raises(NotLockedError), lock:
+        lock.release()
+        kept.append(in_thread(lock.acquire))
+    assert lock.held
+    kept[0].release()
+    assert not lock.held
+
+
+def test_two_releases_at_one_moment_free_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = Granted()
+    first, second = lock.acquire(), lock.acquire()
+    thread, undo = threading.Thread(target=first.release), Grant.undo
+
+    def between(*args: Any) -> Any:
+        monkeypatch.setattr(Grant, "undo", undo)
+        thread.start()
+        thread.join(0.05)  # it may have to wait for this call
+        return undo(*args)
+
+    monkeypatch.setattr(Grant, "undo", between)
+    second.release()
+    thread.join(LIMIT)
+    assert not lock.held
+
+
+def test_a_lock_that_is_being_released_is_not_entered_again() -> None:
+    class Slow(Granted):
+        def _end(self) -> None:
+            with pytest.raises(LockTimeout):
+                self.acquire(timeout=0)
+            super()._end()
+
+    lock = Slow()
+    lock.acquire().release()
+    assert not lock.held

@@ -162,8 +162,7 @@ class FileLock(BlockLock):
     ) -> FileLock:
         forks.notice()
         owner = threading.current_thread()
-        if self._own.held and (grant := self._own.reentered(owner)) is not None:
-            grant.add(block, acquired)
+        if self._own.held and self._own.reenter(owner, block, acquired):
             return self
         limit = self._timeout if timeout is DEFAULT else limit_of(timeout, self._timeout)
         try:
@@ -207,8 +206,7 @@ class FileLock(BlockLock):
         if owner is None:
             raise RuntimeError("acquire_async must run in an asyncio task")
         forks.notice()
-        if self._own.held and (grant := self._own.reentered(owner)) is not None:
-            grant.add(block, acquired)
+        if self._own.held and self._own.reenter(owner, block, acquired):
             return acquired
         limit = limit_of(timeout, self._timeout)
         grant = Grant(caller or owner)
@@ -240,27 +238,23 @@ class FileLock(BlockLock):
         """
         self._release(self._own.of_caller())
 
-    def _release(self, grant: Grant | None, block: int | None = None) -> None:
-        if grant is None:
-            if self._own.undo_inherited():
+    def _release(self, grant: Grant | None, block: int | None = None, *, acquired: bool = False) -> None:
+        if grant is None or (acquired and not grant.active):
+            if self._own.undo_inherited(grant, block):
                 return
             raise self._not_held()
-        if grant.depth > 1:
-            grant.undo(block)
-            self._own.free_orphan(grant)
-            return
-        lost = self._own.free(grant)
+        try:
+            lost = self._own.undo(grant, block, acquired=acquired)
+        except KeyError:  # another thread released it at this moment
+            raise self._not_held() from None
         if lost is not None:
             raise lost
 
     def _release_acquired(self, grant: Grant | None) -> None:
         forks.notice()
-        if grant is None or not (grant.active and grant.taken):
-            if grant is not None and self._own.undo_inherited(grant):
-                return
+        if grant is None:
             raise self._not_held()
-        grant.objects -= 1
-        self._release(grant)
+        self._release(grant, acquired=True)
 
     def _drop_acquired(self, grant: Grant) -> None:
         self._own.drop_acquired(grant)

@@ -20,9 +20,20 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import Any, Protocol
+from opcode import opmap
+from types import FrameType
+from typing import Any, Final, Protocol
 
 from sharedvol import forks
+
+CALLED: Final = 0
+"""The block of whoever calls ``__enter__`` without a ``with``."""
+RELEASED: Final = "released"
+"""A block whose hold a release inside has freed."""
+INHERITED: Final = "inherited"
+"""A block whose hold is the parent's, in a forked child."""
+_WITH: Final = {opmap[name] for name in ("BEFORE_WITH", "BEFORE_ASYNC_WITH") if name in opmap}
+_LOOK_UP: Final = opmap.get("LOAD_SPECIAL")
 
 Owner = object
 """Who holds: a `threading.Thread`, or an `asyncio.Task`."""
@@ -35,7 +46,7 @@ class Grant:
         active: it is not freed yet.
         inherited: it is the parent's, in a forked child.
         taken: how many acquires are to be undone by a release.
-        blocks: the ``with`` blocks inside, by the frame that entered each.
+        blocks: the ``with`` blocks inside, each as `block_of` names it.
         objects: how many of what ``acquire`` returned still exist.
     """
 
@@ -67,14 +78,17 @@ class Grant:
             self.objects += 1
             acquired.grant = self
 
-    def undo(self, block: int | None) -> None:
-        """Count one acquire less."""
-        if block is not None and block in self.blocks:
-            self.blocks.remove(block)
-        elif self.taken and (block is None or not self.blocks):
+    def undo(self, block: int | None) -> list[int]:
+        """Count one acquire less. Return the block that this ends early, if it is one that a release inside ends."""
+        for one in () if block is None else (block, CALLED):
+            if one in self.blocks:
+                self.blocks.remove(one)
+                return []
+        if self.taken and (block is None or not self.blocks):
             self.taken -= 1
         elif self.blocks:
-            self.blocks.pop()
+            return [self.blocks.pop()]
+        return []
 
     def forget_owner(self) -> None:
         """Its owner has ended."""
@@ -104,6 +118,8 @@ class Grant:
         Args:
             waits_in_loop: the wait leaves the event loop running.
         """
+        if not self.active:
+            return False  # another thread is releasing it
         if self.is_of_context():
             return self.owner() in owners_here()
         if waits_in_loop:
@@ -161,17 +177,41 @@ def of_caller(grants: Sequence[Grant], *, task_first: bool = False) -> Grant | N
     return None
 
 
-def of_block(grants: Sequence[Grant], block: int, *, task_first: bool = False) -> Grant | None:
+def block_of(frame: FrameType) -> int:
+    """Return the name of the block that ``frame``, which is calling, enters.
+
+    Its own where it is at a ``with``: then it lives as long as the block. Else `CALLED`, because the frame of a method
+    that calls ``__enter__`` may end before the block, and the next frame may get its address.
+    """
+    code, at = frame.f_code.co_code, frame.f_lasti
+    # The instruction of a `with` is one up to Python 3.13, then a look-up and a call.
+    is_with = code[at] in _WITH or (at >= 2 and code[at - 2] == _LOOK_UP)
+    return id(frame) if is_with else CALLED
+
+
+def of_block(
+    grants: Sequence[Grant], block: int, ended_early: Callable[[int], str], *, task_first: bool = False
+) -> Grant | None:
     """That of a ``with`` block which ends, in whatever thread.
 
-    Its frame entered and leaves it. An `contextlib.ExitStack` has no such frame: then the caller's own, or one that
-    was entered elsewhere.
+    Its frame entered and leaves it. A block that was entered by a call, as `contextlib.ExitStack` does, has no such
+    frame: then the caller's own, or one that was entered elsewhere.
+
+    Args:
+        grants: in the order in which they were granted.
+        block: the address of the frame that leaves it.
+        ended_early: whether it has nothing any more: `RELEASED`, `INHERITED` or "".
+        task_first: the running task's before the thread's.
     """
-    entered = [grant for grant in grants if grant.blocks]
-    for grant in reversed(entered):
+    for grant in reversed(grants):
         if block in grant.blocks:
             return grant
-    return of_caller(entered, task_first=task_first) or (entered[-1] if entered else of_caller(grants))
+    ended = ended_early(block)
+    if ended:
+        # Not another's: at most what its caller acquired again inside.
+        return of_caller([grant for grant in grants if grant.taken]) if ended == RELEASED else None
+    called = [grant for grant in grants if CALLED in grant.blocks]
+    return of_caller(called, task_first=task_first) or (called[-1] if called else of_caller(grants))
 
 
 def watch_end(owner: Owner, owned: Owned) -> None:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from sharedvol.errors import LockLostError
-from sharedvol.locks.grant import Grant, Owner
+from sharedvol.locks.grant import Grant, Owner, block_of
 from sharedvol.locks.timeouts import DEFAULT, Default
 
 _log = logging.getLogger(__name__)
@@ -94,10 +94,10 @@ class BlockLock:
         """
         raise NotImplementedError
 
-    # A block is known by the frame that has it, which lives as long: also that of a generator, in whatever thread.
+    # A `with` is known by its frame, which lives as long: also that of a generator, in whatever thread.
 
     def __enter__(self) -> Self:
-        return self._acquire(DEFAULT, id(sys._getframe(1)), None)
+        return self._acquire(DEFAULT, block_of(sys._getframe(1)), None)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -108,7 +108,7 @@ class BlockLock:
             self._say_lost(lost, kind)
 
     def __aenter__(self) -> Coroutine[Any, Any, Self]:
-        return self._enter_async(id(sys._getframe(1)))
+        return self._enter_async(block_of(sys._getframe(1)))
 
     async def _enter_async(self, block: int) -> Self:
         await self._acquire_async(DEFAULT, block, None, AcquiredLock(self))

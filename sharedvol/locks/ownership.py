@@ -7,9 +7,9 @@ import contextlib
 import weakref
 from typing import TYPE_CHECKING
 
-from sharedvol import forks
+from sharedvol import forks, native
 from sharedvol.errors import LockDeadlockError, LockLostError
-from sharedvol.locks.grant import Grant, Owner, of_block, of_caller, owners_here
+from sharedvol.locks.grant import CALLED, INHERITED, RELEASED, Acquired, Grant, Owner, of_block, of_caller, owners_here
 
 if TYPE_CHECKING:
     from sharedvol.locks.hold import Hold
@@ -22,6 +22,8 @@ class Ownership:
         self.held: dict[Grant, Hold] = {}
         self.idle: list[Hold] = []
         self._inherited: list[tuple[Owner | None, Grant]] = []
+        self._ended_early: list[int] = []  # blocks
+        self._mutex = native.mutex()  # of `held` and what its grants count, without system calls
         _all[id(self)] = self
         forks.track(self)
 
@@ -33,19 +35,36 @@ class Ownership:
     def of_block(self, block: int, *, task_first: bool = False) -> Grant | None:
         """The grant of a ``with`` block that ends."""
         forks.notice()
-        return of_block(list(self.held), block, task_first=task_first) if self.held else None
+        return of_block(list(self.held), block, self.ended_early, task_first=task_first)
 
-    def reentered(self, owner: Owner) -> Grant | None:
-        """The grant that an acquire of ``owner``, which is calling, is inside of."""
-        return next((grant for grant in list(self.held) if grant.is_reentered_by(owner)), None)
+    def ended_early(self, block: int) -> str:
+        """What left a block that ends without a hold: `RELEASED`, `INHERITED` or ""."""
+        if block in self._ended_early:
+            self._ended_early.remove(block)
+            return RELEASED
+        return INHERITED if any(block in grant.blocks for _, grant in self._inherited) else ""
 
-    def undo_inherited(self, grant: Grant | None = None) -> bool:
+    def reenter(self, owner: Owner, block: int | None, acquired: Acquired | None) -> bool:
+        """Count one more acquire of ``owner``, which is calling, if it is inside of a hold."""
+        with self._mutex:
+            for grant in self.held:
+                if grant.is_reentered_by(owner):
+                    grant.add(block, acquired)
+                    return True
+        return False
+
+    def undo_inherited(self, grant: Grant | None = None, block: int | None = None) -> bool:
         """In a forked child: whether this undoes what its parent acquired, which is nothing here.
 
         Args:
             grant: which; else one of the caller's.
+            block: the block that ends.
         """
         forks.notice()
+        for _, one in self._inherited:
+            if block in one.blocks:
+                one.undo(block)
+                return True
         # After a fork asyncio tells no current task, though the child may be leaving its parent's `async with`.
         here = owners_here()
         for owner, one in self._inherited:
@@ -57,29 +76,53 @@ class Ownership:
 
     def add(self, grant: Grant, hold: Hold) -> None:
         """``hold`` is locked, for ``grant``."""
-        self.held[grant] = hold
         if not isinstance(grant.owner(), asyncio.Task):
             grant.enter()
+        with self._mutex:
+            self.held[grant] = hold
 
-    def free(self, grant: Grant) -> LockLostError | None:
-        """Unlock what ``grant`` holds, whatever happens meanwhile, and say if it was lost."""
+    def undo(
+        self, grant: Grant, block: int | None = None, *, acquired: bool = False, last: bool = False
+    ) -> LockLostError | None:
+        """Undo one acquire. The last one unlocks, whatever happens meanwhile. Return the error if the lock was lost.
+
+        Args:
+            grant: which has it.
+            block: the block that ends.
+            acquired: what the acquire returned undoes it.
+            last: it is the last, however many there were.
+
+        Raises:
+            KeyError: another thread has freed it.
+        """
         hold = self.held[grant]
         try:
-            del self.held[grant]
-            grant.end()
+            with self._mutex:
+                if grant not in self.held or (acquired and not grant.taken):
+                    last = False
+                    raise KeyError(grant)
+                grant.objects -= acquired
+                last = last or grant.depth <= 1
+                self._ended_early += [one for one in grant.undo(block) if one != CALLED]
+                if last:
+                    del self.held[grant]
+                    grant.end()
+            if not last:
+                self.free_orphan(grant)
+                return None
             lost = hold.release()
             self.keep(hold)
             return lost
-        except KeyError:  # another thread freed it at this moment
-            return None
         except BaseException:
-            hold.close()
-            self.held.pop(grant, None)
+            if last:
+                hold.close()
+                self.held.pop(grant, None)
             raise
 
     def drop_acquired(self, grant: Grant) -> None:
         """What an acquire returned was collected without a release."""
-        grant.objects -= 1
+        with self._mutex:
+            grant.objects -= 1
         self.free_orphan(grant)
 
     def owner_ended(self, owner: Owner | None) -> None:
@@ -94,7 +137,7 @@ class Ownership:
         """Free it if nothing else ever will."""
         if grant.is_orphan and grant in self.held:
             with contextlib.suppress(KeyError):  # another thread was first
-                self.free(grant)
+                self.undo(grant, last=True)
 
     def kept(self) -> Hold | None:
         """The descriptor that was kept, if there is one: no more of this object, until it is held or kept."""
@@ -132,7 +175,7 @@ class Ownership:
         self._inherited += [(grant.owner(), grant) for grant in self.held]  # a child may be renewed twice
         for grant in self.held:
             grant.active, grant.inherited = False, True
-        self.held, self.idle = {}, []
+        self.held, self.idle, self._mutex = {}, [], native.mutex()
 
 
 def refuse_deadlock(path: str, identity: object, *, waits_in_loop: bool = False) -> None:

@@ -201,14 +201,16 @@ class Semaphore(BlockLock):
         forks.notice()
         self._release(of_caller(list(self._held())))
 
-    def _release(self, grant: Grant | None) -> None:
+    def _release(self, grant: Grant | None, block: int | None = None, *, acquired: bool = False) -> None:
         permit = None if grant is None else self._held().get(grant)
-        if permit is None:
-            if any(permit.undo_inherited(grant) for permit in self._permits):
+        if grant is None or permit is None:
+            if any(permit.undo_inherited(grant, block) for permit in self._permits):
                 return
             raise self._not_held()
-        assert grant is not None
-        lost = permit.free(grant)
+        try:
+            lost = permit.undo(grant, block, acquired=acquired)
+        except KeyError:  # another thread released it at this moment
+            raise self._not_held() from None
         if lost is not None:
             raise lost
 
@@ -216,7 +218,7 @@ class Semaphore(BlockLock):
         forks.notice()
         if grant is None:
             raise self._not_held()
-        self._release(grant)
+        self._release(grant, acquired=True)
 
     def _drop_acquired(self, grant: Grant) -> None:
         permit = self._held().get(grant)
@@ -235,7 +237,11 @@ class Semaphore(BlockLock):
 
     def _leave(self, block: int, *, task_first: bool) -> None:
         forks.notice()
-        self._release(of_block(list(self._held()), block, task_first=task_first))
+
+        def ended_early(block: int) -> str:
+            return next((how for permit in self._permits if (how := permit.ended_early(block))), "")
+
+        self._release(of_block(list(self._held()), block, ended_early, task_first=task_first), block)
 
     def __repr__(self) -> str:
         return f"<Semaphore {self._path!r} of {self.n}, {'held' if self.held else 'not held'} here>"

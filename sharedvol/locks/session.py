@@ -16,7 +16,7 @@ from typing import Self
 
 from sharedvol import forks, native
 from sharedvol.errors import LockDeadlockError, LockError, LockLostError, LockTimeout, NotLockedError
-from sharedvol.locks.grant import Grant, watch_end
+from sharedvol.locks.grant import CALLED, INHERITED, RELEASED, Grant, block_of, of_block, watch_end
 from sharedvol.locks.held import AcquiredLock
 from sharedvol.locks.holder import Holder
 from sharedvol.locks.record import check_purpose
@@ -47,6 +47,8 @@ class SessionLock:
         self._asked, self._timeout, self._fenced, self._purpose = asked, timeout, fenced, purpose
         self._name: str | None = None
         self._inherited = 0
+        self._ended_early: list[int] = []  # blocks
+        self._inherited_blocks: list[int] = []
         self._forget()
         forks.track(self)
 
@@ -56,6 +58,7 @@ class SessionLock:
         if grant is not None:
             grant.active, grant.inherited = False, True
             self._inherited += grant.depth if grant.owner() is threading.current_thread() else 0
+            self._inherited_blocks += grant.blocks
         self._forget()
 
     def _forget(self) -> None:
@@ -64,6 +67,7 @@ class SessionLock:
         # `with` on these, not on a Condition or a generator, whose Python code an interrupt could leave half-way.
         self._gate, self._talk = threading.RLock(), threading.Lock()
         self._turn = threading.Condition(self._gate)
+        self._mutex = native.mutex()  # of what the grant counts
         self._grant: Grant | None = None  # of who has the turn
         self._granted = False
         self._token: int | None = None
@@ -149,10 +153,11 @@ class SessionLock:
             self._forget()  # locks that were made before gevent patched would stop the greenlet that holds them as well
         limit = limit_of(timeout, self._timeout)
         begun, me = time.monotonic(), threading.current_thread()
-        grant = self._grant
-        if grant is not None and self._granted and grant.is_reentered_by(me):
-            grant.add(block, acquired)
-            return
+        with self._mutex:
+            grant = self._grant
+            if grant is not None and self._granted and grant.active and grant.is_reentered_by(me):
+                grant.add(block, acquired)
+                return
         grant = Grant(me)
         try:
             self._take_turn(grant, limit)
@@ -183,21 +188,29 @@ class SessionLock:
             )
         self._release(grant)
 
-    def _release(self, grant: Grant | None, block: int | None = None) -> None:
+    def _release(self, grant: Grant | None, block: int | None = None, *, acquired: bool = False) -> None:
         if grant is None:
             if self._inherited:
                 self._inherited -= 1
                 return
             raise NotLockedError(f"lock {self._asked!r} is not held by this process: release it where it was acquired")
-        if grant.depth > 1:
-            grant.undo(block)
-            self._free_orphan(grant)
-            return
+        last = False
         try:
-            self._end()
-            self._drop(grant)
+            with self._mutex:
+                if not grant.active or (acquired and not grant.taken):
+                    raise NotLockedError(f"lock {self._asked!r} is not held by this any more: release it once")
+                grant.objects -= acquired
+                last = grant.depth <= 1
+                self._ended_early += [one for one in grant.undo(block) if one != CALLED]
+                grant.active = not last
+            if last:
+                self._end()
+                self._drop(grant)
+            else:
+                self._free_orphan(grant)
         except BaseException:  # an interrupt too, also one of the first `_drop`
-            self._drop(grant)
+            if last:
+                self._drop(grant)
             raise
 
     def _release_acquired(self, grant: Grant | None) -> None:
@@ -205,13 +218,13 @@ class SessionLock:
         if grant is not None and grant.inherited:
             self._inherited -= bool(self._inherited)
             return
-        if grant is None or not (grant.active and grant.taken):
+        if grant is None:
             raise NotLockedError(f"lock {self._asked!r} is not held by this any more: release it once")
-        grant.objects -= 1
-        self._release(grant)
+        self._release(grant, acquired=True)
 
     def _drop_acquired(self, grant: Grant) -> None:
-        grant.objects -= 1
+        with self._mutex:
+            grant.objects -= 1
         self._free_orphan(grant)
 
     def owner_ended(self, owner: object | None) -> None:
@@ -231,7 +244,7 @@ class SessionLock:
             _thread.start_new_thread(self._drop, (grant,))
 
     def __enter__(self) -> Self:
-        self._acquire(DEFAULT, id(sys._getframe(1)), None)
+        self._acquire(DEFAULT, block_of(sys._getframe(1)), None)
         return self
 
     def __exit__(
@@ -239,10 +252,20 @@ class SessionLock:
     ) -> None:
         forks.notice()
         try:
-            # Whatever thread this is: there is one hold at a time, so it is that of the block.
-            self._release(self._grant if self._granted else None, id(sys._getframe(1)))
+            grant, block = self._grant, id(sys._getframe(1))
+            # One whose release has begun counts as freed.
+            held = [grant] if grant is not None and self._granted and grant.active else []
+            self._release(of_block(held, block, self._has_ended_early), block)
         except LockLostError as lost:
             self._say_lost(lost, kind)
+
+    def _has_ended_early(self, block: int) -> str:
+        """What left a block that ends without a hold: `RELEASED`, `INHERITED` or ""."""
+        for blocks, how in ((self._ended_early, RELEASED), (self._inherited_blocks, INHERITED)):
+            if block in blocks:
+                blocks.remove(block)
+                return how
+        return ""
 
     def _say_lost(self, lost: LockLostError, kind: type[BaseException] | None) -> None:
         if kind is None:
@@ -288,7 +311,7 @@ class SessionLock:
         finally:
             with self._gate:
                 if self._grant is grant:
-                    self._turn.notify()
+                    self._turn.notify_all()
                     self._token, self._granted, self._grant = None, False, None
                     grant.end()
 
