@@ -6,6 +6,7 @@ import asyncio
 import collections
 import contextvars
 import gc
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import Depends, FastAPI
-from processes import LIMIT, Child, is_free, run_forked, wait_until
+from processes import LIMIT, Child, is_free, run_forked, run_python, wait_until
 
 from sharedvol import FileLock, LockDeadlockError, LockTimeout, NotLockedError, Semaphore
 from sharedvol.locks.grant import Grant
@@ -442,6 +443,24 @@ def test_in_one_request_it_is_reentrant(tmp_path: Path, pool: Pool) -> None:
     assert free(lock)
 
 
+def test_within_a_block_it_is_reentrant_in_any_context(tmp_path: Path) -> None:
+    lock, before = FileLock(tmp_path / "x.lock"), contextvars.copy_context()
+
+    def inner() -> bool:
+        with lock:
+            return not free(lock)
+
+    def deadlock() -> None:
+        with pytest.raises(LockDeadlockError):
+            FileLock(lock.path).acquire()
+
+    with lock:
+        assert before.run(inner)
+        before.run(deadlock)
+        assert not free(lock)
+    assert free(lock)
+
+
 def test_each_block_gives_back_its_own_permit(tmp_path: Path, pool: Pool) -> None:
     semaphore = Semaphore(tmp_path / "x", 2)
 
@@ -555,13 +574,53 @@ async def leave(acquired: Any) -> None:
         pass
 
 
-async def test_tasks_that_acquire_for_one_exclude_each_other(tmp_path: Path) -> None:
+async def test_tasks_that_acquire_for_one_are_inside_of_its_hold(tmp_path: Path) -> None:
+    """So `wait_for` is re-entrant up to Python 3.11, where it waits in a task of its own, as it is in later ones."""
     lock = FileLock(tmp_path / "x.lock")
-    tasks = {asyncio.create_task(lock.acquire_async()) for _ in range(3)}
-    while tasks:
-        done, tasks = await asyncio.wait(tasks, timeout=LIMIT, return_when=asyncio.FIRST_COMPLETED)
-        (one,) = done
-        one.result().release()
+    async with await asyncio.wait_for(lock.acquire_async(), LIMIT):
+        inner = [
+            await asyncio.wait_for(lock.acquire_async(), LIMIT),
+            *await asyncio.gather(lock.acquire_async(), lock.acquire_async()),
+        ]
+        for one in inner:
+            one.release()
+        assert not free(lock)
+        with pytest.raises(LockDeadlockError):  # it would wait for its own caller
+            await asyncio.gather(FileLock(lock.path).acquire_async())
+    assert free(lock)
+
+
+async def test_a_plain_with_does_not_wait_for_a_task_of_its_loop(tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / "x.lock")
+    inside, end = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        async with lock:
+            inside.set()
+            await end.wait()
+
+    task = asyncio.create_task(hold())
+    await inside.wait()
+    for other in (lock, FileLock(lock.path)):
+        with pytest.raises(LockDeadlockError), other:
+            pass
+    end.set()
+    await task
+    assert free(lock)
+
+
+async def test_a_task_that_is_made_inside_a_plain_with_waits_for_its_end(tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / "x.lock")
+
+    async def wait() -> Any:
+        return await lock.acquire_async()
+
+    with lock:
+        waiting = asyncio.create_task(wait())
+        await asyncio.sleep(0)
+        with pytest.raises(LockDeadlockError):  # this one is of the task that is inside
+            await FileLock(lock.path).acquire_async()
+    (await asyncio.wait_for(waiting, LIMIT)).release()
     assert free(lock)
 
 
@@ -589,3 +648,51 @@ def test_a_lock_for_another_threads_loop_is_released_by_what_came_back(lock: Loc
         loop.call_soon_threadsafe(loop.stop)
         thread.join(LIMIT)
         loop.close()
+
+
+# What it costs.
+
+
+def test_a_try_that_fails_does_not_look_at_the_locks_that_are_not_held(tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / "x.lock")
+
+    def calls() -> int:
+        counted, other = [0], FileLock(lock.path, timeout=0)
+
+        def count(frame: Any, event: str, arg: Any) -> None:
+            counted[0] += event in ("call", "c_call")
+
+        gc.disable()
+        sys.setprofile(count)
+        try:
+            other.acquire()
+        except LockTimeout:
+            pass
+        finally:
+            sys.setprofile(None)
+            gc.enable()
+        return counted[0]
+
+    with lock:
+        calls()  # the first looks up what later ones know
+        few = calls()
+        idle = [FileLock(tmp_path / f"{number}.lock") for number in range(100)]
+        assert calls() == few
+        del idle
+
+
+MAIN_ENDS = """
+import sys, threading
+from sharedvol import FileLock, LockTimeout
+kept = FileLock(sys.argv[1])
+kept.acquire()
+def work():
+    threading.main_thread().join()
+    try: FileLock(sys.argv[1], timeout=0).acquire()
+    except LockTimeout: print("held")
+threading.Thread(target=work).start()
+"""
+
+
+def test_what_the_main_thread_holds_is_held_while_other_threads_run(tmp_path: Path) -> None:
+    assert run_python(MAIN_ENDS, str(tmp_path / "x.lock")) == "held"

@@ -7,7 +7,6 @@ threads and tasks of one process too: each that holds or waits does so on a desc
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import os
@@ -165,11 +164,11 @@ class FileLock(BlockLock):
         if self._own.held and self._own.reenter(owner, block, acquired):
             return self
         limit = self._timeout if timeout is DEFAULT else limit_of(timeout, self._timeout)
+        grant = Grant(owner)
         try:
             hold = self._own.idle.pop()
         except IndexError:
             hold = self._new()
-        grant = Grant(owner)
         try:
             hold.acquire(limit)
             grant.add(block, acquired)
@@ -202,19 +201,19 @@ class FileLock(BlockLock):
         caller: Owner | None,
         acquired: AcquiredLock[FileLock],
     ) -> AcquiredLock[FileLock]:
-        owner = asyncio.current_task()
+        owner = caller or calling_task()
         if owner is None:
             raise RuntimeError("acquire_async must run in an asyncio task")
         forks.notice()
         if self._own.held and self._own.reenter(owner, block, acquired):
             return acquired
         limit = limit_of(timeout, self._timeout)
-        grant = Grant(caller or owner)
+        grant = Grant(owner)
         if block is None:
-            watch_end(caller or owner, self._own)
+            watch_end(owner, self._own)
         hold = self._own.kept() or self._new()
         try:
-            await hold.acquire_async(limit)
+            await hold.acquire_async(limit, owner)
             grant.add(block, acquired)
             self._own.add(grant, hold)
             return acquired

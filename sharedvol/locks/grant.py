@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -47,13 +48,15 @@ class Grant:
         inherited: it is the parent's, in a forked child.
         taken: how many acquires are to be undone by a release.
         blocks: the ``with`` blocks inside, each as `block_of` names it.
+        task: the one in which a thread acquired.
         objects: how many of what ``acquire`` returned still exist.
     """
 
-    __slots__ = ("__weakref__", "active", "blocks", "inherited", "objects", "owner", "taken")
+    __slots__ = ("__weakref__", "active", "blocks", "inherited", "objects", "owner", "taken", "task")
 
     def __init__(self, owner: Owner) -> None:
         self.owner: Callable[[], Owner | None] = weakref.ref(owner)
+        self.task: Callable[[], Owner | None] = _no_owner
         self.active, self.inherited = True, False
         self.taken = self.objects = 0
         self.blocks: list[int] = []
@@ -79,15 +82,13 @@ class Grant:
             acquired.grant = self
 
     def undo(self, block: int | None) -> list[int]:
-        """Count one acquire less. Return the block that this ends early, if it is one that a release inside ends."""
-        for one in () if block is None else (block, CALLED):
-            if one in self.blocks:
-                self.blocks.remove(one)
-                return []
-        if self.taken and (block is None or not self.blocks):
+        """Count one acquire less. Return the ``with`` that this ends early, if a release inside does."""
+        if block is not None and (block in self.blocks or CALLED in self.blocks):
+            self.blocks.remove(block if block in self.blocks else CALLED)
+        elif self.taken and (block is None or not self.blocks):
             self.taken -= 1
-        elif self.blocks:
-            return [self.blocks.pop()]
+        elif self.blocks and (early := self.blocks.pop()) != CALLED:
+            return [early]
         return []
 
     def forget_owner(self) -> None:
@@ -96,36 +97,55 @@ class Grant:
 
     def end(self) -> None:
         """It is freed."""
-        self.active = False
-        if _inside.get():
-            _inside.set(_still_inside())
+        self.active = False  # the contexts that were inside forget it as they enter another
 
     def enter(self) -> None:
         """The calling context is inside from here on."""
+        if (task := calling_task()) is not None:
+            self.task = weakref.ref(task)
         _inside.set((*_still_inside(), weakref.ref(self)))
 
     def is_reentered_by(self, owner: Owner) -> bool:
         """Whether an acquire of ``owner``, which is calling, is inside this hold."""
-        return self.owner() is owner and (self.is_of_context() or isinstance(owner, asyncio.Task))
+        if self.owner() is not owner:
+            return False
+        return isinstance(owner, asyncio.Task) or self.is_of_context() or self.is_around_caller()
 
     def is_of_context(self) -> bool:
         """Whether the calling context is inside."""
         return weakref.ref(self) in _inside.get()
 
-    def blocks_caller(self, *, waits_in_loop: bool) -> bool:
+    def is_around_caller(self) -> bool:
+        """Whether the caller is called from within one of its blocks, in whatever context."""
+        frame: FrameType | None = sys._getframe(1)
+        blocks = {block for block in self.blocks if block != CALLED}
+        while blocks and frame is not None:
+            if id(frame) in blocks:
+                return True
+            frame = frame.f_back
+        return False
+
+    def blocks_caller(self, task: Owner | None = None) -> bool:
         """Whether to wait for it here would never end.
 
         Args:
-            waits_in_loop: the wait leaves the event loop running.
+            task: for which the wait is, if it leaves the event loop running.
         """
         if not self.active:
             return False  # another thread is releasing it
+        owner = self.owner()
+        if self.is_around_caller():
+            return True
+        if task is not None:
+            # A task that was made inside a plain `with` waits for its end, which may come.
+            return owner is task or (self.is_of_context() and owner in owners_here() and self.task() in (task, None))
         if self.is_of_context():
-            return self.owner() in owners_here()
-        if waits_in_loop:
-            return self.owner() is calling_task()
+            return owner in owners_here()
         # Another callback or task of this thread's loop has it, and cannot run while the thread waits.
-        return asyncio._get_running_loop() is not None and self.owner() in owners_here()
+        loop = asyncio._get_running_loop()
+        if isinstance(owner, asyncio.Task):
+            return loop is not None and owner.get_loop() is loop and not owner.done()
+        return loop is not None and owner in owners_here()
 
 
 class Acquired(Protocol):
@@ -261,6 +281,8 @@ def _no_owner() -> None:
 def _has_ended(owner: Owner | None) -> bool:
     if isinstance(owner, asyncio.Task):
         return owner.done()
+    if owner is threading.main_thread():
+        return False  # it ends with the process, and says so when it begins to wait for the other threads
     return owner is None or (isinstance(owner, threading.Thread) and not owner.is_alive())
 
 

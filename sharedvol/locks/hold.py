@@ -14,6 +14,7 @@ from sharedvol import forks, native
 from sharedvol.errors import LockLostError, LockTimeout, describe
 from sharedvol.locks import waiter
 from sharedvol.locks.beside import Beside
+from sharedvol.locks.grant import Owner
 from sharedvol.locks.handles import close_handle, forget_handle, open_handle
 from sharedvol.locks.ownership import free_orphans, refuse_deadlock
 from sharedvol.network import NetworkPolicy
@@ -80,12 +81,12 @@ class Hold:
                 return
             self._reopen()
 
-    async def acquire_async(self, limit: float | None) -> None:
-        """As `acquire`, without blocking the event loop."""
+    async def acquire_async(self, limit: float | None, owner: Owner) -> None:
+        """As `acquire`, for the task ``owner`` and without blocking the event loop."""
         while True:
             self._ensure()
             if not self._try():
-                await self._wait_async(limit)
+                await self._wait_async(limit, owner)
             if self.enter():
                 return
             self._reopen()
@@ -224,9 +225,9 @@ class Hold:
         finally:
             ended.close()
 
-    async def _wait_async(self, limit: float | None) -> None:
+    async def _wait_async(self, limit: float | None, owner: Owner) -> None:
         if limit is None:
-            refuse_deadlock(self.path, self.identity, waits_in_loop=True)
+            refuse_deadlock(self.path, self.identity, owner)
         elif limit == 0:
             raise LockTimeout(self.path)
         ended = Notice()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sharedvol import forks, native
 from sharedvol.errors import LockDeadlockError, LockLostError
-from sharedvol.locks.grant import CALLED, INHERITED, RELEASED, Acquired, Grant, Owner, of_block, of_caller, owners_here
+from sharedvol.locks.grant import INHERITED, RELEASED, Acquired, Grant, Owner, of_block, of_caller, owners_here
 
 if TYPE_CHECKING:
     from sharedvol.locks.hold import Hold
@@ -24,7 +24,7 @@ class Ownership:
         self._inherited: list[tuple[Owner | None, Grant]] = []
         self._ended_early: list[int] = []  # blocks
         self._mutex = native.mutex()  # of `held` and what its grants count, without system calls
-        _all[id(self)] = self
+        self._ref = weakref.ref(self)
         forks.track(self)
 
     def of_caller(self) -> Grant | None:
@@ -78,8 +78,16 @@ class Ownership:
         """``hold`` is locked, for ``grant``."""
         if not isinstance(grant.owner(), asyncio.Task):
             grant.enter()
+        _note(hold.identity, grant, self._ref)
         with self._mutex:
             self.held[grant] = hold
+
+    def remove(self, grant: Grant) -> Hold | None:
+        """Forget that ``grant`` has anything. Return what it had."""
+        hold = self.held.pop(grant, None)
+        if hold is not None:
+            _forget(hold.identity, grant)
+        return hold
 
     def undo(
         self, grant: Grant, block: int | None = None, *, acquired: bool = False, last: bool = False
@@ -103,9 +111,9 @@ class Ownership:
                     raise KeyError(grant)
                 grant.objects -= acquired
                 last = last or grant.depth <= 1
-                self._ended_early += [one for one in grant.undo(block) if one != CALLED]
+                self._ended_early += grant.undo(block)
                 if last:
-                    del self.held[grant]
+                    self.remove(grant)
                     grant.end()
             if not last:
                 self.free_orphan(grant)
@@ -116,7 +124,8 @@ class Ownership:
         except BaseException:
             if last:
                 hold.close()
-                self.held.pop(grant, None)
+                self.remove(grant)
+                _forget(hold.identity, grant)
             raise
 
     def drop_acquired(self, grant: Grant) -> None:
@@ -159,7 +168,8 @@ class Ownership:
         """After a failed acquire: nothing is locked."""
         forks.notice()
         if grant is not None:
-            self.held.pop(grant, None)
+            self.remove(grant)
+            _forget(hold.identity, grant)  # where an interrupt came first
             grant.end()
         hold.put_back()
         self.keep(hold)
@@ -167,7 +177,11 @@ class Ownership:
     def close(self) -> None:
         """Close everything, which frees what was locked."""
         forks.notice()
-        for hold in (*self.held.values(), *self.idle):
+        for grant in list(self.held):
+            hold = self.remove(grant)
+            if hold is not None:
+                hold.close()
+        for hold in self.idle:
             hold.close()
 
     def renew(self) -> None:
@@ -178,49 +192,63 @@ class Ownership:
         self.held, self.idle, self._mutex = {}, [], native.mutex()
 
 
-def refuse_deadlock(path: str, identity: object, *, waits_in_loop: bool = False) -> None:
+def refuse_deadlock(path: str, identity: object, task: Owner | None = None) -> None:
     """Refuse to wait for oneself without end.
 
     Args:
         path: the lock file, to name it.
         identity: what it is.
-        waits_in_loop: the wait leaves the event loop running.
+        task: for which the wait is, if it leaves the event loop running.
 
     Raises:
         LockDeadlockError: the caller holds the lock file through another object or call.
     """
-    if is_held_here(identity, waits_in_loop=waits_in_loop):
+    if is_held_here(identity, task):
         raise LockDeadlockError(
             f"lock {path!r} is held by this very thread or task, through another FileLock "
             "object or call: it would wait for itself for ever; share one object, or set a timeout"
         )
 
 
-def is_held_here(identity: object, *, waits_in_loop: bool = False) -> bool:
+def is_held_here(identity: object, task: Owner | None = None) -> bool:
     """Whether the caller would wait for itself for this lock file, through whatever object."""
-    return any(
-        hold.identity == identity and grant.blocks_caller(waits_in_loop=waits_in_loop)
-        for other in _everything()
-        for grant, hold in list(other.held.items())
-    )
+    return any(grant.blocks_caller(task) for grant in list(_holding.get(identity, ())))
 
 
 def free_orphans(identity: object) -> bool:
     """Free what owners left that have just ended, and whose end was not yet reported. Return whether there was any."""
     found = [
         (other, grant)
-        for other in _everything()
-        for grant, hold in list(other.held.items())
-        if hold.identity == identity and grant.is_orphan
+        for grant, ref in list(_holding.get(identity, {}).items())
+        if grant.is_orphan and (other := ref()) is not None
     ]
     for other, grant in found:
         other.free_orphan(grant)
     return bool(found)
 
 
-_all: weakref.WeakValueDictionary[int, Ownership] = weakref.WeakValueDictionary()
+_holding: dict[object, dict[Grant, weakref.ref[Ownership]]] = {}  # by the file, and only what is locked
+_mutex = native.mutex()
 
 
-def _everything() -> list[Ownership]:
-    # `valuerefs` copies in one step: to iterate would fail while another thread makes a lock.
-    return [one for ref in _all.valuerefs() if (one := ref()) is not None]
+def _note(identity: object, grant: Grant, own: weakref.ref[Ownership]) -> None:
+    with _mutex:
+        there = _holding.get(identity)
+        if there is None:
+            _holding[identity] = {grant: own}
+        else:
+            there[grant] = own
+
+
+def _forget(identity: object, grant: Grant) -> None:
+    with _mutex:
+        there = _holding.get(identity)
+        if there is not None and there.pop(grant, None) is not None and not there:
+            del _holding[identity]
+
+
+@forks.in_child
+def _renew() -> None:
+    global _mutex
+    _mutex = native.mutex()
+    _holding.clear()

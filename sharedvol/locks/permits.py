@@ -9,7 +9,7 @@ from sharedvol.errors import LockDeadlockError, LockTimeout
 from sharedvol.locks import kernel
 from sharedvol.locks.beside import Beside
 from sharedvol.locks.file import FileLock
-from sharedvol.locks.grant import Grant
+from sharedvol.locks.grant import Grant, Owner
 from sharedvol.locks.hold import Hold
 from sharedvol.locks.ownership import Ownership, is_held_here
 from sharedvol.network import NetworkPolicy
@@ -81,19 +81,19 @@ class Attempt:
             raise errors[0]
         return self._won is not None
 
-    def refuse_deadlock(self, path: str, *, waits_in_loop: bool) -> None:
+    def refuse_deadlock(self, path: str, task: Owner | None) -> None:
         """Refuse to wait without end for what one holds.
 
         Args:
             path: of the semaphore, to name it.
-            waits_in_loop: the wait leaves the event loop running.
+            task: for which the wait is, if it leaves the event loop running.
 
         Raises:
             LockDeadlockError: the caller holds every permit.
         """
         for permit in self._permits:
             hold = self._take(permit)
-            here = is_held_here(hold.identity, waits_in_loop=waits_in_loop)
+            here = is_held_here(hold.identity, task)
             self._put_back()
             if not here:
                 return
@@ -106,7 +106,7 @@ class Attempt:
         """Nothing was acquired after all."""
         self._grant.end()
         if self._won is not None:
-            hold = self._won.held.pop(self._grant, None)
+            hold = self._won.remove(self._grant)
             if hold is not None:
                 self._in_hand.append((self._won, hold))
         self._put_back()

@@ -182,7 +182,7 @@ class Semaphore(BlockLock):
         try:
             async with queue:
                 woken = Notice()
-                for left in self._waits(attempt, limit, end, woken.tell, waits_in_loop=True):
+                for left in self._waits(attempt, limit, end, woken.tell, owner):
                     await woken.wait(left)
             return acquired
         except BaseException:
@@ -268,8 +268,7 @@ class Semaphore(BlockLock):
         limit: float | None,
         end: float | None,
         notify: Callable[[], None],
-        *,
-        waits_in_loop: bool = False,
+        task: Owner | None = None,
     ) -> Iterator[float | None]:
         """The seconds to wait for a notice, None until it comes; ends when a permit is granted.
 
@@ -279,7 +278,7 @@ class Semaphore(BlockLock):
         if attempt.try_all():
             return
         if limit is None:
-            attempt.refuse_deadlock(self._path, waits_in_loop=waits_in_loop)
+            attempt.refuse_deadlock(self._path, task)
         while True:
             left = None if end is None else max(0.0, end - time.monotonic())
             if left == 0:

@@ -16,7 +16,7 @@ from typing import Self
 
 from sharedvol import forks, native
 from sharedvol.errors import LockDeadlockError, LockError, LockLostError, LockTimeout, NotLockedError
-from sharedvol.locks.grant import CALLED, INHERITED, RELEASED, Grant, block_of, of_block, watch_end
+from sharedvol.locks.grant import INHERITED, RELEASED, Grant, block_of, of_block, watch_end
 from sharedvol.locks.held import AcquiredLock
 from sharedvol.locks.holder import Holder
 from sharedvol.locks.record import check_purpose
@@ -201,7 +201,7 @@ class SessionLock:
                     raise NotLockedError(f"lock {self._asked!r} is not held by this any more: release it once")
                 grant.objects -= acquired
                 last = grant.depth <= 1
-                self._ended_early += [one for one in grant.undo(block) if one != CALLED]
+                self._ended_early += grant.undo(block)
                 grant.active = not last
             if last:
                 self._end()
@@ -282,7 +282,7 @@ class SessionLock:
         """Wait for the other threads that use this object."""
         with self._gate:
             before = self._grant
-            if limit is None and before is not None and before.blocks_caller(waits_in_loop=False):
+            if limit is None and before is not None and before.blocks_caller():
                 raise LockDeadlockError(
                     f"lock {self._asked!r} is held by another task or callback of this thread's event loop, which "
                     "cannot run while the thread waits: wait in another thread, or set a timeout"
