@@ -132,7 +132,7 @@ def live_after_the_claim() -> None:
         let_go(self, items)
         for item in items:
             if item.followed:
-                unfollow(item.followed)
+                unfollow(item)
         self._unfollow = unfollow
 
     Mover._let_go = late  # type: ignore
