@@ -66,7 +66,7 @@ class SigtermGate:
 
     @property
     def opened(self) -> bool:
-        """Whether the server has been told to stop, also by a SIGTERM that came before we stood here."""
+        """Return whether the server is to stop, also because of a SIGTERM that came before this gate was installed."""
         return self.passed or bool(getattr(self._server, "should_exit", False))
 
     @property
@@ -157,7 +157,7 @@ class Gates:
 
     @property
     def opened(self) -> bool:
-        """Whether a server has been told to stop."""
+        """Return whether a server is to stop."""
         return any(gate.opened for gate in self._gates)
 
     @property

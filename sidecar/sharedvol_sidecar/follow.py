@@ -236,7 +236,7 @@ class Followed:
             item: a live copy, with the encoding that this sidecar's settings give it.
 
         Returns:
-            Where the copy of it is that has or gets the final name; None if there is no such copy.
+            The place of its copy that has, or gets, the final name; None without such a copy.
         """
         staging = self._destination.staging(self._spool_id, "follow")
         try:

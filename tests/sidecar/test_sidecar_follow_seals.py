@@ -6,7 +6,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -31,28 +31,6 @@ Sidecar = Callable[..., Collector]
 
 class Killed(BaseException):
     """A sidecar that does not come to its next step, as if it were killed there."""
-
-
-@pytest.fixture
-def log(volume: Volume) -> Iterator[Writer]:
-    writer = Writer(volume.spool / "c1" / "logs" / "app.log")
-    yield writer
-    writer.close()
-
-
-@pytest.fixture
-def sidecar(volume: Volume) -> Iterator[Sidecar]:
-    """Makes sidecars, which are closed at the end."""
-    made: list[Collector] = []
-
-    def make(**changes: object) -> Collector:
-        made.append(volume.collector(**changes))
-        return made[-1]
-
-    yield make
-    for collector in made:
-        with contextlib.suppress(NotLockedError):  # closed already
-            collector.close()
 
 
 def end(*collectors: Collector, passes: int = 5) -> None:
