@@ -28,6 +28,7 @@ CONTAINERS = 10_000
 """Containers whose backlogs are counted one by one: whoever writes the spool decides how many there are."""
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_SOON = 0.1  # seconds until a file is tried again that is changed just when it is tried
 _SECRETS = 10_000  # refused files that are remembered
 _TYPE, _REGULAR = 0o170000, stat.S_IFREG
 
@@ -131,6 +132,13 @@ class Admission:
         try:
             info = os.fstat(fd)
             item = self._admit(candidate, fd, info, tally, day)
+            if item is not None and item.leased and _version(now := os.fstat(fd)) != _version(info):
+                # A writer came and went before the lease was held. Once more, and not for as long as that happens.
+                lease.give_back(fd)
+                info, item = now, self._admit(candidate, fd, now, tally, day)
+                if item is not None and _version(os.fstat(fd)) != _version(info):
+                    self._settles(_SOON, tally)
+                    item = None
             if item is None:
                 self._leave(candidate, info)
             if item is not None and candidate.claimed:
@@ -303,3 +311,8 @@ class Admission:
             return False
         os.unlink(item.candidate.name, dir_fd=item.candidate.directory.fd)
         return True
+
+
+def _version(info: os.stat_result) -> tuple[int, ...]:
+    """All of a file's status that its admission depends on."""
+    return info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_mode, info.st_uid, info.st_gid, info.st_nlink

@@ -54,5 +54,10 @@ def ask(fd: int) -> Lease:
     """As `take`, and gives the lease back at once."""
     answer = take(fd)
     if answer is Lease.HELD:
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        give_back(fd)
     return answer
+
+
+def give_back(fd: int) -> None:
+    """Release a lease that was taken: a writer that waits continues."""
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)

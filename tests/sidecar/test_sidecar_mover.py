@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gzip
 import mmap
 import os
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from interleaving import before
 from processes import Child
 from volume import Volume, fail_once
 
@@ -21,6 +24,7 @@ import sharedvol_sidecar.contents as contents
 import sharedvol_sidecar.lease as lease
 import sharedvol_sidecar.mover as mover
 import sharedvol_sidecar.staging as staging
+from sharedvol import publish
 from sharedvol_sidecar.directories import open_root
 from sharedvol_sidecar.errors import DestinationError, SpoolError
 from sharedvol_sidecar.mover import Mover
@@ -540,3 +544,63 @@ def test_many_are_synced_at_once_before_any_is_named(volume: Volume, monkeypatch
     collector.run_pass()
     collector.close()
     assert seen == ["sync"] + ["link"] * (mover._FEW + 1)
+
+
+@pytest.mark.parametrize("settings", [{}, {"digests": False}, {"kinds": ("logs",)}, {"compress": "gzip"}])
+@pytest.mark.parametrize("kind", ["results", "logs"])
+def test_a_record_that_is_appended_before_the_lease_is_held_is_in_the_row(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch, kind: str, settings: dict[str, Any]
+) -> None:
+    """The status that was read before the lease was held may be old by then: a shell's ``>>`` takes microseconds."""
+    path = volume.write(f"c1/{kind}/a.log", "first\n")
+
+    def append() -> None:
+        with open(path, "a") as late:
+            late.write("second\n")
+
+    before(monkeypatch, lease, "take", append)
+    volume.drain(**{"kinds": ("results", "logs"), **settings})
+    if kind in settings.get("kinds", ("results", "logs")):
+        (found,) = volume.names()
+        stored = Path(volume.collected, found).read_bytes()
+        assert (gzip.decompress(stored) if found.endswith(".gz") else stored) == b"first\nsecond\n"
+        verified = volume.cli_to("verify")
+        assert verified.returncode == 0 and "compared 1 files" in verified.stdout, verified.stdout
+
+
+def test_a_finished_file_that_is_appended_to_before_the_lease_is_held_is_not_finished(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = volume.spool / "c1" / "results" / "a"
+    path.parent.mkdir(parents=True)
+    with publish(path, "w") as file:
+        file.write("first")
+
+    def append() -> None:
+        with open(path, "a") as late:
+            late.write("second")
+
+    before(monkeypatch, lease, "take", append)
+    tally = volume.one_pass(quiet=HOUR)
+    assert (tally.collected, tally.settling) == (0, 1)
+    assert volume.one_pass().collected == 1
+    assert volume.bag() == Counter(["firstsecond"])
+
+
+def test_a_file_that_changes_whenever_its_lease_is_taken_does_not_stop_the_pass(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restless = volume.write("c1/results/a", "a")
+    volume.write("c1/results/b", "b")
+    real = lease.take
+
+    def take(fd: int) -> lease.Lease:
+        if os.path.samestat(os.fstat(fd), restless.stat()):
+            with open(restless, "a") as late:
+                late.write("a")
+        return real(fd)
+
+    monkeypatch.setattr(lease, "take", take)
+    tally = volume.one_pass()
+    assert (tally.collected, tally.settling) == (1, 1)
+    assert list(volume.bag()) == ["b"]

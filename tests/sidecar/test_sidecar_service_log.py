@@ -155,7 +155,7 @@ def test_a_log_on_a_full_disk_is_counted_and_noted_and_collecting_continues(volu
             full.unlink()
         volume.write("c1/results/b", "2")
         assert served.until("log_lost")["lost"] > 0
-        assert "notes" not in json.loads(served.ask("/readyz")[1])
+        wait_until(lambda: "notes" not in json.loads(served.ask("/readyz")[1]), "the note to be removed")
         settled(served)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import subprocess
@@ -73,13 +74,11 @@ class Volume:
 
     def files(self) -> dict[str, str]:
         """Every collected file and what it holds, without the logs that are followed still."""
-        found = (path for path in _files(self.collected) if not path.endswith(LIVE))
-        return {path: Path(self.collected, path).read_text() for path in found}
+        return _contents(self.collected, lambda path: not path.endswith(LIVE))
 
     def live(self) -> dict[str, str]:
         """The logs that are followed, and what was copied of them."""
-        found = (path for path in _files(self.collected) if path.endswith(LIVE))
-        return {path: Path(self.collected, path).read_text() for path in found}
+        return _contents(self.collected, lambda path: path.endswith(LIVE))
 
     def names(self) -> list[str]:
         """The paths of all that the destination shows, compressed or not, with the logs that are followed still."""
@@ -91,7 +90,7 @@ class Volume:
 
     def waiting(self) -> dict[str, str]:
         """Every file that the spool shows and what it holds."""
-        return {path: Path(self.spool, path).read_text() for path in _files(self.spool)}
+        return _contents(self.spool)
 
     def claims(self) -> list[str]:
         """Files in the claim directories."""
@@ -133,8 +132,9 @@ def _files(root: Path) -> list[str]:
         names[:] = [name for name in names if not name.startswith(".")]
         for name in files:
             path = os.path.join(directory, name)
-            if not name.startswith(".") and stat.S_ISREG(os.lstat(path).st_mode):
-                found.append(os.path.relpath(path, root))
+            with contextlib.suppress(FileNotFoundError):  # a sidecar that runs may move it now
+                if not name.startswith(".") and stat.S_ISREG(os.lstat(path).st_mode):
+                    found.append(os.path.relpath(path, root))
     return sorted(found)
 
 
@@ -148,3 +148,12 @@ def fail_once(function: Callable[..., Any], error: BaseException, when: Callable
         return function(*args, **options)
 
     return failing
+
+
+def _contents(root: Path, wanted: Callable[[str], bool] = lambda path: True) -> dict[str, str]:
+    """What the wanted files below ``root`` hold, without what a sidecar that runs removes just now."""
+    contents = {}
+    for path in filter(wanted, _files(root)):
+        with contextlib.suppress(FileNotFoundError):
+            contents[path] = Path(root, path).read_text()
+    return contents
