@@ -22,10 +22,10 @@ INTERVAL = 1.0
 
 _WITHOUT_EVENTS = """
 import errno, sys
-import sharedvol_sidecar.watch
+import sharedvol_sidecar.spool.watcher
 def refused():
     raise OSError(errno.EMFILE, "no events, for the measurement")
-sharedvol_sidecar.watch.INotify = refused
+sharedvol_sidecar.spool.watcher.INotify = refused
 from sharedvol_sidecar.cli import main
 sys.exit(main())
 """

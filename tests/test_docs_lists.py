@@ -40,7 +40,7 @@ def test_the_paths_shown_are_those_that_are_built() -> None:
 
 
 def test_every_setting_is_documented() -> None:
-    from sharedvol_sidecar.settings import Settings
+    from sharedvol_sidecar.config.settings import Settings
 
     text = (ROOT / "docs" / "sidecar.md").read_text()
     for field in Settings.model_fields:
@@ -49,7 +49,7 @@ def test_every_setting_is_documented() -> None:
 
 
 def test_every_template_field_is_documented() -> None:
-    from sharedvol_sidecar.template import FIELDS
+    from sharedvol_sidecar.destination.template import FIELDS
 
     text = (ROOT / "docs" / "sidecar.md").read_text()
     assert all(f"`{field}`" in text for field in FIELDS)

@@ -12,7 +12,7 @@ import pytest
 from processes import LIMIT, reaped
 
 from sharedvol.environment import NAMES, mistyped
-from sharedvol_sidecar.settings import SECRET, Settings, variable
+from sharedvol_sidecar.config.settings import SECRET, Settings, variable
 
 BIN = Path(sys.executable).parent
 

@@ -56,9 +56,9 @@ def run(*command: str, env: dict[str, str] | None = None, **streams: int) -> sub
         ("sharedvol.lint.rules", ["sharedvol", "lint", "--list-rules"]),
         ("sharedvol_sidecar.cli", ["sharedvol-sidecar", "config", "show"]),
         ("click", ["sharedvol-sidecar", "config", "show"]),
-        ("sharedvol_sidecar.config_commands", ["sharedvol-sidecar", "config", "show"]),
-        ("sharedvol_sidecar.catalog_commands", ["sharedvol-sidecar", "verify", "--to", "."]),
-        ("sharedvol_sidecar.service", ["sharedvol-sidecar", "run", "--from", ".", "--to", "."]),
+        ("sharedvol_sidecar.commands.config", ["sharedvol-sidecar", "config", "show"]),
+        ("sharedvol_sidecar.commands.catalog", ["sharedvol-sidecar", "verify", "--to", "."]),
+        ("sharedvol_sidecar.service.service", ["sharedvol-sidecar", "run", "--from", ".", "--to", "."]),
     ],
 )
 def test_ctrl_c_while_a_command_loads_is_one_line_and_130(

@@ -21,7 +21,7 @@ from processes import LIMIT, Child, reaped, run_forked
 
 from sharedvol import log_writer
 from sharedvol.logs import ReplicaFileHandler
-from sharedvol_sidecar import lease
+from sharedvol_sidecar.fs import lease
 
 BIG = "x" * 9_000
 """More than the pages that a write takes at once."""

@@ -21,15 +21,15 @@ from sharedvol.terminal import conclude, write_error
 
 _NAME = "sharedvol-sidecar"
 _COMMANDS = {
-    "once": "collect_commands",
-    "run": "collect_commands",
-    "ls": "catalog_commands",
-    "verify": "catalog_commands",
-    "rebuild": "catalog_commands",
-    "prune": "retention_command",
-    "config": "config_commands",
-    "health": "health_command",
-    "demo": "demo_command",
+    "once": "collect",
+    "run": "collect",
+    "ls": "catalog",
+    "verify": "catalog",
+    "rebuild": "catalog",
+    "prune": "prune",
+    "config": "config",
+    "health": "health",
+    "demo": "demo",
 }
 
 
@@ -46,7 +46,8 @@ class _Commands(click.Group):
         if cmd_name == "run":
             # Until the service has its own: as process 1 of a container nothing else ends us while we load.
             signal.signal(signal.SIGTERM, _leave)
-        command: click.Command = getattr(importlib.import_module(f"sharedvol_sidecar.{module}"), f"{cmd_name}_command")
+        loaded = importlib.import_module(f"sharedvol_sidecar.commands.{module}")
+        command: click.Command = getattr(loaded, f"{cmd_name}_command")
         return command
 
     def main(self, *args: Any, **options: Any) -> Any:

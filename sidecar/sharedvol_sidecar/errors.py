@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import resource
 import traceback
 from collections.abc import Iterator
 
 from sharedvol import SharedVolError
-from sharedvol_sidecar.probe import OUT_OF_DESCRIPTORS
+
+OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+"""Errors of this process. Neither a file nor a file system causes them."""
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+DENIED = frozenset({errno.EACCES, errno.EPERM})
 
 
 class SidecarError(SharedVolError):

@@ -35,7 +35,7 @@ from sharedvol.cache import Cache
 from sharedvol.logs import ReplicaFileHandler
 from sharedvol.mounts import is_network
 from sharedvol_sidecar import cli as sidecar
-from sharedvol_sidecar import collect_commands, config_commands  # noqa: F401 # once for all children
+from sharedvol_sidecar.commands import collect as collect_commands  # noqa: F401 # once for all children
 
 NETWORK = "nfs nfs4 cifs smb3 9p ceph glusterfs lustre virtiofs fakeowner vboxsf fuse fuse.sshfs fuse.glusterfs".split()
 LOCAL = "ext4 xfs btrfs zfs tmpfs ramfs overlay fuse.fuse-overlayfs fuseblk fusectl vfat newfs".split()

@@ -11,7 +11,7 @@ from typing import Any
 
 from processes import LIMIT
 
-from sharedvol_sidecar.board import Board
+from sharedvol_sidecar.monitor.state import Board
 from sharedvol_sidecar.web.server import Server
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from sharedvol_sidecar.board import Board
-from sharedvol_sidecar.picture import ReplicaView
-from sharedvol_sidecar.report import Event, Tally
+from sharedvol_sidecar.events import Event, Tally
+from sharedvol_sidecar.monitor.snapshot import ReplicaView
+from sharedvol_sidecar.monitor.state import Board
 
 NOON = 1_800_000_000.0
 """The time of day of a `Clocks`, in seconds since the epoch: 2027-01-15 08:00 UTC."""

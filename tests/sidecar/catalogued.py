@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sharedvol_sidecar.catalog import Catalog, Row
-from sharedvol_sidecar.catalog_session import Session
+from sharedvol_sidecar.catalog.catalog import Catalog, Row
+from sharedvol_sidecar.catalog.session import Session
 
 DAY = 86_400 * 1_000_000_000
 NOW = 1_900_000_000 * 1_000_000_000

@@ -18,7 +18,7 @@ from torture.layouts import Directories, directories
 from volume import Volume
 
 from sharedvol import NotLockedError
-from sharedvol_sidecar.collector import Collector
+from sharedvol_sidecar.collect.collector import Collector
 
 _MEMORY = Path("/dev/shm")
 

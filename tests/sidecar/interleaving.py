@@ -13,10 +13,10 @@ import pytest
 import zstandard
 from volume import Volume
 
-from sharedvol_sidecar.catalog import Catalog
-from sharedvol_sidecar.collector import Collector
-from sharedvol_sidecar.directories import open_root
-from sharedvol_sidecar.layout import LIVE
+from sharedvol_sidecar.catalog.catalog import Catalog
+from sharedvol_sidecar.collect.collector import Collector
+from sharedvol_sidecar.fs.directory import open_root
+from sharedvol_sidecar.spool.layout import LIVE
 
 Act = Callable[[], Any]
 Sidecar = Callable[..., Collector]

@@ -17,9 +17,9 @@ from typing import Any
 from processes import Child
 from volume import Volume
 
-import sharedvol_sidecar.contents as contents
-import sharedvol_sidecar.directories as directories
-from sharedvol_sidecar.collector import Collector
+import sharedvol_sidecar.fs.content as contents
+import sharedvol_sidecar.fs.directory as directories
+from sharedvol_sidecar.collect.collector import Collector
 from sharedvol_sidecar.errors import DestinationError
 
 CALLS = [

@@ -25,7 +25,7 @@ def say(event):
 def wait_for(path):
     while not os.path.exists(path):
         time.sleep(0.005)
-import sharedvol_sidecar.service as service
+import sharedvol_sidecar.service.service as service
 """
 MAIN = """
 from sharedvol_sidecar.cli import main

@@ -20,8 +20,8 @@ from volume import Volume
 
 from sharedvol import container_id, log_writer
 from sharedvol.logs import ReplicaFileHandler
-from sharedvol_sidecar import lease
-from sharedvol_sidecar.mover import Mover
+from sharedvol_sidecar.fs import lease
+from sharedvol_sidecar.transfer.mover import Mover
 
 
 def handler_of(volume: Volume, **options: object) -> ReplicaFileHandler:

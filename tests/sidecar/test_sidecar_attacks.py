@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from volume import CLI, Volume
 
-import sharedvol_sidecar.contents as contents_module
+import sharedvol_sidecar.fs.content as contents_module
 from sharedvol_sidecar.errors import ConfigError
-from sharedvol_sidecar.report import Tally
-from sharedvol_sidecar.scan import Candidate, Scanner
+from sharedvol_sidecar.events import Tally
+from sharedvol_sidecar.spool.scanner import Candidate, Scanner
 
 
 def contents(root: Path) -> list[str]:
@@ -114,7 +114,7 @@ def test_a_file_too_large_for_the_destination_does_not_stop_the_others(
 
 def test_a_file_that_grows_while_it_is_copied_is_put_back(across: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a lease nobody stops its writer; the copy ends where the file ended when it was opened."""
-    from sharedvol_sidecar import lease
+    from sharedvol_sidecar.fs import lease
 
     path = across.write("c1/results/grows", "x" * 100)
     writer = path.open("a")

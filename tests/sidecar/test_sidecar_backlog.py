@@ -15,14 +15,15 @@ import pytest
 from processes import wait_until
 from volume import Volume
 
-from sharedvol_sidecar import collector as collecting
-from sharedvol_sidecar.report import Tally
+from sharedvol_sidecar.collect import collector as collecting
+from sharedvol_sidecar.events import Tally
 
 SMALL = """
 import json, os, resource, sys
 if sys.argv[3] != "-":
     resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[3]),) * 2)
-from sharedvol_sidecar import job, service
+from sharedvol_sidecar.config import collector_config as job
+from sharedvol_sidecar.service import service
 told = []
 tally = service.once(job.Job(sys.argv[1], sys.argv[2], quiet=0.0, workers=1), told.append)
 print(json.dumps([tally.as_dict(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, [e.detail for e in told]]))
@@ -46,7 +47,7 @@ def once_in_child(volume: Volume, descriptors: str = "-") -> tuple[dict[str, int
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collecting, "HELP_AFTER", 20)
-    monkeypatch.setattr("sharedvol_sidecar.batches.MAX_BATCH", 10)
+    monkeypatch.setattr("sharedvol_sidecar.transfer.batch.MAX_BATCH", 10)
 
 
 def backlog(volume: Volume, count: int) -> Counter[str]:

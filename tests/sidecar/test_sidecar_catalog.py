@@ -20,10 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from processes import Child, has_permission_to_mount, run_forked, run_python
 
-from sharedvol_sidecar import catalog_schema
-from sharedvol_sidecar.catalog import Catalog, CatalogError, Filters, Row
-from sharedvol_sidecar.catalog_names import escape, key, unescape
-from sharedvol_sidecar.catalog_session import Session
+from sharedvol_sidecar.catalog import schema as catalog_schema
+from sharedvol_sidecar.catalog.catalog import Catalog, CatalogError, Filters, Row
+from sharedvol_sidecar.catalog.encoding import escape, key, unescape
+from sharedvol_sidecar.catalog.session import Session
 from sharedvol_sidecar.errors import ConfigError
 
 
@@ -346,7 +346,7 @@ def test_a_url_that_cannot_be_used_is_said_without_its_password(url: str, words:
 FULL = """
 import subprocess, sys, os
 from pathlib import Path
-from sharedvol_sidecar.catalog import Catalog, CatalogError
+from sharedvol_sidecar.catalog.catalog import Catalog, CatalogError
 from catalogued import row
 top = Path(sys.argv[1])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", top], check=True)
@@ -387,7 +387,7 @@ def test_a_full_disk_takes_a_batch_whole_or_not_and_is_got_over(tmp_path: Path) 
 MANY = """
 import resource, sys
 from pathlib import Path
-from sharedvol_sidecar.catalog import Catalog, Row
+from sharedvol_sidecar.catalog.catalog import Catalog, Row
 catalog = Catalog.open("", Path(sys.argv[1]))
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -22,14 +22,14 @@ from catalogued import HOSTILE, Collected, row
 from click.testing import CliRunner
 from processes import LIMIT, reaped
 
-from sharedvol_sidecar import rebuild as rebuilding
-from sharedvol_sidecar import verify as verifying
-from sharedvol_sidecar.catalog import Catalog
+from sharedvol_sidecar.catalog import rebuild as rebuilding
+from sharedvol_sidecar.catalog import verify as verifying
+from sharedvol_sidecar.catalog.catalog import Catalog
+from sharedvol_sidecar.catalog.files import digest
 from sharedvol_sidecar.cli import main
+from sharedvol_sidecar.destination.template import DEFAULT, Template
+from sharedvol_sidecar.destination.template_inverse import Inverse
 from sharedvol_sidecar.errors import ConfigError
-from sharedvol_sidecar.inverse import Inverse
-from sharedvol_sidecar.template import DEFAULT, Template
-from sharedvol_sidecar.tree import digest
 
 DEPTH = 1500
 PATH = "results/2026-01-31/c1/job.json"
@@ -439,7 +439,7 @@ def test_a_terminal_sees_how_far_it_is(collected: Collected, command: str) -> No
     collected.add(PATH, "x" * 3_000_000)
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    code = f"from sharedvol_sidecar.catalog_commands import {command}; {command}()"
+    code = f"from sharedvol_sidecar.commands.catalog import {command}; {command}()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "--to", collected.root], stdout=subprocess.PIPE, stderr=theirs, text=True
     )

@@ -21,14 +21,16 @@ from processes import Child
 from servers import Database
 
 from sharedvol import FileLock
-from sharedvol_sidecar import catalog as catalog_module
-from sharedvol_sidecar import catalog_indexes, catalog_schema, catalog_session
-from sharedvol_sidecar.catalog import Catalog, CatalogError, Filters, Row
-from sharedvol_sidecar.catalog_schema import ADDED, CONTAINER, KIND, WHEN, WHO
-from sharedvol_sidecar.catalog_session import Session
+from sharedvol_sidecar.catalog import catalog as catalog_module
+from sharedvol_sidecar.catalog import indexes as catalog_indexes
+from sharedvol_sidecar.catalog import schema as catalog_schema
+from sharedvol_sidecar.catalog import session as catalog_session
+from sharedvol_sidecar.catalog.catalog import Catalog, CatalogError, Filters, Row
+from sharedvol_sidecar.catalog.schema import ADDED, CONTAINER, KIND, WHEN, WHO
+from sharedvol_sidecar.catalog.session import Session
 from sharedvol_sidecar.cli import main
-from sharedvol_sidecar.register import Register
-from sharedvol_sidecar.report import Event
+from sharedvol_sidecar.events import Event
+from sharedvol_sidecar.transfer.catalog_writer import Register
 
 CHOICES = (
     (Filters(), WHEN),

@@ -14,9 +14,9 @@ from catalogued import HOSTILE, die_at_the_commit, row
 from processes import Child
 from servers import Database
 
-from sharedvol_sidecar import catalog_schema
-from sharedvol_sidecar.catalog import Catalog, CatalogError, Filters
-from sharedvol_sidecar.catalog_names import key
+from sharedvol_sidecar.catalog import schema as catalog_schema
+from sharedvol_sidecar.catalog.catalog import Catalog, CatalogError, Filters
+from sharedvol_sidecar.catalog.encoding import key
 
 
 @pytest.fixture

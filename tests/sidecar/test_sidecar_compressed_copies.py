@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from volume import Volume
 
-from sharedvol_sidecar.report import Event, Once
+from sharedvol_sidecar.events import Event, Once
 
 
 def rotate(log: Path, packed: str) -> None:

@@ -11,8 +11,8 @@ import pytest
 from service_process import service, settled
 from volume import Volume, run_cli
 
+from sharedvol_sidecar.config.settings import FIELDS, SECRET, Settings, load, variable
 from sharedvol_sidecar.errors import ConfigError
-from sharedvol_sidecar.settings import FIELDS, SECRET, Settings, load, variable
 
 SPECIAL: dict[str, tuple[str, ...]] = {
     "from": ("/1", "/2", "/3", "/4"),

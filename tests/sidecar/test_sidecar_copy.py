@@ -16,9 +16,9 @@ import pytest
 from processes import has_permission_to_mount
 from volume import Volume, fail_once
 
-from sharedvol_sidecar import staging
-from sharedvol_sidecar.catalog import Catalog, Filters
+from sharedvol_sidecar.catalog.catalog import Catalog, Filters
 from sharedvol_sidecar.errors import DestinationError
+from sharedvol_sidecar.transfer import staging
 
 
 def test_copy_keeps_content_mode_and_time(across: Volume) -> None:
@@ -43,7 +43,7 @@ def test_files_of_one_name_are_all_kept_though_they_are_equal(across: Volume, co
 
 
 def test_empty_and_larger_than_a_chunk(across: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sharedvol_sidecar.contents.CHUNK", 7)
+    monkeypatch.setattr("sharedvol_sidecar.fs.content.CHUNK", 7)
     across.write("c1/results/empty")
     across.write("c1/results/large", "0123456789" * 10)
     across.drain()
@@ -144,7 +144,7 @@ def _is_of_a_copy(fd: int) -> bool:
 def test_copy_that_a_dead_mover_left_is_not_trusted_when_the_claim_has_changed(across: Volume) -> None:
     from processes import Child
 
-    from sharedvol_sidecar.mover import Mover
+    from sharedvol_sidecar.transfer.mover import Mover
 
     across.write("c1/results/a", "x")
 
@@ -170,7 +170,7 @@ import os, subprocess, sys
 from pathlib import Path
 from volume import Volume
 
-from sharedvol_sidecar.catalog import Catalog, Filters
+from sharedvol_sidecar.catalog.catalog import Catalog, Filters
 top = Path(sys.argv[1])
 for name in ("one", "two"):
     (top / name).mkdir()
@@ -217,7 +217,7 @@ def test_a_claim_that_is_changed_on_another_day_keeps_its_one_name(where: str, r
     """Its mover died after the name was given, and a late writer came past midnight."""
     from processes import Child
 
-    from sharedvol_sidecar.mover import Mover
+    from sharedvol_sidecar.transfer.mover import Mover
 
     volume: Volume = request.getfixturevalue(where)
     os.utime(volume.write("c1/results/a", "x"), (1_000_000_000, 1_000_000_000))

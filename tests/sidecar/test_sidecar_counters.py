@@ -19,21 +19,22 @@ from test_sidecar_orphans import dead
 from volume import Volume
 
 from sharedvol import publish
-from sharedvol_sidecar.catalog import Catalog, CatalogError
-from sharedvol_sidecar.collect_commands import summary
+from sharedvol_sidecar.catalog.catalog import Catalog, CatalogError
+from sharedvol_sidecar.commands.collect import summary
+from sharedvol_sidecar.commands.prune import prune_command
 from sharedvol_sidecar.counters import LABELLED, Reason
-from sharedvol_sidecar.directories import open_root
-from sharedvol_sidecar.picture import ALL
-from sharedvol_sidecar.report import COUNTERS, DONE, LEFT, Tally
-from sharedvol_sidecar.retention_command import prune_command
-from sharedvol_sidecar.text import size
-from sharedvol_sidecar.units import Units
+from sharedvol_sidecar.events import COUNTERS, DONE, LEFT, Tally
+from sharedvol_sidecar.fs.directory import open_root
+from sharedvol_sidecar.humanize import size
+from sharedvol_sidecar.monitor.snapshot import ALL
+from sharedvol_sidecar.spool.container_locks import Units
 from sharedvol_sidecar.web.metrics import PREFIX
 
 TROUBLE = """
 import errno
-from sharedvol_sidecar import catalog, lease
-from sharedvol_sidecar.catalog import CatalogError
+from sharedvol_sidecar.catalog import catalog
+from sharedvol_sidecar.fs import lease
+from sharedvol_sidecar.catalog.catalog import CatalogError
 reopened = []
 def name_of(fd):
     return os.path.basename(os.readlink("/proc/self/fd/%d" % fd))
@@ -64,9 +65,9 @@ def add(self, rows):
         raise CatalogError("the catalog is away")
 wrap(catalog.Catalog, "add", add)
 wrap(catalog.Catalog, "remove", add)
-import sharedvol_sidecar.register as register
+import sharedvol_sidecar.transfer.catalog_writer as register
 register._AGAIN = 0.2
-import sharedvol_sidecar.pruning as pruning
+import sharedvol_sidecar.service.prune_schedule as pruning
 for name in ("look", "relieve"):
     wrap(pruning.Pruning, name, lambda *args: None if os.path.exists(os.environ["PRUNE"]) else False)
 """
@@ -133,7 +134,7 @@ def claimed_by_the_dead(volume: Volume, path: str) -> None:
     """A mover claimed a file and was killed."""
 
     def work(connection: Any) -> None:
-        from sharedvol_sidecar.mover import Mover
+        from sharedvol_sidecar.transfer.mover import Mover
 
         def stop(self: Mover, *args: Any) -> None:
             connection.send("claimed")
@@ -258,7 +259,7 @@ def test_what_a_failing_pass_did_is_in_the_log_as_in_the_metrics(volume: Volume)
     shim = """
 service.BACKOFF = (3600.0, 3600.0)
 from sharedvol_sidecar.errors import DestinationError
-from sharedvol_sidecar.mover import Mover
+from sharedvol_sidecar.transfer.mover import Mover
 real = Mover.move
 def move(self, items, tally):
     real(self, items, tally)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from volume import Volume
 
-from sharedvol_sidecar.collector import HELP_AFTER
+from sharedvol_sidecar.collect.collector import HELP_AFTER
 
 ROOT = Path(__file__).parents[2]
 PRODUCT = [path for top in ("sharedvol", "sidecar", "bench", "scripts", "docs") for path in (ROOT / top).rglob("*.py")]

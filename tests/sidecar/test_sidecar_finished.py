@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from volume import Volume
 
-import sharedvol_sidecar.mover as mover
+import sharedvol_sidecar.transfer.mover as mover
 from sharedvol import publish
 from sharedvol.publish_mark import is_marked
-from sharedvol_sidecar.collector import Collector
-from sharedvol_sidecar.mover import Mover
-from sharedvol_sidecar.put_backs import OLD, PutBacks
-from sharedvol_sidecar.watch import Watch
+from sharedvol_sidecar.collect.collector import Collector
+from sharedvol_sidecar.spool.put_backs import OLD, PutBacks
+from sharedvol_sidecar.spool.watcher import Watch
+from sharedvol_sidecar.transfer.mover import Mover
 
 HOUR = 3600.0
 DAY = 86_400.0

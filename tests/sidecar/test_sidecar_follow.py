@@ -12,8 +12,8 @@ import pytest
 import zstandard
 from volume import Volume
 
-from sharedvol_sidecar.collector import Collector
-from sharedvol_sidecar.follow import Followed
+from sharedvol_sidecar.collect.collector import Collector
+from sharedvol_sidecar.follow.live_copies import Followed
 
 
 class Writer:
@@ -229,7 +229,7 @@ def test_a_cut_log_is_compressed_too(volume: Volume, log: Writer) -> None:
 def test_without_leases_a_silent_log_is_followed_until_it_is_silent_for_long(
     volume: Volume, log: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sharedvol_sidecar import lease
+    from sharedvol_sidecar.fs import lease
 
     monkeypatch.setattr(lease, "take", lambda fd: lease.Lease.UNAVAILABLE)
     log.write("one\n")

@@ -13,8 +13,8 @@ import pytest
 from interleaving import Sidecar, Writer, assert_each_line_once, assert_nothing_left, end, lines
 from volume import Volume
 
-from sharedvol_sidecar.collector import Collector
-from sharedvol_sidecar.follow_open import OpenLogs
+from sharedvol_sidecar.collect.collector import Collector
+from sharedvol_sidecar.follow.open_logs import OpenLogs
 
 WIDE = ("results", "logs", "old")
 
@@ -223,7 +223,7 @@ def test_the_last_log_that_was_finished_is_remembered_whatever_the_clock_says(
     volume: Volume, log: Writer, sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     """A thousand others were finished before, by a clock that has been set back since."""
-    monkeypatch.setattr("sharedvol_sidecar.follow_ended._MOST", 3)
+    monkeypatch.setattr("sharedvol_sidecar.follow.ended._MOST", 3)
     collector = sidecar()
     (spool_id,) = (volume.collected / ".sharedvol" / "ended").iterdir()
     for number in range(3):

@@ -20,11 +20,11 @@ from processes import Child
 from torture.layouts import sample
 from volume import Volume, fail_once
 
-import sharedvol_sidecar.follow_ended as follow_ended
-import sharedvol_sidecar.follow_records as follow_records
-import sharedvol_sidecar.follow_seals as follow_seals
+import sharedvol_sidecar.follow.ended as follow_ended
+import sharedvol_sidecar.follow.seals as follow_seals
+import sharedvol_sidecar.follow.store as follow_records
 from sharedvol import NotLockedError
-from sharedvol_sidecar.collector import Collector
+from sharedvol_sidecar.collect.collector import Collector
 
 Sidecar = Callable[..., Collector]
 

@@ -11,8 +11,8 @@ import pytest
 from interleaving import Sidecar, Writer, after, assert_each_line_once, before, end, lines, records
 from volume import Volume
 
-from sharedvol_sidecar.collector import Collector
-from sharedvol_sidecar.follow import lease
+from sharedvol_sidecar.collect.collector import Collector
+from sharedvol_sidecar.follow.live_copies import lease
 
 
 def keep(log: Writer) -> None:

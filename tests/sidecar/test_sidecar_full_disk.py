@@ -22,15 +22,15 @@ from torture.isolated import isolated
 from torture.layouts import EVERYTHING, LIMIT, timeout
 from volume import CLI, Volume
 
-from sharedvol_sidecar import service
-from sharedvol_sidecar.catalog import Catalog, Filters
-from sharedvol_sidecar.directories import open_root
-from sharedvol_sidecar.pruning import RELIEF_EVERY, Pruning
-from sharedvol_sidecar.put_backs import PutBacks
-from sharedvol_sidecar.report import Event
-from sharedvol_sidecar.retention import apply, parse_rules, plan
-from sharedvol_sidecar.retention_relief import make_room
-from sharedvol_sidecar.settings import load
+from sharedvol_sidecar.catalog.catalog import Catalog, Filters
+from sharedvol_sidecar.config.settings import load
+from sharedvol_sidecar.events import Event
+from sharedvol_sidecar.fs.directory import open_root
+from sharedvol_sidecar.retention.pruner import apply, parse_rules, plan
+from sharedvol_sidecar.retention.relief import make_room
+from sharedvol_sidecar.service import service
+from sharedvol_sidecar.service.prune_schedule import RELIEF_EVERY, Pruning
+from sharedvol_sidecar.spool.put_backs import PutBacks
 
 pytestmark = timeout
 

@@ -11,14 +11,14 @@ import pytest
 from click.testing import CliRunner
 from volume import Volume
 
-from sharedvol_sidecar import holes
-from sharedvol_sidecar.batches import MAX_BATCH_BYTES, FileBatch
-from sharedvol_sidecar.catalog import Catalog, Filters
+from sharedvol_sidecar.catalog.catalog import Catalog, Filters
 from sharedvol_sidecar.cli import main
-from sharedvol_sidecar.contents import same
-from sharedvol_sidecar.items import Item
-from sharedvol_sidecar.layout import Origin
-from sharedvol_sidecar.scan import Candidate
+from sharedvol_sidecar.fs import holes
+from sharedvol_sidecar.fs.content import same
+from sharedvol_sidecar.spool.layout import Origin
+from sharedvol_sidecar.spool.scanner import Candidate
+from sharedvol_sidecar.transfer.batch import MAX_BATCH_BYTES, FileBatch
+from sharedvol_sidecar.transfer.item import Item
 
 MEBIBYTE = 1 << 20
 
@@ -112,7 +112,7 @@ def test_hollow_files_are_collected_in_one_batch_with_those_of_others(volume: Vo
 def test_a_hollow_file_spends_of_the_rate_what_it_stores(volume: Volume) -> None:
     paused: list[float] = []
     sparse(volume, "c1/results/a", 1 << 40, {0: b"x" * 1000})
-    from sharedvol_sidecar.collector import Collector
+    from sharedvol_sidecar.collect.collector import Collector
 
     collector = Collector(volume.job(rate=1e6), volume.events.append, pause=paused.append)
     assert collector.run_pass().collected == 1

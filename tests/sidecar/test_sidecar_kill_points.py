@@ -18,14 +18,14 @@ from killing import (
     forbid_renameat2,
 )
 
-import sharedvol_sidecar.contents as contents
-import sharedvol_sidecar.directories as directories
-import sharedvol_sidecar.publisher as publisher
-from sharedvol_sidecar.destination import Destination
-from sharedvol_sidecar.items import Item
-from sharedvol_sidecar.mover import Mover
-from sharedvol_sidecar.publisher import Publisher
-from sharedvol_sidecar.report import Tally
+import sharedvol_sidecar.fs.content as contents
+import sharedvol_sidecar.fs.directory as directories
+import sharedvol_sidecar.transfer.linker as publisher
+from sharedvol_sidecar.destination.destination import Destination
+from sharedvol_sidecar.events import Tally
+from sharedvol_sidecar.transfer.item import Item
+from sharedvol_sidecar.transfer.linker import Publisher
+from sharedvol_sidecar.transfer.mover import Mover
 
 EXHAUSTIVE = os.environ.get("SHAREDVOL_EXHAUSTIVE") == "1"
 STEP = 1 if EXHAUSTIVE else 11

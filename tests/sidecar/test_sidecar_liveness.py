@@ -8,10 +8,10 @@ import pytest
 from processes import Child
 from volume import Volume
 
-import sharedvol_sidecar.contents as contents
-import sharedvol_sidecar.follow as follow
-import sharedvol_sidecar.mover as mover
-from sharedvol_sidecar.collector import Collector
+import sharedvol_sidecar.follow.live_copies as follow
+import sharedvol_sidecar.fs.content as contents
+import sharedvol_sidecar.transfer.mover as mover
+from sharedvol_sidecar.collect.collector import Collector
 
 CHUNK = 1000
 CHUNKS = 300

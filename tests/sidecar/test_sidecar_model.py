@@ -18,9 +18,9 @@ from processes import Child
 from volume import Volume
 
 from sharedvol import AlreadyPublishedError, publish
-from sharedvol_sidecar import staging
-from sharedvol_sidecar.collector import Collector
+from sharedvol_sidecar.collect.collector import Collector
 from sharedvol_sidecar.errors import DestinationError
+from sharedvol_sidecar.transfer import staging
 
 PLACES = st.sampled_from(["c1/results/a", "c2/results/a", "c1/results/d/b", "results/job_c3.json", "c1/logs/app.log"])
 

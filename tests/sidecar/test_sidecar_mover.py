@@ -20,15 +20,15 @@ from interleaving import before
 from processes import Child
 from volume import Volume, fail_once
 
-import sharedvol_sidecar.contents as contents
-import sharedvol_sidecar.lease as lease
-import sharedvol_sidecar.mover as mover
-import sharedvol_sidecar.staging as staging
+import sharedvol_sidecar.fs.content as contents
+import sharedvol_sidecar.fs.lease as lease
+import sharedvol_sidecar.transfer.mover as mover
+import sharedvol_sidecar.transfer.staging as staging
 from sharedvol import publish
-from sharedvol_sidecar.directories import open_root
 from sharedvol_sidecar.errors import DestinationError, SpoolError
-from sharedvol_sidecar.mover import Mover
-from sharedvol_sidecar.units import Units
+from sharedvol_sidecar.fs.directory import open_root
+from sharedvol_sidecar.spool.container_locks import Units
+from sharedvol_sidecar.transfer.mover import Mover
 
 HOUR = 3600.0
 
@@ -83,7 +83,7 @@ def test_times_of_another_clock_do_not_keep_a_file(volume: Volume, days: int, mo
     os.utime(path, (moment, moment))
     now = [1000.0]
     clock = SimpleNamespace(monotonic=lambda: now[0], time=lambda: path.stat().st_ctime - 86_400)
-    monkeypatch.setattr("sharedvol_sidecar.quiet.time", clock)
+    monkeypatch.setattr("sharedvol_sidecar.spool.quiet_time.time", clock)
     collector = volume.collector(quiet=10.0)
     assert collector.run_pass().settling == 1
     now[0] += 9.0
@@ -100,7 +100,7 @@ def test_a_clock_that_is_set_forward_makes_no_file_finished(
     path = volume.write("c1/results/a", "half")
     now, offset = [1000.0], [path.stat().st_ctime - 1000.0]
     clock = SimpleNamespace(monotonic=lambda: now[0], time=lambda: now[0] + offset[0])
-    monkeypatch.setattr("sharedvol_sidecar.quiet.time", clock)
+    monkeypatch.setattr("sharedvol_sidecar.spool.quiet_time.time", clock)
     collector = volume.collector(quiet=0.5)
     assert collector.run_pass().settling == 1
     now[0] += 0.25
@@ -495,7 +495,7 @@ def test_without_leases_only_quiet_files_move_and_it_is_told(volume: Volume, mon
     monkeypatch.setattr(lease.fcntl, "fcntl", _no_lease)
     moment = [old.stat().st_ctime + 1.0]
     clock = SimpleNamespace(monotonic=time.monotonic, time=lambda: moment[0])
-    monkeypatch.setattr("sharedvol_sidecar.quiet.time", clock)
+    monkeypatch.setattr("sharedvol_sidecar.spool.quiet_time.time", clock)
     assert volume.one_pass(quiet=HOUR).settling == 2
     moment[0] += 2 * HOUR
     tally = volume.one_pass(quiet=HOUR)

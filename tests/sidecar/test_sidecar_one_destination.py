@@ -13,11 +13,11 @@ from interleaving import Writer, assert_each_line_once
 from processes import Child
 from volume import Volume, run_cli
 
-import sharedvol_sidecar.serving as serving
-from sharedvol_sidecar.claims import Claims
-from sharedvol_sidecar.collector import Collector
-from sharedvol_sidecar.directories import open_root
+import sharedvol_sidecar.collect.serving as serving
+from sharedvol_sidecar.collect.collector import Collector
 from sharedvol_sidecar.errors import ConfigError
+from sharedvol_sidecar.fs.directory import open_root
+from sharedvol_sidecar.transfer.claims import Claims
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from volume import Volume
 
 import sharedvol
 from sharedvol import publish
-from sharedvol_sidecar.collector import Collector
-from sharedvol_sidecar.orphans import Orphans
+from sharedvol_sidecar.collect.collector import Collector
+from sharedvol_sidecar.spool.orphans import Orphans
 
 
 def dead(volume: Volume, name: str = "c1") -> None:

@@ -18,7 +18,7 @@ from killing import die_at
 from processes import Child
 from volume import Volume
 
-import sharedvol_sidecar.contents as contents
+import sharedvol_sidecar.fs.content as contents
 
 Settings = dict[str, Any]
 OURS: Settings = {"pattern": r"^app-(?P<container>c[0-9]+)\.log$"}

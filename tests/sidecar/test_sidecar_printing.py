@@ -166,7 +166,7 @@ def test_problems_that_cannot_be_reported_do_not_stop_the_collecting(volume: Vol
 
 
 def test_an_error_of_the_system_names_what_it_is_about() -> None:
-    from sharedvol_sidecar.console import unusable
+    from sharedvol_sidecar.commands.exit import unusable
 
     many = unusable(OSError(24, "Too many open files"), 1)
     assert isinstance(many, click.ClickException)

@@ -19,10 +19,10 @@ from torture.isolated import isolated
 from torture.layouts import LIMIT
 from volume import Volume
 
-import sharedvol_sidecar.contents as contents
-from sharedvol_sidecar.catalog import Catalog, Filters
-from sharedvol_sidecar.mover import Mover
-from sharedvol_sidecar.publisher import Publisher
+import sharedvol_sidecar.fs.content as contents
+from sharedvol_sidecar.catalog.catalog import Catalog, Filters
+from sharedvol_sidecar.transfer.linker import Publisher
+from sharedvol_sidecar.transfer.mover import Mover
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="root gives files away")
 

@@ -17,12 +17,12 @@ from torture.filesystems import mount
 from torture.isolated import isolated
 from volume import Volume
 
-from sharedvol_sidecar import catalog_commands, retention_command  # noqa: F401 # once for all forked children
-from sharedvol_sidecar.catalog import Catalog, Row
-from sharedvol_sidecar.catalog_session import Session
-from sharedvol_sidecar.claims import PRIVATE
+from sharedvol_sidecar.catalog.catalog import Catalog, Row
+from sharedvol_sidecar.catalog.session import Session
 from sharedvol_sidecar.cli import main
+from sharedvol_sidecar.commands import catalog as catalog_commands  # noqa: F401 # once for all forked children
 from sharedvol_sidecar.errors import CatalogError
+from sharedvol_sidecar.fs.private import PRIVATE
 
 _BIND, _REMOUNT, _READ_ONLY = 0x1000, 0x20, 1
 

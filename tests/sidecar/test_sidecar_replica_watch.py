@@ -16,10 +16,10 @@ from volume import Volume
 
 import sharedvol
 from sharedvol.open_register import OpenRegister
-from sharedvol_sidecar import replica_watch
-from sharedvol_sidecar.directories import open_root
-from sharedvol_sidecar.replica_watch import SHOWN, ReplicaWatch, RollCall
-from sharedvol_sidecar.views import show_replicas
+from sharedvol_sidecar.fs.directory import open_root
+from sharedvol_sidecar.monitor import replica_watch
+from sharedvol_sidecar.monitor.replica_watch import SHOWN, ReplicaWatch, RollCall
+from sharedvol_sidecar.service.views import show_replicas
 
 HOUR = 3600 * 10**9
 OTHER = 4242
@@ -265,7 +265,7 @@ def test_it_agrees_with_the_register_whatever_happens(
 
 def passes(volume: Volume, most: int = 40, **changes: Any) -> tuple[int, int, int]:
     """What the board shows after some passes of the service."""
-    from sharedvol_sidecar.board import Board
+    from sharedvol_sidecar.monitor.state import Board
 
     collector, board, clock = volume.collector(catalog=None, **changes), Board(), Clock()
     collector.replicas = ReplicaWatch(open_root(volume.spool), clock)

@@ -15,15 +15,25 @@ from click.testing import CliRunner
 from killing import die_at
 from processes import Child
 
-from sharedvol_sidecar import catalog as catalog_module
-from sharedvol_sidecar import retention
-from sharedvol_sidecar.catalog import Catalog, Filters
+from sharedvol_sidecar.catalog import catalog as catalog_module
+from sharedvol_sidecar.catalog.catalog import Catalog, Filters
+from sharedvol_sidecar.catalog.files import Tree
+from sharedvol_sidecar.catalog.verify import Verification
 from sharedvol_sidecar.cli import main
-from sharedvol_sidecar.directories import open_root
 from sharedvol_sidecar.errors import ConfigError
-from sharedvol_sidecar.retention import Pruned, Rule, apply, apply_in_steps, parse_rules, plan, plan_in_steps, prune
-from sharedvol_sidecar.tree import Tree
-from sharedvol_sidecar.verify import Verification
+from sharedvol_sidecar.follow.seals import RecordedCopies
+from sharedvol_sidecar.fs.directory import open_root
+from sharedvol_sidecar.retention import pruner as retention
+from sharedvol_sidecar.retention.pruner import (
+    Pruned,
+    Rule,
+    apply,
+    apply_in_steps,
+    parse_rules,
+    plan,
+    plan_in_steps,
+    prune,
+)
 
 OLD = parse_rules(["results=90d"])
 
@@ -46,7 +56,7 @@ def planned(collected: Collected, *rules: str, now: int = NOW) -> list[str]:
 
 def verified(collected: Collected) -> dict[str, int]:
     """What `verify` finds wrong."""
-    work = Verification(collected.catalog, Tree(open_root(collected.root)), lambda finding: None)
+    work = Verification(collected.catalog, Tree(open_root(collected.root)), RecordedCopies(), lambda finding: None)
     work.catalogued(Filters())
     work.uncatalogued()
     counts = work.counts.as_dict()

@@ -104,12 +104,12 @@ def test_second_signal_ends_at_once_and_loses_nothing(volume: Volume) -> None:
     """The first signal lets the batch end, and here it never does."""
     slow = (
         "import os, sys, threading\n"
-        "import sharedvol_sidecar.mover as mover\n"
+        "import sharedvol_sidecar.transfer.mover as mover\n"
         "def sync(root):\n"
         '    print(\'{"event": "syncing"}\', flush=True)\n'
         "    threading.Event().wait()\n"
         "mover.sync_filesystem = sync\n"
-        "import sharedvol_sidecar.service as service\n"
+        "import sharedvol_sidecar.service.service as service\n"
         "real = service.Service.stop\n"
         "def stop(self, *args):\n"
         '    os.write(1, b\'{"event": "signal"}\\n\')\n'
@@ -158,7 +158,7 @@ def _status(pid: int) -> str:
 def test_claims_of_a_killed_sidecar_are_taken_over(volume: Volume) -> None:
     dying = (
         "import os, sys\n"
-        "from sharedvol_sidecar.mover import Mover\n"
+        "from sharedvol_sidecar.transfer.mover import Mover\n"
         "Mover._let_go = lambda self, done: os.kill(os.getpid(), 9)\n"
         "from sharedvol_sidecar.cli import main\n"
         "sys.exit(main())\n"
@@ -188,8 +188,8 @@ def living_stopped(sidecar: Running) -> Iterator[None]:
 
 FAILING = """
 import errno, os, sys
-import sharedvol_sidecar.service as service
-from sharedvol_sidecar.destination import Destination
+import sharedvol_sidecar.service.service as service
+from sharedvol_sidecar.destination.destination import Destination
 service.BACKOFF = (0.01, 0.04)
 flag = sys.argv.pop(1)
 real = Destination.sync
@@ -238,9 +238,9 @@ def test_file_that_cannot_be_named_is_not_chased(volume: Volume) -> None:
     volume.write("c1/results/a", "x")
     counting = (
         "import sys\n"
-        "import sharedvol_sidecar.service as service\n"
-        "import sharedvol_sidecar.destination as destination\n"
-        "from sharedvol_sidecar.collector import Collector\n"
+        "import sharedvol_sidecar.service.service as service\n"
+        "import sharedvol_sidecar.destination.destination as destination\n"
+        "from sharedvol_sidecar.collect.collector import Collector\n"
         "destination._MOST_NAMES = 1\n"
         "service.SHORTEST_GAP, service.BACKOFF = 0.0, (3600.0, 3600.0)\n"
         "real = Collector.run_pass\n"

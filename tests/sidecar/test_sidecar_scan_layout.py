@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from volume import Volume
 
+from sharedvol_sidecar.destination.template import Template, alternatives, day_of, fit
 from sharedvol_sidecar.errors import ConfigError
-from sharedvol_sidecar.layout import Layout, Origin
-from sharedvol_sidecar.template import Template, alternatives, day_of, fit
+from sharedvol_sidecar.spool.layout import Layout, Origin
 
 KINDS = ("results", "logs")
 DAY = 1_767_225_600 * 10**9  # 2026-01-01

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from hostile import SECRET, THINGS, WRITER, Scene, scene
 
-from sharedvol_sidecar import mover, publisher
-from sharedvol_sidecar.directories import Directory
-from sharedvol_sidecar.follow import Followed
-from sharedvol_sidecar.mover import Mover
-from sharedvol_sidecar.quiet import Quiet
+from sharedvol_sidecar.follow.live_copies import Followed
+from sharedvol_sidecar.fs.directory import Directory
+from sharedvol_sidecar.spool.quiet_time import Quiet
+from sharedvol_sidecar.transfer import linker as publisher
+from sharedvol_sidecar.transfer import mover
+from sharedvol_sidecar.transfer.mover import Mover
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be several users")
 

@@ -12,9 +12,9 @@ import pytest
 from hostile import Scene, scene
 from volume import CLI
 
-import sharedvol_sidecar.catalog_commands
-import sharedvol_sidecar.collect_commands  # noqa: F401
-from sharedvol_sidecar.inodes import identity
+import sharedvol_sidecar.commands.catalog
+import sharedvol_sidecar.commands.collect  # noqa: F401
+from sharedvol_sidecar.fs.inode import identity
 
 
 @pytest.fixture(params=[0, 1000], ids=["root", "plain user"])

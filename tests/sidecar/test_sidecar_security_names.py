@@ -19,15 +19,15 @@ import pytest
 from hostile import WRITER, Scene, become, scene
 from processes import Child, run_forked, wait_until
 
-import sharedvol_sidecar.catalog_commands
-import sharedvol_sidecar.collect_commands  # noqa: F401 - before a child that may not read it is forked
+import sharedvol_sidecar.commands.catalog
+import sharedvol_sidecar.commands.collect  # noqa: F401 - before a child that may not read it is forked
 from sharedvol import Volume as Presence
 from sharedvol import publish
-from sharedvol_sidecar import lease
-from sharedvol_sidecar.catalog import Catalog, Filters
+from sharedvol_sidecar.catalog.catalog import Catalog, Filters
 from sharedvol_sidecar.cli import main
-from sharedvol_sidecar.directories import open_root
-from sharedvol_sidecar.mover import Mover
+from sharedvol_sidecar.fs import lease
+from sharedvol_sidecar.fs.directory import open_root
+from sharedvol_sidecar.transfer.mover import Mover
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be several users")
 
@@ -339,7 +339,7 @@ def test_a_file_that_is_put_back_stays_its_writers(hostile: Scene, monkeypatch: 
     path = hostile.write(hostile.results / "a.json")
     with monkeypatch.context() as patch:
         patch.setattr(lease, "intact", lambda fd: False)
-        patch.setattr("sharedvol_sidecar.items.Item.unchanged", lambda self: False)
+        patch.setattr("sharedvol_sidecar.transfer.item.Item.unchanged", lambda self: False)
         assert hostile.collect(**changes)["put_back"] == 1
     info = path.stat()
     assert (info.st_uid, info.st_gid, info.st_mode & 0o7777) == (WRITER, WRITER, 0o666)

@@ -17,10 +17,10 @@ from processes import LIMIT, has_permission_to_mount, wait_until
 from service_process import HASTE, Mounts, service, settled
 from volume import Volume
 
-from sharedvol_sidecar.catalog import Catalog
-from sharedvol_sidecar.diagnosis import reason_of
+from sharedvol_sidecar.catalog.catalog import Catalog
 from sharedvol_sidecar.errors import ConfigError, DestinationError, SpoolError
-from sharedvol_sidecar.places import Places, mount_point
+from sharedvol_sidecar.fs.mounts import Places, mount_point
+from sharedvol_sidecar.service.reporting import reason_of
 
 mounting = pytest.mark.skipif(not has_permission_to_mount(), reason="mounts need root")
 
@@ -242,7 +242,7 @@ def test_closed_directory_of_the_destination_keeps_the_others_open() -> None:
 def test_catalog_that_cannot_be_written_stops_no_file_and_rows_follow_once(volume: Volume) -> None:
     """With no event and no scan due: the wait for the catalog alone explains that the rows follow."""
     place = volume.collected / ".sharedvol"
-    haste = "import sharedvol_sidecar.register as register\nregister._AGAIN = 0.2\n"
+    haste = "import sharedvol_sidecar.transfer.catalog_writer as register\nregister._AGAIN = 0.2\n"
     with service(volume, shim=haste) as served:
         served.await_ready()
         for path in place.glob("catalog.db*"):
@@ -265,7 +265,7 @@ def test_catalog_that_cannot_be_written_stops_no_file_and_rows_follow_once(volum
 
 def test_catalog_that_is_back_is_noticed_though_no_file_comes_and_told_each_time(volume: Volume) -> None:
     place = volume.collected / ".sharedvol" / "catalog.db"
-    haste = "import sharedvol_sidecar.register as register\nregister._AGAIN = 0.2\n"
+    haste = "import sharedvol_sidecar.transfer.catalog_writer as register\nregister._AGAIN = 0.2\n"
     place.parent.mkdir(mode=0o700)
     place.mkdir()
     with service(volume, shim=haste, first="listening") as served:
@@ -287,10 +287,10 @@ def test_free_space_floor_holds_copies_back_and_is_told(volume: Volume, tmp_path
     """Links go on: they need no space. Two names make a file be copied."""
     flag = tmp_path / "short"
     shim = f"""
-from sharedvol_sidecar.destination import Destination
+from sharedvol_sidecar.destination.destination import Destination
 real = Destination.free
 Destination.free = lambda self: 0 if os.path.exists({str(flag)!r}) else real(self)
-import sharedvol_sidecar.staging as staging
+import sharedvol_sidecar.transfer.staging as staging
 """
     with service(volume, "--min-free", "1K", shim=HASTE + shim, interval="0.1") as served:
         served.await_ready()
@@ -365,7 +365,7 @@ def test_places_are_remembered_and_a_deeper_mount_is_welcome(volume: Volume, mon
     volume.collected.mkdir()
     with pytest.raises(DestinationError, match="another directory"):
         places.look()
-    monkeypatch.setattr("sharedvol_sidecar.places.mount_point", lambda path: path)
+    monkeypatch.setattr("sharedvol_sidecar.fs.mounts.mount_point", lambda path: path)
     places.enter()
     places.look()
     monkeypatch.undo()

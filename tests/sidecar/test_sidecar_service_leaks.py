@@ -25,10 +25,11 @@ from torture.isolated import isolated
 from torture.layouts import EVERYTHING, LIMIT, timeout
 from volume import CLI, Volume
 
-from sharedvol_sidecar import register, service
-from sharedvol_sidecar.board import Board
-from sharedvol_sidecar.diagnosis import clear_up
-from sharedvol_sidecar.settings import load
+from sharedvol_sidecar.config.settings import load
+from sharedvol_sidecar.monitor.state import Board
+from sharedvol_sidecar.service import service
+from sharedvol_sidecar.service.reporting import clear_up
+from sharedvol_sidecar.transfer import catalog_writer as register
 
 pytestmark = timeout
 

@@ -13,11 +13,11 @@ from processes import wait_until
 from service_process import service, settled
 from volume import Volume
 
-from sharedvol_sidecar import retention
-from sharedvol_sidecar.catalog import Catalog
-from sharedvol_sidecar.limits import Rate
-from sharedvol_sidecar.pruning import EVERY, PORTION, Pruning
-from sharedvol_sidecar.report import Event, Once
+from sharedvol_sidecar.catalog.catalog import Catalog
+from sharedvol_sidecar.events import Event, Once
+from sharedvol_sidecar.retention import pruner as retention
+from sharedvol_sidecar.service.prune_schedule import EVERY, PORTION, Pruning
+from sharedvol_sidecar.transfer.rate import Rate
 
 
 class Clock:
@@ -185,7 +185,7 @@ def found(volume: Volume) -> set[str]:
 def test_a_service_collects_between_two_portions_without_a_pause(volume: Volume) -> None:
     """Its interval is an hour: only retention that is unfinished lets it look again."""
     shim = """
-import sharedvol_sidecar.pruning as pruning, sharedvol_sidecar.retention as retention
+import sharedvol_sidecar.service.prune_schedule as pruning, sharedvol_sidecar.retention.pruner as retention
 pruning.PORTION = 0.0
 retention._BATCH = 1
 real = pruning.Pruning.look

@@ -18,10 +18,10 @@ from service_process import service, settled
 from volume import CLI, Volume
 
 from sharedvol_sidecar.cli import main
-from sharedvol_sidecar.log_limit import LineLimit
-from sharedvol_sidecar.log_output import LogOutput
-from sharedvol_sidecar.minute_summary import MinuteSummary
-from sharedvol_sidecar.report import Event, Once, Tally
+from sharedvol_sidecar.events import Event, Once, Tally
+from sharedvol_sidecar.monitor.log_limit import LineLimit
+from sharedvol_sidecar.monitor.log_output import LogOutput
+from sharedvol_sidecar.monitor.minute_summary import MinuteSummary
 
 
 class Clock:
@@ -311,7 +311,7 @@ def test_once_bounds_what_happens_again_and_again(volume: Volume, monkeypatch: p
             tell(Event("put_back", f"c/results/{number}", "a writer opened it again while it was moved"))
         return Tally()
 
-    monkeypatch.setattr("sharedvol_sidecar.service.once", collect)
+    monkeypatch.setattr("sharedvol_sidecar.service.service.once", collect)
     result = CliRunner().invoke(main, ["once", "--from", str(volume.spool), "--to", str(volume.collected)])
     lines = [line for line in result.output.splitlines() if line.startswith("put_back")]
     assert len(lines) == Once.ALL + 1 and lines[-1] == "put_back: and 800 more"

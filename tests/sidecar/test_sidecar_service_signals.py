@@ -16,7 +16,7 @@ from service_process import Served, service, settled
 from volume import Volume
 
 HELD = """
-import sharedvol_sidecar.mover as mover
+import sharedvol_sidecar.transfer.mover as mover
 real = mover.Mover._place
 def place(self, items, tally):
     if items and not os.path.exists({gate!r}):
@@ -95,7 +95,7 @@ def test_second_signal_ends_at_once(volume: Volume, tmp_path: Path, second: sign
 
 
 @pytest.mark.parametrize(
-    "moment", ["sharedvol_sidecar.web.server.Server.start", "sharedvol_sidecar.service.Service._collector"]
+    "moment", ["sharedvol_sidecar.web.server.Server.start", "sharedvol_sidecar.service.service.Service._collector"]
 )
 def test_signal_during_the_start(volume: Volume, tmp_path: Path, moment: str) -> None:
     """It ends with 0, and before anything is moved."""
@@ -128,7 +128,7 @@ def status(served: Served) -> str:
 def test_signal_during_the_back_off_of_a_fault(volume: Volume, tmp_path: Path) -> None:
     shim = """
 import errno
-from sharedvol_sidecar.destination import Destination
+from sharedvol_sidecar.destination.destination import Destination
 def sync(self):
     raise OSError(errno.EIO, "Input/output error")
 Destination.sync = sync
@@ -155,13 +155,13 @@ def test_signal_during_the_pause_of_the_rate_limit(volume: Volume) -> None:
 def test_no_helper_stays_behind(volume: Volume, tmp_path: Path, signals: int) -> None:
     """The helper hangs in its batch; the second signal, or the grace period, ends both."""
     shim = f"""
-import sharedvol_sidecar.collector as collecting
-import sharedvol_sidecar.batches as batches
+import sharedvol_sidecar.collect.collector as collecting
+import sharedvol_sidecar.transfer.batch as batches
 collecting.HELP_AFTER, batches.MAX_BATCH = 20, 10
 import subprocess
 real = subprocess.Popen
 def popen(command, **options):
-    if "sharedvol_sidecar.worker" not in command:
+    if "sharedvol_sidecar.collect.worker" not in command:
         return real(command, **options)
     made = real([sys.executable, "-c", {STUBBORN!r}, {str(tmp_path / "helper")!r}], **options)
     wait_for({str(tmp_path / "helper")!r})

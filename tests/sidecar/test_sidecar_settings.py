@@ -13,9 +13,9 @@ import pytest
 from processes import run_forked
 from volume import Volume, run_cli
 
-import sharedvol_sidecar.collect_commands  # noqa: F401 - before a child that may not read it is forked
+import sharedvol_sidecar.commands.collect  # noqa: F401 - before a child that may not read it is forked
 from sharedvol_sidecar.cli import main
-from sharedvol_sidecar.settings import load
+from sharedvol_sidecar.config.settings import load
 
 
 @pytest.fixture

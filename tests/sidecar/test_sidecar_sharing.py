@@ -13,12 +13,12 @@ from service_process import MAIN, PREAMBLE, Served, service, settled
 from volume import Volume
 
 from sharedvol import LockTimeout
-from sharedvol_sidecar.collector import Collector
-from sharedvol_sidecar.peers import Peers
-from sharedvol_sidecar.units import Units
+from sharedvol_sidecar.collect.collector import Collector
+from sharedvol_sidecar.service.peers import Peers
+from sharedvol_sidecar.spool.container_locks import Units
 
 HELD = """
-import sharedvol_sidecar.mover as mover
+import sharedvol_sidecar.transfer.mover as mover
 real = mover.Mover._place
 def place(self, items, tally):
     if items:
@@ -29,7 +29,7 @@ mover.Mover._place = place
 """
 
 LOOKS = """
-from sharedvol_sidecar.units import Units
+from sharedvol_sidecar.spool.container_locks import Units
 real = Units.take
 def take(self, name):
     taken = real(self, name)
@@ -169,8 +169,8 @@ def test_a_fault_gives_the_slot_back_so_others_find_the_claims(volume: Volume, t
     """Also where closing the logs fails."""
     shim = """
 import errno
-from sharedvol_sidecar.destination import Destination
-from sharedvol_sidecar.follow import Followed
+from sharedvol_sidecar.destination.destination import Destination
+from sharedvol_sidecar.follow.live_copies import Followed
 def sync(self):
     raise OSError(errno.EIO, "Input/output error")
 Destination.sync = Followed.close = sync

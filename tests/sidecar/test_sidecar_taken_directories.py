@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from volume import Volume, run_cli
 
-from sharedvol_sidecar.inverse import Inverse
-from sharedvol_sidecar.template import DEFAULT, Template, is_spare, own_name, spare_names
+from sharedvol_sidecar.destination.template import DEFAULT, Template, is_spare, own_name, spare_names
+from sharedvol_sidecar.destination.template_inverse import Inverse
 
 TEMPLATE = "{kind}/{container}/{name}"
 

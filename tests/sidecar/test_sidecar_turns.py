@@ -10,13 +10,13 @@ import pytest
 from processes import Child
 from volume import Volume
 
-import sharedvol_sidecar.batches as batches
-import sharedvol_sidecar.collector as collector_module
-import sharedvol_sidecar.visits as visits
-from sharedvol_sidecar.collector import Collector
-from sharedvol_sidecar.directories import open_root
-from sharedvol_sidecar.report import Tally
-from sharedvol_sidecar.units import Units
+import sharedvol_sidecar.collect.collector as collector_module
+import sharedvol_sidecar.spool.visits as visits
+import sharedvol_sidecar.transfer.batch as batches
+from sharedvol_sidecar.collect.collector import Collector
+from sharedvol_sidecar.events import Tally
+from sharedvol_sidecar.fs.directory import open_root
+from sharedvol_sidecar.spool.container_locks import Units
 
 BACKLOG = 200
 BATCH = 10

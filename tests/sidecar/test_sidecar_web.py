@@ -16,10 +16,10 @@ from asking import ask, serving
 from board_scene import HOSTILE, Clocks, busy_board, hostile_board
 from processes import LIMIT, reaped, wait_until
 
-from sharedvol_sidecar.board import Board
+from sharedvol_sidecar.config.listen import HostRule, parse_listen
 from sharedvol_sidecar.errors import ConfigError
-from sharedvol_sidecar.report import Tally
-from sharedvol_sidecar.web.address import HostRule, parse_listen
+from sharedvol_sidecar.events import Tally
+from sharedvol_sidecar.monitor.state import Board
 from sharedvol_sidecar.web.server import Server
 
 PATHS = ("/", "/status.json", "/healthz", "/readyz", "/metrics")
@@ -300,8 +300,8 @@ def test_an_error_of_ours_is_500_with_headers_and_one_line_in_the_log(
 
 PROGRAM = """
 import signal, sys, threading
-from sharedvol_sidecar.board import Board
-from sharedvol_sidecar.report import Tally
+from sharedvol_sidecar.monitor.state import Board
+from sharedvol_sidecar.events import Tally
 from sharedvol_sidecar.web.server import Server
 board = Board()
 board.passed(Tally(), 0.1)

@@ -9,10 +9,10 @@ import pytest
 from board_scene import NOON, Clocks
 from processes import LIMIT
 
-from sharedvol_sidecar.board import CONTAINERS, LISTED, PATIENCE, Board
-from sharedvol_sidecar.picture import ReplicaView
-from sharedvol_sidecar.report import Event, Tally
-from sharedvol_sidecar.text import LONGEST
+from sharedvol_sidecar.events import Event, Tally
+from sharedvol_sidecar.humanize import LONGEST
+from sharedvol_sidecar.monitor.snapshot import ReplicaView
+from sharedvol_sidecar.monitor.state import CONTAINERS, LISTED, PATIENCE, Board
 
 
 @pytest.fixture

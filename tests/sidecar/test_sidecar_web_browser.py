@@ -13,7 +13,7 @@ from board_scene import HOSTILE, Clocks, busy_board, hostile_board
 from browser import browse, missing
 from test_sidecar_web_page import Outline
 
-from sharedvol_sidecar.text import plain
+from sharedvol_sidecar.humanize import plain
 from sharedvol_sidecar.web.server import Server
 
 

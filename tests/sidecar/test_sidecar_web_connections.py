@@ -23,10 +23,10 @@ from processes import LIMIT, wait_until
 from service_process import service, settled
 from volume import CLI, Volume
 
-from sharedvol_sidecar import batches
-from sharedvol_sidecar.board import Board
+from sharedvol_sidecar.config.listen import HostRule
+from sharedvol_sidecar.monitor.state import Board
+from sharedvol_sidecar.transfer import batch as batches
 from sharedvol_sidecar.web import listener, server
-from sharedvol_sidecar.web.address import HostRule
 from sharedvol_sidecar.web.app import status_app
 from sharedvol_sidecar.web.listener import Listener
 
@@ -278,7 +278,7 @@ def test_nonsense_after_an_answer_is_no_line_in_the_log(
 
 FLOODED = """
 import socket, sys, threading
-from sharedvol_sidecar.health_command import health_command
+from sharedvol_sidecar.commands.health import health_command
 listener = socket.create_server(("127.0.0.1", 0))
 def close_two_and_answer():
     for _ in range(2):

@@ -14,10 +14,10 @@ from board_scene import Clocks
 from click.testing import CliRunner, Result
 from processes import LIMIT, run_python
 
-from sharedvol_sidecar.board import Board
 from sharedvol_sidecar.cli import main
-from sharedvol_sidecar.report import Tally
-from sharedvol_sidecar.web.address import format_address
+from sharedvol_sidecar.config.listen import format_address
+from sharedvol_sidecar.events import Tally
+from sharedvol_sidecar.monitor.state import Board
 from sharedvol_sidecar.web.server import Server
 
 
@@ -176,5 +176,5 @@ def test_something_else_that_listens_there_is_not_the_service(reply: bytes) -> N
 
 def test_it_starts_without_what_only_the_service_needs() -> None:
     heavy = "{'sqlalchemy', 'uvicorn', 'starlette', 'prometheus_client', 'jinja2', 'pydantic', 'structlog'}"
-    code = f"import sys, sharedvol_sidecar.health_command; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, sharedvol_sidecar.commands.health; print(sorted({heavy} & set(sys.modules)))"
     assert run_python(code) == "[]"

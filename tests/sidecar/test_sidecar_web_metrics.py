@@ -14,9 +14,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 import sharedvol
-from sharedvol_sidecar.board import Board
-from sharedvol_sidecar.picture import FAULTS, REASONS
-from sharedvol_sidecar.report import Event, Tally
+from sharedvol_sidecar.events import Event, Tally
+from sharedvol_sidecar.monitor.snapshot import FAULTS, REASONS
+from sharedvol_sidecar.monitor.state import Board
 from sharedvol_sidecar.web.metrics import PREFIX, registry
 
 PAGE = (Path(__file__).parents[2] / "docs" / "monitoring.md").read_text()

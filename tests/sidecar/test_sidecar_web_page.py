@@ -12,9 +12,9 @@ import pytest
 from asking import ask, serving
 from board_scene import HOSTILE, Clocks, busy_board, hostile_board
 
-from sharedvol_sidecar.picture import Picture
-from sharedvol_sidecar.text import duration, plain, size
-from sharedvol_sidecar.throughput import Minute
+from sharedvol_sidecar.humanize import duration, plain, size
+from sharedvol_sidecar.monitor.snapshot import Picture
+from sharedvol_sidecar.monitor.throughput import Minute
 from sharedvol_sidecar.web.page import Page
 from sharedvol_sidecar.web.plot import bytes_plot, files_plot
 

@@ -12,10 +12,10 @@ import pytest
 from processes import Child, wait_until
 from volume import Volume
 
-import sharedvol_sidecar.contents as contents
-from sharedvol_sidecar import lease
-from sharedvol_sidecar.items import Item
-from sharedvol_sidecar.mover import Mover
+import sharedvol_sidecar.fs.content as contents
+from sharedvol_sidecar.fs import lease
+from sharedvol_sidecar.transfer.item import Item
+from sharedvol_sidecar.transfer.mover import Mover
 
 
 def late_writer(path: str, text: str, root: Path) -> Child:
@@ -214,7 +214,7 @@ def test_put_back_when_the_name_is_taken_keeps_both(
 ) -> None:
     from killing import LibC
 
-    from sharedvol_sidecar import directories
+    from sharedvol_sidecar.fs import directory as directories
 
     monkeypatch.setattr(directories, "_libc", LibC(directories._libc, renameat2=renameat2))
     path = volume.write("c1/results/a", "first")

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sharedvol_sidecar.collector import Collector
-from sharedvol_sidecar.job import Job
-from sharedvol_sidecar.layout import LIVE
-from sharedvol_sidecar.report import Event, Tally
+from sharedvol_sidecar.collect.collector import Collector
+from sharedvol_sidecar.config.collector_config import Job
+from sharedvol_sidecar.events import Event, Tally
+from sharedvol_sidecar.spool.layout import LIVE
 
 CLI = (sys.executable, "-c", "import sys; from sharedvol_sidecar.cli import main; sys.exit(main())")
 """The command, run by this interpreter."""

@@ -12,8 +12,8 @@ from processes import wait_until
 from release_commands import Place
 from soak.releases import Release
 
-from sharedvol_sidecar.collector import Collector
-from sharedvol_sidecar.job import Job
+from sharedvol_sidecar.collect.collector import Collector
+from sharedvol_sidecar.config.collector_config import Job
 
 Pair = tuple[Release, Release]
 

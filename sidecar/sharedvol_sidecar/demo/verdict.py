@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sharedvol_sidecar.claims import PRIVATE
+from sharedvol_sidecar.fs.private import PRIVATE
 
 
 @dataclass(frozen=True, slots=True)

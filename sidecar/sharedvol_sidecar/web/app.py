@@ -15,9 +15,9 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sharedvol_sidecar.board import Board
-from sharedvol_sidecar.web import reports
-from sharedvol_sidecar.web.address import HostRule
+from sharedvol_sidecar.config.listen import HostRule
+from sharedvol_sidecar.monitor.state import Board
+from sharedvol_sidecar.web import payloads as reports
 from sharedvol_sidecar.web.metrics import registry
 from sharedvol_sidecar.web.page import Page
 

@@ -12,8 +12,8 @@ from prometheus_client.registry import Collector
 
 import sharedvol
 from sharedvol_sidecar.counters import LABELLED
-from sharedvol_sidecar.picture import ALL, OTHER, PASS_BUCKETS, REASONS, Picture
-from sharedvol_sidecar.text import plain
+from sharedvol_sidecar.humanize import plain
+from sharedvol_sidecar.monitor.snapshot import ALL, OTHER, PASS_BUCKETS, REASONS, Picture
 
 PREFIX = "sharedvol_sidecar_"
 

@@ -12,11 +12,11 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 import sharedvol
-from sharedvol_sidecar.picture import ALL, REASONS, Picture
-from sharedvol_sidecar.text import duration, plain, size
-from sharedvol_sidecar.throughput import Minute
+from sharedvol_sidecar.humanize import duration, plain, size
+from sharedvol_sidecar.monitor.snapshot import ALL, REASONS, Picture
+from sharedvol_sidecar.monitor.throughput import Minute
+from sharedvol_sidecar.web.payloads import moment
 from sharedvol_sidecar.web.plot import bytes_plot, files_plot
-from sharedvol_sidecar.web.reports import moment
 
 REFRESH = 10
 """Seconds after which a browser asks again."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from sharedvol_sidecar.text import size
-from sharedvol_sidecar.throughput import Minute
+from sharedvol_sidecar.humanize import size
+from sharedvol_sidecar.monitor.throughput import Minute
 
 _WIDTH, _HEIGHT = 480, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 464, 26, 172

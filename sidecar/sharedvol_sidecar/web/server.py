@@ -15,10 +15,10 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sharedvol.errors import describe
-from sharedvol_sidecar.batches import MAX_CONNECTIONS
-from sharedvol_sidecar.board import Board
+from sharedvol_sidecar.config.listen import HostRule, format_address
 from sharedvol_sidecar.errors import ConfigError
-from sharedvol_sidecar.web.address import HostRule, format_address
+from sharedvol_sidecar.monitor.state import Board
+from sharedvol_sidecar.transfer.batch import MAX_CONNECTIONS
 from sharedvol_sidecar.web.app import status_app
 from sharedvol_sidecar.web.listener import Listener
 

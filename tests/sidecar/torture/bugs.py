@@ -7,21 +7,21 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 
-import sharedvol_sidecar.contents as contents
-import sharedvol_sidecar.publisher as publisher
-import sharedvol_sidecar.staging as staging
-from sharedvol_sidecar.claims import Batch, Claims
-from sharedvol_sidecar.destination import Destination
-from sharedvol_sidecar.directories import Directory
+import sharedvol_sidecar.fs.content as contents
+import sharedvol_sidecar.transfer.linker as publisher
+import sharedvol_sidecar.transfer.staging as staging
+from sharedvol_sidecar.destination.destination import Destination
 from sharedvol_sidecar.errors import DestinationError, SpoolError
-from sharedvol_sidecar.follow import Followed
-from sharedvol_sidecar.follow_records import Log
-from sharedvol_sidecar.items import Item
-from sharedvol_sidecar.mover import Mover
-from sharedvol_sidecar.publisher import Publisher
-from sharedvol_sidecar.register import Register
-from sharedvol_sidecar.report import Tally
-from sharedvol_sidecar.scan import Candidate
+from sharedvol_sidecar.events import Tally
+from sharedvol_sidecar.follow.live_copies import Followed
+from sharedvol_sidecar.follow.store import Log
+from sharedvol_sidecar.fs.directory import Directory
+from sharedvol_sidecar.spool.scanner import Candidate
+from sharedvol_sidecar.transfer.catalog_writer import Register
+from sharedvol_sidecar.transfer.claims import Batch, Claims
+from sharedvol_sidecar.transfer.item import Item
+from sharedvol_sidecar.transfer.linker import Publisher
+from sharedvol_sidecar.transfer.mover import Mover
 
 
 def overwrite() -> None:

@@ -15,10 +15,12 @@ import sqlalchemy.dialects.sqlite.pysqlite  # noqa: F401  here: not in every chi
 import tqdm  # noqa: F401
 
 from sharedvol import SharedVolError
-from sharedvol_sidecar import catalog_session, collect_commands, contents, service  # noqa: F401
+from sharedvol_sidecar.catalog import session as catalog_session
 from sharedvol_sidecar.cli import main
-from sharedvol_sidecar.collector import Collector
-from sharedvol_sidecar.job import Job
+from sharedvol_sidecar.collect.collector import Collector
+from sharedvol_sidecar.config.collector_config import Job
+from sharedvol_sidecar.fs import content as contents
+from sharedvol_sidecar.service import service
 from torture import judge
 from torture.isolated import libc
 from torture.judge import Expected, Look, Violation

@@ -1,0 +1,1 @@
+"""Rows of collected files, and the comparison of rows and files."""

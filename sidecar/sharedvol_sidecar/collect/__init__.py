@@ -1,0 +1,1 @@
+"""One spool and one destination: passes, recovery and the helper process."""

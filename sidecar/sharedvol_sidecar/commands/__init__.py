@@ -1,0 +1,1 @@
+"""The commands of `sharedvol-sidecar`, a module each."""

@@ -1,0 +1,52 @@
+"""Whether the directories that a sidecar works on are on network file systems, where locks may not hold."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from sharedvol.mounts import network_mount
+from sharedvol.network import describe_mount
+from sharedvol_sidecar.config.collector_config import Job
+from sharedvol_sidecar.config.settings import Settings
+from sharedvol_sidecar.errors import ConfigError
+from sharedvol_sidecar.events import Event
+
+NETWORK = "network_file_system"
+"""The name of the event, and of the warning on the status page."""
+
+
+def network_warnings(job: Job, settings: Settings) -> list[Event]:
+    """Return a warning for each directory on a network file system; none where the settings accept those.
+
+    Raises:
+        ConfigError: there is one, and the settings are strict.
+    """
+    if settings.allow_network:
+        return []
+    found = list(_found(job))
+    if found and settings.strict:
+        raise ConfigError("; ".join(f"{event.path!r} {event.detail}" for event in found))
+    return found
+
+
+def _found(job: Job) -> Iterator[Event]:
+    seen = set()
+    for path in (job.spool, job.collected, *_catalog_directory(job)):
+        with contextlib.suppress(OSError):  # what cannot be opened is reported by those who need it
+            fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                mounted = network_mount(fd)
+            finally:
+                os.close(fd)
+            if mounted is not None and mounted[0] not in seen:
+                seen.add(mounted[0])
+                yield Event(NETWORK, path, describe_mount(mounted[1], "--allow-network true"))
+
+
+def _catalog_directory(job: Job) -> Iterator[str]:
+    """Yield the directory of a catalog in a file that is not in the destination."""
+    head, slashes, file = (job.catalog or "").partition(":///")
+    if slashes and head.startswith("sqlite"):
+        yield os.path.dirname(os.path.abspath(file.partition("?")[0]))

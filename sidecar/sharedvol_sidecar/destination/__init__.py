@@ -1,0 +1,1 @@
+"""The target side: directories, final names, owners and modes."""

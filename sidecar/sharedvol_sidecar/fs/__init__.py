@@ -1,0 +1,1 @@
+"""Directories, leases, locks and contents of files, by descriptors."""

@@ -1,0 +1,1 @@
+"""Which collected files are deleted, and when."""

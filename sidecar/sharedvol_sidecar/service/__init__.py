@@ -1,0 +1,1 @@
+"""The loop of `run`: passes, events, retention and reports."""

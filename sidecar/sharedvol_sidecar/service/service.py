@@ -1,0 +1,431 @@
+"""`once`: drain and end. `run`: go on until a signal says stop."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+
+import structlog
+
+from sharedvol import SharedVolError
+from sharedvol.errors import describe
+from sharedvol_sidecar.collect.collector import Collector
+from sharedvol_sidecar.config.collector_config import Job
+from sharedvol_sidecar.config.network_mounts import NETWORK, network_warnings
+from sharedvol_sidecar.config.settings import Settings
+from sharedvol_sidecar.errors import ConfigError, SidecarError, explaining_descriptors, forget_frames
+from sharedvol_sidecar.events import Event, Once, Tally
+from sharedvol_sidecar.follow.open_logs import OpenLogs
+from sharedvol_sidecar.fs.mounts import Places
+from sharedvol_sidecar.monitor.log_output import LogState
+from sharedvol_sidecar.monitor.minute_summary import MinuteSummary
+from sharedvol_sidecar.monitor.state import Board
+from sharedvol_sidecar.service.peers import Peers
+from sharedvol_sidecar.service.prune_schedule import Pruning
+from sharedvol_sidecar.service.reporting import clear_up, reason_of
+from sharedvol_sidecar.service.views import show_backlog, show_replicas
+from sharedvol_sidecar.spool.watcher import Watch
+from sharedvol_sidecar.transfer.batch import connections
+
+BACKOFF = (1.0, 60.0)
+"""Seconds after a fault until the next try: the first, and the longest, doubling in between."""
+
+SHORTEST_GAP = 0.05
+"""Seconds between two passes at least, however many events there are."""
+
+PATIENCE = 30.0
+"""Seconds that `once` waits for a container that another sidecar is working on."""
+
+_REPEAT = 1.0  # seconds after which what ends us at once is raised again
+_TAKEOVERS = 20  # passes in quick succession after the death of another sidecar, until nothing is held any more
+_BEAT = 5.0  # seconds without a sign of life at most, while nothing happens
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """When `run` does what.
+
+    Attributes:
+        interval: seconds between scans when no event tells.
+        follow_interval: seconds between two looks at the logs that are followed.
+        grace: seconds in which it ends after a signal.
+    """
+
+    interval: float = 5.0
+    follow_interval: float = 1.0
+    grace: float = 8.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Timing:
+        """What the settings say."""
+        return cls(settings.interval, settings.follow_interval, settings.grace)
+
+
+def once(job: Job, tell: Callable[[Event], None], after_batch: Callable[[Tally], None] = lambda tally: None) -> Tally:
+    """Collect all that is finished, or will be when its quiet time ends; leave what is being written.
+
+    Args:
+        job: what to collect.
+        tell: told of each problem once.
+        after_batch: called after each batch with the counts so far.
+
+    Raises:
+        DestinationError: the destination takes nothing.
+        SpoolError: the spool gives nothing.
+        DescriptorsError: too many files are open.
+        OSError: a directory cannot be used.
+    """
+    with explaining_descriptors():
+        return _drain(job, tell, after_batch)
+
+
+def _drain(job: Job, tell: Callable[[Event], None], after_batch: Callable[[Tally], None]) -> Tally:
+    told = Once(tell)
+    collector = Collector(job, told, wait=PATIENCE)
+    total = Tally()
+
+    def progress(tally: Tally) -> None:
+        so_far = Tally()
+        so_far.add(total)
+        so_far.add(tally)
+        after_batch(so_far)
+
+    # What was written before we began is quiet by then; what is still changed after that has a writer.
+    deadline = time.monotonic() + job.quiet
+    last_passes = 2
+    try:
+        while True:
+            # Bounded, though writers may go on for ever. The second of the last passes counts what is left
+            # after a backlog, of which each of two processes saw a half.
+            last_passes -= time.monotonic() >= deadline
+            tally = collector.run_pass(after_batch=progress)
+            told.end_pass(collector.saw)
+            total.add(tally)
+            if last_passes == 0 or (not tally.collected and (last_passes == 1 or collector.due is None)):
+                collector.prepare_catalog()
+                return total
+            if not tally.collected and collector.due is not None:
+                time.sleep(min(collector.due, max(0.0, deadline - time.monotonic())) + 0.005)
+    finally:
+        collector.close()
+
+
+class Service:
+    """`run`, with what its signals change.
+
+    Args:
+        job: what to collect.
+        timing: when to do what.
+        settings: what else is set: retention and HTTP.
+        log: returns how well the log is written.
+    """
+
+    def __init__(self, job: Job, timing: Timing, settings: Settings, log: Callable[[], LogState] = LogState) -> None:
+        self._job, self._timing, self._settings = job, timing, settings
+        self._log = structlog.get_logger()
+        self._stopping = False
+        self._exit: int | None = None
+        self._backoff = BACKOFF[0]
+        self._watch: Watch | None = None
+        self._once = Once(self._tell)
+        self._pruning = Pruning(settings.keep, settings.prune, self._tell_pruned)
+        self._summary = MinuteSummary()
+        self._places = Places(job.spool, job.collected)
+        self._open_logs = OpenLogs()
+        self._network: list[Event] = []
+        self._started = False
+        self._takeovers = 0
+        self.board = Board(log=log)
+
+    def stop(self, number: int, frame: FrameType | None) -> None:
+        """A signal handler: the batch under way is finished, then `run` ends; at a second signal, at once.
+
+        So it does when the grace period is over: whatever is half-way is a claim, and the next mover finds it.
+        """
+        if self._stopping:
+            if self._exit is None:
+                self._exit = 0 if number == signal.SIGALRM else 128 + number
+            # What is raised here can be swallowed, by a destructor or by a `finally` that raises: so again.
+            signal.setitimer(signal.ITIMER_REAL, _REPEAT, _REPEAT)
+            raise SystemExit(self._exit)
+        self._stopping = True
+        self.board.stopping()
+        signal.setitimer(signal.ITIMER_REAL, self._timing.grace)
+
+    def _is_to_stop(self) -> bool:
+        self.board.beat()  # asked often, also while a helper is waited for
+        if self._exit is not None:
+            raise SystemExit(self._exit)
+        return self._stopping
+
+    def run(self) -> None:
+        """Collect until stopped by SIGTERM or SIGINT.
+
+        Raises:
+            ConfigError: the address is taken; or a directory of ours is another user's, at the start. Any other
+                fault is logged, told by readiness, and tried again.
+        """
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+        before = {number: signal.signal(number, self.stop) for number in numbers}
+        try:
+            with contextlib.ExitStack() as stack:
+                self._serve(stack)
+                self._watch = stack.enter_context(Watch())
+                self._run(self._watch)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _serve(self, stack: contextlib.ExitStack) -> None:
+        from sharedvol_sidecar.config.listen import parse_listen  # here: half a second that `once` can do without
+
+        address = parse_listen(self._settings.listen)
+        if address is None:
+            return
+        from sharedvol_sidecar.web.server import Server
+
+        allowed = self._settings.allowed_hosts
+        server = Server(self.board, *address, allowed_hosts=allowed, connections=connections())
+        server.start()
+        stack.callback(server.stop)
+        self._log.info("listening", url=server.url)
+
+    def _run(self, watch: Watch) -> None:
+        self._peers = Peers(watch.poke)
+        try:
+            while not self._stopping:
+                fault = self._collect(watch)
+                if fault is not None:
+                    self._fault(*fault, watch)
+        finally:
+            self._open_logs.close()
+        self._summarize(at_once=True)
+        self._log.info("stopped", **self.board.picture().moved.done())
+
+    def _collect(self, watch: Watch) -> tuple[str, str] | None:
+        """Collect until the end, and return None; or until a fault, and return its reason and text.
+
+        Everything is closed then but the followed logs. A volume that is open could not be unmounted, one that is
+        mounted again is another directory under the same path, and what is claimed is for others to take over. The logs
+        are closed too where the spool itself is the fault.
+
+        Raises:
+            ConfigError: at the start; later it is a fault.
+        """
+        collector: Collector | None = None
+        try:
+            with explaining_descriptors():
+                collector = self._collector(watch)
+                collector.logs.resume(self._open_logs)
+                self._passes(collector, watch)
+        except (SharedVolError, OSError) as error:
+            if isinstance(error, ConfigError) and not self._started:
+                raise
+            if collector is not None:
+                collector.logs.leave_open(self._open_logs)
+            _close(collector)
+            forget_frames(error)
+            reason = reason_of(error, self._job)
+            return reason, _in_words(error) + self._let_go(reason, watch)
+        _close(collector)
+        return None
+
+    def _let_go(self, reason: str, watch: Watch) -> str:
+        """Close what would keep a volume from being unmounted. Return what to add to the text of the fault."""
+        hidden = 0
+        if reason == "spool_unavailable":
+            watch.forget()
+            hidden = self._open_logs.close()
+        elif reason == "destination_unavailable":
+            self._open_logs.close_copies()
+        lost = "what was not copied of them, and what is written to them from now on, is not collected"
+        return f"; logs that were deleted or moved while open: {hidden}; {lost}" if hidden else ""
+
+    def _collector(self, watch: Watch) -> Collector:
+        self._places.enter()
+        self._warn_of_network()
+        collector = Collector(
+            self._job,
+            self._once,
+            watch.add,
+            tell_collected=True,
+            pause=lambda seconds: self._sleep(watch, seconds),
+            placed=watch.placed,
+            liveness=self.board,
+        )
+        try:
+            collector.prepare_catalog(self._is_to_stop)
+        except BaseException:
+            _close(collector)  # or nobody could take its slot, and the claims in it, while we live
+            raise
+        if not self._started:
+            self._started = True
+            self._log.info(
+                "started",
+                spool=self._job.spool,
+                collected=self._job.collected,
+                by="link" if collector.linked else "copy",
+                quiet=self._job.quiet,
+                interval=self._timing.interval,
+            )
+        return collector
+
+    def _warn_of_network(self) -> None:
+        """Log the directories on network file systems, each once, and show them on the status page.
+
+        Raises:
+            ConfigError: the settings refuse network file systems.
+        """
+        found = network_warnings(self._job, self._settings)
+        self.board.warn(NETWORK, (f"{event.path} {event.detail}" for event in found))
+        for event in found:
+            if event not in self._network:
+                self._log.warning(event.name, path=event.path, detail=event.detail)
+        self._network = found
+
+    def _fault(self, reason: str, text: str, watch: Watch) -> None:
+        self.board.fault(reason, text)
+        self._log.error("fault", reason=reason, error=text, retry_in=self._backoff)
+        gc.collect()  # the memory of libraries' reference cycles; `tune_memory` all but stops the collection
+        if reason == "destination_full" and self._relieve():
+            return
+        self._sleep(watch, self._backoff)
+        self._backoff = min(2 * self._backoff, BACKOFF[1])
+
+    def _relieve(self) -> bool:
+        """Make room in the destination. Return whether that is worth another try at once."""
+        with contextlib.suppress(SidecarError):  # another volume has the path now, or none
+            self._places.look()
+            return self._pruning.relieve(self._job, self._is_to_stop)
+        return False
+
+    def _passes(self, collector: Collector, watch: Watch) -> None:
+        """Passes until a fault, or the end."""
+        scan_only: str | None = None
+        while not self._stopping:
+            began = time.monotonic()
+            self._places.look()
+            if self._peers.have_ended():
+                self._takeovers = _TAKEOVERS
+            self._peers.look(collector.claims)
+            if collector.register.problem:
+                collector.prepare_catalog(
+                    self._is_to_stop
+                )  # it may be well again, and there may be no file that would tell
+            self.board.pass_began()
+            tally = collector.run_pass(self._is_to_stop, self._progress)
+            took = time.monotonic() - began
+            self._backoff = BACKOFF[0]
+            self._once.end_pass(collector.saw)
+            if tally.collected or tally.put_back:
+                self._log.debug("collected", **tally.done(), writing=tally.writing, settling=tally.settling)
+            self.board.left(tally, collector.is_whole)
+            clear_up(self.board, collector, tally)
+            self.board.passed(tally, took)
+            self._summarize()
+            show_backlog(self.board, collector)
+            show_replicas(self.board, collector)
+            if (collector.short_of_space or collector.register.full or tally.no_room) and self._relieve():
+                collector.register.try_again()
+            self._pruning.look(collector, self._is_to_stop)
+            if watch.unwatched != scan_only:
+                scan_only = watch.unwatched
+                self._log.warning("scan_only", detail=scan_only, interval=self._timing.interval)
+            # Events come in crowds, and a pass over a large backlog takes its time: one pass for many.
+            # What could not be moved was put back, which is an event of its own: do not chase it.
+            # No longer than the interval: the others' files would wait as long as one container's backlog took.
+            rest = min(took, self._timing.interval)
+            self._sleep(watch, max(SHORTEST_GAP, rest, BACKOFF[0] if tally.failed else 0.0))
+            if not self._stopping and not tally.collected and not self._pruning.unfinished:
+                self._wait(collector, watch, self._due(collector, tally))
+
+    def _due(self, collector: Collector, tally: Tally) -> float:
+        """Seconds until the next pass, if no event comes."""
+        dues = [self._timing.interval]
+        if collector.due is not None:
+            dues.append(collector.due + 0.005)
+        if collector.register.problem:
+            dues.append(collector.register.rest + 0.005)
+        if tally.elsewhere and self._takeovers:
+            self._takeovers -= 1
+            dues.append(SHORTEST_GAP)  # of one that is killed the kernel frees the locks one after the other
+        return min(dues)
+
+    def _wait(self, collector: Collector, watch: Watch, seconds: float) -> None:
+        """Wait for an event, at most so long or for the interval, and follow logs meanwhile."""
+        end = time.monotonic() + min(seconds, self._timing.interval)
+        tick = time.monotonic() + self._timing.follow_interval
+        while not self._stopping and (left := end - time.monotonic()) > 0:
+            pause = min(left, _BEAT)
+            if collector.logs:
+                pause = min(pause, tick - time.monotonic())
+            if watch.wait(pause):
+                return
+            self.board.beat()
+            self._summarize()
+            if collector.logs and time.monotonic() >= tick:
+                collector.tick(self._ticked)
+                self.board.followed(len(collector.logs))
+                tick = time.monotonic() + self._timing.follow_interval
+
+    def _sleep(self, watch: Watch, seconds: float) -> None:
+        """Wait without heed to events, but for signals."""
+        end = time.monotonic() + seconds
+        while not self._stopping and (left := end - time.monotonic()) > 0:
+            watch.wait_for_signal(min(left, _BEAT))
+            self.board.beat()
+
+    def _progress(self, tally: Tally) -> None:
+        """Count what a pass has done so far, which stays counted if the pass fails."""
+        self._summary.add(self.board.progress(tally))
+
+    def _ticked(self, tally: Tally) -> None:
+        """Count what was done between two passes."""
+        self.board.moved(tally)
+        self._summary.add(tally)
+
+    def _summarize(self, at_once: bool = False) -> None:
+        found = self._summary.take(at_once)
+        if found is not None:
+            done, lag = found
+            left = {name: count for name, count in self.board.picture().left.left().items() if count}
+            self._log.info("summary", **done.done(), lag_seconds=round(lag, 3), left=left)
+
+    def _tell(self, event: Event) -> None:
+        self.board.event(event)
+        self._summary.event(event)
+        level = _LEVELS.get(event.name, logging.WARNING)
+        name = "file" if event.name == "collected" else event.name
+        self._log.log(level, name, path=event.path, detail=event.detail)
+
+    def _tell_pruned(self, event: Event) -> None:
+        (self._tell if event.counts else self._once)(event)
+
+
+_LEVELS = {
+    **dict.fromkeys(("collected", "put_back", "followed", "returned"), logging.DEBUG),
+    **dict.fromkeys(("truncated", "orphan_removed", "pruned", "would_prune"), logging.INFO),
+}
+"""Of the events that are not warnings. What happens to each file is for `--verbose`; the summary has the counts."""
+
+
+def _in_words(error: Exception) -> str:
+    """Return what happened and to which path; errors of ours say it themselves."""
+    if isinstance(error, SharedVolError) or not isinstance(error, OSError):
+        return str(error)
+    where = f" with {os.fsdecode(error.filename)!r}" if isinstance(error.filename, str | bytes) else ""
+    return f"cannot continue{where}: {describe(error)}"
+
+
+def _close(collector: Collector | None) -> None:
+    if collector is not None:
+        with contextlib.suppress(SharedVolError, OSError):  # every part is closed all the same
+            collector.close()

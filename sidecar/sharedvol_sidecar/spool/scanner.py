@@ -1,0 +1,241 @@
+"""The files in the spool, one by one: the scan is the truth, events are only a hint to scan.
+
+Streamed: the memory it takes does not grow with the backlog.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+
+from sharedvol import stale_temporaries
+from sharedvol.errors import describe
+from sharedvol.publish import TEMPORARY_SUFFIX
+from sharedvol_sidecar.errors import OUT_OF_DESCRIPTORS, RAISE_LIMIT
+from sharedvol_sidecar.events import Event, Listener, Tally
+from sharedvol_sidecar.fs.directory import Directory
+from sharedvol_sidecar.spool.layout import HIDDEN, Layout, Origin, Place
+
+MAX_DEPTH = 64
+
+
+@dataclass(slots=True, eq=False)
+class Candidate:
+    """A regular file in a source.
+
+    Attributes:
+        directory: where it is.
+        name: its name there.
+        path: its path relative to the spool.
+        origin: what the path says of it.
+        claimed: whether it is in a claim directory already.
+    """
+
+    directory: Directory
+    name: str
+    path: str
+    origin: Origin
+    claimed: bool = False
+
+
+class Scanner:
+    """Walks one spool.
+
+    Args:
+        spool: its root.
+        layout: what its directories mean.
+        tell: told of what is left and why.
+        visit: called with every directory that is walked, to watch it.
+        shard: ``(k, n)``: only the k-th of n parts of the files, by a hash of the path.
+        whole_kinds: kinds that are not parted: all of them are the first part's.
+        is_followed: whether a file with that inode may be a followed log. Those are the first part's as well, whatever
+            their kind is: a pass judges the logs that it did not see.
+    """
+
+    def __init__(
+        self,
+        spool: Directory,
+        layout: Layout,
+        tell: Listener,
+        visit: Callable[[Directory], None] | None = None,
+        shard: tuple[int, int] = (0, 1),
+        whole_kinds: tuple[str, ...] = (),
+        is_followed: Callable[[int], bool] = lambda inode: False,
+    ) -> None:
+        self._spool, self._layout, self._tell, self._visit = spool, layout, tell, visit
+        self.shard, self._whole_kinds, self._is_followed = shard, whole_kinds, is_followed
+        self.units: set[str] = set()
+        """The directories at the top that the last scan found."""
+        self.unread: set[str] = set()
+        """Those in which it could not read everything."""
+        self.exhausted = False
+        """Whether the last scan met a directory for which there was no descriptor."""
+
+    def candidates(
+        self, tally: Tally, enter: Callable[[str], bool] = lambda unit: True
+    ) -> Generator[Candidate, None, None]:
+        """Every file of every source. What is no file of a source is counted and told. Close the generator.
+
+        Args:
+            tally: counts.
+            enter: asked before each directory at the top whether to go into it.
+
+        Raises:
+            OSError: the spool itself cannot be read.
+        """
+        self.units.clear()
+        self.unread.clear()
+        self.exhausted = False
+        for entry in self._entries(self._spool, visit=True):
+            if entry.is_dir(follow_symlinks=False):
+                self.units.add(entry.name)
+                if not enter(entry.name):
+                    tally.elsewhere += 1
+                    continue
+            yield from self.within(entry, tally)
+
+    def top(self) -> Generator[os.DirEntry[str], None, None]:
+        """The directories at the top of the spool. Close the generator.
+
+        Raises:
+            OSError: the spool itself cannot be read.
+        """
+        for entry in self._entries(self._spool, visit=False):
+            if entry.is_dir(follow_symlinks=False):
+                yield entry
+
+    def within(self, entry: os.DirEntry[str], tally: Tally) -> Generator[Candidate, None, None]:
+        """Every file of one directory at the top, which is a container's or a kind's. Close the generator."""
+        if entry.name in self._layout.kinds:
+            yield from self._walk(self._spool, entry, entry.name, tally, 1)
+        elif entry.is_dir(follow_symlinks=False):
+            yield from self._container(entry, tally)
+        else:
+            self._leave(entry, entry.name, tally)
+
+    def claimed(self, root: Directory, tally: Tally) -> Iterator[Candidate]:
+        """The files in a claim directory, whose paths below it are those they had in the spool."""
+        yield from self._files(root, "", tally, 0, claimed=True)
+
+    def _container(self, entry: os.DirEntry[str], tally: Tally) -> Iterator[Candidate]:
+        container = self._open(self._spool, entry.name, entry.name, tally)
+        if container is None:
+            return
+        for kind in self._readable(container, entry.name, tally, visit=True):
+            if kind.name in self._layout.kinds:
+                yield from self._walk(container, kind, f"{entry.name}/{kind.name}", tally, 2)
+
+    def _walk(
+        self, parent: Directory, entry: os.DirEntry[str], path: str, tally: Tally, depth: int, claimed: bool = False
+    ) -> Iterator[Candidate]:
+        if not entry.is_dir(follow_symlinks=False):
+            self._leave(entry, path, tally)
+            return
+        if depth > MAX_DEPTH:
+            self._refuse(path, f"more than {MAX_DEPTH} directories deep: move it up", tally)
+            return
+        directory = self._open(parent, entry.name, path, tally)
+        if directory is not None:
+            yield from self._files(directory, path, tally, depth, claimed)
+
+    def _files(
+        self, directory: Directory, path: str, tally: Tally, depth: int, claimed: bool = False
+    ) -> Iterator[Candidate]:
+        temporaries = False
+        place = self._layout.place(path)
+        for entry in self._readable(directory, path, tally, visit=not claimed, hidden=True):
+            name = entry.name
+            if name.startswith(HIDDEN):
+                temporaries = temporaries or name.endswith(TEMPORARY_SUFFIX)
+                continue
+            below = f"{path}/{name}" if path else name
+            if entry.is_file(follow_symlinks=False):
+                if not claimed and not self._is_ours(entry, below, place):
+                    continue
+                origin = place.origin(name) if place is not None else None
+                if origin is None and claimed:
+                    tally.failed += 1
+                    detail = f"claimed under other --kinds or --pattern, and lies in {directory.shown}: use those again"
+                    self._tell(Event("failed", below, detail))
+                elif origin is None:
+                    self._leave(entry, below, tally)
+                else:
+                    yield Candidate(directory, name, below, origin, claimed)
+            elif entry.is_dir(follow_symlinks=False):
+                yield from self._walk(directory, entry, below, tally, depth + 1, claimed)
+            else:
+                self._leave(entry, below, tally)
+        if temporaries:
+            try:
+                self._count_unfinished(directory, path, tally)
+            except OSError as error:
+                self._cannot_read(path, error, tally)
+
+    def _is_ours(self, entry: os.DirEntry[str], path: str, place: Place | None) -> bool:
+        """Return whether a file is in this scan's part."""
+        number, parts = self.shard
+        if parts == 1:
+            return True
+        whole = (place is not None and place.kind in self._whole_kinds) or self._is_followed(entry.inode())
+        return (0 if whole else zlib.crc32(os.fsencode(path)) % parts) == number
+
+    def _entries(self, directory: Directory, *, visit: bool, hidden: bool = False) -> Iterator[os.DirEntry[str]]:
+        # Watched before it is read: what appears after the reading is told by an event.
+        if visit and self._visit is not None:
+            self._visit(directory)
+        with os.scandir(directory.fd) as entries:
+            for entry in entries:
+                if hidden or not entry.name.startswith(HIDDEN):
+                    yield entry
+
+    def _readable(
+        self, directory: Directory, path: str, tally: Tally, *, visit: bool, hidden: bool = False
+    ) -> Iterator[os.DirEntry[str]]:
+        """The entries of a directory below the spool's root; one that cannot be read does not end the scan."""
+        try:
+            yield from self._entries(directory, visit=visit, hidden=hidden)
+        except OSError as error:
+            self._cannot_read(path, error, tally)
+
+    def _cannot_read(self, path: str, error: OSError, tally: Tally, remedy: str = "") -> None:
+        self.unread.add(path.partition("/")[0])
+        tally.failed += 1
+        if error.errno in OUT_OF_DESCRIPTORS:  # deep down: all the directories above it are open
+            self.exhausted, remedy = True, RAISE_LIMIT
+        self._tell(Event("failed", path, f"cannot read the directory: {describe(error)}{'; ' * bool(remedy)}{remedy}"))
+
+    def _open(self, parent: Directory, name: str, path: str, tally: Tally) -> Directory | None:
+        try:
+            return parent.open(name)
+        except FileNotFoundError:
+            return None  # removed since
+        except OSError as error:
+            self._cannot_read(path, error, tally, "give read permission")
+            return None
+
+    def _leave(self, entry: os.DirEntry[str], path: str, tally: Tally) -> None:
+        if entry.is_symlink():
+            self._refuse(path, "a symbolic link, which is never followed: put the file itself there", tally)
+        elif entry.is_file(follow_symlinks=False):
+            tally.unmatched += 1
+            self._tell(Event("unmatched", path, "in no source, or its name tells no container; see --pattern"))
+        elif not entry.is_dir(follow_symlinks=False):
+            self._refuse(path, "a FIFO, socket or device, which is never opened: remove it", tally)
+
+    def _refuse(self, path: str, why: str, tally: Tally) -> None:
+        tally.refused += 1
+        self._tell(Event("refused", path, why))
+
+    def _count_unfinished(self, directory: Directory, path: str, tally: Tally) -> None:
+        for temporary in stale_temporaries(f"/proc/self/fd/{directory.fd}", allow_network=True):
+            tally.unfinished += 1
+            self._tell(
+                Event(
+                    "unfinished",
+                    f"{path}/{temporary.name}",
+                    "its writer died before it was published; look at it, then remove it "
+                    "(sharedvol.remove_stale_temporaries)",
+                )
+            )
