@@ -37,8 +37,9 @@ from sharedvol.errors import (
 from sharedvol.identity import Identity, container_id, whoami, worker_token
 from sharedvol.locks import FileHolder, FileLock, Holder, Lock, Semaphore, open_lock, watch
 from sharedvol.paths import ParsedName, container_path, log_path, parse_name, unique_path
-from sharedvol.publish import publish, remove_stale_temporaries, stale_temporaries
-from sharedvol.volume import Membership, Replica, Volume
+from sharedvol.publishing import publish, remove_stale_temporaries, stale_temporaries
+from sharedvol.volume import Volume
+from sharedvol.volume.volume import Membership, Replica
 
 if TYPE_CHECKING:
     from sharedvol.cache import Cache

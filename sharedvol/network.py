@@ -17,7 +17,7 @@ from typing import Final
 
 from sharedvol.errors import NetworkFileSystemError, NetworkFileSystemWarning
 from sharedvol.mounts import DESKTOP, Mount, network_mount
-from sharedvol.printable import shown
+from sharedvol.text import shown
 
 STRICT_VARIABLE: Final = "SHAREDVOL_STRICT"
 """The environment variable that makes the warning an error where the code does not say."""

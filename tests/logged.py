@@ -13,8 +13,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from sharedvol import log_files, log_names, log_writer, logs
 from sharedvol.logs import ReplicaFileHandler
+from sharedvol.logs import files as log_files
+from sharedvol.logs import handler as logs
+from sharedvol.logs import names as log_names
+from sharedvol.logs import writer as log_writer
 
 _MODULES = frozenset({logs.__file__, log_names.__file__, log_writer.__file__, log_files.__file__})
 

@@ -22,10 +22,13 @@ from processes import LIMIT, Child, blocked, wait_blocked, wait_until
 from test_cache_limits import LIMIT_BYTES, put, stored, tally
 
 from sharedvol import CacheError, CacheTimeout, FileLock, LockDeadlockError
-from sharedvol.cache import BYTES, JSON, Cache, Codec, computing, entries, limits, waiting
-from sharedvol.cache import files as cache_files
-from sharedvol.cache import version as versions
-from sharedvol.publish import remove_stale_temporaries
+from sharedvol.cache import BYTES, JSON, Cache, Codec, entries
+from sharedvol.cache import eviction as limits
+from sharedvol.cache import lock_wait as waiting
+from sharedvol.cache import single_flight as computing
+from sharedvol.cache import temporary as cache_files
+from sharedvol.cache import versioning as versions
+from sharedvol.publishing import remove_stale_temporaries
 
 KEY = "a"
 

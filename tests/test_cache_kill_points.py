@@ -19,7 +19,7 @@ from processes import Child, blocked, wait_until
 
 from sharedvol.cache import BYTES, Cache
 from sharedvol.cache.entries import HEADER_BYTES
-from sharedvol.cache.version import directory_name
+from sharedvol.cache.versioning import directory_name
 
 CALLS = ["mkdir", "fchmod", "rename", "link", "unlink", "rmdir", "fsync", "open", "write", "pwrite", "utime"]
 MAX_BYTES = 3 * (HEADER_BYTES + 100)

@@ -17,7 +17,9 @@ from cached import computed, files, getter, lock_path, refuse, wait_until_waitin
 from processes import LIMIT, Child, run_forked, wait_blocked, wait_until
 
 from sharedvol import CacheTimeout, FileLock, LockDeadlockError
-from sharedvol.cache import Cache, computing, waiting
+from sharedvol.cache import Cache
+from sharedvol.cache import lock_wait as waiting
+from sharedvol.cache import single_flight as computing
 from sharedvol.cache.entries import Absent
 
 KEY = "a"

@@ -15,7 +15,7 @@ from processes import Child, has_permission_to_mount, run_forked
 
 from sharedvol import CacheError, CacheTimeout, FileLock
 from sharedvol.cache import Cache
-from sharedvol.cache.version import directory_name
+from sharedvol.cache.versioning import directory_name
 
 
 @pytest.fixture

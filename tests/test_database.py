@@ -18,7 +18,7 @@ from processes import run_python
 from servers import Endpoint, Server, free_port
 
 from sharedvol import DatabaseError
-from sharedvol.database import Database
+from sharedvol.database.connection import Database
 from sharedvol.locks.mysql import NamedLock
 
 SECRET = "p@ss/w:%?#'\"\\ö😀"
@@ -100,7 +100,7 @@ BLOCKED = """
 import sys
 sys.modules[sys.argv[1]] = None
 from sharedvol import DatabaseError
-from sharedvol.database import Database
+from sharedvol.database.connection import Database
 try:
     Database.open("mysql://u:s3cret@localhost/db")
 except DatabaseError as error:

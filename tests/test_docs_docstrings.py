@@ -12,7 +12,7 @@ from doc_pages import docstring_example
 from redis_servers import RedisServer
 from servers import Server
 
-import sharedvol.migrations.script
+import sharedvol.migrations.sql.mysql_script
 from sharedvol import migrations
 
 LIMIT = 60.0
@@ -91,7 +91,7 @@ def test_the_example_runs(name: str, tmp_path: Path, request: pytest.FixtureRequ
 
 
 def test_what_an_example_prints_is_so() -> None:
-    found = [test for test in doctest.DocTestFinder().find(sharedvol.migrations.script) if test.examples]
-    assert [test.name for test in found] == ["sharedvol.migrations.script.split_script"]
-    assert doctest.testmod(sharedvol.migrations.script).failed == 0
-    assert migrations.split_script is sharedvol.migrations.script.split_script
+    found = [test for test in doctest.DocTestFinder().find(sharedvol.migrations.sql.mysql_script) if test.examples]
+    assert [test.name for test in found] == ["sharedvol.migrations.sql.mysql_script.split_script"]
+    assert doctest.testmod(sharedvol.migrations.sql.mysql_script).failed == 0
+    assert migrations.split_script is sharedvol.migrations.sql.mysql_script.split_script

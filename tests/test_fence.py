@@ -16,7 +16,7 @@ import pytest
 from processes import LIMIT, descriptors, has_permission_to_mount, is_free, run_forked
 
 from sharedvol import FileLock, LockFileError
-from sharedvol.locks import fence
+from sharedvol.locks.file import token_file as fence
 
 BOOT = fence.boot_id()
 OTHER_BOOT = "00000000-0000-4000-8000-000000000000"

@@ -22,7 +22,8 @@ import pytest
 from processes import Child
 
 from sharedvol import FileLock
-from sharedvol.locks import fence, kernel
+from sharedvol.locks.file import linux as kernel
+from sharedvol.locks.file import token_file as fence
 
 CALLS = ("open", "pwrite", "fchmod", "utime", "link", "unlink", "fsync", "fdatasync")
 BOOTS = [f"{number:08}-0000-4000-8000-000000000000" for number in range(3)]

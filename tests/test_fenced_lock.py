@@ -18,9 +18,9 @@ import pytest
 from processes import LIMIT, Child, descriptors, is_free, run_forked, wait_blocked
 
 from sharedvol import FileHolder, FileLock, LockError, LockTimeout, NotLockedError, container_id, worker_token
-from sharedvol.locks import beside as beside_module
-from sharedvol.locks import kernel
-from sharedvol.locks.record import SIZE, read_record
+from sharedvol.locks.file import fencing as beside_module
+from sharedvol.locks.file import linux as kernel
+from sharedvol.locks.file.holder_file import SIZE, read_record
 
 
 @pytest.fixture
@@ -374,7 +374,7 @@ def test_whatever_the_purpose_the_record_has_its_size(path: Path) -> None:
 
 def test_without_a_name_for_the_container_the_rest_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sharedvol import IdentityError
-    from sharedvol.locks import record
+    from sharedvol.locks.file import holder_file as record
 
     def fail() -> str:
         raise IdentityError("nothing names this container")

@@ -13,7 +13,7 @@ import pytest
 from processes import LIMIT, Child, blocked, descriptors, is_free
 
 from sharedvol import FileLock, LockDeadlockError, LockTimeout, NotLockedError
-from sharedvol.locks import waiter
+from sharedvol.locks.file import waiter
 
 SHORT = 0.02
 """Seconds of a wait that is meant to end without the lock."""

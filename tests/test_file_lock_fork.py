@@ -17,7 +17,8 @@ import pytest
 from processes import LIMIT, Child, blocked, descriptors, run_forked, wait_blocked
 
 from sharedvol import FileLock, LockTimeout, NotLockedError, worker_token
-from sharedvol.locks import kernel, waiter
+from sharedvol.locks.file import linux as kernel
+from sharedvol.locks.file import waiter
 
 _FORK = os.fork
 pytestmark = pytest.mark.usefixtures("any_fork")

@@ -29,7 +29,7 @@ from peers import (
 from processes import LIMIT, wait_until
 
 from sharedvol import FileLock, LockTimeout
-from sharedvol.locks import waiter
+from sharedvol.locks.file import waiter
 
 SHORT = 0.02
 """Seconds of a wait that is meant to end without the lock."""

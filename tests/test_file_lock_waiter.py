@@ -14,8 +14,9 @@ import pytest
 from processes import LIMIT, Child, blocked, descriptors, run_forked, run_python, wait_blocked, wait_until
 
 from sharedvol import FileLock, LockFileError, LockTimeout
-from sharedvol.locks import kernel, waiter
-from sharedvol.locks.handles import close_handle, open_handle
+from sharedvol.locks.file import linux as kernel
+from sharedvol.locks.file import waiter
+from sharedvol.locks.file.fork import close_handle, open_handle
 
 SHORT = 0.01
 """Seconds of a wait that is meant to end without the lock."""
@@ -336,7 +337,7 @@ def test_a_waiter_that_is_parked_twice_has_one_owner(path: Path) -> None:
 STOPPED = """
 import sys, threading, time
 from sharedvol import FileLock
-from sharedvol.locks import handles, kernel
+from sharedvol.locks.file import fork as handles, linux as kernel
 
 closing = threading.Event()
 

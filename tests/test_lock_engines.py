@@ -17,16 +17,7 @@ from lock_engines import ENGINES, Engine, OnDatabase, OnFile, OnRedis
 from processes import LIMIT, Child, run_forked, run_python, wait_until
 from servers import Database, Server
 
-from sharedvol import (
-    Lock,
-    LockError,
-    LockLostError,
-    LockTimeout,
-    NotLockedError,
-    container_id,
-    watch,
-    worker_token,
-)
+from sharedvol import Lock, LockError, LockLostError, LockTimeout, NotLockedError, container_id, watch, worker_token
 
 SOON = 0.01  # seconds between two questions of a watch
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import pytest
 
 from sharedvol import FileLock, LockFileError, Semaphore
-from sharedvol.locks import kernel
+from sharedvol.locks.file import linux as kernel
 
 L = TypeVar("L", FileLock, Semaphore)
 

@@ -14,8 +14,8 @@ import pytest
 from processes import is_free, run_forked
 
 from sharedvol import FileLock, LockLostError, LockTimeout
-from sharedvol.locks import kept
-from sharedvol.locks.kept import KeptDirectory
+from sharedvol.locks.file import pinned as kept
+from sharedvol.locks.file.pinned import KeptDirectory
 
 
 class Clocks:

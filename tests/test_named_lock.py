@@ -19,7 +19,8 @@ from processes import LIMIT, Child, wait_until
 from servers import Database
 
 from sharedvol import LockDeadlockError, LockError, LockTimeout, NotLockedError
-from sharedvol.locks.mysql import LockHolder, NamedLock, Waiting
+from sharedvol.locks.mysql import NamedLock
+from sharedvol.locks.mysql.lock import LockHolder, Waiting
 
 TIME_LIMIT = {"mariadb": "SET SESSION max_statement_time = 0.2", "mysql": "SET SESSION max_execution_time = 200"}
 

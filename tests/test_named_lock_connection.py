@@ -19,10 +19,12 @@ from processes import LIMIT, run_forked, wait_until
 from servers import Database
 
 from sharedvol import DatabaseError, LockError, LockTimeout
-from sharedvol import database as database_module
-from sharedvol.locks import getlock, mysql, pooler, session, token_table
+from sharedvol.database import connection as database_module
+from sharedvol.locks import server_lock as session
 from sharedvol.locks.holder import Holder
-from sharedvol.locks.mysql import NamedLock
+from sharedvol.locks.mysql import NamedLock, pooler, token_table
+from sharedvol.locks.mysql import get_lock as getlock
+from sharedvol.locks.mysql import lock as mysql
 
 Target = str | sqlalchemy.URL | sqlalchemy.Engine
 TARGETS: dict[str, Callable[[Database], Target]] = {

@@ -25,9 +25,9 @@ from processes import LIMIT, Child, run_forked
 from servers import Database, Server
 
 from sharedvol import DatabaseError, LockError, LockLostError, LockTimeout, NotLockedError, container_id, worker_token
-from sharedvol.database import Database as Opened
-from sharedvol.locks import token_table
-from sharedvol.locks.mysql import LockHolder, NamedLock
+from sharedvol.database.connection import Database as Opened
+from sharedvol.locks.mysql import NamedLock, token_table
+from sharedvol.locks.mysql.lock import LockHolder
 
 SCHEMA = (
     "CREATE TABLE sharedvol_lock (name VARBINARY(256) NOT NULL PRIMARY KEY, token BIGINT UNSIGNED NOT NULL, "

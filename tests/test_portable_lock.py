@@ -12,7 +12,7 @@ import pytest
 from processes import LIMIT, run_forked, wait_until
 
 from sharedvol import FileLock, LockFileError, LockTimeout, NotLockedError
-from sharedvol.locks import portable, waiter
+from sharedvol.locks.file import portable, waiter
 
 SHORT = 0.02
 """Seconds of a wait that is meant to end without the lock."""

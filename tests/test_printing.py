@@ -14,8 +14,8 @@ from secret_urls import MARKER, secret_urls
 
 from sharedvol import open_lock
 from sharedvol.cli import main
-from sharedvol.database_url import check_options, dialect_class, label, read_url, redact, without_secrets
-from sharedvol.printable import escape_unprintable, hide_credentials, message, shown
+from sharedvol.database.url import check_options, dialect_class, label, read_url, redact, without_secrets
+from sharedvol.text import escape_unprintable, hide_credentials, message, shown
 
 EVIL = "\x1b]0;title\x07\x1b[2J\r\x9b31m\u202eall is well\x7f"
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from processes import LIMIT, Child, run_forked
 
 from sharedvol import AlreadyPublishedError, InvalidNameError, PublishError, publish, stale_temporaries
-from sharedvol.publish import TEMPORARY_SUFFIX
-from sharedvol.publish_mark import is_marked, marked_time
+from sharedvol.publishing.mark import is_marked, marked_time
+from sharedvol.publishing.publication import TEMPORARY_SUFFIX
 
 DAY_NS = 86_400 * 10**9
 

@@ -13,7 +13,7 @@ import pytest
 from processes import Child
 
 from sharedvol import publish, remove_stale_temporaries, stale_temporaries
-from sharedvol.publish import TEMPORARY_SUFFIX
+from sharedvol.publishing.publication import TEMPORARY_SUFFIX
 
 
 @pytest.fixture

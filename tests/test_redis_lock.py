@@ -16,16 +16,10 @@ import pytest
 from processes import LIMIT, Child, wait_until
 from redis_servers import RedisServer
 
-from sharedvol import (
-    DatabaseError,
-    LockError,
-    LockLostError,
-    LockTimeout,
-    LockUnsafeError,
-)
-from sharedvol.locks import redis as module
+from sharedvol import DatabaseError, LockError, LockLostError, LockTimeout, LockUnsafeError
 from sharedvol.locks.redis import RedisLock
-from sharedvol.locks.redis_server import NEEDED
+from sharedvol.locks.redis import lock as module
+from sharedvol.locks.redis.server import NEEDED
 
 SECRET = "s3cret"
 

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from logged import contents, lines, log, once, opened
 from processes import descriptors
 
-from sharedvol import InvalidNameError, container_id, log_path, log_writer, parse_name
+from sharedvol import InvalidNameError, container_id, log_path, parse_name
 from sharedvol.logs import ReplicaFileHandler
+from sharedvol.logs import writer as log_writer
 
 NOON = datetime(2026, 3, 14, 12).timestamp()
 DAY = 86_400.0
@@ -56,7 +57,7 @@ def test_every_name_tells_its_container(tmp_path: Path, name: str | None, at_mid
 
 
 def test_names_of_more_files_than_are_numbered_are_unique(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sharedvol.log_files.MAX_NUMBER", 3)
+    monkeypatch.setattr("sharedvol.logs.files.MAX_NUMBER", 3)
     with opened(tmp_path, max_bytes=1) as handler:
         for number in range(6):
             log(handler, str(number))

@@ -27,8 +27,10 @@ from hypothesis import strategies as st
 from logged import contents, lines, log, once, opened
 from processes import LIMIT, Child, descriptors, has_permission_to_mount, run_forked
 
-from sharedvol import container_id, log_files, log_writer
+from sharedvol import container_id
 from sharedvol.logs import ReplicaFileHandler
+from sharedvol.logs import files as log_files
+from sharedvol.logs import writer as log_writer
 
 
 class Disk:
@@ -112,7 +114,7 @@ def test_whatever_room_there_is_each_record_is_whole_in_the_log_or_on_standard_e
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as place:
         disk, told = Disk(0), list[str]()
         patch.setattr(os, "write", disk.write)
-        patch.setattr("sharedvol.logs._StandardError._show", lambda self, text: told.append(text))
+        patch.setattr("sharedvol.logs.handler._StandardError._show", lambda self, text: told.append(text))
         handler = ReplicaFileHandler(place, max_bytes=max_bytes)
         written = []
         for number, (room, length) in enumerate(rooms):

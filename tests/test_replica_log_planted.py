@@ -12,10 +12,11 @@ import pytest
 from logged import disturbed, lines, log, once, opened, record, steps_of
 from processes import Child
 
-from sharedvol import log_files, log_writer
-from sharedvol.log_files import LogFile, LogFiles
-from sharedvol.log_writer import LogWriter
 from sharedvol.logs import ReplicaFileHandler
+from sharedvol.logs import files as log_files
+from sharedvol.logs import writer as log_writer
+from sharedvol.logs.files import LogFile, LogFiles
+from sharedvol.logs.writer import LogWriter
 
 
 def rotate(place: Path) -> None:

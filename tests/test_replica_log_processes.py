@@ -19,8 +19,8 @@ import pytest
 from logged import contents, lines, log, once, opened
 from processes import LIMIT, Child, reaped, run_forked
 
-from sharedvol import log_writer
 from sharedvol.logs import ReplicaFileHandler
+from sharedvol.logs import writer as log_writer
 from sharedvol_sidecar.fs import lease
 
 BIG = "x" * 9_000

@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from sharedvol.errors import MigrationError, ScriptError
-from sharedvol.migrations.script import Statement, parse_script, split_script
+from sharedvol.migrations.sql.mysql_script import Statement, parse_script, split_script
 
 # What both stock clients, mysql 9.7 and mariadb 10.11, were seen to send: comments around statements left out.
 SENT = {

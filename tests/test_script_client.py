@@ -10,7 +10,7 @@ from servers import Database, Server
 from sql_scripts import NASTY, Script, scripts
 
 from sharedvol.errors import ScriptError
-from sharedvol.migrations.script import split_script
+from sharedvol.migrations.sql.mysql_script import split_script
 
 BOUNDED = settings(
     max_examples=150,

@@ -11,8 +11,8 @@ from hypothesis import assume, given, settings
 from sql_scripts import NASTY, Script, scripts
 
 from sharedvol.errors import ScriptError
-from sharedvol.migrations import script as splitter
-from sharedvol.migrations.script import parse_script, split_script
+from sharedvol.migrations.sql import mysql_script as splitter
+from sharedvol.migrations.sql.mysql_script import parse_script, split_script
 
 FRESH = "<%&%>"
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sharedvol.errors import ScriptError
-from sharedvol.migrations import sqlite_script as splitter
-from sharedvol.migrations.script import Statement
-from sharedvol.migrations.sqlite_script import split_sqlite
+from sharedvol.migrations.sql import sqlite_script as splitter
+from sharedvol.migrations.sql.mysql_script import Statement
+from sharedvol.migrations.sql.sqlite_script import split_sqlite
 
 TRIGGER = (
     "CREATE TRIGGER a AFTER INSERT ON t BEGIN\n  SELECT CASE 1 WHEN 1 THEN ';' END;\n  DELETE FROM t; -- END;\nEND"

@@ -16,7 +16,7 @@ import pytest
 from processes import LIMIT, Child, descriptors, is_free, run_forked, wait_blocked, wait_until
 
 from sharedvol import LockDeadlockError, LockLostError, LockTimeout, NotLockedError, Semaphore, container_id
-from sharedvol.locks import waiter
+from sharedvol.locks.file import waiter
 
 SHORT = 0.02
 """Seconds of a wait that is meant to end without a permit."""

@@ -13,7 +13,7 @@ from processes import LIMIT, run_python
 
 from sharedvol import LockDeadlockError, LockTimeout, NotLockedError
 from sharedvol.locks.grant import Grant
-from sharedvol.locks.session import SessionLock
+from sharedvol.locks.server_lock import SessionLock
 
 
 class Granted(SessionLock):
@@ -138,7 +138,7 @@ def test_a_thread_whose_object_nothing_keeps_leaves_it_free() -> None:
 
 
 KEPT = """
-from sharedvol.locks.session import SessionLock
+from sharedvol.locks.server_lock import SessionLock
 class Granted(SessionLock):
     def _nothing(self, *args): pass
     _reset = _begin = _end = _let_go = _nothing

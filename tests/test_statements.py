@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sharedvol.migrations import resuming
-from sharedvol.migrations import statements as kinds
-from sharedvol.migrations.script import parse_script
+from sharedvol.migrations.sql import session_state as resuming
+from sharedvol.migrations.sql import statements as kinds
+from sharedvol.migrations.sql.mysql_script import parse_script
 
 DUMP_HEAD = """/*M!999999\\- enable the sandbox mode */
 -- MariaDB dump 10.19  Distrib 10.11.19-MariaDB

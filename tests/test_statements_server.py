@@ -10,7 +10,7 @@ import pytest
 from pymysql.constants import CLIENT
 from servers import Database, Server
 
-from sharedvol.migrations import statements as kinds
+from sharedvol.migrations.sql import statements as kinds
 
 SETUP = """CREATE TABLE t (a INT AUTO_INCREMENT PRIMARY KEY, b INT)
 INSERT INTO t VALUES (1, 2), (2, 3)

@@ -18,9 +18,10 @@ import pytest
 from containers import NAMESPACES, container
 from processes import LIMIT, Child, has_permission_to_mount, run_forked, wait_blocked
 
-from sharedvol import FileLock, LockTimeout, Volume, container_path, log_path, status, unique_path
-from sharedvol.locks import holders
-from sharedvol.status_command import EXIT_CODES, shown
+from sharedvol import FileLock, LockTimeout, Volume, container_path, log_path, unique_path
+from sharedvol.cli.status import EXIT_CODES, shown
+from sharedvol.locks.file import proc_locks as holders
+from sharedvol.volume import status
 
 OTHER = "a process in another container"
 

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from sharedvol.terminal import Progress, write_line
+from sharedvol.cli.terminal import Progress, write_line
 
 
 class Terminal(io.StringIO):

@@ -17,15 +17,8 @@ import pytest
 from members import joined
 from processes import Child, run_python
 
-from sharedvol import (
-    InvalidNameError,
-    NotJoinedError,
-    PresenceError,
-    Volume,
-    container_id,
-    whoami,
-)
-from sharedvol.locks import kernel
+from sharedvol import InvalidNameError, NotJoinedError, PresenceError, Volume, container_id, whoami
+from sharedvol.locks.file import linux as kernel
 
 
 @pytest.fixture
@@ -190,7 +183,7 @@ def test_a_looker_needs_no_permission_to_write(tmp_path: Path) -> None:
     public = tmp_path
     with Volume(public).join("c1"):
         code = (
-            "import os, sys; from sharedvol import Volume; import sharedvol.locks.kernel as kernel\n"
+            "import os, sys; from sharedvol import Volume; import sharedvol.locks.file.linux as kernel\n"
             "opened = os.open\n"
             "def refuse(path, flags, *a, **o):\n"
             "    assert not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT), path\n"

@@ -11,13 +11,7 @@ import pytest
 from members import GATE, joined, run_raising
 from processes import Child, run_forked, wait_blocked
 
-from sharedvol import (
-    FileLock,
-    LockTimeout,
-    PresenceError,
-    ReplicaAliveError,
-    Volume,
-)
+from sharedvol import FileLock, LockTimeout, PresenceError, ReplicaAliveError, Volume
 
 
 def test_the_dead_can_be_forgotten_and_the_living_not(tmp_path: Path) -> None:

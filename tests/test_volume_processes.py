@@ -15,13 +15,8 @@ import pytest
 from members import GATE, joined, run_raising
 from processes import Child, is_free, run_forked, wait_blocked, wait_until
 
-from sharedvol import (
-    FileLock,
-    LockTimeout,
-    NotJoinedError,
-    Volume,
-)
-from sharedvol.open_register import OpenRegister
+from sharedvol import FileLock, LockTimeout, NotJoinedError, Volume
+from sharedvol.volume.open_register import OpenRegister
 
 # Forks
 

@@ -47,7 +47,7 @@ def helps(program: str) -> list[Help]:
     """
     os.environ.update(COLUMNS=str(WIDTH), NO_COLOR="1")  # of the build alone: what argparse takes its width from
     if program == "sharedvol":
-        from sharedvol import cli
+        from sharedvol.cli import main as cli
 
         return list(argparse_help(cli._parser()))
     if program == "sharedvol-sidecar":

@@ -3,6 +3,6 @@
 from sharedvol.cache.cache import Cache
 from sharedvol.cache.codecs import BYTES, JSON, PICKLE, TEXT, Codec
 from sharedvol.cache.keys import Key
-from sharedvol.cache.report import Statistics, Trimmed
+from sharedvol.cache.statistics import Statistics, Trimmed
 
 __all__ = ["BYTES", "JSON", "PICKLE", "TEXT", "Cache", "Codec", "Key", "Statistics", "Trimmed"]

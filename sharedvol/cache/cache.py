@@ -10,18 +10,18 @@ from collections.abc import Awaitable, Callable
 from typing import Any, BinaryIO, Final, ParamSpec, TypeVar, cast, overload
 
 from sharedvol.arguments import check_seconds
-from sharedvol.cache import computing
-from sharedvol.cache import version as versions
+from sharedvol.cache import single_flight as computing
+from sharedvol.cache import versioning as versions
 from sharedvol.cache.codecs import JSON, Codec
 from sharedvol.cache.entries import Absent
 from sharedvol.cache.given import awaitable, check_max_age, limit_of, plain_key, value
 from sharedvol.cache.keys import NAME, Key, name_of
-from sharedvol.cache.report import Statistics, Trimmed
-from sharedvol.cache.storage import FILE, Storage, words
+from sharedvol.cache.statistics import Statistics, Trimmed
+from sharedvol.cache.store import FILE, Storage, words
 from sharedvol.errors import CacheError, LockError, describe
-from sharedvol.locks import kernel
+from sharedvol.locks.file import linux as kernel
 from sharedvol.network import NetworkPolicy
-from sharedvol.publish import remove_stale_temporaries
+from sharedvol.publishing import remove_stale_temporaries
 
 T = TypeVar("T")
 P = ParamSpec("P")

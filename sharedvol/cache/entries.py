@@ -5,7 +5,7 @@
     entries/<version's digest>/<two digits>/<name>          an entry
     entries/<version's digest>/<two digits>/<name>.lock     held while it is computed, then gone
     entries/<version's digest>/<two digits>/.….sharedvol-tmp    being written
-    entries/<version's digest>/tally, limits.lock           see `sharedvol.cache.limits`
+    entries/<version's digest>/tally, limits.lock           see `sharedvol.cache.eviction`
 
 The name is the key's digest. An entry is one line and the payload::
 
@@ -14,7 +14,7 @@ The name is the key's digest. An entry is one line and the payload::
 ``created`` is in microseconds since 1970; the numbers have 20 digits. The checksum, BLAKE2b of 32 bytes, is over the
 line up to it and the payload. So nothing need be synced: what a power cut left of an entry is not taken for one.
 
-The version is part of the path, and its directory is made only under the lock of `sharedvol.cache.version`: whoever
+The version is part of the path, and its directory is made only under the lock of `sharedvol.cache.versioning`: whoever
 still writes for a version that was purged finds no directory, and neither reads nor feeds those of the next.
 """
 
@@ -31,8 +31,9 @@ import time
 from collections.abc import Iterator
 from typing import BinaryIO, Final, NamedTuple, cast
 
-from sharedvol.cache.files import Temporary, Window, open_directory, open_file, remove
 from sharedvol.cache.keys import NAME
+from sharedvol.cache.temporary import Temporary, Window, remove
+from sharedvol.filesystem import open_directory, open_file
 
 _MAGIC: Final = "sharedvol-cache 1"
 _DIGEST_BYTES: Final = 32

@@ -1,8 +1,8 @@
 """What a mounted volume can be trusted with, found out by experiment."""
 
 from sharedvol.doctor.examination import DoctorError, examine
-from sharedvol.doctor.meeting import PeerError
-from sharedvol.doctor.peer import meet
+from sharedvol.doctor.peer.meeting import PeerError
+from sharedvol.doctor.peer.peer import meet
 from sharedvol.doctor.report import Finding, Report, Verdict
 
 __all__ = ["DoctorError", "Finding", "PeerError", "Report", "Verdict", "examine", "meet"]

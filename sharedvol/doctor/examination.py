@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final
 
-from sharedvol.doctor import content, facts, locks, place, publishing
-from sharedvol.doctor.bench import NO_ROOM, Bench, Experiment
+from sharedvol.doctor.experiments import locks, publishing
+from sharedvol.doctor.experiments import mount as place
+from sharedvol.doctor.experiments import names_and_clocks as facts
+from sharedvol.doctor.experiments import sharing as content
+from sharedvol.doctor.experiments.testbed import NO_ROOM, Bench, Experiment
 from sharedvol.doctor.report import Finding, Report, Result, degraded, ok, unknown, unsafe
 from sharedvol.doctor.side import PATIENCE, Gone, Hung, Local, Process, do
 from sharedvol.errors import SharedVolError, describe
-from sharedvol.printable import shown
+from sharedvol.text import shown
 
 Progress = Callable[[str], None]
 """Told the id of what is tried next."""

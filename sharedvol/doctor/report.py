@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
-from sharedvol.doctor.catalogue import CATALOGUE, meaning
+from sharedvol.doctor.advice import CATALOGUE, meaning
 
 Verdict = Literal["ok", "degraded", "unsafe", "unknown"]
 ORDER: Final[tuple[Verdict, ...]] = ("ok", "unknown", "degraded", "unsafe")

@@ -23,11 +23,11 @@ _MOST_ANSWER: Final = 1 << 20
 # The package without its __init__, which imports a lot: an actor starts in 30 ms instead of 200.
 _START: Final = """
 import sys, types
-for name, path in zip(("sharedvol", "sharedvol.doctor"), sys.argv[3:]):
+for name, path in zip(("sharedvol", "sharedvol.doctor", "sharedvol.doctor.agent"), sys.argv[3:]):
     module = types.ModuleType(name)
     module.__path__ = [path]
     sys.modules[name] = module
-from sharedvol.doctor.process import main
+from sharedvol.doctor.agent.process import main
 main(sys.argv[1], int(sys.argv[2]))
 """
 
@@ -150,7 +150,7 @@ class Process:
         here = Path(__file__).parent
         command: Sequence[str | Path] = (
             *(sys.executable, "-I", "-S", "-c", _START),
-            *(kind, str(os.getpid()), here.parent, here),
+            *(kind, str(os.getpid()), here.parent, here, here / "agent"),
         )
         self._patience = patience
         self._popen = subprocess.Popen(

@@ -152,7 +152,7 @@ class _Arrivals:
 
     @property
     def cfg(self) -> Any:
-        """The settings of the arbiter, in which `sharedvol.log_owner` finds the workers' user."""
+        """The settings of the arbiter, in which `sharedvol.logs.owner` finds the workers' user."""
         return getattr(getattr(self._previous, "__self__", None), "cfg", None)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

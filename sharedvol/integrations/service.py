@@ -20,7 +20,8 @@ from sharedvol.integrations.drain import Gates
 from sharedvol.integrations.family import join_later, slot_of_family
 from sharedvol.integrations.process import START_UP_FAILED, end_process
 from sharedvol.migrations.coordinator import MigrationCoordinator
-from sharedvol.volume import Membership, Volume
+from sharedvol.volume import Volume
+from sharedvol.volume.volume import Membership
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

@@ -1,8 +1,8 @@
 """Look in compose files for what replicas would trip over (``sharedvol lint``)."""
 
 from sharedvol.lint.check import Options, lint
-from sharedvol.lint.errors import LintError
-from sharedvol.lint.node import Position
+from sharedvol.lint.compose.errors import LintError
+from sharedvol.lint.compose.node import Position
 from sharedvol.lint.report import Finding, Report
 from sharedvol.lint.rule import Rule, Severity
 

@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sharedvol.lint.compose_command import NoCompose, config, placed
-from sharedvol.lint.errors import LintError
-from sharedvol.lint.files import Source, read, read_text
-from sharedvol.lint.node import Node
+from sharedvol.lint.compose.docker import NoCompose, config, placed
+from sharedvol.lint.compose.errors import LintError
+from sharedvol.lint.compose.node import Node
+from sharedvol.lint.compose.reader import Source, read, read_text
 from sharedvol.lint.project import Host, Project, Script
 from sharedvol.lint.report import Finding, Report
 from sharedvol.lint.rule import Found, Rule, Severity

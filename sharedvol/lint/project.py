@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from sharedvol.lint.node import EMPTY, Node, Position
-from sharedvol.lint.normal import command
+from sharedvol.lint.compose.node import EMPTY, Node, Position
+from sharedvol.lint.compose.normalize import command
 
 _DATABASES: Final = (
     "mysql",

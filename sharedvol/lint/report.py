@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final
 
-from sharedvol.lint.node import Position
+from sharedvol.lint.compose.node import Position
 from sharedvol.lint.rule import Rule, Severity
-from sharedvol.printable import shown
+from sharedvol.text import shown
 
 FORMAT: Final = 1
 

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from sharedvol.lint.node import Position
+from sharedvol.lint.compose.node import Position
 from sharedvol.lint.project import Project, Service
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from sharedvol.lint.node import Node, Position
+from sharedvol.lint.compose.node import Node, Position
+from sharedvol.lint.compose.yaml_tree import Comment, Tree
 from sharedvol.lint.project import Script
 from sharedvol.lint.rule import Found
-from sharedvol.lint.yaml_tree import Comment, Tree
 
 _FORM: Final = re.compile(r"sharedvol:\s*ignore\b[\s:]*((?:SV\d+[\s,]*)*)(.*)", re.IGNORECASE)
 _SHELL: Final = re.compile(r"(?:^|(?<=\s))#(\s*sharedvol:.*)")

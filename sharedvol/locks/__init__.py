@@ -3,11 +3,11 @@
 from sharedvol.errors import LockDeadlockError, LockError, LockFileError, LockLostError, LockTimeout, NotLockedError
 from sharedvol.locks.factory import open_lock
 from sharedvol.locks.file import FileLock
+from sharedvol.locks.file.holder_file import FileHolder
+from sharedvol.locks.file.semaphore import Semaphore
 from sharedvol.locks.held import AcquiredLock
 from sharedvol.locks.holder import Holder
 from sharedvol.locks.protocol import Lock
-from sharedvol.locks.record import FileHolder
-from sharedvol.locks.semaphore import Semaphore
 from sharedvol.locks.watch import Watch, watch
 
 __all__ = [

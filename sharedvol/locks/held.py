@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from sharedvol.errors import LockLostError
+from sharedvol.locks.arguments import DEFAULT, Default
 from sharedvol.locks.grant import Grant, Owner, block_of
-from sharedvol.locks.timeouts import DEFAULT, Default
 
 _log = logging.getLogger(__name__)
 _Lock = TypeVar("_Lock", bound=Any)

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from sharedvol.text import shown
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
@@ -33,3 +35,12 @@ class Holder:
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the time as text."""
         return {**asdict(self), "since": self.since.isoformat() if self.since else None}
+
+
+def described(who: str, holder: Holder) -> str:
+    """``who`` in a message, with what the holder said of itself, made fit for a terminal."""
+    if holder.replica:
+        who += f", replica {shown(holder.replica)}"
+    if holder.pid is not None:
+        who += f", process {holder.pid}"
+    return who + (f', for "{shown(holder.purpose)}"' if holder.purpose else "")

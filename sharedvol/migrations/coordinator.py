@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from sharedvol.arguments import check_seconds
-from sharedvol.database import Database
+from sharedvol.database.connection import Database
 from sharedvol.errors import (
     AheadError,
     DriftError,
@@ -31,18 +31,19 @@ from sharedvol.errors import (
     SharedVolError,
 )
 from sharedvol.locks.file import FileLock
-from sharedvol.locks.mysql import NamedLock, Waiting
-from sharedvol.locks.server import LockHolder, Server, inspect
-from sharedvol.locks.token_table import find_holder
+from sharedvol.locks.mysql import NamedLock
+from sharedvol.locks.mysql.lock import Waiting
+from sharedvol.locks.mysql.server import LockHolder, Server, inspect
+from sharedvol.locks.mysql.token_table import find_holder
 from sharedvol.migrations import manifest
-from sharedvol.migrations.directory import Directory
-from sharedvol.migrations.source import HalfAppliedPolicy, Session, Source
+from sharedvol.migrations.sources.base import HalfAppliedPolicy, Session, Source
+from sharedvol.migrations.sources.directory import Directory
 from sharedvol.migrations.status import MigrationFailed, MigrationStatus, Step, Survey
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-    from sharedvol.database import Target
+    from sharedvol.database.connection import Target
 
 LOCK: Final = "sharedvol_migration"
 """What the lock is called within its schema, where no name is given."""

@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sharedvol.database import Database, quoted
+from sharedvol.database.connection import Database, quoted
 from sharedvol.errors import DatabaseError, LedgerError, LockLostError
-from sharedvol.migrations.script import Statement
+from sharedvol.migrations.sql.mysql_script import Statement
 
 _NO_SUCH_TABLE: Final = 1146
 _NO_DATABASE: Final = 1046

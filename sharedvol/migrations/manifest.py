@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sharedvol.errors import ManifestError, ScriptError, describe
-from sharedvol.migrations.script import Statement, parse_script, plain
+from sharedvol.migrations.sql.mysql_script import Statement, parse_script, plain
 
 MAX_NAME: Final = 255  # characters of the ledger's column
 

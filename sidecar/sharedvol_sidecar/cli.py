@@ -15,9 +15,9 @@ from typing import Any
 import click
 
 import sharedvol
+from sharedvol.cli.terminal import conclude, write_error
 from sharedvol.environment import mistyped
-from sharedvol.printable import message
-from sharedvol.terminal import conclude, write_error
+from sharedvol.text import message
 
 _NAME = "sharedvol-sidecar"
 _COMMANDS = {

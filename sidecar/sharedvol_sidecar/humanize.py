@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
-from sharedvol.printable import escape_unprintable
+from sharedvol.text import escape_unprintable
 
 LONGEST = 1000
 """Letters that are shown of a name or a detail; a path can have 4,096 bytes, an error holds several."""

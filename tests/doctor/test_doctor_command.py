@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from sharedvol.cli import doctor as doctor_command
 from sharedvol.cli import main
+from sharedvol.cli.doctor import CODES
 from sharedvol.doctor import Finding, Report
-from sharedvol.doctor import command as doctor_command
-from sharedvol.doctor.catalogue import CATALOGUE, known, meaning
-from sharedvol.doctor.command import CODES
+from sharedvol.doctor.advice import CATALOGUE, known, meaning
 from sharedvol.doctor.examination import BETWEEN, EXPERIMENTS
-from sharedvol.doctor.facts import OF_PEERS
+from sharedvol.doctor.experiments.names_and_clocks import OF_PEERS
 from sharedvol.doctor.report import Verdict, worst
 
 DOCS = Path(__file__).parents[2] / "docs" / "doctor.md"

@@ -24,7 +24,7 @@ from doctor_scenes import (
 )
 from processes import wait_until
 
-from sharedvol.doctor.catalogue import CATALOGUE
+from sharedvol.doctor.advice import CATALOGUE
 from sharedvol.doctor.examination import BETWEEN, EXPERIMENTS
 
 FUSE = {"mount.type": "degraded", "publish.unnamed": "degraded"}

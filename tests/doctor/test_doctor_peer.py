@@ -16,16 +16,17 @@ from doctor_scenes import LIMIT, lying
 from processes import Child, wait_until
 from torture.isolated import isolated
 
-from sharedvol.doctor import Finding, PeerError, meet, meeting, peer
-from sharedvol.doctor.bench import Bench
+from sharedvol.doctor import Finding, PeerError, meet
+from sharedvol.doctor.agent.limits import PREFIX
+from sharedvol.doctor.agent.warden import Warden
 from sharedvol.doctor.examination import BETWEEN, run
-from sharedvol.doctor.facts import OF_PEERS
-from sharedvol.doctor.follower import Follower, checked
-from sharedvol.doctor.limits import PREFIX
-from sharedvol.doctor.remote import Remote
+from sharedvol.doctor.experiments.names_and_clocks import OF_PEERS
+from sharedvol.doctor.experiments.testbed import Bench
+from sharedvol.doctor.peer import meeting, peer
+from sharedvol.doctor.peer.follower import Follower, checked
+from sharedvol.doctor.peer.remote import Remote
 from sharedvol.doctor.report import ORDER
 from sharedvol.doctor.side import Gone, Local
-from sharedvol.doctor.warden import Warden
 
 IDS = [experiment.id for experiment in OF_PEERS] + [f"peer.{experiment.id}" for experiment in BETWEEN]
 A, B = "0" * 32, "f" * 32

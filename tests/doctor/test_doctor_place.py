@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from sharedvol.doctor import place
-from sharedvol.doctor.mounts import parse
+from sharedvol.doctor.agent.mounts import parse
+from sharedvol.doctor.experiments import mount as place
 
 ROOT = {"uid": 0, "gid": 0, "capabilities": (1 << 41) - 1}
 USER = {"uid": 1000, "gid": 1000, "capabilities": 0}

@@ -15,11 +15,11 @@ from doctor_scenes import not_ok
 from processes import LIMIT, reaped, wait_until
 
 from sharedvol.doctor import PeerError, examination, examine, meet
-from sharedvol.doctor.actor import Actor
-from sharedvol.doctor.limits import PREFIX
-from sharedvol.doctor.process import answer
+from sharedvol.doctor.agent.actor import Actor
+from sharedvol.doctor.agent.limits import PREFIX
+from sharedvol.doctor.agent.process import answer
+from sharedvol.doctor.agent.warden import AGE, Warden
 from sharedvol.doctor.side import Gone, Hung, Local, Process, do
-from sharedvol.doctor.warden import AGE, Warden
 
 
 def rooms(directory: Path) -> list[Path]:
@@ -118,11 +118,11 @@ def test_a_room_that_is_being_made_is_not_taken_for_a_dead_ones(
     flock, cleaned = fcntl.flock, []
 
     def late(fd: int, how: int) -> None:
-        monkeypatch.setattr("sharedvol.doctor.warden.fcntl.flock", flock)
+        monkeypatch.setattr("sharedvol.doctor.agent.warden.fcntl.flock", flock)
         cleaned.append(second.clean(believe=True))
         flock(fd, how)
 
-    monkeypatch.setattr("sharedvol.doctor.warden.fcntl.flock", late)
+    monkeypatch.setattr("sharedvol.doctor.agent.warden.fcntl.flock", late)
     room = tmp_path / first.make()
     assert cleaned == [[0, 1]]
     assert room.is_dir()

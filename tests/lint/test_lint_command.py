@@ -12,10 +12,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from sharedvol import cli
+from sharedvol.cli import main as cli
+from sharedvol.cli.lint import EXIT_CODES, SEVERITIES
 from sharedvol.lint import Severity
 from sharedvol.lint.rules import EVERY
-from sharedvol.lint_command import EXIT_CODES, SEVERITIES
 
 BAD = """\
 services:

@@ -15,9 +15,9 @@ import pytest
 from linted import look, of
 
 from sharedvol.lint import LintError
-from sharedvol.lint.compose_command import NoCompose, config, placed
-from sharedvol.lint.files import read
-from sharedvol.lint.node import EMPTY, Node
+from sharedvol.lint.compose.docker import NoCompose, config, placed
+from sharedvol.lint.compose.node import EMPTY, Node
+from sharedvol.lint.compose.reader import read
 
 CACHE = Path(os.environ.get("SHAREDVOL_TEST_CACHE") or Path.home() / ".cache" / "sharedvol") / "containers"
 

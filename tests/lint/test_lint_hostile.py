@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from linted import look
 
 from sharedvol.lint import LintError, Options, Report, lint
-from sharedvol.lint.compose_command import placed
-from sharedvol.lint.node import EMPTY, Node
+from sharedvol.lint.compose.docker import placed
+from sharedvol.lint.compose.node import EMPTY, Node
 from sharedvol.lint.project import Project
 from sharedvol.lint.rules import ALL
 from sharedvol.lint.sarif import sarif

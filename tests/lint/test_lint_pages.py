@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from linted import look, of
 
-from sharedvol import cli
+from sharedvol.cli import main as cli
 from sharedvol.lint import Severity
 from sharedvol.lint.rules import EVERY
 

@@ -11,8 +11,8 @@ import pytest
 from linted import look, of
 
 from sharedvol.lint import LintError
-from sharedvol.lint.files import Source, read
-from sharedvol.lint.interpolation import interpolate, read_env
+from sharedvol.lint.compose.interpolation import interpolate, read_env
+from sharedvol.lint.compose.reader import Source, read
 
 
 def write(place: Path, **files: str) -> list[str]:

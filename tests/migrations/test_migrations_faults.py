@@ -29,7 +29,7 @@ from scenes import (
 from servers import Database, Server
 from sqlalchemy import create_engine
 
-import sharedvol.database
+import sharedvol.database.connection
 from sharedvol.errors import DatabaseError, HalfAppliedError, LockLostError, SharedVolError
 from sharedvol.migrations import MigrationCoordinator, MigrationFailed, MigrationStatus
 
@@ -245,7 +245,7 @@ def test_no_connection_is_made_under_the_lock(database: Database, tmp_path: Path
 
 
 def one_statement_in_a_packet() -> None:
-    sharedvol.database._FLAGS_AT_CONNECT = ()  # type: ignore[assignment]
+    sharedvol.database.connection._FLAGS_AT_CONNECT = ()  # type: ignore[assignment]
 
 
 def test_engine_of_ones_own_works_statement_by_statement(server: Server, tmp_path: Path) -> None:

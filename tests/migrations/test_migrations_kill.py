@@ -28,9 +28,9 @@ from scenes import (
 )
 from servers import Database, Server
 
-from sharedvol.migrations import directory as source
-from sharedvol.migrations.directory import Directory
 from sharedvol.migrations.ledger import Ledger
+from sharedvol.migrations.sources import directory as source
+from sharedvol.migrations.sources.directory import Directory
 from sharedvol.migrations.status import Step
 
 EVERY = os.environ.get("SHAREDVOL_TEST_KILLS") == "all"

@@ -11,13 +11,7 @@ from link import Link
 from scenes import LOG, R_LEDGER, coordinator, failing, logged, migrate, numbered, recorded, steps, url, write
 from servers import Database
 
-from sharedvol.errors import (
-    DatabaseError,
-    LedgerError,
-    LockLostError,
-    ManifestError,
-    SharedVolError,
-)
+from sharedvol.errors import DatabaseError, LedgerError, LockLostError, ManifestError, SharedVolError
 from sharedvol.migrations import MigrationCoordinator
 
 FILES = numbered(2)

@@ -19,7 +19,7 @@ from processes import LIMIT, Child
 from scenes import write
 
 from sharedvol import FileLock
-from sharedvol.database import Database
+from sharedvol.database.connection import Database
 from sharedvol.errors import HalfAppliedError, LedgerError, LockTimeout, ManifestError
 from sharedvol.migrations import MigrationCoordinator, MigrationFailed, MigrationStatus
 

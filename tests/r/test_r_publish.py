@@ -14,7 +14,7 @@ from processes import LIMIT, has_permission_to_mount, wait_until
 from rprocess import R, in_hex
 
 from sharedvol import AlreadyPublishedError, publish, remove_stale_temporaries
-from sharedvol.publish_mark import is_marked
+from sharedvol.publishing.mark import is_marked
 
 TAKEN = ["sv_already_published", "sv_publish_error", "sv_error", "error", "condition"]
 FAILED = ["sv_publish_error", "sv_error", "error", "condition"]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sql_scripts import NASTY, scripts
 
 from sharedvol.errors import ScriptError
-from sharedvol.migrations.script import parse_script
+from sharedvol.migrations.sql.mysql_script import parse_script
 
 # All of them in one process, whose start costs more than a thousand small scripts.
 BATCH = """

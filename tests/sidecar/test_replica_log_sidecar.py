@@ -18,8 +18,9 @@ from processes import Child, wait_until
 from service_process import service
 from volume import Volume
 
-from sharedvol import container_id, log_writer
+from sharedvol import container_id
 from sharedvol.logs import ReplicaFileHandler
+from sharedvol.logs import writer as log_writer
 from sharedvol_sidecar.fs import lease
 from sharedvol_sidecar.transfer.mover import Mover
 

@@ -13,7 +13,7 @@ from volume import Volume
 
 import sharedvol_sidecar.transfer.mover as mover
 from sharedvol import publish
-from sharedvol.publish_mark import is_marked
+from sharedvol.publishing.mark import is_marked
 from sharedvol_sidecar.collect.collector import Collector
 from sharedvol_sidecar.spool.put_backs import OLD, PutBacks
 from sharedvol_sidecar.spool.watcher import Watch

@@ -15,7 +15,7 @@ from processes import Child, run_forked, wait_until
 from volume import Volume
 
 import sharedvol
-from sharedvol.open_register import OpenRegister
+from sharedvol.volume.open_register import OpenRegister
 from sharedvol_sidecar.fs.directory import open_root
 from sharedvol_sidecar.monitor import replica_watch
 from sharedvol_sidecar.monitor.replica_watch import SHOWN, ReplicaWatch, RollCall

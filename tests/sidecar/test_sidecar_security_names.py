@@ -219,7 +219,7 @@ def test_a_lock_on_the_gate_does_not_hold_up_the_sidecar(
     hostile: Scene, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever may write the volume can lock it for ever: no dead container's directory is removed then, no more."""
-    monkeypatch.setattr("sharedvol.locks.waiter.Waiter.__init__", None)  # whoever would wait fails
+    monkeypatch.setattr("sharedvol.locks.file.waiter.Waiter.__init__", None)  # whoever would wait fails
     hostile.run(lambda: run_forked(lambda: Presence(hostile.volume.spool).join("c1") and 1))
     gate = os.open(hostile.volume.spool / ".replicas" / "join.lock", os.O_RDWR)
     try:

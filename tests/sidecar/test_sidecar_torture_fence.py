@@ -10,7 +10,7 @@ from torture.isolated import isolated
 from torture.layouts import LIMIT, timeout
 
 from sharedvol import FileLock
-from sharedvol.locks import fence
+from sharedvol.locks.file import token_file as fence
 
 pytestmark = timeout
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from typing import Final
 
-from sharedvol.lint.node import EMPTY, Node, Position
+from sharedvol.lint.compose.node import EMPTY, Node, Position
 from sharedvol.lint.project import Project, Service
 from sharedvol.lint.rule import Found, Rule, Severity, of_each, of_replicated, rule
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sharedvol.lint.node import Position
+from sharedvol.lint.compose.node import Position
 from sharedvol.lint.project import Mount, Project, Script, Service
 from sharedvol.lint.rule import Found, Rule, Severity, rule
 

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from sharedvol.lint.node import Position
+from sharedvol.lint.compose.node import Position
 from sharedvol.lint.project import Project, Script, Service
 from sharedvol.lint.rule import Found, Rule, Severity, rule
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from sharedvol.lint.node import EMPTY
+from sharedvol.lint.compose.node import EMPTY
 from sharedvol.lint.project import Project, Service
 from sharedvol.lint.rule import Found, Rule, Severity, of_each, of_replicated, rule
 

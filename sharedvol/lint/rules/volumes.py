@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from sharedvol.lint.node import EMPTY, Node
+from sharedvol.lint.compose.node import EMPTY, Node
 from sharedvol.lint.project import SIDECAR_USER, Project, Service
 from sharedvol.lint.rule import Found, Rule, Severity, of_each, rule
 from sharedvol.mounts import is_network

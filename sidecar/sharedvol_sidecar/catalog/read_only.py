@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from sharedvol.locks.kept import TICK
+from sharedvol.locks.file.pinned import TICK
 from sharedvol_sidecar.errors import CatalogError
 
 _FILES: Final = ("", "-wal", "-shm", "-journal")

@@ -18,7 +18,8 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
-from sharedvol import FileLock, LockError, LockTimeout, database_url
+from sharedvol import FileLock, LockError, LockTimeout
+from sharedvol.database import url as database_url
 from sharedvol.errors import describe
 from sharedvol_sidecar.catalog import schema as catalog_schema
 from sharedvol_sidecar.catalog.indexes import LONGEST, add_indexes

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from sharedvol import SharedVolError
-from sharedvol.database_url import without_secrets
+from sharedvol.database.url import without_secrets
 from sharedvol.errors import describe
 from sharedvol_sidecar.catalog.catalog import Catalog
 from sharedvol_sidecar.catalog.session import read_url

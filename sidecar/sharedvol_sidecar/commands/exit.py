@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
+from sharedvol.cli.terminal import write_error, write_line
 from sharedvol.errors import describe, reduce_error
-from sharedvol.printable import message
-from sharedvol.terminal import write_error, write_line
+from sharedvol.text import message
 from sharedvol_sidecar.humanize import plain
 
 EXIT_FAILED = 1

@@ -21,10 +21,10 @@ from itertools import islice
 from typing import Final
 
 from sharedvol import LockTimeout, Volume
-from sharedvol.information import MAX_SLOTS, is_name
-from sharedvol.locks.kept import TICK
-from sharedvol.open_register import OpenRegister
-from sharedvol.presence import Register
+from sharedvol.locks.file.pinned import TICK
+from sharedvol.volume.open_register import OpenRegister
+from sharedvol.volume.record import MAX_SLOTS, is_name
+from sharedvol.volume.registry import Register
 from sharedvol_sidecar.fs.directory import Directory
 from sharedvol_sidecar.monitor.snapshot import ReplicaView
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from sharedvol.publish_mark import is_marked
+from sharedvol.publishing.mark import is_marked
 
 _OBSERVED = 65_536
 

@@ -14,7 +14,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import sharedvol
 from sharedvol import FileLock
-from sharedvol.publish_mark import microsecond
+from sharedvol.publishing.mark import microsecond
 
 CAPABILITIES = "lock shared timeout queue fork fence holder names publish replace mark purge sql"
 locks: dict[str, FileLock] = {}

@@ -1,0 +1,5 @@
+"""The command ``sharedvol``."""
+
+from sharedvol.cli.main import main
+
+__all__ = ["main"]

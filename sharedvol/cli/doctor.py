@@ -1,0 +1,156 @@
+"""The command ``sharedvol doctor``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import errno
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from sharedvol.cli.terminal import Progress, write_error, write_line
+from sharedvol.doctor.advice import meaning
+from sharedvol.doctor.examination import DoctorError, examine
+from sharedvol.doctor.peer.meeting import PeerError
+from sharedvol.doctor.peer.peer import NAME, WAIT, meet
+from sharedvol.doctor.report import Report, Verdict
+from sharedvol.doctor.side import PATIENCE
+from sharedvol.errors import describe
+from sharedvol.text import shown
+
+CODES: Final[dict[Verdict, int]] = {"ok": 0, "unknown": 1, "degraded": 1, "unsafe": 3}
+EXIT_DIRECTORY: Final = 66  # EX_NOINPUT of sysexits.h
+EXIT_UNAVAILABLE: Final = 69  # EX_UNAVAILABLE
+EXIT_PEER: Final = 75  # EX_TEMPFAIL: try again
+
+ABOUT: Final = """Find out what a mounted volume can be trusted with.
+
+Locks, links, renames, syncs, events and leases are tried between processes, in a hidden directory of the
+doctor's own in DIR, which is removed at the end; nothing else is touched. Each line says ok, degraded (it
+refuses loudly, or is weaker), unsafe (it does not do what it says, hangs, or loses something) or unknown
+(it could not be tried); and where it is not ok, why that matters and what to do."""
+
+EXIT_CODES: Final = """exit codes:
+  0    all ok
+  1    something is degraded or unknown
+  2    wrong usage
+  3    something is unsafe
+  66   DIR is missing, is no directory, or cannot be read
+  69   nothing can be tried: not Linux, or the file system does not answer
+  75   --peer: no second doctor came, or it is gone
+  130  interrupted by Ctrl-C"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("directory", metavar="DIR", help="the volume, or a directory of it")
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
+    parser.add_argument("--verbose", action="store_true", help="say of every line why it matters, also where it is ok")
+    parser.add_argument(
+        "--through", metavar="DIR2", help="the same directory by another mount: locks and events are tried across both"
+    )
+    parser.add_argument(
+        "--peer",
+        type=_meeting,
+        metavar="NAME",
+        help="make the experiments with a second doctor too, that runs with the same NAME in another container",
+    )
+    parser.add_argument(
+        "--wait",
+        type=_seconds,
+        default=WAIT,
+        metavar="S",
+        help=f"seconds to wait for the second doctor (default {WAIT:g})",
+    )
+    parser.add_argument(
+        "--patience",
+        type=_seconds,
+        default=PATIENCE,
+        metavar="S",
+        help=f"seconds that a step may take before the file system counts as hanging (default {PATIENCE:g})",
+    )
+    parser.set_defaults(run=_run)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds: give more than 0, at most 3600")
+    return seconds
+
+
+def _meeting(text: str) -> str:
+    if not NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name: letters, digits and ._- only, at most 64")
+    return text
+
+
+def _run(options: argparse.Namespace) -> int:
+    if sys.platform != "linux":
+        return _fail("the doctor knows Linux only: run it in a container that has the volume", EXIT_UNAVAILABLE)
+    try:
+        report, missed = _examine(options)
+    except OSError as error:
+        hint = {
+            errno.ENOENT: "create it, or mount the volume",
+            errno.ENOTDIR: "name the volume's directory",
+            errno.EACCES: "run this as a user who may read it",
+        }.get(error.errno or 0, "see the reason")
+        return _fail(f"cannot examine {options.directory!r}: {describe(error)}; {hint}", EXIT_DIRECTORY)
+    except DoctorError as error:
+        return _fail(str(error), EXIT_UNAVAILABLE)
+    for line in [json.dumps(report.as_dict())] if options.json else _in_words(report, options.verbose):
+        write_line(line, sys.stdout)
+    if missed is not None:
+        sys.stdout.flush()
+        return _fail(str(missed), EXIT_PEER)
+    return CODES[report.verdict]
+
+
+def _examine(options: argparse.Namespace) -> tuple[Report, PeerError | None]:
+    progress = Progress(sys.stderr, time.monotonic)
+
+    def tell(what: str) -> None:
+        progress(f"trying {what}")
+
+    try:
+        report = examine(options.directory, through=options.through, patience=options.patience, progress=tell)
+        if options.peer is None:
+            return report, None
+        try:
+            return _with_peer(report, options, tell), None
+        except PeerError as error:
+            return report, error  # what was found without the peer is shown as well
+    finally:
+        progress.end()
+
+
+def _with_peer(report: Report, options: argparse.Namespace, progress: Callable[[str], None]) -> Report:
+    found = meet(options.directory, options.peer, wait=options.wait, patience=options.patience, progress=progress)
+    return dataclasses.replace(report, findings=report.findings + found, peer=options.peer)
+
+
+def _fail(message: str, code: int) -> int:
+    write_error(message)
+    return code
+
+
+def _in_words(report: Report, verbose: bool) -> Iterator[str]:
+    yield f"{shown(report.directory)}: {report.verdict}"
+    width = max((len(finding.id) for finding in report.findings), default=0)
+    for finding in report.findings:
+        about = meaning(finding.id)
+        yield f"  {finding.verdict:<8}  {finding.id:<{width}}  {about.title}: {shown(finding.detail)}"
+        indent = " " * (width + 14)
+        if finding.verdict != "ok" or verbose:
+            yield f"{indent}why: {about.why}"
+        if finding.verdict != "ok":
+            yield f"{indent}do:  {about.todo}"
+    counts = {verdict: sum(one.verdict == verdict for one in report.findings) for verdict in CODES}
+    yield ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)

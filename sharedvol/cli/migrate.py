@@ -1,0 +1,373 @@
+"""The command ``sharedvol migrate``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import os
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from sharedvol.cli.terminal import write_error, write_line
+from sharedvol.database import url as database_url
+from sharedvol.errors import (
+    AheadError,
+    DatabaseError,
+    DriftError,
+    HalfAppliedError,
+    LedgerError,
+    LockTimeout,
+    LockUnsafeError,
+    ManifestError,
+    SharedVolError,
+    describe,
+)
+from sharedvol.migrations import AlembicMigrations, MigrationCoordinator, MigrationStatus, Step, Survey
+from sharedvol.text import message
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_PENDING: Final = 3
+EXIT_MANIFEST: Final = 65  # EX_DATAERR of sysexits.h
+EXIT_DATABASE: Final = 69  # EX_UNAVAILABLE
+EXIT_LOOK: Final = 70  # EX_SOFTWARE: a person must look
+EXIT_LOCK: Final = 75  # EX_TEMPFAIL: try again later
+
+PASSWORD: Final = "SHAREDVOL_DATABASE_PASSWORD"
+PASSWORD_FILE: Final = "SHAREDVOL_DATABASE_PASSWORD_FILE"
+
+_CODES: Final = (
+    (ManifestError, EXIT_MANIFEST),
+    (LockTimeout, EXIT_LOCK),
+    ((HalfAppliedError, LedgerError, DriftError, AheadError, LockUnsafeError), EXIT_LOOK),
+    (DatabaseError, EXIT_DATABASE),
+)
+
+ABOUT: Final = """Apply database migrations once, however many replicas start at the same moment.
+
+URL        the database, such as mysql://app@db/shop, or env:NAME for what the environment variable
+           NAME holds. MySQL, MariaDB; sqlite:///path for development.
+DIRECTORY  the *.sql files, applied in the order of their names; or an alembic.ini.
+
+The password is read from --password-file, or from the file that SHAREDVOL_DATABASE_PASSWORD_FILE
+names, or from SHAREDVOL_DATABASE_PASSWORD; in the URL, others on the machine can read it."""
+
+EXIT_CODES: Final = """exit codes:
+  0    nothing is pending (plan: always, if it could be made)
+  1    a migration failed; those before it stay applied
+  2    wrong usage
+  3    status: migrations are pending
+  65   the migrations are not those that were expected, or cannot be read
+  69   the database cannot be reached, or refuses
+  70   a person must look: a half-applied file that cannot be gone on with, an unreadable ledger,
+       a file changed since it was applied (--drift refuse), a newer database (--ahead refuse),
+       a lock that would not keep others out
+  75   another replica holds the lock and did not end in time"""
+
+
+class UsageError(Exception):
+    """The command cannot be understood."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare ``run``, ``plan`` and ``status``."""
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, about in (
+        ("run", "Apply what is pending, or wait until another replica has."),
+        ("plan", "Show what run would do. Changes nothing."),
+        ("status", "Show what the database has, and who holds the lock. Changes nothing."),
+    ):
+        sub = commands.add_parser(
+            name,
+            help=about.rstrip("."),
+            description=f"{about}\n\n{ABOUT}",
+            epilog=EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.add_argument("url", metavar="URL", help="the database, or env:NAME")
+        sub.add_argument("directory", metavar="DIRECTORY", help="the *.sql files, or an alembic.ini")
+        sub.add_argument("--json", action="store_true", help="print the status as a JSON object")
+        sub.add_argument("--password-file", metavar="PATH", help="a file with the password, such as a Docker secret")
+        _add_options(sub)
+        if name == "run":
+            _add_run_options(sub)
+        sub.set_defaults(run=_COMMANDS[name])
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--lock-name", metavar="NAME", help="the lock's literal name, as R replicas use it")
+    parser.add_argument("--expected-latest", metavar="FILE", help="what the last migration must be")
+    parser.add_argument("--expected-min-count", metavar="N", type=int, help="how many there must be at least")
+    parser.add_argument("--allow-empty", action="store_true", help="no migrations at all is fine")
+    parser.add_argument(
+        "--rename", metavar="OLD=NEW", action="append", default=[], help="a file was renamed: its row follows (repeat)"
+    )
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lock-timeout",
+        metavar="S",
+        type=_seconds,
+        default=30.0,
+        help="wait so long (default 30), or 'none': for ever",
+    )
+    parser.add_argument(
+        "--half-applied",
+        choices=("resume", "refuse", "rerun"),
+        default="resume",
+        help="what to do with a file that began and did not end: go on exactly there, or refuse (default); "
+        "always refuse; or start it again from its first statement",
+    )
+    parser.add_argument(
+        "--resume-at",
+        metavar="FILE:N",
+        action="append",
+        default=[],
+        help="go on with a half-applied file at statement N, after you looked (repeat)",
+    )
+    parser.add_argument(
+        "--drift", choices=("tell", "refuse"), default="tell", help="a file changed after it was applied"
+    )
+    parser.add_argument("--ahead", choices=("allow", "refuse"), default="allow", help="the database knows more files")
+    parser.add_argument("--allow-unsafe", action="store_true", help="go on on a cluster node, or through a pooler")
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+
+
+def _run(options: argparse.Namespace) -> int:
+    # What the library logs is told here in the command's own words.
+    logging.getLogger("sharedvol").addHandler(logging.NullHandler())
+    show = _Progress(quiet=options.quiet)
+    coordinator = _coordinator(
+        options,
+        lock_timeout=options.lock_timeout,
+        half_applied=options.half_applied,
+        resume_at=dict(_resume_at(text) for text in options.resume_at),
+        drift=options.drift,
+        ahead=options.ahead,
+        allow_unsafe=options.allow_unsafe,
+        observer=show,
+    )
+    try:
+        status = coordinator.run()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    except SharedVolError as error:
+        show.end()
+        if options.json:
+            _print_json(coordinator.current.as_dict())
+        return _fail(error)
+    finally:
+        show.end()
+    if options.json:
+        _print_json(status.as_dict())
+    else:
+        applied = f"{status.newly_applied} applied" if status.newly_applied else "nothing to apply"
+        write_line(f"{applied}, {status.total_migrations} in all: {_in_words(status)}")
+        _print_findings(status)
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    try:
+        survey = _coordinator(options).plan()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    except SharedVolError as error:
+        return _fail(error)
+    if options.json:
+        _print_json(
+            {
+                "pending": survey.pending,
+                "statements": survey.statements,
+                "renames": dict(survey.renames),
+                "ahead": survey.ahead,
+                "drifted": survey.drifted,
+                "half_applied": [one.as_dict() for one in survey.half_applied],
+                "total_migrations": len(survey.names),
+            }
+        )
+        return 0
+    write_line(f"{len(survey.pending)} of {len(survey.names)} migrations would be applied")
+    renamed = {new: old for old, new in survey.renames}
+    for name in survey.pending:
+        count = survey.statements.get(name)
+        write_line(
+            f"  {name}"
+            + (f"  {count} statements" if count is not None else "")
+            + (f"  (recorded as {renamed[name]}: only its row is renamed)" if name in renamed else "")
+        )
+    _print_findings(survey)
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    try:
+        status = _coordinator(options).status()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    except SharedVolError as error:
+        return _fail(error)
+    if options.json:
+        _print_json(status.as_dict())
+    else:
+        applied = status.total_migrations - status.pending_migrations
+        write_line(f"{applied} of {status.total_migrations} migrations are applied: {_in_words(status)}")
+        for name in status.pending:
+            write_line(f"  pending: {name}")
+        _print_findings(status)
+        if status.lock_holder:
+            holder = status.lock_holder
+            who = f" ({holder['user']} from {holder['host']})" if holder["user"] else ""
+            write_line(f"  the lock {status.lock_name!r} is held by connection {holder['connection_id']}{who}")
+    return EXIT_PENDING if status.pending else 0
+
+
+_COMMANDS: Final = {"run": _run, "plan": _plan, "status": _status}
+
+
+def _coordinator(options: argparse.Namespace, **more: Any) -> MigrationCoordinator:
+    source: Any = options.directory
+    if source.endswith(".ini") and os.path.isfile(source):
+        source = AlembicMigrations(source)
+    try:
+        return MigrationCoordinator(
+            _url(options),
+            source,
+            lock_name=options.lock_name,
+            expected_latest=options.expected_latest,
+            expected_min_count=options.expected_min_count,
+            allow_empty=options.allow_empty,
+            renames=dict(_rename(text) for text in options.rename),
+            **more,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _url(options: argparse.Namespace) -> URL:
+    """The database's URL with its password, from wherever that is."""
+    text = options.url
+    if text.startswith("env:"):
+        name = text.removeprefix("env:")
+        text = os.environ.get(name)
+        if not text:
+            raise UsageError(f"the environment variable {name} is not set: it should hold the database's URL")
+    try:
+        url = database_url.read_url(text)
+    except ModuleNotFoundError as error:
+        raise UsageError("SQLAlchemy is not installed, which databases need: install sharedvol[mysql]") from error
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if url.drivername.startswith("sqlite"):
+        if options.password_file:
+            raise UsageError("an SQLite file has no password: leave --password-file out")
+        return url
+    path = options.password_file or os.environ.get(PASSWORD_FILE)
+    if path:
+        try:
+            with open(path, encoding="utf-8") as file:
+                return url.set(password=file.read().rstrip("\r\n"))
+        except (OSError, ValueError) as error:
+            # The path is not repeated: it may be the password itself, by a mistake.
+            named = "--password-file" if options.password_file else PASSWORD_FILE
+            reason = describe(error) if isinstance(error, OSError) else "it does not hold text"
+            raise UsageError(f"cannot read the password file that {named} names: {reason}") from None
+    if PASSWORD in os.environ:
+        return url.set(password=os.environ[PASSWORD])
+    return url
+
+
+def _rename(text: str) -> tuple[str, str]:
+    old, equals, new = text.partition("=")
+    if not (old and equals and new):
+        raise UsageError(f"--rename takes OLD=NEW, two file names, not {text!r}")
+    return old, new
+
+
+def _resume_at(text: str) -> tuple[str, int]:
+    name, _, number = text.rpartition(":")
+    if not (name and number.isdecimal() and int(number) > 0):
+        raise UsageError(f"--resume-at takes FILE:N, a file name and a statement counted from 1, not {text!r}")
+    return name, int(number)
+
+
+def _seconds(text: str) -> float | None:
+    if text == "none":
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds: give 0 or more, or none")
+    return seconds
+
+
+class _Progress:
+    """Shows each `Step` on standard error: on a terminal each statement, in one line that is overwritten."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._terminal = sys.stderr.isatty()
+        self._open = False
+
+    def __call__(self, step: Step) -> None:
+        place = f"[{step.number}/{step.of}] {step.name}"
+        if step.kind == "waiting":
+            self._say(f"waiting for the lock {step.name!r}, held by {step.detail or 'another'}: {step.seconds:.0f} s")
+        elif step.kind == "renamed":
+            self._say(f"{step.detail} is now {step.name}")
+        elif step.kind == "applied":
+            self._say(f"{place}: {step.statements} statements in {step.seconds:.1f} s")
+        elif step.kind == "started":
+            begin = f", from statement {step.statement + 1}" if step.statement else ""
+            self._say(f"{place}: {step.statements} statements{begin}", passing=True)
+        else:
+            what = f"statement {step.statement}/{step.statements} (line {step.line}, {step.detail})"
+            self._say(f"{place}: {what}", passing=True)
+
+    def end(self) -> None:
+        """Leave the line that would be overwritten."""
+        if self._open:
+            print(file=sys.stderr)
+            self._open = False
+
+    def _say(self, text: str, *, passing: bool = False) -> None:
+        if self._quiet or (passing and not self._terminal):
+            return
+        if self._terminal:
+            text = text if len(text) < 160 else text[:157] + "..."
+            sys.stderr.write("\r\x1b[K" + message(text) + "\n" * (not passing))
+            sys.stderr.flush()
+            self._open = passing
+        else:
+            write_line(message(text), sys.stderr)
+            sys.stderr.flush()
+
+
+def _in_words(status: MigrationStatus) -> str:
+    return {"up_to_date": "up to date", "ahead": "the database is ahead of these files"}.get(status.state, status.state)
+
+
+def _print_findings(found: MigrationStatus | Survey) -> None:
+    for one in found.half_applied:
+        write_line(f"  half-applied: {one}")
+    for name in found.drifted:
+        write_line(f"  changed since it was applied: {name}")
+    for name in found.ahead:
+        write_line(f"  applied, but not among these files: {name}")
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    write_line(json.dumps(value))
+
+
+def _fail(error: SharedVolError) -> int:
+    write_error(str(error))
+    return next((code for kind, code in _CODES if isinstance(error, kind)), EXIT_FAILED)

@@ -1,0 +1,153 @@
+"""The command ``sharedvol status``."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from sharedvol.cli.terminal import Progress, write_error, write_line
+from sharedvol.errors import describe
+from sharedvol.locks import Holder
+from sharedvol.text import shown
+from sharedvol.volume.status import KINDS, Backlog, Lock, Status, look
+from sharedvol.volume.volume import Replica
+
+EXIT_DIRECTORY: Final = 66  # EX_NOINPUT of sysexits.h
+
+ABOUT: Final = """Show who is alive on a volume, which locks are held, and what waits.
+
+Replicas are those that joined (Volume.join in Python). Whether one is alive, and whether a lock is held,
+is asked of the kernel; nobody is disturbed, nothing is changed. Of another container's processes the
+kernel tells only that there is one, unless this runs where it can see them, as on the host. Holders of
+fenced locks and of semaphores say themselves which replica they are, what for, and since when.
+
+Backlog: the files in DIR/<container>/<kind>/** and in DIR/<kind>/**, where the file's name tells the
+container. Names that begin with a dot do not count."""
+
+EXIT_CODES: Final = """exit codes:
+  0    done, also where nobody ever joined
+  1    the register of replicas cannot be read, or this is not Linux
+  2    wrong usage
+  66   DIR is missing, is no directory, or cannot be read"""
+
+_EVERY: Final = 1000  # entries between two looks at the clock
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("directory", metavar="DIR", help="the volume")
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
+    parser.add_argument(
+        "--kinds",
+        type=_kinds,
+        default=KINDS,
+        metavar="NAMES",
+        help=f"the directories whose files wait, with commas between them (default {','.join(KINDS)})",
+    )
+    parser.set_defaults(run=_run)
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    kinds = tuple(text.split(","))
+    if not all(kind and "/" not in kind and not kind.startswith(".") for kind in kinds):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of directory names: give them as results,logs")
+    return kinds
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        with os.scandir(options.directory):
+            pass
+    except OSError as error:
+        hint = {
+            errno.ENOENT: "create it, or mount the volume",
+            errno.ENOTDIR: "name the volume's directory",
+            errno.EACCES: "run this as a user who may read it",
+        }.get(error.errno or 0, "see the reason")
+        write_error(f"cannot read {options.directory!r}: {describe(error)}; {hint}")
+        return EXIT_DIRECTORY
+    progress = Progress(sys.stderr, time.monotonic, every=0.2)
+    try:
+        status = look(options.directory, options.kinds, _counted(progress))
+    finally:
+        progress.end()
+    for line in [json.dumps(status.as_dict())] if options.json else _in_words(status):
+        write_line(line, sys.stdout)
+    return 0
+
+
+def _counted(progress: Progress) -> Callable[[], None]:
+    """Tells ``progress`` how often it was called."""
+    count = 0
+
+    def call() -> None:
+        nonlocal count
+        count += 1
+        if count % _EVERY == 0:
+            progress(f"looked at {count:,} entries")
+
+    return call
+
+
+def _in_words(status: Status) -> Iterator[str]:
+    alive = sum(replica.alive for replica in status.replicas)
+    yield f"{shown(status.directory)}: {alive} alive, {len(status.replicas) - alive} dead"
+    yield from _table("replicas", [_replica(one) for one in status.replicas])
+    unnamed = [slot for slot, name in status.slots.items() if name is None]
+    if unnamed:
+        yield f"slots held by nobody known: {', '.join(map(str, unnamed))}"
+    held = [lock for lock in status.locks if lock.state != "free"]
+    yield from _table("locks", [[shown(lock.path), _holders(lock)] for lock in held])
+    yield f"{len(status.locks) - len(held)} of {len(status.locks)} lock files are free"
+    states = {replica.name: "alive" if replica.alive else "dead" for replica in status.replicas}
+    yield from _table("backlog", [_backlog(one, states) for one in status.backlog])
+    yield f"{sum(one.files for one in status.backlog):,} files wait"
+    if not status.complete:
+        yield "incomplete: some directories cannot be read, or there is too much to look at"
+
+
+def _table(title: str, rows: list[list[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    if rows:
+        yield title
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield f"  {'  '.join(cells)}".rstrip()
+
+
+def _replica(one: Replica) -> list[str]:
+    slot = "slot ?" if one.slot is None else f"slot {one.slot}"
+    since = one.joined_at.strftime("since %Y-%m-%d %H:%M:%S %Z") if one.joined_at else "since ?"
+    return [shown(one.name), "alive" if one.alive else "dead", slot, since, shown(one.purpose)]
+
+
+def _holders(lock: Lock) -> str:
+    if lock.state == "unknown":
+        return "cannot be read"
+    known = [
+        f"process {one['pid']}" + (f" of {shown(one['replica'])}" if one["replica"] else "") for one in lock.holders
+    ]
+    if lock.holder is None:
+        return f"{lock.state}, by {', '.join(known) or 'a process in another container'}"
+    return f"{lock.state}, by {', '.join([*known, *_said(lock.holder)])}"
+
+
+def _said(holder: Holder) -> Iterator[str]:
+    """What it says of itself; its process is told by the kernel, where it is told at all."""
+    yield f"replica {shown(holder.replica or '?')}"
+    if holder.purpose:
+        yield f'for "{shown(holder.purpose)}"'
+    if holder.since:
+        yield holder.since.strftime("since %Y-%m-%d %H:%M:%S %Z")
+
+
+def _backlog(one: Backlog, states: dict[str, str]) -> list[str]:
+    container = "(unknown container)" if one.container is None else shown(one.container)
+    state = states.get(one.container or "", "never joined")
+    return [container, state, one.kind, f"{one.files:,} files", f"{one.bytes:,} bytes"]

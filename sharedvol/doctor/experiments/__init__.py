@@ -1,0 +1,1 @@
+"""What `sharedvol doctor` tries, a module for each group of experiments."""

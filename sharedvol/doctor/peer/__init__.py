@@ -1,0 +1,1 @@
+"""Experiments between two containers."""

@@ -1,0 +1,1 @@
+"""Compose files: read, merged and brought into one form."""

@@ -1,0 +1,60 @@
+"""A file lock whose file is reached by a descriptor of its directory.
+
+Where other users may write the directories above a lock file, they can put another directory into its path at any
+moment. The caller therefore says how to open the lock's directory, and each use of the file's name is relative to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import ModuleType
+from typing import Any, cast
+
+from sharedvol.errors import SharedVolError
+from sharedvol.locks.file import FileLock
+from sharedvol.locks.file import linux as kernel
+
+OpenDirectory = Callable[[], AbstractContextManager[int]]
+"""Opens the directory of a lock file, and closes it again."""
+
+
+class LockBelow(FileLock):
+    """A `FileLock` below a descriptor.
+
+    Args:
+        path: the lock file, as it is named to people. Only its last part is looked up.
+        open_directory: opens the directory that has it.
+        timeout, allow_network: as for `FileLock`.
+    """
+
+    def __init__(
+        self, path: str, open_directory: OpenDirectory, *, timeout: float | None, allow_network: bool = False
+    ) -> None:
+        super().__init__(path, timeout=timeout, allow_network=allow_network)
+        self._backend = cast(ModuleType, _Below(open_directory))
+
+
+class _Below:
+    """The functions of `kernel`. Those that look up a path look up its last part below a descriptor."""
+
+    def __init__(self, open_directory: OpenDirectory) -> None:
+        self._open_directory = open_directory
+
+    def open_lock_file(self, path: str, mode: int) -> int:
+        with self._open_directory() as directory:
+            return kernel.open_lock_file(path, mode, directory)
+
+    def is_current(self, path: str, identity: object) -> bool:
+        try:
+            with self._open_directory() as directory:
+                return kernel.is_current(path, identity, directory)
+        except SharedVolError:
+            return False
+
+    def why_lost(self, fd: int | None, path: str, identity: object) -> str | None:
+        lost = kernel.why_closed(fd, path, identity)
+        return lost or (None if self.is_current(path, identity) else kernel.REPLACED)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(kernel, name)

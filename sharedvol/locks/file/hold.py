@@ -1,0 +1,320 @@
+"""One descriptor of a lock file: how it is locked, waited for, and let go of."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import time
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Final
+
+from sharedvol import forks, native
+from sharedvol.errors import LockLostError, LockTimeout, describe
+from sharedvol.locks.file import waiter
+from sharedvol.locks.file.fencing import Beside
+from sharedvol.locks.file.fork import close_handle, forget_handle, open_handle
+from sharedvol.locks.file.owners import free_orphans, refuse_deadlock
+from sharedvol.locks.grant import Owner
+from sharedvol.network import NetworkPolicy
+
+_POLL_SECONDS: Final = 0.01
+
+
+class Hold:
+    """One descriptor of a lock file.
+
+    ``handle`` is None while a waiter thread, ``wait``, has the descriptor, and when it was closed. ``end`` is when
+    the time to wait is over, by the monotonic clock, once there is one. ``grants`` counts how often it was locked.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "beside",
+        "end",
+        "grants",
+        "handle",
+        "identity",
+        "marked",
+        "mode",
+        "network",
+        "path",
+        "shared",
+        "system",
+        "wait",
+    )
+
+    def __init__(
+        self,
+        system: ModuleType,
+        path: str,
+        mode: int,
+        shared: bool,
+        beside: Beside | None = None,
+        network: NetworkPolicy = NetworkPolicy(),  # noqa: B008 # frozen
+    ) -> None:
+        self.system, self.path, self.mode, self.shared, self.beside = system, path, mode, shared, beside
+        self.network = network
+        self.handle: object | None
+        self._open()
+        self.grants = 0
+        self.wait: waiter.Waiter | None = None
+        self.end: float | None = None
+        forks.track(self)
+
+    def renew(self) -> None:
+        """Have nothing: in a forked child, which must not unlock what its parent holds or waits for."""
+        self.handle = self.wait = None
+
+    def acquire(self, limit: float | None) -> None:
+        """Lock the file that the path names, waiting at most ``limit`` seconds.
+
+        Raises:
+            LockTimeout, LockDeadlockError, LockFileError: as `FileLock.acquire`; `put_back` is then to be called.
+        """
+        while True:
+            self._ensure()
+            if not self._try():
+                self._wait(limit)
+            if self.enter():
+                return
+            self._reopen()
+
+    async def acquire_async(self, limit: float | None, owner: Owner) -> None:
+        """As `acquire`, for the task ``owner`` and without blocking the event loop."""
+        while True:
+            self._ensure()
+            if not self._try():
+                await self._wait_async(limit, owner)
+            if self.enter():
+                return
+            self._reopen()
+
+    def _try(self) -> bool:
+        """Take the lock if it is free, or only held by a thread or task of this process that has just ended."""
+        return self.system.try_both(self.handle, self.path, self.shared) or (
+            free_orphans(self.identity) and self.system.try_both(self.handle, self.path, self.shared)
+        )
+
+    def _ensure(self) -> None:
+        """Have a descriptor of ours: other code may have closed it, as daemons do with all that they find open.
+
+        Its number may be another file's by now. To lock that would keep nobody out.
+        """
+        if not self.system.is_of(self.handle, self.identity, self.marked):
+            self._reopen()
+
+    def enter(self) -> bool:
+        """The descriptor is locked: whether that is the file that the path names, which is then ours.
+
+        Raises:
+            LockFileError: there is no fencing token to be had.
+        """
+        if not self.system.is_current(self.path, self.identity):
+            return False
+        if self.beside is not None:
+            self.beside.enter()
+        self.grants += 1
+        return True
+
+    def release(self) -> LockLostError | None:
+        """Unlock, also where the lock was lost, and say if it was."""
+        lost = None
+        if self.beside is not None:
+            if not (isinstance(self.handle, int) and self.beside.is_surely_ours(self.handle, self.identity)):
+                reason = self.why_lost()
+                lost = self.lost(reason) if reason else None
+            self.beside.leave()
+            if lost and not self.system.is_of(self.handle, self.identity, self.marked):
+                self.close()
+                return lost
+        elif not self.system.is_of(
+            self.handle, self.identity, self.marked
+        ):  # to unlock that number could free somebody else's
+            lost = self.lost(_reason(OSError(errno.EBADF, "")))
+            self.close()
+            return lost
+        try:
+            self.system.unlock(self.handle)
+        except OSError as error:
+            self.close()
+            return lost or self.lost(_reason(error))
+        return lost
+
+    def put_back(self) -> None:
+        """After a failed acquire: whatever it got of the lock goes."""
+        forks.notice()
+        self.end_wait()
+        if self.beside is not None:
+            self.beside.leave()
+        if self.handle is None:
+            return  # a waiter thread has the descriptor, or there is none
+        try:
+            self.system.unlock(self.handle)
+        except OSError:
+            self.close()
+
+    def drop(self) -> None:
+        """Keep nothing: after a `put_back` that did not come to its end."""
+        forks.notice()
+        self.end_wait()
+        self.close()
+
+    def close(self) -> None:
+        """Close the descriptors, and so unlock."""
+        if self.beside is not None:
+            self.beside.close()
+        handle, self.handle = self.handle, None
+        if handle is None:
+            return
+        if self.system.is_of(handle, self.identity, self.marked):
+            close_handle(self.system, handle)
+        else:
+            forget_handle(handle)  # other code closed it, and its number may be another file's: that is left alone
+
+    def why_lost(self) -> str | None:
+        """How the lock was lost, in words; None while it is ours. Any thread of the process may ask."""
+        reason: str | None = self.system.why_lost(self.handle, self.path, self.identity)
+        if reason is None and self.beside is not None:
+            reason = self.beside.why_lost()
+        return reason
+
+    def lost(self, reason: str) -> LockLostError:
+        """The error that says so."""
+        return LockLostError(
+            f"lock {self.path!r} was lost: {reason}; another may have had it since, so check what was done under it"
+        )
+
+    def _reopen(self) -> None:
+        """Somebody deleted or replaced the lock file: ours is a lock that nobody else will ask for."""
+        self.close()
+        self._open()
+
+    def _open(self) -> None:
+        self.handle = open_handle(self.system, self.path, self.mode)
+        self.identity: object = self.system.identify(self.handle, self.path)
+        self.marked: int = self.system.mark(self.handle)
+        try:
+            self.network.check(self.handle, "lock", self.path)
+        except BaseException:
+            self.close()
+            raise
+
+    # What follows waits.
+
+    def _wait(self, limit: float | None) -> None:
+        native.refuse_eventlet()
+        if limit == 0:
+            raise LockTimeout(self.path)
+        if limit is None:
+            refuse_deadlock(self.path, self.identity)
+            if not native.has_greenlets():
+                self.system.wait_first(self.handle, self.path, self.shared)
+                self.system.wait_second(self.handle, self.path, self.shared)
+                return
+        left = None if limit is None else self._left(limit)
+        ended = native.bell()
+        try:
+            if not self.lend(ended.ring):
+                for pause in self._polls(limit):
+                    time.sleep(pause)
+                return
+            ended.wait(left)
+            self._take_back(limit)
+        finally:
+            ended.close()
+
+    async def _wait_async(self, limit: float | None, owner: Owner) -> None:
+        if limit is None:
+            refuse_deadlock(self.path, self.identity, owner)
+        elif limit == 0:
+            raise LockTimeout(self.path)
+        ended = Notice()
+        left = None if limit is None else self._left(limit)
+        if not self.lend(ended.tell):
+            for pause in self._polls(limit):
+                await asyncio.sleep(pause)
+            return
+        await ended.wait(left)
+        self._take_back(limit)
+
+    def _left(self, limit: float) -> float:
+        """The seconds that are left of ``limit``, which began with the first wait for this hold."""
+        now = time.monotonic()
+        if self.end is None:
+            self.end = now + limit
+        return max(0.0, self.end - now)
+
+    def lend(self, notify: Callable[[], None]) -> bool:
+        """Let a thread wait with the descriptor; False where none can be started (a limit of processes).
+
+        The hold knows the waiter before its thread runs: whatever exception comes from then on, `put_back`
+        finds it, and no lock is granted to nobody.
+        """
+
+        def keep(wait: waiter.Waiter | None) -> None:
+            if wait is not None and wait.handle == handle:  # not a parked one, which has another descriptor
+                wait.marked = self.marked
+            self.wait = wait
+
+        handle, self.handle = self.handle, None
+        try:
+            waiter.wait_for(self.system, handle, self.identity, self.path, self.shared, notify, keep)
+        except RuntimeError:
+            self.handle = handle
+            return False
+        return True
+
+    def end_wait(self) -> waiter.Waiter | None:
+        """Take the descriptor from the waiter if its wait has ended, else walk away from it."""
+        wait = self.wait
+        if wait is not None and not waiter.walk_away(wait):
+            self.handle, self.marked = wait.handle, wait.marked
+        self.wait = None
+        return wait
+
+    def _polls(self, limit: float | None) -> Iterator[float]:
+        """The pauses between tries, where there is no thread to wait; ends with the lock taken."""
+        while not self.system.try_both(self.handle, self.path, self.shared):
+            left = _POLL_SECONDS if limit is None else self._left(limit)
+            if not left:
+                raise LockTimeout(self.path, limit or 0.0)
+            yield min(left, _POLL_SECONDS)
+
+    def _take_back(self, limit: float | None) -> None:
+        """The wait has ended, or the time for it has."""
+        wait = self.end_wait()
+        if self.handle is None:
+            raise LockTimeout(self.path, limit or 0.0)
+        if wait is not None and wait.error is not None:
+            raise wait.error
+
+
+class Notice:
+    """What a thread tells a coroutine of the running loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._told = self._loop.create_future()
+
+    def tell(self) -> None:
+        """Wake the coroutine, from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._set)
+
+    async def wait(self, seconds: float | None) -> None:
+        """Until told, or for so long at most. Never swallows a cancellation, as ``asyncio.wait_for`` may."""
+        await asyncio.wait([self._told], timeout=seconds)
+        if self._told.done():
+            self._told = self._loop.create_future()
+
+    def _set(self) -> None:
+        if not self._told.done():
+            self._told.set_result(None)
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.EBADF:
+        return "its descriptor was closed by other code of this process"
+    return f"it cannot be unlocked, {describe(error)}"

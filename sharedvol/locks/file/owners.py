@@ -1,0 +1,254 @@
+"""The descriptors of one lock object: those that are locked, and one that is kept for the next use."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import weakref
+from typing import TYPE_CHECKING
+
+from sharedvol import forks, native
+from sharedvol.errors import LockDeadlockError, LockLostError
+from sharedvol.locks.grant import INHERITED, RELEASED, Acquired, Grant, Owner, of_block, of_caller, owners_here
+
+if TYPE_CHECKING:
+    from sharedvol.locks.file.hold import Hold
+
+
+class Ownership:
+    """What this process holds through one lock object, in the order in which it was granted."""
+
+    def __init__(self) -> None:
+        self.held: dict[Grant, Hold] = {}
+        self.idle: list[Hold] = []
+        self._inherited: list[tuple[Owner | None, Grant]] = []
+        self._ended_early: list[int] = []  # blocks
+        self._mutex = native.mutex()  # of `held` and what its grants count, without system calls
+        self._ref = weakref.ref(self)
+        forks.track(self)
+
+    def of_caller(self) -> Grant | None:
+        """The last grant of the calling thread or running task."""
+        forks.notice()
+        return of_caller(list(self.held)) if self.held else None
+
+    def of_block(self, block: int, *, task_first: bool = False) -> Grant | None:
+        """The grant of a ``with`` block that ends."""
+        forks.notice()
+        return of_block(list(self.held), block, self.ended_early, task_first=task_first)
+
+    def ended_early(self, block: int) -> str:
+        """What left a block that ends without a hold: `RELEASED`, `INHERITED` or ""."""
+        if block in self._ended_early:
+            self._ended_early.remove(block)
+            return RELEASED
+        return INHERITED if any(block in grant.blocks for _, grant in self._inherited) else ""
+
+    def reenter(self, owner: Owner, block: int | None, acquired: Acquired | None) -> bool:
+        """Count one more acquire of ``owner``, which is calling, if it is inside of a hold."""
+        with self._mutex:
+            for grant in self.held:
+                if grant.is_reentered_by(owner):
+                    grant.add(block, acquired)
+                    return True
+        return False
+
+    def undo_inherited(self, grant: Grant | None = None, block: int | None = None) -> bool:
+        """In a forked child: whether this undoes what its parent acquired, which is nothing here.
+
+        Args:
+            grant: which; else one of the caller's.
+            block: the block that ends.
+        """
+        forks.notice()
+        for _, one in self._inherited:
+            if block in one.blocks:
+                one.undo(block)
+                return True
+        # After a fork asyncio tells no current task, though the child may be leaving its parent's `async with`.
+        here = owners_here()
+        for owner, one in self._inherited:
+            mine = one is grant if grant is not None else owner in here or isinstance(owner, asyncio.Task)
+            if mine and one.depth:
+                one.undo(None)
+                return True
+        return grant is not None and grant.inherited
+
+    def add(self, grant: Grant, hold: Hold) -> None:
+        """``hold`` is locked, for ``grant``."""
+        if not isinstance(grant.owner(), asyncio.Task):
+            grant.enter()
+        _note(hold.identity, grant, self._ref)
+        with self._mutex:
+            self.held[grant] = hold
+
+    def remove(self, grant: Grant) -> Hold | None:
+        """Forget that ``grant`` has anything. Return what it had."""
+        hold = self.held.pop(grant, None)
+        if hold is not None:
+            _forget(hold.identity, grant)
+        return hold
+
+    def undo(
+        self, grant: Grant, block: int | None = None, *, acquired: bool = False, last: bool = False
+    ) -> LockLostError | None:
+        """Undo one acquire. The last one unlocks, whatever happens meanwhile. Return the error if the lock was lost.
+
+        Args:
+            grant: which has it.
+            block: the block that ends.
+            acquired: what the acquire returned undoes it.
+            last: it is the last, however many there were.
+
+        Raises:
+            KeyError: another thread has freed it.
+        """
+        hold = self.held[grant]
+        try:
+            with self._mutex:
+                if grant not in self.held or (acquired and not grant.taken):
+                    last = False
+                    raise KeyError(grant)
+                grant.objects -= acquired
+                last = last or grant.depth <= 1
+                self._ended_early += grant.undo(block)
+                if last:
+                    self.remove(grant)
+                    grant.end()
+            if not last:
+                self.free_orphan(grant)
+                return None
+            lost = hold.release()
+            self.keep(hold)
+            return lost
+        except BaseException:
+            if last:
+                hold.close()
+                self.remove(grant)
+                _forget(hold.identity, grant)
+            raise
+
+    def drop_acquired(self, grant: Grant) -> None:
+        """What an acquire returned was collected without a release."""
+        with self._mutex:
+            grant.objects -= 1
+        self.free_orphan(grant)
+
+    def owner_ended(self, owner: Owner | None) -> None:
+        """A thread or task has ended; None if it exists no more."""
+        forks.notice()
+        for grant in list(self.held):
+            if grant.owner() in (owner, None):
+                grant.forget_owner()
+                self.free_orphan(grant)
+
+    def free_orphan(self, grant: Grant) -> None:
+        """Free it if nothing else ever will."""
+        if grant.is_orphan and grant in self.held:
+            with contextlib.suppress(KeyError):  # another thread was first
+                self.undo(grant, last=True)
+
+    def kept(self) -> Hold | None:
+        """The descriptor that was kept, if there is one: no more of this object, until it is held or kept."""
+        forks.notice()
+        try:
+            return self.idle.pop()
+        except IndexError:
+            return None
+
+    def keep(self, hold: Hold) -> None:
+        """Keep one unlocked descriptor for the next use."""
+        hold.end = None
+        if hold.handle is None or self.idle:
+            hold.close()
+        else:
+            self.idle.append(hold)
+
+    def put_back(self, grant: Grant | None, hold: Hold) -> None:
+        """After a failed acquire: nothing is locked."""
+        forks.notice()
+        if grant is not None:
+            self.remove(grant)
+            _forget(hold.identity, grant)  # where an interrupt came first
+            grant.end()
+        hold.put_back()
+        self.keep(hold)
+
+    def close(self) -> None:
+        """Close everything, which frees what was locked."""
+        forks.notice()
+        for grant in list(self.held):
+            hold = self.remove(grant)
+            if hold is not None:
+                hold.close()
+        for hold in self.idle:
+            hold.close()
+
+    def renew(self) -> None:
+        """Begin with nothing: in a forked child, where `handles` has closed the descriptors."""
+        self._inherited += [(grant.owner(), grant) for grant in self.held]  # a child may be renewed twice
+        for grant in self.held:
+            grant.active, grant.inherited = False, True
+        self.held, self.idle, self._mutex = {}, [], native.mutex()
+
+
+def refuse_deadlock(path: str, identity: object, task: Owner | None = None) -> None:
+    """Refuse to wait for oneself without end.
+
+    Args:
+        path: the lock file, to name it.
+        identity: what it is.
+        task: for which the wait is, if it leaves the event loop running.
+
+    Raises:
+        LockDeadlockError: the caller holds the lock file through another object or call.
+    """
+    if is_held_here(identity, task):
+        raise LockDeadlockError(
+            f"lock {path!r} is held by this very thread or task, through another FileLock "
+            "object or call: it would wait for itself for ever; share one object, or set a timeout"
+        )
+
+
+def is_held_here(identity: object, task: Owner | None = None) -> bool:
+    """Whether the caller would wait for itself for this lock file, through whatever object."""
+    return any(grant.blocks_caller(task) for grant in list(_holding.get(identity, ())))
+
+
+def free_orphans(identity: object) -> bool:
+    """Free what owners left that have just ended, and whose end was not yet reported. Return whether there was any."""
+    found = [
+        (other, grant)
+        for grant, ref in list(_holding.get(identity, {}).items())
+        if grant.is_orphan and (other := ref()) is not None
+    ]
+    for other, grant in found:
+        other.free_orphan(grant)
+    return bool(found)
+
+
+_holding: dict[object, dict[Grant, weakref.ref[Ownership]]] = {}  # by the file, and only what is locked
+_mutex = native.mutex()
+
+
+def _note(identity: object, grant: Grant, own: weakref.ref[Ownership]) -> None:
+    with _mutex:
+        there = _holding.get(identity)
+        if there is None:
+            _holding[identity] = {grant: own}
+        else:
+            there[grant] = own
+
+
+def _forget(identity: object, grant: Grant) -> None:
+    with _mutex:
+        there = _holding.get(identity)
+        if there is not None and there.pop(grant, None) is not None and not there:
+            del _holding[identity]
+
+
+@forks.in_child
+def _renew() -> None:
+    global _mutex
+    _mutex = native.mutex()
+    _holding.clear()

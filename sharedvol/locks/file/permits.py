@@ -1,0 +1,168 @@
+"""The permits of a semaphore, the queue for them, and the attempt to get one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+from sharedvol.errors import LockDeadlockError, LockTimeout
+from sharedvol.locks.file import FileLock
+from sharedvol.locks.file import linux as kernel
+from sharedvol.locks.file.fencing import Beside
+from sharedvol.locks.file.hold import Hold
+from sharedvol.locks.file.owners import Ownership, is_held_here
+from sharedvol.locks.grant import Grant, Owner
+from sharedvol.network import NetworkPolicy
+
+
+class Permit(Ownership):
+    """One of the lock files, and this process's descriptors of it."""
+
+    def __init__(self, path: str, mode: int, purpose: str, network: NetworkPolicy) -> None:
+        super().__init__()
+        self.path, self._mode, self._purpose, self._network = path, mode, purpose, network
+
+    def take(self) -> Hold:
+        """A descriptor, not locked."""
+        kept = self.kept()
+        if kept is not None:
+            return kept
+        beside = Beside(self.path, self._mode, self._purpose, fenced=False)
+        return Hold(kernel, self.path, self._mode, False, beside, self._network)
+
+
+class Attempt:
+    """One acquire: of all permits, the first that is granted. What it has in hand, `undo` puts back.
+
+    Args:
+        permits: to choose from.
+        grant: what is to have it.
+        add: counts the acquire in it, under the lock.
+    """
+
+    _serial = itertools.count(1)
+
+    def __init__(self, permits: list[Permit], grant: Grant, add: Callable[[], object]) -> None:
+        self._permits, self._grant, self._add = permits, grant, add
+        self._in_hand: list[tuple[Permit, Hold]] = []
+        self._won: Permit | None = None
+
+    def try_all(self) -> bool:
+        """Take a permit that is free; never waits."""
+        for permit in self._permits:
+            hold = self._take(permit)
+            try:
+                hold.acquire(0)
+            except LockTimeout:
+                self._put_back()
+            else:
+                self._win(permit, hold)
+                return True
+        return False
+
+    def lend_all(self, notify: Callable[[], None]) -> bool:
+        """Let a thread wait for each; False where one cannot be started."""
+        return all(self._take(permit).lend(notify) for permit in self._permits)
+
+    def end_waits(self) -> bool:
+        """Walk away from the waits that have not ended, and keep one permit of those that have, if there is one."""
+        errors = []
+        for permit, hold in self._in_hand:
+            wait = hold.end_wait()
+            if wait is not None and wait.error is not None:
+                errors.append(wait.error)
+            elif wait is not None and hold.handle is not None and self._won is None:
+                if hold.enter():
+                    self._win(permit, hold)
+                else:
+                    hold.close()  # somebody deleted its file: kept, it would be granted again and again, for nothing
+        self._put_back()
+        if self._won is None and errors:
+            raise errors[0]
+        return self._won is not None
+
+    def refuse_deadlock(self, path: str, task: Owner | None) -> None:
+        """Refuse to wait without end for what one holds.
+
+        Args:
+            path: of the semaphore, to name it.
+            task: for which the wait is, if it leaves the event loop running.
+
+        Raises:
+            LockDeadlockError: the caller holds every permit.
+        """
+        for permit in self._permits:
+            hold = self._take(permit)
+            here = is_held_here(hold.identity, task)
+            self._put_back()
+            if not here:
+                return
+        raise LockDeadlockError(
+            f"all {len(self._permits)} permits of semaphore {path!r} are held by this very thread or task: it would "
+            "wait for itself for ever; release one, or set a timeout"
+        )
+
+    def undo(self) -> None:
+        """Nothing was acquired after all."""
+        self._grant.end()
+        if self._won is not None:
+            hold = self._won.remove(self._grant)
+            if hold is not None:
+                self._in_hand.append((self._won, hold))
+        self._put_back()
+
+    def _take(self, permit: Permit) -> Hold:
+        hold = permit.take()
+        self._in_hand.append((permit, hold))
+        return hold
+
+    def _win(self, permit: Permit, hold: Hold) -> None:
+        hold.grants = next(self._serial)
+        self._won = permit
+        self._add()
+        permit.add(self._grant, hold)
+        self._in_hand = [one for one in self._in_hand if one[1] is not hold]
+
+    def _put_back(self) -> None:
+        while self._in_hand:
+            permit, hold = self._in_hand[-1]
+            permit.put_back(None, hold)
+            self._in_hand.pop()
+
+
+class Queue:
+    """The place in the queue during an acquire; with a timeout of 0, only if there is nobody else."""
+
+    def __init__(self, lock: FileLock, path: str, limit: float | None) -> None:
+        self._lock, self._path, self._limit = lock, path, limit
+
+    def __enter__(self) -> None:
+        try:
+            self._lock.acquire(self._limit)
+        except LockTimeout:
+            if self._limit != 0:
+                raise LockTimeout(self._path, self._limit or 0.0) from None
+        except BaseException:
+            self.leave()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
+    async def __aenter__(self) -> None:
+        try:
+            await self._lock.acquire_async(self._limit)
+        except LockTimeout:
+            if self._limit != 0:
+                raise LockTimeout(self._path, self._limit or 0.0) from None
+        except BaseException:
+            self.leave()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Let the next come to the front."""
+        if self._lock.held:
+            self._lock.release()

@@ -1,0 +1,5 @@
+"""Locks on MySQL and MariaDB servers."""
+
+from sharedvol.locks.mysql.lock import NamedLock
+
+__all__ = ["NamedLock"]

@@ -1,0 +1,5 @@
+"""Locks on Redis servers."""
+
+from sharedvol.locks.redis.lock import RedisLock
+
+__all__ = ["RedisLock"]

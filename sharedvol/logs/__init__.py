@@ -1,0 +1,5 @@
+"""Log files of replicas."""
+
+from sharedvol.logs.handler import ReplicaFileHandler
+
+__all__ = ["ReplicaFileHandler"]

@@ -1,0 +1,1 @@
+"""Where migrations come from: directories of SQL files, Alembic, Python functions."""

@@ -1,0 +1,1 @@
+"""SQL scripts, their statements, and the runners that apply them."""

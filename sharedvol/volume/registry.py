@@ -1,0 +1,246 @@
+"""Who is alive on a volume: the files on the disk, and how the kernel is asked.
+
+::
+
+    .replicas/                 mode 1777, for replicas of every user
+      join.lock                one join or removal at a time
+      names/<name>.lock        held shared by each process of the replica, for life
+      names/<name>.json        what is known of it; never believed over the lock
+      slots/<n>.lock           held like the name's
+
+Only the lock says who is alive, so no clock is needed to tell the dead from the slow: the kernel frees it
+when its last holder dies, not before. A reader asks whether the lock is held and takes nothing, so it never
+delays a process that joins. The name is locked last: once it is, all else about the replica is true.
+
+Any process that may write the volume can write here, so whatever is found is checked before it is used. Everything is
+reached by descriptors of directories: no symbolic link is followed, and a directory that is swapped between two
+steps changes only where the register itself is written. Only regular files are read, and only their beginnings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from typing import Any, Final
+
+from sharedvol import forks
+from sharedvol.errors import LockFileError, NetworkFileSystemError, PresenceError, describe
+from sharedvol.locks.file import linux as kernel
+from sharedvol.locks.file.below import LockBelow
+from sharedvol.locks.file.fork import close_handle, remember_handle
+from sharedvol.network import ALLOWED, NetworkPolicy
+from sharedvol.volume.open_register import OpenRegister
+from sharedvol.volume.record import MAX_SLOTS
+from sharedvol.volume.register_making import GATE, OPEN, PARTS, make_register, remove_skeletons
+
+DIRECTORY: Final = ".replicas"
+_UNUSABLE: Final = (errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.EACCES)
+_TRIES: Final = 100
+
+
+class Claim:
+    """A lock file to be held shared for as long as the process lives, or until `drop`.
+
+    Unlike a `FileLock` it belongs to no thread. A forked child starts without it, and must not drop it.
+
+    Args:
+        directory: a descriptor of the lock file's directory.
+        path: the lock file. Only its last part is looked up.
+
+    Raises:
+        LockFileError: the file cannot be opened.
+    """
+
+    def __init__(self, directory: int, path: str) -> None:
+        self._path = path
+        self._handle: Any = remember_handle(kernel, lambda: kernel.open_lock_file(path, 0o666, directory))
+        forks.track(self)
+
+    def renew(self) -> None:
+        """Have nothing: in a forked child, where `handles` has closed the descriptor."""
+        self._handle = None
+
+    def is_held(self) -> bool:
+        """Return whether any process, this one included, holds it through another descriptor."""
+        return kernel.conflict(self._handle) is not None
+
+    def take(self, directory: int) -> bool:
+        """Hold it, together with others who do. Return False if a process holds it exclusively."""
+        identity = kernel.identify(self._handle, self._path)
+        return kernel.try_both(self._handle, self._path, True) and kernel.is_current(self._path, identity, directory)
+
+    def drop(self) -> None:
+        """Unlock and close."""
+        forks.notice()
+        close_handle(kernel, self._handle)
+
+
+class Register:
+    """The directory ``.replicas`` of one volume. A process that changes it holds ``join.lock``.
+
+    Args:
+        volume: the volume's absolute path.
+        root: a descriptor of the volume, which stays the caller's; else the path is opened for each use.
+        network: what to do about a network file system.
+    """
+
+    def __init__(self, volume: str, root: int | None = None, network: NetworkPolicy = ALLOWED) -> None:
+        self._volume, self._root, self._network = volume, root, network
+        self._top = os.path.join(volume, DIRECTORY)
+        self.gate = os.path.join(self._top, GATE)
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[OpenRegister | None]:
+        """Open the register. Yield None where no replica ever joined.
+
+        Raises:
+            PresenceError: it cannot be opened, or is not as the protocol wants it.
+            NetworkFileSystemError: the volume is on a network file system, which ``network`` refuses.
+        """
+        opened: list[int] = []
+        try:
+            try:
+                opened.append(self._open_root())
+                self._network.check(opened[0], "volume", self._volume)
+                opened.append(os.open(DIRECTORY, OPEN, dir_fd=opened[0]))
+                for part in PARTS:
+                    opened.append(os.open(part, OPEN, dir_fd=opened[1]))
+            except FileNotFoundError:
+                yield None
+                return
+            except NetworkFileSystemError:
+                raise
+            except OSError as error:
+                raise self._failed("open", error) from error
+            self._check(opened)
+            yield OpenRegister(self._top, *opened[1:])
+        finally:
+            for fd in opened:
+                os.close(fd)
+
+    @contextlib.contextmanager
+    def existing(self) -> Iterator[OpenRegister]:
+        """Open a register that must be there.
+
+        Raises:
+            PresenceError: as `open`; or it is missing.
+        """
+        with self.open() as found:
+            if found is None:
+                raise PresenceError(f"{self._top!r} was removed while it was in use: join the volume again")
+            yield found
+
+    def gate_lock(self, timeout: float) -> LockBelow:
+        """Return the lock that a process holds while it changes the register."""
+
+        @contextlib.contextmanager
+        def directory() -> Iterator[int]:
+            with self.existing() as found:
+                yield found.top
+
+        return LockBelow(self.gate, directory, timeout=timeout, allow_network=True)  # `open` has checked
+
+    def name_lock(self, name: str) -> LockBelow:
+        """Return the lock of a name, for a process that removes what a dead replica left."""
+
+        @contextlib.contextmanager
+        def directory() -> Iterator[int]:
+            with self.existing() as found:
+                yield found.names
+
+        path = os.path.join(self._top, "names", f"{name}.lock")
+        return LockBelow(path, directory, timeout=0, allow_network=True)
+
+    def make(self) -> None:
+        """Make the register where it is missing.
+
+        Raises:
+            PresenceError: it cannot be made.
+        """
+        for _ in range(_TRIES):
+            with self.open() as found:
+                if found is not None:
+                    return
+            try:
+                self._make()
+            except OSError as error:
+                # A process that made the register first removes what is being made here, which fails in several ways.
+                if not os.path.isdir(os.path.join(self._volume, DIRECTORY)):
+                    raise self._failed("make", error) from error
+        raise PresenceError(f"cannot make {self._top!r}: other processes remove it again; find out which")
+
+    def _make(self) -> None:
+        root = self._open_root()
+        try:
+            make_register(root, DIRECTORY)
+            remove_skeletons(root, DIRECTORY)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            with self.open() as found:
+                if found is None:  # something is there, but not what would have been made
+                    raise PresenceError(
+                        f"{self._top!r} is not a whole register of replicas: remove it while no replica runs"
+                    ) from error
+            remove_skeletons(root, DIRECTORY)
+        finally:
+            os.close(root)
+
+    def _open_root(self) -> int:
+        if self._root is not None:
+            return os.dup(self._root)
+        return os.open(self._volume, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def _check(self, opened: list[int]) -> None:
+        """Refuse directories that the protocol's maker did not make: they could be another use's."""
+        volume, top, *_ = found = [os.fstat(fd) for fd in opened]
+        for info, part in zip(found[1:], ("", *PARTS), strict=True):
+            why = None
+            if info.st_dev != volume.st_dev:
+                why = "is on another file system than the volume"
+            elif info.st_uid != top.st_uid:
+                why = f"belongs to user {info.st_uid}, and the register to user {top.st_uid}"
+            elif info.st_mode & 0o022 and not info.st_mode & stat.S_ISVTX:
+                why = f"has mode {stat.S_IMODE(info.st_mode):04o}, with which others can replace its files (not 1777)"
+            if why is not None:
+                raise PresenceError(
+                    f"{os.path.join(self._top, part).rstrip('/')!r} {why}: it is not used; remove {self._top!r} while "
+                    "no replica runs, and the next to join makes it again"
+                )
+
+    def _failed(self, what: str, error: OSError) -> PresenceError:
+        hint = {
+            errno.ENOENT: "create the directory, or mount its volume",
+            errno.EROFS: "a process that joins writes there: mount the volume read-write",
+            errno.EACCES: "give this user permission on the volume's directory",
+            errno.ENOTDIR: "something else has its name, or a symbolic link, which is never followed: remove it",
+            errno.ELOOP: "a symbolic link, which is never followed, has its name: remove it",
+        }.get(error.errno or 0, "see the reason")
+        return PresenceError(f"cannot {what} {self._top!r}: {describe(error)}; {hint}")
+
+
+def claim_slot(register: OpenRegister) -> tuple[int, Claim]:
+    """Hold the lowest slot that is free, and return it.
+
+    Raises:
+        LockFileError: a slot's file cannot be opened or locked.
+        PresenceError: there is no free slot.
+    """
+    for slot in range(MAX_SLOTS):
+        try:
+            claim = Claim(register.slots, register.slot_lock(slot))
+        except LockFileError as error:
+            if error.errno in _UNUSABLE:
+                continue  # something else has this slot's name, and so the number is not free
+            raise
+        try:
+            if not claim.is_held() and claim.take(register.slots):
+                return slot, claim
+        except BaseException:
+            claim.drop()
+            raise
+        claim.drop()
+    raise PresenceError(f"all {MAX_SLOTS} slots of {register.path!r} are taken: find the processes that hold them")
