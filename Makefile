@@ -30,12 +30,12 @@ torture: $(READY) ## kill, fail and cut the power at every step of a migration a
 	@sh scripts/install-servers
 	@sh scripts/install-filesystems nfs
 	SHAREDVOL_TEST_KILLS=all SHAREDVOL_TORTURE=all $(BIN)/pytest $(PYTEST_FLAGS) \
-		tests/migrations/test_migrations_kill.py tests/sidecar/test_sidecar_torture_*.py \
-		tests/sidecar/test_sidecar_service_leaks.py tests/doctor/test_network_torture_nfs.py
+		tests/migrations/test_migrations_kill.py tests/sidecar/torture \
+		tests/sidecar/service/test_sidecar_service_leaks.py tests/doctor/test_network_torture_nfs.py
 
 soak: $(READY) ## replicas and sidecars under faults, every record counted (30 minutes; SHAREDVOL_SOAK_SECONDS, _SEED, _MODES)
 	@sh scripts/install-filesystems
-	@PYTHONPATH=tests:tests/sidecar:tests/soak $(BIN)/python -P -m soak
+	@PYTHONPATH=tests $(BIN)/python -P -m support.soak
 
 lint: $(READY) ## style and types
 	$(BIN)/ruff check .

@@ -21,7 +21,7 @@ from bench.machine import describe
 from bench.report import order, write
 from bench.results import Group, Results
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 
 
 def main() -> int:

@@ -83,8 +83,8 @@ def _file_system(directory: Path) -> str:
 
 def _databases() -> dict[str, str]:
     """Of the servers that the tests start."""
-    sys.path.append(str(Path(__file__).parent.parent / "tests"))
-    from installed import NotInstalled, programs
+    sys.path.append(str(Path(__file__).parents[1] / "tests"))
+    from support.installed import NotInstalled, programs
 
     found = {}
     for flavour, words in (("mariadb", "MariaDB"), ("mysql", "MySQL")):

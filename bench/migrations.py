@@ -15,7 +15,7 @@ from sharedvol import MigrationCoordinator
 from sharedvol.migrations import split_script
 
 # The servers are those that the tests start.
-sys.path.append(str(Path(__file__).parent.parent / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 REPLICAS = 32
 FILES = 50
@@ -50,8 +50,8 @@ def _seconds_to_split(script: str) -> float:
 
 def replicas(directory: Path, scale: float) -> Iterator[Figure]:
     """The fast path's round trips; and replicas that start together on pending files, beside one alone."""
-    from installed import FLAVOURS, NotInstalled, programs
-    from servers import Server
+    from support.installed import FLAVOURS, NotInstalled, programs
+    from support.servers import Server
 
     files = _migrations(directory, max(2, int(FILES * scale)))
     count = max(2, int(REPLICAS * scale))
@@ -78,8 +78,8 @@ def replicas(directory: Path, scale: float) -> Iterator[Figure]:
 
 
 def _fast_path(server: object, files: Path) -> Figure:
-    from link import Link
-    from servers import Server
+    from support.link import Link
+    from support.servers import Server
 
     assert isinstance(server, Server)
     database = server.create_database()
@@ -106,7 +106,7 @@ def _migrations(directory: Path, count: int) -> Path:
 
 def _start(server: object, files: Path, count: int, option: str) -> float:
     """Seconds until all of ``count`` processes, released together on an empty schema, are ready."""
-    from servers import Server
+    from support.servers import Server
 
     assert isinstance(server, Server)
     url = server.url(server.create_database()) + option

@@ -25,7 +25,7 @@ from bench.scripts import ADDING, PREPARE, Scripts, write
 from bench.together import together
 
 # The servers are those that the tests start.
-sys.path.append(str(Path(__file__).parent.parent / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 ROUNDS = 3
 COUNTS = (1, 4, 16)
@@ -62,8 +62,8 @@ class Outcome:
 
 def startup(directory: Path, scale: float) -> Iterator[Measured]:
     """Each on MariaDB, all without TLS."""
-    from installed import NotInstalled, programs
-    from servers import Server
+    from support.installed import NotInstalled, programs
+    from support.servers import Server
 
     try:
         programs("mariadb")

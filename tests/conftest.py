@@ -9,10 +9,10 @@ import signal
 from collections.abc import Callable, Generator, Iterator
 
 import pytest
-from counted import summary
-from installed import FLAVOURS, FUSE_MISSING, MYSQL_MISSING, R_MISSING, NotInstalled
-from redis_servers import RedisServer
-from servers import Database, Server
+from support.counted import summary
+from support.installed import FLAVOURS, FUSE_MISSING, MYSQL_MISSING, R_MISSING, NotInstalled
+from support.redis_servers import RedisServer
+from support.servers import Database, Server
 
 # A shell starts background jobs with SIGINT ignored, and every process that a test starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from compose_images import ROOT, WHEELS, build_api, build_mysql, build_traefik, download_wheels
-from container_engine import Engine
+from support.containers.compose_images import ROOT, WHEELS, build_api, build_mysql, build_traefik, download_wheels
+from support.containers.container_engine import Engine
 
 LOCKS = ["sidecar/requirements.txt", "sidecar/requirements-build.txt"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compose_volume import example
+from support.containers.compose_volume import example
 
 COMBINATIONS = {
     "compose.yaml": 1,

@@ -8,11 +8,11 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from compose_client import Answer, Client, await_route
-from compose_images import build_r_api
-from compose_project import Project
-from compose_volume import Database, await_collected, collected, database, example
-from container_engine import Engine
+from support.containers.compose_client import Answer, Client, await_route
+from support.containers.compose_images import build_r_api
+from support.containers.compose_project import Project
+from support.containers.compose_volume import Database, await_collected, collected, database, example
+from support.containers.container_engine import Engine
 
 import sharedvol
 

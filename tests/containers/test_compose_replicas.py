@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from compose_client import Answer, Client, await_route
-from compose_project import Container, Project
-from compose_volume import Database, await_collected, collected, database, example
-from container_engine import Engine, wait_until
+from support.containers.compose_client import Answer, Client, await_route
+from support.containers.compose_project import Container, Project
+from support.containers.compose_volume import Database, await_collected, collected, database, example
+from support.containers.container_engine import Engine, wait_until
 
 pytestmark = pytest.mark.timeout(600)
 

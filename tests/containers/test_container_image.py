@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from container_engine import Engine, wait_until
+from support.containers.container_engine import Engine, wait_until
 
 from sharedvol import __version__
 

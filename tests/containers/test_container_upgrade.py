@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from compose_images import IMAGES, ROOT, build_image
-from container_engine import Engine
-from container_fleet import Fleet
-from container_judge import faults
+from support.containers.compose_images import IMAGES, ROOT, build_image
+from support.containers.container_engine import Engine
+from support.containers.container_fleet import Fleet
+from support.containers.container_judge import faults
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from container_engine import Engine
-from container_fleet import Fleet, Outcome
-from container_judge import Files, faults
+from support.containers.container_engine import Engine
+from support.containers.container_fleet import Fleet, Outcome
+from support.containers.container_judge import Files, faults
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -7,11 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from compose_project import Project
-from container_engine import Engine
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from doc_pages import PAGES, ROOT, Block, blocks_of, compare, is_run_elsewhere, outputs, printed_by
+from support.containers.compose_project import Project
+from support.containers.container_engine import Engine
+from support.doc_pages import PAGES, ROOT, Block, blocks_of, compare, is_run_elsewhere, outputs, printed_by
 
 LIMIT = 100
 """Seconds for the commands of a block."""

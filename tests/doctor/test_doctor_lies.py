@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from doctor_scenes import (
+from support.doctor.doctor_scenes import (
     Look,
     daemons,
     examined,
@@ -22,7 +22,7 @@ from doctor_scenes import (
     with_foreign_files,
     with_mount_below,
 )
-from processes import wait_until
+from support.processes import wait_until
 
 from sharedvol.doctor.advice import CATALOGUE
 from sharedvol.doctor.examination import BETWEEN, EXPERIMENTS

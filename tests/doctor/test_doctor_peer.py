@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doctor_scenes import LIMIT, lying
-from processes import Child, wait_until
-from torture.isolated import isolated
+from support.doctor.doctor_scenes import LIMIT, lying
+from support.processes import Child, wait_until
+from support.torture.isolated import isolated
 
 from sharedvol.doctor import Finding, PeerError, meet
 from sharedvol.doctor.agent.limits import PREFIX

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from doctor_scenes import not_ok
-from processes import LIMIT, reaped, wait_until
+from support.doctor.doctor_scenes import not_ok
+from support.processes import LIMIT, reaped, wait_until
 
 from sharedvol.doctor import PeerError, examination, examine, meet
 from sharedvol.doctor.agent.actor import Actor

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doctor_scenes import mount_lying
-from processes import LIMIT, Child, run_forked
-from torture.filesystems import mount
-from torture.isolated import NotHere, isolated, libc
+from support.doctor.doctor_scenes import mount_lying
+from support.processes import LIMIT, Child, run_forked
+from support.torture.filesystems import mount
+from support.torture.isolated import NotHere, isolated, libc
 
 from sharedvol import (
     FileLock,
@@ -311,8 +311,8 @@ def test_commands_say_it_in_one_line(tmp_path: Path) -> None:
 
 def test_the_service_logs_it_and_shows_it_on_its_status_page(tmp_path: Path) -> None:
     def work() -> tuple[list[dict[str, Any]], Any, str, Any]:
-        from service_process import service
-        from volume import Volume as Scene
+        from support.sidecar.service_process import service
+        from support.sidecar.volume import Volume as Scene
 
         (tmp_path / "back").mkdir()
         front = mount_lying(tmp_path / "back", tmp_path / "front", "honest", 0.0, "nfs")

@@ -11,14 +11,14 @@ from ctypes.util import find_library
 from pathlib import Path
 
 import pytest
-from doctor_scenes import mount_fuse
-from installed import DIE_WITH_US
-from processes import LIMIT, Child, wait_until
-from torture.isolated import NotHere, isolated, libc
+from support.doctor.doctor_scenes import mount_fuse
+from support.installed import DIE_WITH_US
+from support.processes import LIMIT, Child, wait_until
+from support.torture.isolated import NotHere, isolated, libc
 
 from sharedvol import FileLock, NetworkFileSystemError, NetworkFileSystemWarning, Volume
 
-CLIENT = Path(__file__).with_name("libnfs_fuse.py")
+CLIENT = Path(__file__).parents[1] / "support" / "doctor" / "libnfs_fuse.py"
 SETTINGS = """
 NFS_CORE_PARAM {{ Protocols = 4; NFS_Port = 2049; Enable_NLM = false; Enable_RQUOTA = false; }}
 NFSv4 {{ Graceless = true; RecoveryBackend = fs; RecoveryRoot = {top}/recovery; Only_Numeric_Owners = true; }}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lowest import lowest
-from served import Place
+from support.integrations.lowest import lowest
+from support.integrations.served import Place
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from wsgiref.validate import validator
 import pytest
 from fastapi import FastAPI
 from flask import Flask
-from processes import wait_until
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
+from support.processes import wait_until
 
 from sharedvol import MigrationCoordinator, Volume
 from sharedvol.integrations import Service

@@ -14,9 +14,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from processes import LIMIT, blocked, is_free, wait_until
-from served import Place, Served, Slow
-from servers import Server
+from support.integrations.served import Place, Served, Slow
+from support.processes import LIMIT, blocked, is_free, wait_until
+from support.servers import Server
 
 from sharedvol import FileLock, Volume
 from sharedvol.integrations import Service

@@ -8,8 +8,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from processes import Child, wait_until
-from served import NAME, Place, Served
+from support.integrations.served import NAME, Place, Served
+from support.processes import Child, wait_until
 
 from sharedvol import FileLock, Volume
 from sharedvol.integrations.family import slot_of_family

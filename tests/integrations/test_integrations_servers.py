@@ -6,9 +6,9 @@ import asyncio
 import signal
 
 import pytest
-from processes import wait_until
-from served import Place
-from servers import free_port
+from support.integrations.served import Place
+from support.processes import wait_until
+from support.servers import free_port
 
 from sharedvol.integrations.servers import server_name
 
@@ -97,8 +97,8 @@ def test_a_server_that_is_only_imported_does_not_count() -> None:
 
 TWO_SERVERS = """
 import asyncio, os, sys, uvicorn
-from shop_service import wait
-from shop_starlette import app
+from support.integrations.shop_service import wait
+from support.integrations.shop_starlette import app
 
 
 async def main():

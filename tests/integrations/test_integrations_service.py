@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from processes import LIMIT, Child, idle, run_forked, run_python, wait_until
+from support.processes import LIMIT, Child, idle, run_forked, run_python, wait_until
 
 from sharedvol import DuplicateReplicaError, FileLock, MigrationCoordinator, Volume, worker_token
 from sharedvol.integrations import Service

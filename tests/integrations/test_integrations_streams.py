@@ -9,8 +9,8 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from processes import LIMIT, wait_until
-from served import Place, Served, Slow
+from support.integrations.served import Place, Served, Slow
+from support.processes import LIMIT, wait_until
 
 GOING_AWAY = (1001, 1012)
 """RFC 6455, 7.4.1, and the registry of close codes: the server goes away, or restarts."""

@@ -9,10 +9,10 @@ import signal
 from collections.abc import Callable, Iterator
 
 import pytest
-from lowest import lowest
-from processes import LIMIT, blocked, wait_until
-from served import CONNECTION_REFUSED, Place, Served, Slow
-from servers import Database, Server
+from support.integrations.lowest import lowest
+from support.integrations.served import CONNECTION_REFUSED, Place, Served, Slow
+from support.processes import LIMIT, blocked, wait_until
+from support.servers import Database, Server
 
 from sharedvol import FileLock, Volume
 

@@ -105,7 +105,7 @@ def test_what_a_file_says_forges_no_line(place: Path, capsys: pytest.CaptureFixt
 def test_json_is_as_documented(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, "bad.yaml", "--json", "--reader", "files")
     told = json.loads(out)
-    page = (Path(__file__).parent.parent.parent / "docs" / "lint" / "index.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "lint" / "index.md").read_text()
     shown = json.loads(page.partition("```json\n")[2].partition("```")[0])
     assert told.keys() == shown.keys()
     assert told["findings"][0].keys() == shown["findings"][0].keys()
@@ -271,7 +271,7 @@ def test_sarif_is_valid_and_knows_every_rule(place: Path, capsys: pytest.Capture
     rules = one["tool"]["driver"]["rules"]
     assert [rule["id"] for rule in rules] == [rule.id for rule in EVERY]
     pages = [rule["help"]["text"].rpartition(" See ")[2].rstrip(".") for rule in rules]
-    assert all((Path(__file__).parent.parent.parent / page).is_file() for page in pages)
+    assert all((Path(__file__).parents[2] / page).is_file() for page in pages)
     assert all(rules[result["ruleIndex"]]["id"] == result["ruleId"] for result in one["results"])
     accepted = [result for result in one["results"] if "suppressions" in result]
     assert [(result["ruleId"], result["suppressions"][0]["justification"]) for result in accepted] == [
@@ -316,7 +316,7 @@ def test_every_severity_can_be_failed_on() -> None:
 
 
 def test_exit_codes_are_documented() -> None:
-    page = (Path(__file__).parent.parent.parent / "docs" / "lint" / "index.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "lint" / "index.md").read_text()
     for code in (0, 1, 2):
         assert f"| {code} | " in page
         assert f"\n  {code}    " in EXIT_CODES

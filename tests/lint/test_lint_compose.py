@@ -12,7 +12,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from linted import look, of
+from support.lint.linted import look, of
 
 from sharedvol.lint import LintError
 from sharedvol.lint.compose.docker import NoCompose, config, placed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from linted import HOST, look, of
+from support.lint.linted import HOST, look, of
 
 from sharedvol.lint import Options, Severity, lint
 from sharedvol.lint.rules import capacity

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from linted import HOST
+from support.lint.linted import HOST
 
 from sharedvol.lint import Options, Severity, lint
 
-PLACE = Path(__file__).parent.parent.parent / "docs" / "examples" / "compose"
+PLACE = Path(__file__).parents[2] / "docs" / "examples" / "compose"
 PROJECTS = [
     ["compose.yaml"],
     ["compose.yaml", "compose.prod.yaml"],

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from linted import look
+from support.lint.linted import look
 
 from sharedvol.lint import LintError, Options, Report, lint
 from sharedvol.lint.compose.docker import placed

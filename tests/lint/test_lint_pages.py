@@ -7,13 +7,13 @@ import shlex
 from pathlib import Path
 
 import pytest
-from linted import look, of
+from support.lint.linted import look, of
 
 from sharedvol.cli import main as cli
 from sharedvol.lint import Severity
 from sharedvol.lint.rules import EVERY
 
-PAGES = Path(__file__).parent.parent.parent / "docs" / "lint"
+PAGES = Path(__file__).parents[2] / "docs" / "lint"
 # What a replicated service lacks is left out of the examples of other rules: they show what they are about.
 LACKS = {"SV040", "SV041", "SV043", "SV044", "SV052"}
 LANGUAGES = ("yaml", "sh", "text")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from linted import look, of
+from support.lint.linted import look, of
 
 COMPOSE = """
     services:

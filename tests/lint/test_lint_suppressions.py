@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from linted import ids, look, of
+from support.lint.linted import ids, look, of
 
 BAD = """\
 services:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dying import PLAIN, Killer, Refused, die_at_step, uninterrupted
-from link import Link
-from processes import wait_until
-from scenes import (
+from sqlalchemy import create_engine
+from support.link import Link
+from support.migrations.dying import PLAIN, Killer, Refused, die_at_step, uninterrupted
+from support.migrations.scenes import (
     LOG,
     coordinating,
     coordinator,
@@ -26,8 +26,8 @@ from scenes import (
     wait_ended,
     write,
 )
-from servers import Database, Server
-from sqlalchemy import create_engine
+from support.processes import wait_until
+from support.servers import Database, Server
 
 import sharedvol.database.connection
 from sharedvol.errors import DatabaseError, HalfAppliedError, LockLostError, SharedVolError

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from scenes import LOG, coordinator, failing, migrate, recorded, steps, write
-from servers import Database
+from support.migrations.scenes import LOG, coordinator, failing, migrate, recorded, steps, write
+from support.servers import Database
 
 from sharedvol.errors import HalfAppliedError
 from sharedvol.migrations.status import HalfApplied, MigrationFailed

@@ -11,9 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dying import DOUBTFUL, PLAIN, UNKNOWN, Killer, Refused, die, die_at_step, note, one_history, uninterrupted
-from processes import wait_until
-from scenes import (
+from support.migrations.dying import (
+    DOUBTFUL,
+    PLAIN,
+    UNKNOWN,
+    Killer,
+    Refused,
+    die,
+    die_at_step,
+    note,
+    one_history,
+    uninterrupted,
+)
+from support.migrations.scenes import (
     LOG,
     Violation,
     coordinating,
@@ -26,7 +36,8 @@ from scenes import (
     steps,
     write,
 )
-from servers import Database, Server
+from support.processes import wait_until
+from support.servers import Database, Server
 
 from sharedvol.migrations.ledger import Ledger
 from sharedvol.migrations.sources import directory as source

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import LIMIT, Child
-from servers import Database
+from support.processes import LIMIT, Child
+from support.servers import Database
 
 from sharedvol import HalfAppliedError, ManifestError, MigrationCoordinator, MigrationError, MigrationFailed
 from sharedvol.migrations import AlembicMigrations, PythonMigrations

@@ -7,9 +7,21 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from link import Link
-from scenes import LOG, R_LEDGER, coordinator, failing, logged, migrate, numbered, recorded, steps, url, write
-from servers import Database
+from support.link import Link
+from support.migrations.scenes import (
+    LOG,
+    R_LEDGER,
+    coordinator,
+    failing,
+    logged,
+    migrate,
+    numbered,
+    recorded,
+    steps,
+    url,
+    write,
+)
+from support.servers import Database
 
 from sharedvol.errors import DatabaseError, LedgerError, LockLostError, ManifestError, SharedVolError
 from sharedvol.migrations import MigrationCoordinator

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from scenes import LOG, R_LEDGER, coordinator, failing, migrate, numbered, recorded, steps, write
-from servers import Database
+from support.migrations.scenes import LOG, R_LEDGER, coordinator, failing, migrate, numbered, recorded, steps, write
+from support.servers import Database
 
 from sharedvol.errors import AheadError, DriftError, HalfAppliedError, LedgerError, ManifestError
 

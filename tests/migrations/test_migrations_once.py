@@ -8,8 +8,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
-from processes import Child, wait_until
-from scenes import (
+from sqlalchemy import create_engine
+from support.migrations.scenes import (
     LOG,
     coordinating,
     coordinator,
@@ -25,8 +25,8 @@ from scenes import (
     url,
     write,
 )
-from servers import Database, Server
-from sqlalchemy import create_engine
+from support.processes import Child, wait_until
+from support.servers import Database, Server
 
 from sharedvol.errors import LockTimeout
 from sharedvol.migrations import MigrationCoordinator, MigrationStatus

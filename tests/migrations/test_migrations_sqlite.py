@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import LIMIT, Child
-from scenes import write
+from support.migrations.scenes import write
+from support.processes import LIMIT, Child
 
 from sharedvol import FileLock
 from sharedvol.database.connection import Database

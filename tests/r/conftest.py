@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "sidecar"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "doctor"))
-
-from rprocess import R
+from support.r.rprocess import R
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import wait_until
-from rprocess import R, in_hex
+from support.processes import wait_until
+from support.r.rprocess import R, in_hex
 
 REFUSED = ["sv_cache_error", "sv_error", "error", "condition"]
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import is_free
-from rprocess import R
+from support.processes import is_free
+from support.r.rprocess import R
 
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 TAKE = "l <- sv_lock('x.lock', fenced = TRUE); t <- l$token; sv_unlock(l); t"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from inotify_simple import INotify, flags
-from processes import blocked, is_free, wait_blocked, wait_until
-from rprocess import REFERENCE, R, in_hex
+from support.processes import blocked, is_free, wait_blocked, wait_until
+from support.r.rprocess import REFERENCE, R, in_hex
 
 from sharedvol import FileLock, LockTimeout
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import wait_until
-from rmigrations import (
+from support.processes import wait_until
+from support.r.rmigrations import (
     LOCK,
     LOG,
     Gate,
@@ -22,7 +22,7 @@ from rmigrations import (
     recorded,
     write,
 )
-from servers import Database, Server
+from support.servers import Database, Server
 
 from sharedvol.errors import ManifestError, SharedVolError
 from sharedvol.locks.mysql import NamedLock

@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from processes import wait_until
-from rmigrations import (
+from support.processes import wait_until
+from support.r.rmigrations import (
     LOCK,
     LOG,
     Gate,
@@ -26,7 +26,7 @@ from rmigrations import (
     waiting_for,
     write,
 )
-from servers import Database, Server
+from support.servers import Database, Server
 
 FILES = numbered(4)
 ROUNDS = 6

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from processes import has_permission_to_mount
-from rprocess import R, in_hex, run_r
+from support.processes import has_permission_to_mount
+from support.r.rprocess import R, in_hex, run_r
 
 from sharedvol import container_path, log_path, parse_name, unique_path
 from sharedvol.errors import IdentityError, InvalidNameError

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from doctor_scenes import mount_lying
-from processes import LIMIT
-from rprocess import R, RError
-from torture.isolated import isolated
+from support.doctor.doctor_scenes import mount_lying
+from support.processes import LIMIT
+from support.r.rprocess import R, RError
+from support.torture.isolated import isolated
 
 from sharedvol.mounts import DESKTOP, NETWORK, is_network
 

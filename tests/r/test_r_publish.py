@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import LIMIT, has_permission_to_mount, wait_until
-from rprocess import R, in_hex
+from support.processes import LIMIT, has_permission_to_mount, wait_until
+from support.r.rprocess import R, in_hex
 
 from sharedvol import AlreadyPublishedError, publish, remove_stale_temporaries
 from sharedvol.publishing.mark import is_marked

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rmigrations import LOCK, LOG, Replica, coordinator, note, numbered, run, write
-from servers import Database
+from support.r.rmigrations import LOCK, LOG, Replica, coordinator, note, numbered, run, write
+from support.servers import Database
 
 from sharedvol.errors import SharedVolError
 from sharedvol.health import Health

@@ -7,9 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from processes import LIMIT
-from rprocess import REFERENCE, R, quote, run_r
-from servers import Server
+from support.processes import LIMIT
+from support.r.rprocess import REFERENCE, R, quote, run_r
+from support.servers import Server
 
 PAGE = REFERENCE.with_name("README.md")
 EXAMPLES = re.findall(r"^```r\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
@@ -93,7 +93,7 @@ def test_the_script_that_installs_r_is_content_where_all_is_there(shared_r: R, w
 
 
 def test_without_r_its_tests_are_skipped_or_fail_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    import rprocess
+    from support.r import rprocess
 
     monkeypatch.setattr(rprocess, "_missing", lambda: "no R here")
     monkeypatch.setenv("SHAREDVOL_TEST_R", "yes")

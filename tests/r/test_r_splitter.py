@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import rmigrations
-import test_script
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from sql_scripts import NASTY, scripts
+from migrations import test_script
+from support.r import rmigrations
+from support.sql_scripts import NASTY, scripts
 
 from sharedvol.errors import ScriptError
 from sharedvol.migrations.sql.mysql_script import parse_script

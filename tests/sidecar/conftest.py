@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from counted import POINTS
-from interleaving import Sidecar, Writer
-from torture.layouts import Directories, directories
-from volume import Volume
+from support.counted import POINTS
+from support.sidecar.interleaving import Sidecar, Writer
+from support.sidecar.volume import Volume
+from support.torture.layouts import Directories, directories
 
 from sharedvol import NotLockedError
 from sharedvol_sidecar.collect.collector import Collector

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
-from soak.places import MODES
-from soak.run import Plan, Report, run
-from soak.writers import KINDS
-from torture.isolated import isolated
+from support.soak.places import MODES
+from support.soak.run import Plan, Report, run
+from support.soak.writers import KINDS
+from support.torture.isolated import isolated
 
 LIMIT = 600.0
 """Seconds after which a soak is given up. Nothing is measured by it."""

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "sidecar"))
-
-from api_replica import Mounts
-from servers import Database, Server
-from traefik_proxy import Traefik
-from traefik_stub import Stub
+from support.servers import Database, Server
+from support.traefik.api_replica import Mounts
+from support.traefik.traefik_proxy import Traefik
+from support.traefik.traefik_stub import Stub
 
 
 @pytest.fixture(scope="session")

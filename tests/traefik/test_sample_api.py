@@ -11,10 +11,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from api_replica import Mounts, Replica
-from processes import LIMIT
-from servers import Database
-from traefik_proxy import Answer, wait_told
+from support.processes import LIMIT
+from support.servers import Database
+from support.traefik.api_replica import Mounts, Replica
+from support.traefik.traefik_proxy import Answer, wait_told
 
 from sharedvol import Semaphore
 

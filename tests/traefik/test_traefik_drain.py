@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from installed import DIE_WITH_US
-from processes import LIMIT, reaped
-from servers import free_port
-from traefik_proxy import NEVER, Balancing, Traefik, wait_told
+from support.installed import DIE_WITH_US
+from support.processes import LIMIT, reaped
+from support.servers import free_port
+from support.traefik.traefik_proxy import NEVER, Balancing, Traefik, wait_told
 
 SERVER = """
 import sys, uvicorn

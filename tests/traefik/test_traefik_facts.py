@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
-from traefik_proxy import CHECK, NEVER, RETRY, Balancing, Traefik
-from traefik_stub import Stub
+from support.traefik.traefik_proxy import CHECK, NEVER, RETRY, Balancing, Traefik
+from support.traefik.traefik_stub import Stub
 
 Make = Callable[[str], Stub]
 

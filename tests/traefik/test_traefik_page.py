@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from docker_engine import Container, DockerEngine
 from ruamel.yaml import YAML
-from traefik_proxy import PASSIVE, RETRY, Traefik, wait_told
-from traefik_stub import Stub
+from support.traefik.docker_engine import Container, DockerEngine
+from support.traefik.traefik_proxy import PASSIVE, RETRY, Traefik, wait_told
+from support.traefik.traefik_stub import Stub
 
 PAGE = (Path(__file__).parents[2] / "docs" / "traefik.md").read_text()
 BLOCKS: list[dict[str, Any]] = [

@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from api_replica import API, Mounts, Replica
-from processes import LIMIT, reaped
-from servers import Database
-from steady_client import Asked, SteadyClient, shares
-from traefik_proxy import Balancing, Traefik, wait_told
-from volume import CLI, run_cli
+from support.processes import LIMIT, reaped
+from support.servers import Database
+from support.sidecar.volume import CLI, run_cli
+from support.traefik.api_replica import API, Mounts, Replica
+from support.traefik.steady_client import Asked, SteadyClient, shares
+from support.traefik.traefik_proxy import Balancing, Traefik, wait_told
 
 MIGRATIONS = sorted(path.name for path in (API / "jobs_api" / "migrations").glob("*.sql"))
 

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "sidecar"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "soak"))
-
-from counted import POINTS
-from release_agent import Agent
-from soak.releases import HERE, Release
-from torture.layouts import Directories, directories
+from support.counted import POINTS
+from support.soak.releases import HERE, Release
+from support.torture.layouts import Directories, directories
+from support.upgrade.release_agent import Agent
 
 WHEEL = Path(__file__).with_name("sharedvol-0.1.0-py3-none-any.whl")
 

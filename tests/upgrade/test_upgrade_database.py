@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from release_agent import Agent, AgentError
-from servers import Database
-from soak.releases import Release
+from support.servers import Database
+from support.soak.releases import Release
+from support.upgrade.release_agent import Agent, AgentError
 
 Pair = tuple[Release, Release]
 Start = Callable[..., Agent]

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import blocked, wait_until
-from release_agent import Agent, AgentError
-from soak.releases import Release
+from support.processes import blocked, wait_until
+from support.soak.releases import Release
+from support.upgrade.release_agent import Agent, AgentError
 
 Pair = tuple[Release, Release]
 Start = Callable[..., Agent]

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from soak.releases import HERE, Release
-from soak.run import Plan, Report, run
-from torture.isolated import isolated
+from support.soak.releases import HERE, Release
+from support.soak.run import Plan, Report, run
+from support.torture.isolated import isolated
 
 LIMIT = 600.0
 """Seconds after which it is given up. Nothing is measured by it."""

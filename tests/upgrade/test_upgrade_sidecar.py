@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from release_sweeps import FEW, Sidecars, kill_and_recover, work_beside
-from soak.releases import Release
-from torture.isolated import isolated
-from torture.layouts import EVERYTHING, Directories, sample
+from support.soak.releases import Release
+from support.torture.isolated import isolated
+from support.torture.layouts import EVERYTHING, Directories, sample
+from support.upgrade.release_sweeps import FEW, Sidecars, kill_and_recover, work_beside
 
 Pair = tuple[Release, Release]
 Points = Callable[[str, int], None]

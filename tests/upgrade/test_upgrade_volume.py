@@ -8,9 +8,9 @@ import struct
 from pathlib import Path
 
 import pytest
-from processes import wait_until
-from release_commands import Place
-from soak.releases import Release
+from support.processes import wait_until
+from support.soak.releases import Release
+from support.upgrade.release_commands import Place
 
 from sharedvol_sidecar.collect.collector import Collector
 from sharedvol_sidecar.config.collector_config import Job
