@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ LIBRARY = (
     ("locks", "logs"),
     ("publishing", "paths"),
     ("network", "database", "identity", "doctor"),
-    ("filesystem", "errors", "host", "text", "forks", "native", "mounts", "arguments", "environment"),
+    ("native",),
+    ("filesystem", "errors", "host", "text", "forks", "mounts", "arguments", "environment"),
 )
 """The parts of ``sharedvol``, the highest floor first. A part imports from lower floors only, never from its own."""
 
@@ -59,14 +61,12 @@ class Import:
         imported: the module that is imported, likewise.
         name: what is imported from it; empty for the module itself.
         line: where.
-        lazy: whether it is in a function, so that it runs later.
     """
 
     importer: str
     imported: str
     name: str
     line: int
-    lazy: bool
 
 
 def modules(package: str) -> dict[str, Path]:
@@ -79,21 +79,20 @@ def modules(package: str) -> dict[str, Path]:
     return found
 
 
-def imports(package: str) -> Iterator[Import]:
-    """Yield the imports between the modules of a package. What is for type checkers alone does not count."""
+@functools.cache
+def imports(package: str) -> tuple[Import, ...]:
+    """Return the imports between the modules of a package. What is for type checkers alone does not count."""
     known = modules(package)
+    found = []
     for module, path in known.items():
-        tree = ast.parse(path.read_text())
-        lazy = {id(inner) for node in ast.walk(tree) if isinstance(node, _FUNCTIONS) for inner in ast.walk(node)}
-        skipped = {id(inner) for node in ast.walk(tree) if _is_for_types(node) for inner in ast.walk(node)}
-        for node in ast.walk(tree):
-            if id(node) in skipped or not isinstance(node, ast.Import | ast.ImportFrom):
-                continue
-            for imported, name in _imported(node, package, known):
-                yield Import(module, imported, name, node.lineno, id(node) in lazy)
-
-
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+        waiting: list[ast.AST] = [ast.parse(path.read_text())]
+        while waiting:
+            node = waiting.pop()
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                found += [Import(module, *one, node.lineno) for one in _imported(node, package, known)]
+            elif isinstance(node, ast.stmt | ast.Module | ast.ExceptHandler) and not _is_for_types(node):
+                waiting += ast.iter_child_nodes(node)
+    return tuple(sorted(found))
 
 
 def _is_for_types(node: ast.AST) -> bool:

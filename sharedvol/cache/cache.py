@@ -17,7 +17,7 @@ from sharedvol.cache.entries import Absent
 from sharedvol.cache.given import awaitable, check_max_age, limit_of, plain_key, value
 from sharedvol.cache.keys import NAME, Key, name_of
 from sharedvol.cache.statistics import Statistics, Trimmed
-from sharedvol.cache.store import FILE, Storage, words
+from sharedvol.cache.store import FILE, EntryStore, words
 from sharedvol.errors import CacheError, LockError, describe
 from sharedvol.locks.file import linux as kernel
 from sharedvol.network import NetworkPolicy
@@ -113,7 +113,7 @@ class Cache:
         self._directory, self._version = directory, version
         self._codec, self._timeout = codec, timeout
         self._max_bytes, self._max_age = max_bytes, max_age
-        self._storage = Storage(directory, version, max_bytes, max_age, codec)
+        self._storage = EntryStore(directory, version, max_bytes, max_age, codec)
 
     def get(self, key: Key, compute: Callable[[], T], *, timeout: float | _Default | None = _DEFAULT) -> T:
         """The value of ``key``; computed where it is missing.

@@ -31,7 +31,7 @@ _LOCK_SECONDS: Final = 30.0  # a value that is computed must not wait for ever f
 _LEFT_AFTER_EVICTION: Final = 0.9  # of the limit: so that not every new entry has all others counted
 
 
-class Limits:
+class SizeLimit:
     """The limit of a version's entries.
 
     Args:

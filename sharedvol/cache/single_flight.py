@@ -96,7 +96,7 @@ class Failure:
 Steps: TypeAlias = Generator[Acquire | Wait | Compute | Call, Any, Any]
 
 
-def once(
+def single_flight(
     path: str,
     look: Callable[[], Any],
     clear: Callable[[], object],

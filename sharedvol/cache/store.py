@@ -16,7 +16,7 @@ from sharedvol.cache import single_flight as computing
 from sharedvol.cache import versioning as versions
 from sharedvol.cache.codecs import Codec
 from sharedvol.cache.entries import Absent, Entries
-from sharedvol.cache.eviction import Limits
+from sharedvol.cache.eviction import SizeLimit
 from sharedvol.cache.keys import Key, name_of
 from sharedvol.cache.statistics import Counts
 from sharedvol.cache.temporary import Temporary
@@ -31,7 +31,7 @@ _log: Final = logging.getLogger("sharedvol.cache")
 _MANY: Final = 10_000
 
 
-class Job:
+class Lookup:
     """How one entry is found and stored."""
 
     __slots__ = ("computed", "keep", "key", "look", "name")
@@ -50,7 +50,7 @@ class Job:
         return call
 
 
-class Storage:
+class EntryStore:
     """The entries of one version, their limits, and the computing of what is missing.
 
     Args:
@@ -71,21 +71,21 @@ class Storage:
     ) -> None:
         self._directory, self._version, self._codec = directory, version, codec
         self.entries = Entries(directory, versions.directory_name(version), max_age, max_bytes)
-        self.limits = Limits(self.entries, max_bytes)
+        self.limits = SizeLimit(self.entries, max_bytes)
         self.counts = Counts()
         self._said: set[str] = set()
         self._too_large: set[str] = set()
 
     # What follows finds and computes.
 
-    def find(self, job: Job) -> Any:
+    def find(self, job: Lookup) -> Any:
         """The entry of a job, or an `Absent`."""
         found = job.look()
         if not isinstance(found, Absent):
             self.counts.add(hits=1)
         return found
 
-    def steps(self, job: Job, limit: float | None) -> computing.Steps:
+    def steps(self, job: Lookup, limit: float | None) -> computing.Steps:
         """The steps to an entry that was not found; see `computing.once`."""
         try:
             value = yield from self._once(job, limit)
@@ -94,11 +94,13 @@ class Storage:
         self.counts.add(waits=not job.computed)
         return value
 
-    def _once(self, job: Job, limit: float | None) -> computing.Steps:
+    def _once(self, job: Lookup, limit: float | None) -> computing.Steps:
         if self._is_ready(job.name):
             path = self.entries.lock_path(job.name)
             try:
-                return (yield from computing.once(path, job.look, lambda: self._clear(job.name), job.keep, limit))
+                return (
+                    yield from computing.single_flight(path, job.look, lambda: self._clear(job.name), job.keep, limit)
+                )
             except computing.Unlockable as error:
                 self._say("nothing can be locked", error.__cause__)
             except computing.OutOfTime:
@@ -142,15 +144,15 @@ class Storage:
 
     # What follows stores.
 
-    def value(self, key: Key) -> Job:
+    def value(self, key: Key) -> Lookup:
         """What `Cache.get` wants."""
         name = name_of(key, self._codec.name)
-        return Job(key, name, lambda: self._load(name), lambda value: self._store(key, name, value))
+        return Lookup(key, name, lambda: self._load(name), lambda value: self._store(key, name, value))
 
-    def file(self, key: Key) -> Job:
+    def file(self, key: Key) -> Lookup:
         """What `Cache.open` wants."""
         name = name_of(key, FILE)
-        return Job(key, name, lambda: self.entries.open(name), lambda filled: self._store_file(name, filled))
+        return Lookup(key, name, lambda: self.entries.open(name), lambda filled: self._store_file(name, filled))
 
     def _load(self, name: str) -> Any:
         payload = self.entries.load(name)

@@ -11,7 +11,7 @@ from sharedvol.doctor.experiments import locks, publishing
 from sharedvol.doctor.experiments import mount as place
 from sharedvol.doctor.experiments import names_and_clocks as facts
 from sharedvol.doctor.experiments import sharing as content
-from sharedvol.doctor.experiments.testbed import NO_ROOM, Bench, Experiment
+from sharedvol.doctor.experiments.testbed import NO_ROOM, Experiment, TestBed
 from sharedvol.doctor.report import Finding, Report, Result, degraded, ok, unknown, unsafe
 from sharedvol.doctor.side import PATIENCE, Gone, Hung, Local, Process, do
 from sharedvol.errors import SharedVolError, describe
@@ -137,11 +137,11 @@ def _may_write(room: Room, who: dict[str, Any]) -> Result:
 
 
 def _experiments(room: Room, through: str | None, progress: Progress) -> Iterator[Finding]:
-    bench = Bench(room.side(), room.side(), room.tidy)
+    bench = TestBed(room.side(), room.side(), room.tidy)
     findings = list(run(bench, EXPERIMENTS, progress))
     yield from findings
     if through is not None:
-        beyond = Bench(bench.a, room.side(through), room.tidy, numbers=bench.numbers)
+        beyond = TestBed(bench.a, room.side(through), room.tidy, numbers=bench.numbers)
         yield from _through(beyond, progress)
     for side in (bench.a, bench.b):
         side.kill()
@@ -151,7 +151,7 @@ def _experiments(room: Room, through: str | None, progress: Progress) -> Iterato
         do(room.warden, "clean", believe=believe)
 
 
-def _through(bench: Bench, progress: Progress) -> Iterator[Finding]:
+def _through(bench: TestBed, progress: Progress) -> Iterator[Finding]:
     try:
         name = bench.made(bench.a, "mark")
         same = bench.content(bench.b, name) == "mark"
@@ -166,7 +166,7 @@ def _through(bench: Bench, progress: Progress) -> Iterator[Finding]:
     bench.b.kill()
 
 
-def run(bench: Bench, experiments: Sequence[Experiment], progress: Progress, where: str = "") -> Iterator[Finding]:
+def run(bench: TestBed, experiments: Sequence[Experiment], progress: Progress, where: str = "") -> Iterator[Finding]:
     """Make experiments one after the other.
 
     Args:
@@ -204,7 +204,7 @@ def run(bench: Bench, experiments: Sequence[Experiment], progress: Progress, whe
         yield Finding(id, *result)
 
 
-def _replace(bench: Bench) -> None:
+def _replace(bench: TestBed) -> None:
     """New processes after trouble: the old ones may be in the middle of anything."""
     with contextlib.suppress(Hung, Gone, OSError):
         for side in (bench.a, bench.b):

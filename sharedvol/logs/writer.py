@@ -25,7 +25,7 @@ LOOK_EVERY = 1.0
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-class Told(Protocol):
+class FailureReporter(Protocol):
     """Who is told of what cannot be written."""
 
     def failed(self, path: str, error: OSError) -> None:
@@ -70,7 +70,7 @@ class LogWriter:
         lost: how many records could not be written.
     """
 
-    def __init__(self, files: LogFiles, max_bytes: float, at_midnight: bool, told: Told) -> None:
+    def __init__(self, files: LogFiles, max_bytes: float, at_midnight: bool, told: FailureReporter) -> None:
         self._files, self._max_bytes, self._at_midnight, self._told = files, max_bytes, at_midnight, told
         self._queue: deque[_Entry] = deque()
         self._busy = False

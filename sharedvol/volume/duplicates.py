@@ -6,12 +6,12 @@ import os
 import socket
 from typing import Final
 
-from sharedvol.volume.record import Information
+from sharedvol.volume.record import ReplicaRecord
 
 _ID_LENGTH: Final = 12  # of the short container id, which engines give as host name
 
 
-def describe_duplicate(known: Information, volume: str, *, given: bool) -> str:
+def describe_duplicate(known: ReplicaRecord, volume: str, *, given: bool) -> str:
     """What is known of the live replica that has the name, why that can be, and what to change.
 
     Args:

@@ -14,7 +14,7 @@ from sharedvol.filesystem import read_file
 from sharedvol.locks.file import linux as kernel
 from sharedvol.locks.file.fork import close_handle, remember_handle
 from sharedvol.publishing import publish, remove_stale_temporaries
-from sharedvol.volume.record import Information, is_name
+from sharedvol.volume.record import ReplicaRecord, is_name
 from sharedvol.volume.register_making import GATE
 
 
@@ -77,11 +77,11 @@ class OpenRegister:
             return False
         return True
 
-    def read(self, name: str) -> Information:
+    def read(self, name: str) -> ReplicaRecord:
         """Return the record of a replica. What cannot be read or believed is unknown."""
-        return Information.parse(name, read_file(f"{name}.json", self.names))
+        return ReplicaRecord.parse(name, read_file(f"{name}.json", self.names))
 
-    def write(self, information: Information) -> None:
+    def write(self, information: ReplicaRecord) -> None:
         """Write the record of a replica, whole. It replaces an earlier one.
 
         Raises:

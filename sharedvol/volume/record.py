@@ -21,7 +21,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Information:
+class ReplicaRecord:
     """What lies beside the lock of a name. Every field but the name may be unknown.
 
     Attributes:
@@ -55,14 +55,14 @@ class Information:
         return {**asdict(self), "joined_at": self.joined_at.isoformat() if self.joined_at else None}
 
     @staticmethod
-    def parse(name: str, text: bytes | None) -> Information:
+    def parse(name: str, text: bytes | None) -> ReplicaRecord:
         """The information about ``name`` in a file. Each field for itself: one that is damaged leaves the others."""
         try:
             fields = json.loads(text or b"")
         except (ValueError, RecursionError):
-            return Information(name)
+            return ReplicaRecord(name)
         if not isinstance(fields, dict) or fields.get("name") != name:
-            return Information(name)
+            return ReplicaRecord(name)
 
         def text_of(key: str, longest: int) -> str | None:
             value = fields.get(key)
@@ -72,7 +72,7 @@ class Information:
             value = fields.get(key)
             return value if type(value) is int and 0 <= value < limit else None
 
-        return Information(
+        return ReplicaRecord(
             name=name,
             slot=number_of("slot", MAX_SLOTS),
             joined_at=_time(text_of("joined_at", 64)),

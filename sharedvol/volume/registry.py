@@ -41,7 +41,7 @@ _UNUSABLE: Final = (errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.
 _TRIES: Final = 100
 
 
-class Claim:
+class LifetimeLock:
     """A lock file to be held shared for as long as the process lives, or until `drop`.
 
     Unlike a `FileLock` it belongs to no thread. A forked child starts without it, and must not drop it.
@@ -78,7 +78,7 @@ class Claim:
         close_handle(kernel, self._handle)
 
 
-class Register:
+class ReplicaRegistry:
     """The directory ``.replicas`` of one volume. A process that changes it holds ``join.lock``.
 
     Args:
@@ -222,7 +222,7 @@ class Register:
         return PresenceError(f"cannot {what} {self._top!r}: {describe(error)}; {hint}")
 
 
-def claim_slot(register: OpenRegister) -> tuple[int, Claim]:
+def claim_slot(register: OpenRegister) -> tuple[int, LifetimeLock]:
     """Hold the lowest slot that is free, and return it.
 
     Raises:
@@ -231,7 +231,7 @@ def claim_slot(register: OpenRegister) -> tuple[int, Claim]:
     """
     for slot in range(MAX_SLOTS):
         try:
-            claim = Claim(register.slots, register.slot_lock(slot))
+            claim = LifetimeLock(register.slots, register.slot_lock(slot))
         except LockFileError as error:
             if error.errno in _UNUSABLE:
                 continue  # something else has this slot's name, and so the number is not free

@@ -13,7 +13,7 @@ from sharedvol.locks.file.proc_locks import Holders, Holding
 from sharedvol.locks.holder import Holder
 from sharedvol.paths import parse_name
 from sharedvol.volume import Volume
-from sharedvol.volume.registry import DIRECTORY, Register
+from sharedvol.volume.registry import DIRECTORY, ReplicaRegistry
 from sharedvol.volume.volume import Replica
 
 KINDS: Final = ("results", "logs")
@@ -138,7 +138,7 @@ class _Walk:
         """The lock files of the volume, but those of presence itself, except for its gate."""
         holders = Holders()
         found = [path for path in self._lock_files("", kinds, LOCK_DEPTH) if path]
-        gate = os.path.relpath(Register(self._top).gate, self._top)
+        gate = os.path.relpath(ReplicaRegistry(self._top).gate, self._top)
         if os.path.lexists(os.path.join(self._top, gate)):
             found.append(gate)
 

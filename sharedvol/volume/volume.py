@@ -32,12 +32,12 @@ from sharedvol.locks.file.below import LockBelow
 from sharedvol.network import NetworkPolicy
 from sharedvol.volume.duplicates import describe_duplicate
 from sharedvol.volume.open_register import OpenRegister
-from sharedvol.volume.record import Information, is_name
-from sharedvol.volume.registry import Claim, Register, claim_slot
+from sharedvol.volume.record import ReplicaRecord, is_name
+from sharedvol.volume.registry import LifetimeLock, ReplicaRegistry, claim_slot
 
 
 @dataclass(frozen=True, slots=True)
-class Replica(Information):
+class Replica(ReplicaRecord):
     """A replica that joined a volume.
 
     Only ``alive`` is certain. The rest is what the replica wrote, and None or empty where that cannot be
@@ -58,7 +58,7 @@ class Membership:
         slot: its slot: the lowest that was free when its first process joined.
     """
 
-    def __init__(self, name: str, slot: int, claims: tuple[Claim, ...]) -> None:
+    def __init__(self, name: str, slot: int, claims: tuple[LifetimeLock, ...]) -> None:
         self.name, self.slot = name, slot
         self._claims = claims
         self._worker = worker_token()
@@ -123,10 +123,10 @@ class Volume:
             raise PresenceError("presence needs open file description locks, which only Linux has: run it on Linux")
         self._path = os.path.abspath(os.fspath(path))
         self._network = NetworkPolicy(allow_network, strict)
-        self._use(Register(self._path, network=self._network), timeout)
+        self._use(ReplicaRegistry(self._path, network=self._network), timeout)
         self._membership: Membership | None = None
 
-    def _use(self, register: Register, timeout: float) -> None:
+    def _use(self, register: ReplicaRegistry, timeout: float) -> None:
         self._register, self._timeout = register, timeout
         self._gate = register.gate_lock(timeout)
         self._removing: dict[str, LockBelow] = {}
@@ -143,7 +143,7 @@ class Volume:
             timeout: as for `Volume`.
         """
         volume = cls(path, timeout=timeout, allow_network=True)
-        volume._use(Register(volume._path, directory), timeout)
+        volume._use(ReplicaRegistry(volume._path, directory), timeout)
         return volume
 
     @property
@@ -191,7 +191,7 @@ class Volume:
 
     def _join(self, register: OpenRegister, name: str, *, given: bool, purpose: str) -> Membership:
         with contextlib.ExitStack() as undo:
-            claim = Claim(register.names, register.name_lock(name))
+            claim = LifetimeLock(register.names, register.name_lock(name))
             undo.callback(claim.drop)
             if register.is_alive(name):
                 slot, place = self._share(register, name, given)
@@ -204,7 +204,7 @@ class Volume:
                 boot_id, mount_namespace = here()
                 now = datetime.now(UTC)
                 register.write(
-                    Information(name, slot, now, purpose, os.getpid(), worker_token(), boot_id, mount_namespace)
+                    ReplicaRecord(name, slot, now, purpose, os.getpid(), worker_token(), boot_id, mount_namespace)
                 )
             # Last: a process that finds the name held can believe its record.
             if not claim.take(register.names):
@@ -212,13 +212,13 @@ class Volume:
             undo.pop_all()
         return Membership(name, slot, (claim, place))
 
-    def _share(self, register: OpenRegister, name: str, given: bool) -> tuple[int, Claim]:
+    def _share(self, register: OpenRegister, name: str, given: bool) -> tuple[int, LifetimeLock]:
         """Hold the slot of another process of this container together with it."""
         known = register.read(name)
         if not known.in_this_container() or known.slot is None:
             raise DuplicateReplicaError(describe_duplicate(known, self._path, given=given), name, _replica(known, True))
         path = register.slot_lock(known.slot)
-        place = Claim(register.slots, path)
+        place = LifetimeLock(register.slots, path)
         if not place.take(register.slots):
             place.drop()
             raise self._foreign(path)
@@ -379,5 +379,5 @@ def _rebuild(path: str, timeout: float, allow_network: bool = False, strict: boo
     return Volume(path, timeout=timeout, allow_network=allow_network, strict=strict)
 
 
-def _replica(known: Information, alive: bool) -> Replica:
+def _replica(known: ReplicaRecord, alive: bool) -> Replica:
     return Replica(**asdict(known), alive=alive)

@@ -14,7 +14,7 @@ _DROPPED = "dropped"
 
 
 @dataclass(slots=True)
-class Tally:
+class PassCounts:
     """Counts of one pass, or of many. Each field declares its counter, see `counters`."""
 
     collected: int = done("files", "Files that were collected.", "collected_files")
@@ -134,20 +134,20 @@ class Tally:
         "left {} containers to another sidecar",
     )
 
-    def add(self, later: Tally) -> None:
+    def add(self, later: PassCounts) -> None:
         """Count a later pass too: what it did is added, what is left in the spool is as it saw it."""
         self.add_moved(later)
         for name in LEFT:
             setattr(self, name, getattr(later, name))
 
-    def add_moved(self, other: Tally) -> None:
+    def add_moved(self, other: PassCounts) -> None:
         """Count what the other did, and not what it left."""
         for name in DONE:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
-    def since(self, earlier: Tally) -> Tally:
+    def since(self, earlier: PassCounts) -> PassCounts:
         """Return what was done since an earlier state of the same counts."""
-        return Tally(**{name: getattr(self, name) - getattr(earlier, name) for name in DONE})
+        return PassCounts(**{name: getattr(self, name) - getattr(earlier, name) for name in DONE})
 
     def done(self) -> dict[str, int]:
         """Return what was done, as a line of the log shows it: the collected files are ``files`` there."""
@@ -162,7 +162,7 @@ class Tally:
         return asdict(self)
 
 
-COUNTERS: Final = declared(Tally)
+COUNTERS: Final = declared(PassCounts)
 DONE: Final = tuple(one.name for one in COUNTERS if one.kind == "done")
 LEFT: Final = tuple(one.name for one in COUNTERS if one.kind == "left")
 ONSETS: Final = tuple(one.name for one in COUNTERS if one.onset is not None)
@@ -182,7 +182,7 @@ class Event:
         container: whose file it is, where that is known.
         size: of the file, in bytes, where that is known.
         age: of a collected file, the seconds from its last change until it was collected.
-        counts: the counter that it adds one to; None for the events of a pass, whose `Tally` counts.
+        counts: the counter that it adds one to; None for the events of a pass, whose `PassCounts` counts.
     """
 
     name: str
@@ -203,7 +203,7 @@ Saw = Callable[[str], bool]
 _NOWHERE = "/"  # stands for the directory of a problem without a path, and is not the name of one
 
 
-class Once:
+class Deduplicator:
     """Passes on each problem once while it lasts, and only some of many.
 
     Of each kind it passes on at most `EACH` problems in one directory at the top of the spool, and `ALL` in all of

@@ -200,7 +200,7 @@ def test_entries_that_cannot_be_counted_are_not_taken_for_none(
     cache = Cache(directory, version="1", max_bytes=LIMIT_BYTES, codec=BYTES)
     for number in range(10):
         put(cache, str(number))
-    evict, real = limits.Limits._evict, entries.open_directory
+    evict, real = limits.SizeLimit._evict, entries.open_directory
 
     def open_directory(top: str, *names: str) -> int:
         if len(names) == below:
@@ -213,7 +213,7 @@ def test_entries_that_cannot_be_counted_are_not_taken_for_none(
             return evict(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(limits.Limits, "_evict", evict_blindly)
+        patch.setattr(limits.SizeLimit, "_evict", evict_blindly)
         put(cache, "new")
         with pytest.raises(CacheError, match="cannot trim"):
             cache.trim()

@@ -487,7 +487,7 @@ class Party:
         self._wait()
 
     def _run(self) -> None:
-        steps = computing.once(str(self._path), self._look, lambda: None, self._keep, None)
+        steps = computing.single_flight(str(self._path), self._look, lambda: None, self._keep, None)
         answer: Any = None
         try:
             while True:

@@ -21,7 +21,7 @@ from sharedvol.doctor.agent.limits import PREFIX
 from sharedvol.doctor.agent.warden import Warden
 from sharedvol.doctor.examination import BETWEEN, run
 from sharedvol.doctor.experiments.names_and_clocks import OF_PEERS
-from sharedvol.doctor.experiments.testbed import Bench
+from sharedvol.doctor.experiments.testbed import TestBed
 from sharedvol.doctor.peer import meeting, peer
 from sharedvol.doctor.peer.follower import Follower, checked
 from sharedvol.doctor.peer.remote import Remote
@@ -148,7 +148,7 @@ def who(**changes: object) -> Callable[[str], object]:
 
 
 def of_peers(ours: Local, says: object) -> dict[str, Finding]:
-    bench = Bench(ours, Answering(says), lambda: None)
+    bench = TestBed(ours, Answering(says), lambda: None)
     return {finding.id: finding for finding in run(bench, OF_PEERS, lambda id: None, "peer.")}
 
 
@@ -185,7 +185,7 @@ NONSENSE = (
 @pytest.mark.parametrize("seed", range(1))
 def test_no_answer_of_a_peer_breaks_an_experiment(seed: int, ours: Local) -> None:
     chance = random.Random(seed)
-    bench = Bench(ours, Answering(lambda step: chance.choice(NONSENSE)), lambda: None, pause=0.001)
+    bench = TestBed(ours, Answering(lambda step: chance.choice(NONSENSE)), lambda: None, pause=0.001)
     bench.slack, bench.arriving = 0.1, 0.01
     for finding in run(bench, (*OF_PEERS, *BETWEEN), lambda id: None, "peer."):
         assert finding.verdict in ORDER

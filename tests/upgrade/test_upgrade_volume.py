@@ -13,7 +13,7 @@ from support.soak.releases import Release
 from support.upgrade.release_commands import Place
 
 from sharedvol_sidecar.collect.collector import Collector
-from sharedvol_sidecar.config.collector_config import Job
+from sharedvol_sidecar.config.collector_config import CollectorConfig
 
 Pair = tuple[Release, Release]
 
@@ -109,7 +109,7 @@ def test_a_deleted_log_is_left_to_a_running_sidecar_of_the_release_before(
             wait_until(lambda: place.texts() == ["line\n"], "the log to be followed")
             (logs / "app.log").unlink()
             log.write("after it was deleted\n")
-            job = Job(str(place.spool), str(place.collected), quiet=0.0, workers=1)
+            job = CollectorConfig(str(place.spool), str(place.collected), quiet=0.0, workers=1)
             collector = here.enter_context(contextlib.closing(Collector(job, lambda event: None)))
             for _ in range(5):
                 collector.run_pass()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sharedvol.doctor.experiments.testbed import Bench, Experiment, refused
+from sharedvol.doctor.experiments.testbed import Experiment, TestBed, refused
 from sharedvol.doctor.report import Result, degraded, ok, unsafe
 from sharedvol.doctor.side import Hung, Side, do, flag, number
 
@@ -14,7 +14,7 @@ def _takes(side: Side, file: int, family: str, shared: bool = False) -> bool:
     return flag(do(side, "lock", file=file, family=family, shared=shared))
 
 
-def _excludes(bench: Bench, family: str) -> Result:
+def _excludes(bench: TestBed, family: str) -> Result:
     """One family of locks: exclusive excludes, shared shares, unlock frees."""
     try:
         for _ in range(_ROUNDS):
@@ -36,19 +36,19 @@ def _excludes(bench: Bench, family: str) -> Result:
     return ok("exclusive excludes, shared shares")
 
 
-def flock(bench: Bench) -> Result:
+def flock(bench: TestBed) -> Result:
     return _excludes(bench, "flock")
 
 
-def posix(bench: Bench) -> Result:
+def posix(bench: TestBed) -> Result:
     return _excludes(bench, "posix")
 
 
-def ofd(bench: Bench) -> Result:
+def ofd(bench: TestBed) -> Result:
     return _excludes(bench, "ofd")
 
 
-def both(bench: Bench) -> Result:
+def both(bench: TestBed) -> Result:
     """Both on one descriptor, as a FileLock: no conflict with oneself, and users of either family are excluded."""
     try:
         for _ in range(_ROUNDS):
@@ -69,7 +69,7 @@ def both(bench: Bench) -> Result:
 _WORDS = {"both": "both", "flock": "flock", "ofd": "an OFD lock", "posix": "a POSIX lock"}
 
 
-def families(bench: Bench) -> Result:
+def families(bench: TestBed) -> Result:
     """On a local file system flock and fcntl do not see each other, see flock(2)."""
     try:
         _, a, b = bench.shared()
@@ -82,7 +82,7 @@ def families(bench: Bench) -> Result:
     return ok("they do not see each other, as Linux has it: hence both are taken")
 
 
-def count(bench: Bench) -> Result:
+def count(bench: TestBed) -> Result:
     """A number in a file that both sides raise under both locks, waiting for each other."""
     name = bench.made(bench.a, "")
     numbers = bench.a
@@ -100,7 +100,7 @@ def count(bench: Bench) -> Result:
     return ok(f"{done} increments, none lost")
 
 
-def kill(bench: Bench) -> Result:
+def kill(bench: TestBed) -> Result:
     """The kernel frees a killed holder's locks, and wakes who waits for them."""
     _, a, b = bench.shared()
     try:
@@ -120,7 +120,7 @@ def kill(bench: Bench) -> Result:
     return ok("freed when its holder was killed")
 
 
-def wake(bench: Bench) -> Result:
+def wake(bench: TestBed) -> Result:
     """Who waits in the kernel is woken when the lock is free."""
     for family in ("flock", "ofd", "posix"):
         _, a, b = bench.shared()

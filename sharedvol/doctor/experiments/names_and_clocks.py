@@ -6,7 +6,7 @@ import errno
 import stat
 from typing import Final
 
-from sharedvol.doctor.experiments.testbed import Bench, Experiment, refused
+from sharedvol.doctor.experiments.testbed import Experiment, TestBed, refused
 from sharedvol.doctor.report import Result, degraded, ok, unknown, unsafe
 from sharedvol.doctor.side import do, number, record, text
 from sharedvol.errors import describe
@@ -19,7 +19,7 @@ _SPECIAL = 'a:b*c?d"e<f>g|h\\i j.'
 _LINKLESS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
-def identity(bench: Bench) -> Result:
+def identity(bench: TestBed) -> Result:
     """Whose the files are that this process makes; root_squash and user mapping make them another's."""
     handle = number(do(bench.a, "open", name=bench.name(), how="create"))
     uid, owner = _uid(bench), record(do(bench.a, "facts", file=handle), "uid")["uid"]
@@ -28,12 +28,12 @@ def identity(bench: Bench) -> Result:
     return ok(f"what UID {uid} makes is its own")
 
 
-def _uid(bench: Bench) -> int:
+def _uid(bench: TestBed) -> int:
     who = do(bench.a, "who")
     return number(who["uid"])
 
 
-def mode(bench: Bench) -> Result:
+def mode(bench: TestBed) -> Result:
     handle = number(do(bench.a, "open", name=bench.name(), how="create"))
     try:
         for wanted in (0o666, 0o640):
@@ -46,7 +46,7 @@ def mode(bench: Bench) -> Result:
     return ok("kept")
 
 
-def umask(bench: Bench) -> Result:
+def umask(bench: TestBed) -> Result:
     mask = number(do(bench.a, "who")["umask"])
     if mask & 0o400:
         return degraded(f"{mask:#05o}: not even this user may read what it makes")
@@ -55,7 +55,7 @@ def umask(bench: Bench) -> Result:
     return ok(f"{mask:#05o}")
 
 
-def _create(bench: Bench, name: str) -> bool:
+def _create(bench: TestBed, name: str) -> bool:
     """Make an empty file; False where the name is taken."""
     try:
         handle = number(do(bench.a, "open", name=name, how="create"))
@@ -65,14 +65,14 @@ def _create(bench: Bench, name: str) -> bool:
     return True
 
 
-def case(bench: Bench) -> Result:
+def case(bench: TestBed) -> Result:
     _create(bench, "Case")
     if not _create(bench, "cASE"):
         return degraded("names that differ in case are one name here")
     return ok("two names that differ in case are two files")
 
 
-def form(bench: Bench) -> Result:
+def form(bench: TestBed) -> Result:
     """Whether names are kept byte by byte, or normalised as on macOS."""
     try:
         _create(bench, _COMPOSED)
@@ -87,7 +87,7 @@ def form(bench: Bench) -> Result:
     return ok("kept byte by byte")
 
 
-def long(bench: Bench) -> Result:
+def long(bench: TestBed) -> Result:
     for length in (255, 200, 143, 100):  # 143: eCryptfs
         try:
             _create(bench, "n" * length)
@@ -101,7 +101,7 @@ def long(bench: Bench) -> Result:
     return degraded("not even names of 100 bytes are allowed")
 
 
-def special(bench: Bench) -> Result:
+def special(bench: TestBed) -> Result:
     try:
         _create(bench, _SPECIAL)
         listed = do(bench.b, "names")
@@ -112,7 +112,7 @@ def special(bench: Bench) -> Result:
     return ok("kept")
 
 
-def symlink(bench: Bench) -> Result:
+def symlink(bench: TestBed) -> Result:
     """O_NOFOLLOW refuses a link, see open(2)."""
     target, name = bench.made(bench.a, "behind the link"), bench.name()
     try:
@@ -132,7 +132,7 @@ def symlink(bench: Bench) -> Result:
     return unsafe("a symbolic link was followed in spite of O_NOFOLLOW: a planted link could lead anywhere")
 
 
-def precision(bench: Bench) -> Result:
+def precision(bench: TestBed) -> Result:
     handle = number(do(bench.a, "open", name=bench.name(), how="create"))
     try:
         do(bench.a, "date", file=handle, nanoseconds=_DATED)
@@ -148,7 +148,7 @@ def _seconds(nanoseconds: int) -> str:
     return f"{nanoseconds / 1e9:.9f}".rstrip("0").rstrip(".") + " s"
 
 
-def skew(bench: Bench) -> Result:
+def skew(bench: TestBed) -> Result:
     """The time of a file that is written now, against the clock before and after."""
     before = number(do(bench.a, "clock"))
     name = bench.made(bench.b, "x")
@@ -162,7 +162,7 @@ def skew(bench: Bench) -> Result:
     return ok("the same, as far as can be told")
 
 
-def order(bench: Bench) -> Result:
+def order(bench: TestBed) -> Result:
     name, a, b = bench.shared()
     last = 0
     for turn in range(10):
@@ -175,7 +175,7 @@ def order(bench: Bench) -> Result:
     return ok("later writes have no earlier times")
 
 
-def peer_identity(bench: Bench) -> Result:
+def peer_identity(bench: TestBed) -> Result:
     """Two containers need two names, and are best one user."""
     ours, theirs = do(bench.a, "who"), do(bench.b, "who")
     if not isinstance(theirs, dict) or not {"host", "uid", "gid"} <= theirs.keys():
@@ -188,7 +188,7 @@ def peer_identity(bench: Bench) -> Result:
     return ok(f"{ours['host']!r} and {text(theirs['host'], 100)!r}, both user {users[0]}")
 
 
-def peer_kernel(bench: Bench) -> Result:
+def peer_kernel(bench: TestBed) -> Result:
     ours, theirs = do(bench.a, "who"), do(bench.b, "who")
     if not isinstance(theirs, dict) or ours["boot"] != theirs.get("boot"):
         return degraded("two kernels: two machines, or two virtual ones")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from sharedvol.doctor.experiments.testbed import Bench, Experiment, each_way
+from sharedvol.doctor.experiments.testbed import Experiment, TestBed, each_way
 from sharedvol.doctor.report import Result, degraded, ok, unsafe
 from sharedvol.doctor.side import Side, do, number, record
 from sharedvol.errors import describe
@@ -16,7 +16,7 @@ _SECONDS = 2.0
 _UNSUPPORTED = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EISDIR, errno.ENOENT)
 
 
-def link(bench: Bench) -> Result:
+def link(bench: TestBed) -> Result:
     """link(2) fails where the name is taken, also where two race for it."""
     first, second, target = bench.made(bench.a, "first"), bench.made(bench.b, "second"), bench.name()
     try:
@@ -35,7 +35,7 @@ def link(bench: Bench) -> Result:
     return _race(bench, first, second)
 
 
-def _race(bench: Bench, first: str, second: str) -> Result:
+def _race(bench: TestBed, first: str, second: str) -> Result:
     done = bench.at_once(
         ("link_race", {"name": first, "times": _RACES}), ("link_race", {"name": second, "times": _RACES})
     )
@@ -51,7 +51,7 @@ def _numbers(value: object) -> set[int]:
     return {number(one) for one in value[:_RACES]} if isinstance(value, list) else set()
 
 
-def rename(bench: Bench) -> Result:
+def rename(bench: TestBed) -> Result:
     """Who opens a name while it is replaced finds the old file or the new one."""
     name = bench.made(bench.a, "a")
     _, saw = bench.at_once(
@@ -68,7 +68,7 @@ def rename(bench: Bench) -> Result:
     return ok(f"{seen['reads']} reads while it was replaced found a whole file")
 
 
-def noreplace(bench: Bench) -> Result:
+def noreplace(bench: TestBed) -> Result:
     """RENAME_NOREPLACE of rename(2)."""
     first, second, free = bench.made(bench.a, "first"), bench.made(bench.b, "second"), bench.name()
     try:
@@ -85,7 +85,7 @@ def noreplace(bench: Bench) -> Result:
     return ok("EEXIST where the name is taken")
 
 
-def unnamed(bench: Bench) -> Result:
+def unnamed(bench: TestBed) -> Result:
     """O_TMPFILE of open(2), and linkat(2) to give it a name."""
     name = bench.name()
     try:
@@ -102,7 +102,7 @@ def unnamed(bench: Bench) -> Result:
     return ok("made, filled and named")
 
 
-def visible(bench: Bench) -> Result:
+def visible(bench: TestBed) -> Result:
     """What one side wrote and closed, the other finds at once, in the directory and by its name."""
     for turn in range(5):
         name, target, content = bench.name(), bench.name(), f"version {turn}"
@@ -131,7 +131,7 @@ def _looks(side: Side, name: str) -> bool:
     return True
 
 
-def sync_file(bench: Bench) -> Result:
+def sync_file(bench: TestBed) -> Result:
     """fsync(2); whether the disk keeps what it says it has is not told without a power cut."""
     handle = number(do(bench.a, "open", name=bench.name(), how="create"))
     do(bench.a, "write", file=handle, text="content")
@@ -142,7 +142,7 @@ def sync_file(bench: Bench) -> Result:
     return ok("succeeds")
 
 
-def sync_directory(bench: Bench) -> Result:
+def sync_directory(bench: TestBed) -> Result:
     """fsync(2) of the directory that holds a new name."""
     bench.made(bench.a, "content")
     try:

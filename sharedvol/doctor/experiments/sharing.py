@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sharedvol.doctor.experiments.testbed import Bench, Experiment, each_way, refused
+from sharedvol.doctor.experiments.testbed import Experiment, TestBed, each_way, refused
 from sharedvol.doctor.report import Result, degraded, ok, unsafe
 from sharedvol.doctor.side import do, flag, number, record
 from sharedvol.errors import describe
@@ -13,7 +13,7 @@ _MAPPED = 64
 _WANTED = ("closed", "created", "moved")
 
 
-def append(bench: Bench) -> Result:
+def append(bench: TestBed) -> Result:
     """Records that two processes append at once, each in one write, are all there and whole."""
     name, *_ = bench.shared()
     loop = {"name": name, "times": _APPENDS, "size": _RECORD}
@@ -27,7 +27,7 @@ def append(bench: Bench) -> Result:
     return ok(f"{whole} records of two processes, all whole")
 
 
-def mapped(bench: Bench) -> Result:
+def mapped(bench: TestBed) -> Result:
     """What one process writes through a shared mapping, another sees in its mapping and by read(2), see mmap(2)."""
     _, a, b = bench.shared("." * 4096)
     try:
@@ -41,7 +41,7 @@ def mapped(bench: Bench) -> Result:
     return ok("seen at once")
 
 
-def inotify(bench: Bench) -> Result:
+def inotify(bench: TestBed) -> Result:
     """Events of what another process does arrive, see inotify(7)."""
     name = bench.name()
     try:
@@ -60,7 +60,7 @@ def inotify(bench: Bench) -> Result:
     return ok("created, closed and moved are told")
 
 
-def lease(bench: Bench) -> Result:
+def lease(bench: TestBed) -> Result:
     """A read lease is granted to a closed file's owner, and refused while it is open for writing, see fcntl(2)."""
     name = bench.made(bench.a, "x")
     handle = number(do(bench.a, "open", name=name, how="read"))

@@ -16,7 +16,7 @@ NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.
 """Errors that say nothing of what was tried."""
 
 
-class Bench:
+class TestBed:
     """Two sides that work in the same room.
 
     Args:
@@ -44,9 +44,9 @@ class Bench:
         """A name that is in nobody's use."""
         return f"f{next(self.numbers)}"
 
-    def turned(self) -> Bench:
+    def turned(self) -> TestBed:
         """The same with the sides exchanged: across mounts, what one sees of the other need not be so in return."""
-        return Bench(self.b, self.a, self.tidy, self.pause, self.numbers)
+        return TestBed(self.b, self.a, self.tidy, self.pause, self.numbers)
 
     def at_once(self, first: tuple[str, dict[str, object]], second: tuple[str, dict[str, object]]) -> list[object]:
         """What two loops (loops.py) return that run at the same time: one of `a`, one of `b`."""
@@ -80,10 +80,10 @@ class Bench:
             do(side, "close", file=handle)
 
 
-def each_way(make: Callable[[Bench], Result]) -> Callable[[Bench], Result]:
+def each_way(make: Callable[[TestBed], Result]) -> Callable[[TestBed], Result]:
     """An experiment that is made in both directions."""
 
-    def both(bench: Bench) -> Result:
+    def both(bench: TestBed) -> Result:
         result = make(bench)
         return result if result.verdict != "ok" else make(bench.turned())
 
@@ -107,5 +107,5 @@ class Experiment(NamedTuple):
     """
 
     id: str
-    make: Callable[[Bench], Result]
+    make: Callable[[TestBed], Result]
     between: bool = True

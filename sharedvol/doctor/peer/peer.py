@@ -18,7 +18,7 @@ from typing import Final
 
 from sharedvol.doctor.examination import BETWEEN, Progress, run
 from sharedvol.doctor.experiments.names_and_clocks import OF_PEERS
-from sharedvol.doctor.experiments.testbed import Bench
+from sharedvol.doctor.experiments.testbed import TestBed
 from sharedvol.doctor.peer.follower import Follower, checked
 from sharedvol.doctor.peer.meeting import Meeting, PeerError
 from sharedvol.doctor.peer.remote import Remote
@@ -69,7 +69,7 @@ def meet(
 def _lead(meeting: Meeting, partner: str, progress: Progress) -> tuple[Finding, ...]:
     room = text(do(meeting.warden, "make", open_to_all=True))
     ours, theirs = Local(meeting.directory, room, meeting.patience), Remote(meeting, partner)
-    bench = Bench(ours, theirs, lambda: do(meeting.warden, "sweep"), _PAUSE)
+    bench = TestBed(ours, theirs, lambda: do(meeting.warden, "sweep"), _PAUSE)
     findings = []
     try:
         try:

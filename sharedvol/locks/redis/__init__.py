@@ -1,5 +1,6 @@
 """Locks on Redis servers."""
 
 from sharedvol.locks.redis.lock import RedisLock
+from sharedvol.locks.redis.server import RedisHolder
 
-__all__ = ["RedisLock"]
+__all__ = ["RedisHolder", "RedisLock"]

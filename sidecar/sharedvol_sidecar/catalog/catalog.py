@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from sharedvol_sidecar.catalog.encoding import escape, key, unescape
 from sharedvol_sidecar.catalog.pages import COLLECTED_AT, KEY, PageQueries, Query, lower_bound
 from sharedvol_sidecar.catalog.schema import collected
-from sharedvol_sidecar.catalog.session import Session, read_url
+from sharedvol_sidecar.catalog.session import CatalogSession, read_url
 from sharedvol_sidecar.errors import CatalogError
 from sharedvol_sidecar.fs.directory import Directory, open_root
 from sharedvol_sidecar.fs.private import PRIVATE, open_private
@@ -141,7 +141,7 @@ class Catalog:
             if create:
                 root.sync()  # or a power cut could take the directory with all rows in it
             target = sa.URL.create("sqlite", database=place)
-        self._session = Session(target, create=create, frozen=frozen)
+        self._session = CatalogSession(target, create=create, frozen=frozen)
 
     @classmethod
     def open(cls, url: str | None, destination: Directory | Path, *, create: bool = True) -> Catalog:

@@ -37,7 +37,7 @@ class Found:
     info: os.stat_result
 
 
-class Tree:
+class CollectedFiles:
     """Reaches files by their paths, one directory after the other.
 
     Args:

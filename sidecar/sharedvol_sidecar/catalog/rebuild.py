@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, replace
 
 from sharedvol.errors import describe
 from sharedvol_sidecar.catalog.catalog import Catalog, Row, clamped
-from sharedvol_sidecar.catalog.files import Found, Tree, digest, is_plain, open_file
+from sharedvol_sidecar.catalog.files import CollectedFiles, Found, digest, is_plain, open_file
 from sharedvol_sidecar.catalog.verify import UNREADABLE, Finding, grouped
-from sharedvol_sidecar.destination.template_inverse import Inverse
+from sharedvol_sidecar.destination.template_inverse import TemplateInverse
 from sharedvol_sidecar.fs.holes import is_hollow
 
 ADDED, REPLACED, COMPLETED, DROPPED = "added", "replaced", "completed", "dropped"
@@ -68,8 +68,8 @@ class Rebuild:
     def __init__(
         self,
         catalog: Catalog,
-        tree: Tree,
-        inverse: Inverse,
+        tree: CollectedFiles,
+        inverse: TemplateInverse,
         tell: Callable[[Finding], None],
         progress: Callable[[int], object] = lambda count: None,
     ) -> None:

@@ -109,7 +109,7 @@ def check_url(text: str, *, options: bool = True) -> None:
         read_url(text, options=options)
 
 
-class Session:
+class CatalogSession:
     """One connection of one process and one thread.
 
     A forked child gets a connection of its own at its first call, and never speaks on its parent's.

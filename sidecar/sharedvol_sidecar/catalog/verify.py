@@ -12,7 +12,7 @@ from typing import Protocol
 
 from sharedvol.errors import describe
 from sharedvol_sidecar.catalog.catalog import Catalog, Filters, Row, clamped
-from sharedvol_sidecar.catalog.files import Found, Tree, digest, is_plain, open_file
+from sharedvol_sidecar.catalog.files import CollectedFiles, Found, digest, is_plain, open_file
 from sharedvol_sidecar.fs.directory import Directory
 
 CHANGED, MISSING, UNCATALOGUED, UNREADABLE = "changed", "missing", "uncatalogued", "unreadable"
@@ -72,7 +72,7 @@ class Verified:
         return asdict(self)
 
 
-class LiveCopies(Protocol):
+class CopyRecords(Protocol):
     """What sidecars know of the live copies of followed logs."""
 
     def recorded(self, root: Directory) -> set[str] | None:
@@ -96,8 +96,8 @@ class Verification:
     def __init__(
         self,
         catalog: Catalog,
-        tree: Tree,
-        live_copies: LiveCopies,
+        tree: CollectedFiles,
+        live_copies: CopyRecords,
         tell: Callable[[Finding], None],
         progress: Callable[[int], object] = lambda count: None,
     ) -> None:

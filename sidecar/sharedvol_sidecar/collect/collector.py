@@ -15,32 +15,32 @@ from sharedvol_sidecar.catalog.catalog import Catalog
 from sharedvol_sidecar.collect.helper import Helper
 from sharedvol_sidecar.collect.naming import Naming, NamingStore
 from sharedvol_sidecar.collect.serving import Serving
-from sharedvol_sidecar.config.collector_config import Job
+from sharedvol_sidecar.config.collector_config import CollectorConfig
 from sharedvol_sidecar.destination.destination import Destination
 from sharedvol_sidecar.destination.ownership import Ownership
 from sharedvol_sidecar.errors import FULL, SpoolError
-from sharedvol_sidecar.events import Event, Listener, Saw, Tally
+from sharedvol_sidecar.events import Event, Listener, PassCounts, Saw
 from sharedvol_sidecar.follow.ended import EndedLogs
-from sharedvol_sidecar.follow.follower import LogKeeper, skips
-from sharedvol_sidecar.follow.live_copies import Followed
+from sharedvol_sidecar.follow.follower import LogFollower, skips
+from sharedvol_sidecar.follow.live_copies import LiveCopies
 from sharedvol_sidecar.fs.directory import Directory, open_root
 from sharedvol_sidecar.fs.mounts import shares_file_system
 from sharedvol_sidecar.fs.private import directory_id
 from sharedvol_sidecar.fs.spares import is_spare
 from sharedvol_sidecar.monitor.liveness import Liveness, Unwatched
 from sharedvol_sidecar.monitor.replica_watch import ReplicaWatch
-from sharedvol_sidecar.spool.container_locks import Units
+from sharedvol_sidecar.spool.container_locks import ContainerLocks
 from sharedvol_sidecar.spool.orphans import Orphans
-from sharedvol_sidecar.spool.quiet_time import Quiet
-from sharedvol_sidecar.spool.renames import Placed
+from sharedvol_sidecar.spool.quiet_time import QuietTime
+from sharedvol_sidecar.spool.renames import RenameLog
 from sharedvol_sidecar.spool.scanner import Candidate, Scanner
 from sharedvol_sidecar.spool.visits import BYTES, SCANNED, Visits
 from sharedvol_sidecar.transfer.admission import Admission, Logs
 from sharedvol_sidecar.transfer.batch import MAX_BATCH_BYTES, MAX_FOLLOWED, FileBatch, raise_descriptors
-from sharedvol_sidecar.transfer.catalog_writer import Register
+from sharedvol_sidecar.transfer.catalog_writer import CatalogWriter
 from sharedvol_sidecar.transfer.claims import Claims, day_of_batch
 from sharedvol_sidecar.transfer.item import Item
-from sharedvol_sidecar.transfer.linker import Publisher
+from sharedvol_sidecar.transfer.linker import Linker
 from sharedvol_sidecar.transfer.mover import Mover
 from sharedvol_sidecar.transfer.rate import Rate
 from sharedvol_sidecar.transfer.staging import purge
@@ -72,18 +72,18 @@ class Collector:
 
     def __init__(
         self,
-        job: Job,
+        job: CollectorConfig,
         tell: Listener,
         visit: Callable[[Directory], None] | None = None,
         shard: tuple[int, int] = (0, 1),
         tell_collected: bool = False,
         wait: float = 0.0,
         pause: Callable[[float], None] = time.sleep,
-        placed: Placed | None = None,
+        placed: RenameLog | None = None,
         liveness: Liveness | None = None,
     ) -> None:
         self._liveness = liveness or Unwatched()
-        self._job, self._pause, self._placed = job, pause, placed or Placed()
+        self._job, self._pause, self._placed = job, pause, placed or RenameLog()
         self._helping = shard[0] > 0
         self._descriptors = raise_descriptors()
         # No part refers to the collector: it would close only when the garbage collector runs, which is rare.
@@ -110,7 +110,7 @@ class Collector:
             self.orphans = Orphans(spool, job.spool, self._namings.kinds, tell)
             self.replicas = ReplicaWatch(spool)
             open_catalog = functools.partial(Catalog.open, job.catalog, root)
-            self.register = Register(open_catalog if job.catalog is not None else None, tell)
+            self.register = CatalogWriter(open_catalog if job.catalog is not None else None, tell)
             parts.callback(self.register.close)
             self._assemble(spool, tell, visit, shard, tell_collected, wait, parts)
             self._parts = parts.pop_all()
@@ -131,11 +131,11 @@ class Collector:
         job, destination = self._job, self._destination
         template, layout = self._namings.own.names, self._namings.own.layout
         self._spool, self._tell = spool, tell
-        self._quiet = Quiet(job.quiet)
+        self._quiet = QuietTime(job.quiet)
         # Opened again: two descriptors of one opening share the position in the list of its entries.
         again = parts.enter_context(spool.open("."))
         self._visits = Visits(Scanner(again, layout, _ignore))
-        publisher = Publisher(
+        publisher = Linker(
             self._destination,
             template,
             functools.partial(destination.staging, self._spool_id),
@@ -144,7 +144,7 @@ class Collector:
             self.register.remove,
             self._liveness,
         )
-        followed = Followed(
+        followed = LiveCopies(
             self._destination,
             self._spool_id,
             template,
@@ -159,7 +159,7 @@ class Collector:
         parts.callback(records.close)
         self._scanner = Scanner(spool, layout, tell, visit, shard, job.follow, lambda inode: inode in records.inodes)
         with _needing_room(spool):
-            self._units = Units(spool, wait, records.refresh)
+            self._units = ContainerLocks(spool, wait, records.refresh)
         parts.callback(self._units.close)
         self._ended = EndedLogs(destination.root, self._spool_id, self.claims, tell, self._liveness)
         parts.callback(self._ended.close)
@@ -179,7 +179,7 @@ class Collector:
             self._liveness,
             followed.is_new,
         )
-        self.logs = LogKeeper(
+        self.logs = LogFollower(
             followed,
             self._units,
             logs,
@@ -245,8 +245,8 @@ class Collector:
         return self._destination.is_short(self._job.min_free)
 
     def run_pass(
-        self, stop: Callable[[], bool] = lambda: False, after_batch: Callable[[Tally], None] = lambda tally: None
-    ) -> Tally:
+        self, stop: Callable[[], bool] = lambda: False, after_batch: Callable[[PassCounts], None] = lambda tally: None
+    ) -> PassCounts:
         """Collect what is finished now: first what dead movers had claimed, then what a scan finds.
 
         Args:
@@ -258,7 +258,7 @@ class Collector:
             SpoolError: the spool gives nothing now.
             OSError: the spool cannot be read.
         """
-        tally = Tally()
+        tally = PassCounts()
         waiting_for_rows = self._uncatalogued
         self._quiet.new_pass()
         self.admission.new_pass()
@@ -316,7 +316,7 @@ class Collector:
             after_batch(tally)  # also of a pass that fails: what it did before is counted
         return tally
 
-    def tick(self, after: Callable[[Tally], None] = lambda tally: None) -> Tally:
+    def tick(self, after: Callable[[PassCounts], None] = lambda tally: None) -> PassCounts:
         """Follow the logs that have grown, without a scan.
 
         Args:
@@ -325,7 +325,7 @@ class Collector:
         Raises:
             DestinationError: the destination takes nothing now.
         """
-        tally = Tally()
+        tally = PassCounts()
         try:
             self.logs.tick(tally)
         finally:
@@ -358,7 +358,7 @@ class Collector:
     _uncatalogued = 0
     _entering: str | None = None
 
-    def _end_help(self, tally: Tally, stop: Callable[[], bool]) -> None:
+    def _end_help(self, tally: PassCounts, stop: Callable[[], bool]) -> None:
         helper, self._helper = self._helper, None
         self._rate.share(1)
         moved = helper.end(stop) if helper is not None else None
@@ -384,7 +384,9 @@ class Collector:
                 self._scanner.shard = (0, 2)
                 self._rate.share(2)
 
-    def _move(self, batch: FileBatch, tally: Tally, after_batch: Callable[[Tally], None], keep: str | None) -> None:
+    def _move(
+        self, batch: FileBatch, tally: PassCounts, after_batch: Callable[[PassCounts], None], keep: str | None
+    ) -> None:
         """Move a batch, and let go of the units that it was of but the one that is being scanned."""
         if batch.items:
             self._mover.move(batch.items, tally)
@@ -394,7 +396,7 @@ class Collector:
             self._units.release(keep)
         self._pause_for(sum(item.work for item in batch.items if item.done))
 
-    def _admit(self, candidate: Candidate, batch: FileBatch, tally: Tally) -> None:
+    def _admit(self, candidate: Candidate, batch: FileBatch, tally: PassCounts) -> None:
         """Add a file to a batch if it may move."""
         self.logs.see(candidate)
         item = self.admission.admit(candidate, tally)
@@ -405,12 +407,12 @@ class Collector:
         if self._ended.discard(item) or (item.followed and (self._helping or not self.logs.is_as_it_was(item))):
             batch.drop_last()
 
-    def _visit_others(self, tally: Tally, after_batch: Callable[[Tally], None]) -> None:
+    def _visit_others(self, tally: PassCounts, after_batch: Callable[[PassCounts], None]) -> None:
         """Move some files of the other containers, so that they do not wait for the backlog of this one.
 
         What is left there is not counted: the scan does that, once for each container.
         """
-        seen = Tally()
+        seen = PassCounts()
         batch = self._new_batch()
         with self.admission.uncounted(), contextlib.ExitStack() as locks:
             try:
@@ -431,7 +433,7 @@ class Collector:
             after_batch(tally)
             self._pause_for(sum(item.work for item in batch.items if item.done))
 
-    def _admit_some(self, entry: os.DirEntry[str], batch: FileBatch, tally: Tally) -> bool:
+    def _admit_some(self, entry: os.DirEntry[str], batch: FileBatch, tally: PassCounts) -> bool:
         """Add the first files of one container to a batch. Return whether there was any."""
         before, work = len(batch.items), 0
         with contextlib.closing(self._visits.candidates(entry, tally)) as candidates:
@@ -444,7 +446,7 @@ class Collector:
                     break
         return len(batch.items) > before
 
-    def _check_room(self, tally: Tally) -> None:
+    def _check_room(self, tally: PassCounts) -> None:
         """A pass that collects anything has made room: the next one has the rest.
 
         Raises:
@@ -464,14 +466,14 @@ class Collector:
         if wait > 0:
             self._pause(wait)
 
-    def _recover(self, tally: Tally) -> None:
+    def _recover(self, tally: PassCounts) -> None:
         with contextlib.closing(self.claims.left_behind()) as left_behind:
             for slot, root in left_behind:
                 self.logs.refresh()  # the mover that died may have begun to follow logs since this pass began
                 if not self._recover_slot(slot, root, tally):
                     return  # published files wait for their rows, and checking each again would change nothing
 
-    def _recover_slot(self, slot: str, root: Directory, tally: Tally) -> bool:
+    def _recover_slot(self, slot: str, root: Directory, tally: PassCounts) -> bool:
         """Finish what a mover of a slot had claimed. Return False if the catalog takes no rows now."""
         for name in os.listdir(root.fd):
             if is_spare(name):
@@ -494,7 +496,7 @@ class Collector:
             self._purge(slot)
         return True
 
-    def _left_in(self, directory: Directory, path: str, tally: Tally) -> Iterator[Item]:
+    def _left_in(self, directory: Directory, path: str, tally: PassCounts) -> Iterator[Item]:
         """The claims in a claim directory that can be finished, by the settings that made them."""
         day, naming = day_of_batch(path), self._namings.of_batch(path)
         for candidate in Scanner(self._spool, naming.layout, self._tell).claimed(directory, tally):
@@ -512,7 +514,7 @@ class Collector:
             else:
                 item.close()
 
-    def _remove_orphans(self, tally: Tally) -> None:
+    def _remove_orphans(self, tally: PassCounts) -> None:
         if not self._job.orphans:
             return
         for unit in sorted(self._entered - self._namings.kinds()):
@@ -530,7 +532,7 @@ class Collector:
         purge(staging)
 
 
-def _unfollow(followed: Followed, ended: EndedLogs, item: Item) -> None:
+def _unfollow(followed: LiveCopies, ended: EndedLogs, item: Item) -> None:
     """Before a log or its live copy goes: remove the copy of the log, or remember what came of the copy."""
     if item.followed:
         followed.drop(item.followed)

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 
-from sharedvol_sidecar.config.collector_config import Job
-from sharedvol_sidecar.events import Tally
+from sharedvol_sidecar.config.collector_config import CollectorConfig
+from sharedvol_sidecar.events import PassCounts
 
 _LOOK = 0.2  # seconds between two looks at whether to stop while the helper works
 
@@ -25,7 +25,7 @@ class Helper:
         process: the process.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: CollectorConfig) -> None:
         self.process = subprocess.Popen(
             # -P: the current directory may be the spool, and nothing is imported from there.
             [sys.executable, "-P", "-m", "sharedvol_sidecar.collect.worker"],
@@ -42,7 +42,7 @@ class Helper:
                 self.process.stdin.close()
             self.process.stdin = None
 
-    def end(self, stop: Callable[[], bool]) -> Tally | None:
+    def end(self, stop: Callable[[], bool]) -> PassCounts | None:
         """Wait for its end. What it moved; None where it was killed.
 
         Args:
@@ -69,4 +69,4 @@ class Helper:
         # next pass. Of what it left only the next pass, which is whole, can tell.
         if not answer:
             return None
-        return Tally(**json.loads(answer))
+        return PassCounts(**json.loads(answer))

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 
 from sharedvol import AlreadyPublishedError, publish
-from sharedvol_sidecar.config.collector_config import Job
+from sharedvol_sidecar.config.collector_config import CollectorConfig
 from sharedvol_sidecar.destination.template import Template
 from sharedvol_sidecar.errors import FULL, ConfigError
 from sharedvol_sidecar.fs.directory import Directory
@@ -33,7 +33,7 @@ _MAX_FILE = 1_000_000
 
 @dataclass(frozen=True)
 class Naming:
-    """The settings that name files; see `Job`.
+    """The settings that name files; see `CollectorConfig`.
 
     Raises:
         ConfigError: the template is wrong; raised when it is first used.
@@ -46,7 +46,7 @@ class Naming:
     compress: str
 
     @classmethod
-    def of(cls, job: Job) -> Naming:
+    def of(cls, job: CollectorConfig) -> Naming:
         """The naming settings of a job."""
         return cls(job.template, job.kinds, job.pattern, job.follow, job.compress)
 

@@ -12,8 +12,8 @@ import sys
 from types import FrameType
 
 from sharedvol_sidecar.collect.collector import Collector, tune_memory
-from sharedvol_sidecar.config.collector_config import Job
-from sharedvol_sidecar.events import Event, Tally
+from sharedvol_sidecar.config.collector_config import CollectorConfig
+from sharedvol_sidecar.events import Event, PassCounts
 
 
 def main() -> int:
@@ -33,8 +33,8 @@ def main() -> int:
         """The collector sees, and tells, the same in its next pass."""
 
     tune_memory()
-    collector = Collector(Job(**job), tell, shard=(1, 2))
-    counts = [Tally()]
+    collector = Collector(CollectorConfig(**job), tell, shard=(1, 2))
+    counts = [PassCounts()]
     try:
         collector.run_pass(lambda: stopping, lambda tally: counts.append(tally))
     finally:

@@ -21,7 +21,7 @@ from sharedvol import SharedVolError
 from sharedvol.errors import describe
 from sharedvol_sidecar.catalog.catalog import Catalog, CatalogError, Filters, Row
 from sharedvol_sidecar.catalog.encoding import escape
-from sharedvol_sidecar.catalog.files import Tree
+from sharedvol_sidecar.catalog.files import CollectedFiles
 from sharedvol_sidecar.catalog.rebuild import Rebuild
 from sharedvol_sidecar.catalog.session import check_url
 from sharedvol_sidecar.catalog.verify import PROBLEMS, Finding, Verification
@@ -29,7 +29,7 @@ from sharedvol_sidecar.commands.exit import EXIT_CONFIG, EXIT_FAILED, Failure, r
 from sharedvol_sidecar.commands.options import config_option, source_of
 from sharedvol_sidecar.config.settings import named
 from sharedvol_sidecar.destination.template import DEFAULT, Template
-from sharedvol_sidecar.destination.template_inverse import Inverse
+from sharedvol_sidecar.destination.template_inverse import TemplateInverse
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.follow.seals import RecordedCopies
 from sharedvol_sidecar.fs.directory import Directory, open_root
@@ -132,7 +132,7 @@ def verify_command(to: Path, catalog: str | None, as_json: bool, **filters: Any)
     with finish():
         chosen = _chosen(filters)
         with opened(to, catalog, create=False) as (rows, root), _bar(_bytes_of(rows, chosen)) as bar:
-            work = Verification(rows, Tree(root), RecordedCopies(), _teller(bar, as_json), bar.update)
+            work = Verification(rows, CollectedFiles(root), RecordedCopies(), _teller(bar, as_json), bar.update)
             work.catalogued(chosen)
             if chosen == Filters():
                 work.uncatalogued()
@@ -173,10 +173,10 @@ def rebuild_command(to: Path, catalog: str | None, template: str, as_json: bool)
     Exit codes: 0 done, 1 something cannot be read, 2 wrong settings.
     """
     with finish():
-        inverse = Inverse(Template(template))
+        inverse = TemplateInverse(Template(template))
         with opened(to, catalog, create=True) as (rows, root), _bar(None) as bar:
             add_indexes(rows)
-            work = Rebuild(rows, Tree(root), inverse, _teller(bar, as_json), bar.update)
+            work = Rebuild(rows, CollectedFiles(root), inverse, _teller(bar, as_json), bar.update)
             counts = work.run()
     if as_json:
         say_json({"summary": counts.as_dict()})

@@ -17,13 +17,13 @@ from sharedvol import SharedVolError
 from sharedvol.environment import mistyped
 from sharedvol_sidecar.collect.collector import tune_memory
 from sharedvol_sidecar.commands.exit import EXIT_CONFIG, EXIT_FAILED, Failure, report, say, say_json, unusable
-from sharedvol_sidecar.config.collector_config import Job
+from sharedvol_sidecar.config.collector_config import CollectorConfig
 from sharedvol_sidecar.config.network_mounts import network_warnings
-from sharedvol_sidecar.config.resolve import job
+from sharedvol_sidecar.config.resolve import resolve
 from sharedvol_sidecar.config.settings import PREFIX, Settings, load
 from sharedvol_sidecar.destination.template import FIELDS
 from sharedvol_sidecar.errors import ConfigError
-from sharedvol_sidecar.events import COUNTERS, Event, Once, Tally
+from sharedvol_sidecar.events import COUNTERS, Deduplicator, Event, PassCounts
 from sharedvol_sidecar.humanize import plain, size
 from sharedvol_sidecar.monitor.service_log import set_up
 from sharedvol_sidecar.service import service
@@ -92,14 +92,14 @@ def once_command(as_json: bool, **flags: Any) -> None:
         def tell(event: Event) -> None:
             if event.name == "followed":
                 return
-            if event.name in Once.REPEATED:
+            if event.name in Deduplicator.REPEATED:
                 repeated[event.name] += 1
-                if repeated[event.name] > Once.ALL:
+                if repeated[event.name] > Deduplicator.ALL:
                     return  # whoever writes the spool decides how often it happens
             with bar.external_write_mode(file=sys.stderr):
                 report(f"{event.name}: {plain(event.path)}{': ' * bool(event.path)}{plain(event.detail)}")
 
-        def progress(tally: Tally) -> None:
+        def progress(tally: PassCounts) -> None:
             bar.update(tally.collected - bar.n)
 
         try:
@@ -113,8 +113,8 @@ def once_command(as_json: bool, **flags: Any) -> None:
         except OSError as error:
             raise unusable(error, EXIT_FAILED if bar.n else EXIT_CONFIG) from None
     for name, count in repeated.items():
-        if count > Once.ALL:
-            report(f"{name}: and {count - Once.ALL:,} more")
+        if count > Deduplicator.ALL:
+            report(f"{name}: and {count - Deduplicator.ALL:,} more")
     if as_json:
         say_json(tally.as_dict())
     else:
@@ -154,7 +154,7 @@ def run_command(verbose: bool, **flags: Any) -> None:
         raise unusable(error, EXIT_CONFIG) from None
 
 
-def summary(tally: Tally) -> str:
+def summary(tally: PassCounts) -> str:
     """Return the counts for people: what was done, and what was left and why."""
     lines = [f"collected {tally.collected} files, {size(tally.bytes)}"]
     for counter in COUNTERS:
@@ -173,9 +173,9 @@ def given_settings(flags: dict[str, Any]) -> Settings:
         raise Failure(str(error), EXIT_CONFIG) from None
 
 
-def as_job(settings: Settings) -> Job:
+def as_job(settings: Settings) -> CollectorConfig:
     """The job, or exit code 2 with the reason in one line."""
     try:
-        return job(settings)
+        return resolve(settings)
     except ConfigError as error:
         raise Failure(str(error), EXIT_CONFIG) from None

@@ -14,7 +14,7 @@ from sharedvol_sidecar.catalog.session import read_url
 from sharedvol_sidecar.commands.collect import settings_options
 from sharedvol_sidecar.commands.exit import EXIT_CONFIG, EXIT_FAILED, Failure, report, say, say_json
 from sharedvol_sidecar.config.network_mounts import network_warnings
-from sharedvol_sidecar.config.resolve import job
+from sharedvol_sidecar.config.resolve import resolve
 from sharedvol_sidecar.config.settings import FIELDS, Settings, collect, load
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.fs.directory import open_root
@@ -59,7 +59,7 @@ def check_command(**flags: Any) -> None:
     """
     settings, _ = _loaded(flags)
     try:
-        work = job(settings)
+        work = resolve(settings)
         for event in network_warnings(work, settings):
             report(f"warning: {event.path!r} {event.detail}")
         if work.catalog is not None:

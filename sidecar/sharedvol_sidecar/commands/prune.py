@@ -18,7 +18,7 @@ from sharedvol_sidecar.config.settings import FLAG, named
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.fs.directory import open_root
 from sharedvol_sidecar.humanize import plain, size, time_words
-from sharedvol_sidecar.retention.pruner import Counts, Doomed, Pruned, Rule, apply, parse_rules, plan
+from sharedvol_sidecar.retention.pruner import Counts, Expired, Pruned, Rule, apply, parse_rules, plan
 from sharedvol_sidecar.retention.relief import make_room, readable
 
 
@@ -88,7 +88,7 @@ def prune_command(to: Path, catalog: str | None, keep: tuple[Rule, ...], really:
         sys.exit(EXIT_FAILED)
 
 
-def _dry_run(doomed: Iterator[Doomed], as_json: bool) -> None:
+def _dry_run(doomed: Iterator[Expired], as_json: bool) -> None:
     files = total = 0
     for one in doomed:
         files, total = files + 1, total + one.row.size
@@ -102,7 +102,7 @@ def _dry_run(doomed: Iterator[Doomed], as_json: bool) -> None:
         say(f"would delete {files} files, {size(total)}; --apply does it")
 
 
-def _described(doomed: Doomed) -> dict[str, object]:
+def _described(doomed: Expired) -> dict[str, object]:
     row = doomed.row
     return {
         "path": escape(row.path),

@@ -8,7 +8,7 @@ from sharedvol_sidecar.destination.template import DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class CollectorConfig:
     """What to collect, and how; the settings in plain values.
 
     Attributes:

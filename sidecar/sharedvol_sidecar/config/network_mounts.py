@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from sharedvol.mounts import network_mount
 from sharedvol.network import describe_mount
-from sharedvol_sidecar.config.collector_config import Job
+from sharedvol_sidecar.config.collector_config import CollectorConfig
 from sharedvol_sidecar.config.settings import Settings
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.events import Event
@@ -17,7 +17,7 @@ NETWORK = "network_file_system"
 """The name of the event, and of the warning on the status page."""
 
 
-def network_warnings(job: Job, settings: Settings) -> list[Event]:
+def network_warnings(job: CollectorConfig, settings: Settings) -> list[Event]:
     """Return a warning for each directory on a network file system; none where the settings accept those.
 
     Raises:
@@ -31,7 +31,7 @@ def network_warnings(job: Job, settings: Settings) -> list[Event]:
     return found
 
 
-def _found(job: Job) -> Iterator[Event]:
+def _found(job: CollectorConfig) -> Iterator[Event]:
     seen = set()
     for path in (job.spool, job.collected, *_catalog_directory(job)):
         with contextlib.suppress(OSError):  # what cannot be opened is reported by those who need it
@@ -45,7 +45,7 @@ def _found(job: Job) -> Iterator[Event]:
                 yield Event(NETWORK, path, describe_mount(mounted[1], "--allow-network true"))
 
 
-def _catalog_directory(job: Job) -> Iterator[str]:
+def _catalog_directory(job: CollectorConfig) -> Iterator[str]:
     """Yield the directory of a catalog in a file that is not in the destination."""
     head, slashes, file = (job.catalog or "").partition(":///")
     if slashes and head.startswith("sqlite"):

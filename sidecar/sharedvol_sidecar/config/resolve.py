@@ -7,13 +7,13 @@ from pathlib import Path
 
 from sharedvol.arguments import parse_size
 from sharedvol.errors import describe
-from sharedvol_sidecar.config.collector_config import Job
+from sharedvol_sidecar.config.collector_config import CollectorConfig
 from sharedvol_sidecar.config.settings import Settings
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.fs.mounts import overlap
 
 
-def job(settings: Settings) -> Job:
+def resolve(settings: Settings) -> CollectorConfig:
     """The settings as a job.
 
     Raises:
@@ -31,7 +31,7 @@ def job(settings: Settings) -> Job:
         raise ConfigError(
             f"--follow {unknown[0]!r} is none of the kinds {', '.join(settings.kinds)}: name some of them"
         )
-    return Job(
+    return CollectorConfig(
         spool=str(settings.from_.resolve()),
         collected=str(settings.to.resolve()),
         template=settings.template,

@@ -17,7 +17,7 @@ _FORMS = {
 _PART = "[^/]+%s"
 
 
-class Inverse:
+class TemplateInverse:
     """The inverse of a template, as far as it has one.
 
     Only fields in the directories are read: a file's own name may have got the time it was written, a hash for

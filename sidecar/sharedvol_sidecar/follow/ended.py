@@ -13,7 +13,7 @@ import json
 import os
 
 from sharedvol import publish
-from sharedvol_sidecar.catalog.files import Found, Tree, is_plain, open_file
+from sharedvol_sidecar.catalog.files import CollectedFiles, Found, is_plain, open_file
 from sharedvol_sidecar.errors import FULL
 from sharedvol_sidecar.events import Event, Listener
 from sharedvol_sidecar.fs.changes import Changes
@@ -158,5 +158,5 @@ class EndedLogs:
             return None
         finally:
             os.close(fd)
-        found = Tree(self._root).look(target) if is_plain(target) else None
+        found = CollectedFiles(self._root).look(target) if is_plain(target) else None
         return (found, encoding) if found is not None else None

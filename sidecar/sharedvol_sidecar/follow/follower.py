@@ -9,20 +9,20 @@ from collections.abc import Callable, Collection, Iterator
 
 from sharedvol.errors import describe
 from sharedvol_sidecar.errors import DestinationError
-from sharedvol_sidecar.events import Event, Listener, Tally
+from sharedvol_sidecar.events import Event, Listener, PassCounts
 from sharedvol_sidecar.follow.compressed_copies import CompressedCopies
 from sharedvol_sidecar.follow.ended import EndedLogs
-from sharedvol_sidecar.follow.live_copies import Followed
+from sharedvol_sidecar.follow.live_copies import LiveCopies
 from sharedvol_sidecar.follow.open_logs import OpenLogs
 from sharedvol_sidecar.follow.seals import parse
-from sharedvol_sidecar.follow.store import Log
-from sharedvol_sidecar.spool.container_locks import Units
+from sharedvol_sidecar.follow.store import FollowedLog
+from sharedvol_sidecar.spool.container_locks import ContainerLocks
 from sharedvol_sidecar.spool.scanner import Candidate
 from sharedvol_sidecar.transfer.admission import Logs
 from sharedvol_sidecar.transfer.item import Item
 
 
-class LogKeeper:
+class LogFollower:
     """Follows the logs of one spool.
 
     Args:
@@ -42,10 +42,10 @@ class LogKeeper:
 
     def __init__(
         self,
-        followed: Followed,
-        units: Units,
+        followed: LiveCopies,
+        units: ContainerLocks,
         logs: Logs,
-        move: Callable[[list[Item], Tally], None],
+        move: Callable[[list[Item], PassCounts], None],
         withdraw: Callable[[Item], None],
         claimed: Callable[[str], bool],
         sees: Callable[[str], bool],
@@ -64,13 +64,13 @@ class LogKeeper:
         self._known: dict[str, int] = {}
         self._known_first = 0
         self._ticked = time.monotonic()
-        self.tally = Tally()
+        self.tally = PassCounts()
         """Counts what this pass does."""
 
     def __len__(self) -> int:
         return len(self._records.logs)
 
-    def new_pass(self, tally: Tally) -> None:
+    def new_pass(self, tally: PassCounts) -> None:
         """Begin a pass."""
         self.tally = tally
         self._records.new_pass()
@@ -124,7 +124,7 @@ class LogKeeper:
             if log is not None:
                 self._advance(log)
 
-    def tick(self, tally: Tally, at_most_every: float = 0.0) -> None:
+    def tick(self, tally: PassCounts, at_most_every: float = 0.0) -> None:
         """Follow the logs that have grown, without a scan.
 
         Args:
@@ -190,7 +190,7 @@ class LogKeeper:
                 if mine:
                     self._end(log, self._known.get(unit, self._known_first))
 
-    def _leave_to_others(self, log: Log) -> None:
+    def _leave_to_others(self, log: FollowedLog) -> None:
         """Report a log that these settings do not show, and that no other sidecar takes care of."""
         log.miss()
         if self._followed.is_unwatched(log):
@@ -200,7 +200,7 @@ class LogKeeper:
             )
             self._tell(Event("unfollowed", log.state.source, detail))
 
-    def _end(self, log: Log, known: int) -> None:
+    def _end(self, log: FollowedLog, known: int) -> None:
         if log.known_since <= known:
             log.miss()
         current = self._advance(log)
@@ -219,7 +219,7 @@ class LogKeeper:
             if self._seal(current, ended=True):
                 self._followed.drop(current.id)
 
-    def _advance(self, log: Log) -> Log | None:
+    def _advance(self, log: FollowedLog) -> FollowedLog | None:
         """Copy what a log has grown by, into a new live copy if it was cut.
 
         Returns:
@@ -241,12 +241,12 @@ class LogKeeper:
             return again
         return None
 
-    def _current(self, log: Log) -> Log | None:
+    def _current(self, log: FollowedLog) -> FollowedLog | None:
         """The log by its record as it is now; None if it ended, or is in a unit that this sidecar has not locked."""
         current = self._records.current(log)
         return current if current is not None and self._units.holds(current.state.unit) else None
 
-    def _continue(self, log: Log) -> Log | None:
+    def _continue(self, log: FollowedLog) -> FollowedLog | None:
         """Seal the copy of a log that was cut, and continue in a new one. A copy that cannot be named now waits."""
         sealed = self._seal(log)
         again = self._followed.next_generation(log)
@@ -255,7 +255,7 @@ class LogKeeper:
             self._followed.end_seal(log)
         return again
 
-    def _reopen(self, log: Log) -> Log | None:
+    def _reopen(self, log: FollowedLog) -> FollowedLog | None:
         """Follow a log again that a sidecar had begun to end. None if its copy has only the final name by now."""
         item = self._followed.sealing(log)
         if item is None:
@@ -289,7 +289,7 @@ class LogKeeper:
             return
         if current is not None and current.state.generation == generation:
             return  # that is left to the steps for the log itself
-        log = Log.of(id, seal.state)
+        log = FollowedLog.of(id, seal.state)
         try:
             if self._name(log, remember=seal.ended):
                 self._followed.end_seal(log)
@@ -313,14 +313,14 @@ class LogKeeper:
                 self._followed.rehome(current, candidate.path)
             yield current is not None
 
-    def _seal(self, log: Log, *, ended: bool = False) -> bool:
+    def _seal(self, log: FollowedLog, *, ended: bool = False) -> bool:
         """Give a live copy its final name, and note that first. Return whether it has it, and its row."""
         if not self._followed.has_copy(log):
             return True
         self._seals.begin(log, ended)
         return self._name(log, remember=ended and not self._followed.is_deleted(log))
 
-    def _name(self, log: Log, *, remember: bool) -> bool:
+    def _name(self, log: FollowedLog, *, remember: bool) -> bool:
         """Give a live copy its final name, and remember that if the log may come back. Return whether it has it."""
         item = self._followed.sealing(log)
         if item is None:
@@ -333,7 +333,7 @@ class LogKeeper:
         return item.done
 
     @contextlib.contextmanager
-    def _guarded(self, path: str, log: Log | None = None) -> Iterator[None]:
+    def _guarded(self, path: str, log: FollowedLog | None = None) -> Iterator[None]:
         """One log that cannot be followed does not stop the others, a destination that fails does."""
         try:
             yield

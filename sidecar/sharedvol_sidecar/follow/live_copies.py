@@ -33,11 +33,11 @@ from sharedvol.paths import MAX_NAME_BYTES
 from sharedvol_sidecar.destination.destination import Destination
 from sharedvol_sidecar.destination.template import Template, day_of
 from sharedvol_sidecar.errors import OUT_OF_DESCRIPTORS
-from sharedvol_sidecar.events import Event, Listener, Tally
+from sharedvol_sidecar.events import Event, Listener, PassCounts
 from sharedvol_sidecar.follow.marks import is_marked_by_others, is_watched, set_marks
 from sharedvol_sidecar.follow.open_logs import OpenLogs
 from sharedvol_sidecar.follow.seals import Seals
-from sharedvol_sidecar.follow.store import Log, Records, State
+from sharedvol_sidecar.follow.store import FollowedLog, FollowState, FollowStore
 from sharedvol_sidecar.fs import lease
 from sharedvol_sidecar.fs.content import encoding_of
 from sharedvol_sidecar.fs.directory import Directory
@@ -55,12 +55,12 @@ _SCANS = 3  # in a row that do not see a log: a rename during a scan hides a log
 _SCANS_NEVER_SEEN = 2  # the same of a log that this process has never seen
 
 
-def claim_path(log: Log) -> str:
+def claim_path(log: FollowedLog) -> str:
     """What stands for the path of a claim where a live file is moved to its final name."""
     return f"follow/{log.id}.{log.state.generation}"
 
 
-class Followed:
+class LiveCopies:
     """The logs that are followed into one destination. Every call needs the lock on the log's unit.
 
     Args:
@@ -97,9 +97,9 @@ class Followed:
         for name in ("follow", spool_id):
             directory = directory.make(name, 0o700)[0]
         remove_stale_temporaries(f"/proc/self/fd/{directory.fd}", allow_network=True)  # of those that were killed
-        self.records, self.seals = Records(directory, tell), Seals(directory)
+        self.records, self.seals = FollowStore(directory, tell), Seals(directory)
 
-    def follow(self, candidate: Candidate, fd: int, info: os.stat_result) -> Log | None:
+    def follow(self, candidate: Candidate, fd: int, info: os.stat_result) -> FollowedLog | None:
         """Begin or continue to follow a log that is not finished: `advance` it from now on.
 
         Args:
@@ -149,11 +149,11 @@ class Followed:
         self.records.refresh()
         return not item.followed and bool(self.which(item.fd, item.info.st_ino))
 
-    def advance(self, log: Log, tally: Tally) -> bool:
+    def advance(self, log: FollowedLog, tally: PassCounts) -> bool:
         """Copy what a log has grown by. Return False if its live copy is to be sealed first: it was cut.
 
         Args:
-            log: as `Records.current` gave it.
+            log: as `FollowStore.current` gave it.
             tally: counts the bytes.
 
         Raises:
@@ -177,7 +177,7 @@ class Followed:
         tally.followed += data_bytes(log.fd, have + sent, have)
         return True
 
-    def was_cut(self, id: str, fd: int) -> Log | None:
+    def was_cut(self, id: str, fd: int) -> FollowedLog | None:
         """Before a followed log is moved: itself, if it no longer holds what was copied.
 
         Args:
@@ -191,7 +191,7 @@ class Followed:
         have = os.fstat(log.live).st_size
         return log if os.fstat(fd).st_size < have or not self._agrees(log, have, fd) else None
 
-    def has_copy(self, log: Log) -> bool:
+    def has_copy(self, log: FollowedLog) -> bool:
         """Return whether the live copy is there; none is made.
 
         Raises:
@@ -199,7 +199,7 @@ class Followed:
         """
         return self._open_live(log, create=False)
 
-    def has_changed(self, log: Log) -> bool:
+    def has_changed(self, log: FollowedLog) -> bool:
         """Return whether a log has another length than its live copy, which must be there.
 
         False too where this process cannot read the log.
@@ -209,7 +209,7 @@ class Followed:
         log.size = os.fstat(log.live).st_size
         return os.fstat(log.fd).st_size != log.size
 
-    def sealing(self, log: Log) -> Item | None:
+    def sealing(self, log: FollowedLog) -> Item | None:
         """The live file as an item that can be moved to its final name; None where nothing was copied.
 
         Raises:
@@ -267,7 +267,7 @@ class Followed:
         for error in self._destination.sync().values():
             raise error
 
-    def next_generation(self, log: Log) -> Log | None:
+    def next_generation(self, log: FollowedLog) -> FollowedLog | None:
         """Continue a log, whose live copy has its final name, in a new copy."""
         log.close_live()
         generation = self.seals.free(log.id, log.state.generation + 1)
@@ -279,7 +279,7 @@ class Followed:
         self._tell(Event("truncated", state.source, detail))
         return again
 
-    def ended(self, log: Log) -> bool:
+    def ended(self, log: FollowedLog) -> bool:
         """Return whether a log that the scan did not see has ended, so that its live copy is all there is.
 
         Call it after each whole scan of the log's unit that did not see the log. One is not enough: a rename
@@ -299,7 +299,7 @@ class Followed:
             return time.monotonic() - log.grew_at >= self._seal_after
         return answer is lease.Lease.HELD
 
-    def is_unwatched(self, log: Log) -> bool:
+    def is_unwatched(self, log: FollowedLog) -> bool:
         """Return whether a log was missed for some scans, and no process sees it or has it open."""
         with contextlib.suppress(OSError):
             if log.fd < 0 and log.missed >= _SCANS and time.monotonic() - log.missed_at >= self._quiet:
@@ -307,7 +307,7 @@ class Followed:
         return False
 
     def leave_open(self, logs: OpenLogs, most: int) -> None:
-        """Leave the logs open for another `Followed`, those first that only a descriptor reaches; then close this one.
+        """Leave the logs open for a later `LiveCopies`, first those that only a descriptor reaches.
 
         Args:
             logs: take the descriptors over.
@@ -318,25 +318,25 @@ class Followed:
             logs.take(log)
 
     def resume(self, logs: OpenLogs) -> None:
-        """Continue with the logs that another `Followed` left open, and close those that have ended since."""
+        """Continue with the logs that another `LiveCopies` left open, and close those that have ended since."""
         for log in self.records.logs.values():
             with logs.give(log), contextlib.suppress(OSError):  # the pass reports a destination that fails
                 self._open_live(log, create=False)
         logs.close()
 
-    def is_deleted(self, log: Log) -> bool:
+    def is_deleted(self, log: FollowedLog) -> bool:
         """Return whether the log has no name any more, as far as this process can tell."""
         return log.fd >= 0 and not os.fstat(log.fd).st_nlink
 
-    def is_whole(self, log: Log) -> bool:
+    def is_whole(self, log: FollowedLog) -> bool:
         """Return whether the live copy holds all that the log holds, as far as this process can read the log."""
         return log.fd < 0 or os.fstat(log.fd).st_size == log.size
 
-    def rehome(self, log: Log, path: str) -> Log | None:
+    def rehome(self, log: FollowedLog, path: str) -> FollowedLog | None:
         """Note that a log was found in another unit, which its record names from now on. Call it with both locks."""
         return self.records.replace(log, replace(log.state, source=path))
 
-    def _is_missed(self, log: Log) -> bool:
+    def _is_missed(self, log: FollowedLog) -> bool:
         if log.fd < 0:
             return log.missed >= _SCANS_NEVER_SEEN
         return log.missed >= _SCANS and time.monotonic() - log.missed_at >= self._quiet
@@ -358,7 +358,7 @@ class Followed:
         self.records.remove(id)
         self.end_seal(log)
 
-    def end_seal(self, log: Log) -> None:
+    def end_seal(self, log: FollowedLog) -> None:
         """Remove what is left of the sealing of a copy that has its final name and that no record names any more."""
         self._forget_copy(log)
         self.seals.remove(log)
@@ -373,18 +373,18 @@ class Followed:
             return failure
         return None
 
-    def growing(self) -> Iterator[Log]:
+    def growing(self) -> Iterator[FollowedLog]:
         """The logs that have changed since they were copied, told by their size alone."""
         for log in list(self.records.logs.values()):
             if log.fd >= 0 and os.fstat(log.fd).st_size != log.size:
                 yield log
 
-    def _begin(self, id: str, candidate: Candidate, info: os.stat_result) -> Log | None:
+    def _begin(self, id: str, candidate: Candidate, info: os.stat_result) -> FollowedLog | None:
         origin = candidate.origin
         day = day_of(origin, info.st_mtime_ns)
         log_day = origin.day.toordinal() if origin.day else None
         generation = self.seals.free(id, 0)
-        state = State(candidate.path, origin.kind, origin.container, origin.below, log_day, day, "", generation)
+        state = FollowState(candidate.path, origin.kind, origin.container, origin.below, log_day, day, "", generation)
         state = replace(state, live=self._new_live_path(id, state, generation))
         log = self.records.create(id, state)
         if log is None or log.state != state:
@@ -397,7 +397,7 @@ class Followed:
         self._tell(Event("followed", candidate.path, state.live))
         return log
 
-    def _new_live_path(self, id: str, state: State, generation: int) -> str:
+    def _new_live_path(self, id: str, state: FollowState, generation: int) -> str:
         """The path of a live copy that is about to be made. Its directory may have another name than the template's."""
         above = self._template.target(state.origin, state.day).rpartition("/")[0]
         self._destination.begin()
@@ -405,12 +405,12 @@ class Followed:
         name = self._live_name(id, state, generation)
         return f"{actual}/{name}" if actual else name
 
-    def _live_name(self, id: str, state: State, generation: int) -> str:
+    def _live_name(self, id: str, state: FollowState, generation: int) -> str:
         name = self._template.target(state.origin, state.day).rpartition("/")[2]
         tail = os.fsencode(f"~{id}{f'.{generation}' if generation else ''}{LIVE}")
         return os.fsdecode(os.fsencode(name)[: MAX_NAME_BYTES - len(tail)] + tail)
 
-    def _final(self, log: Log) -> str:
+    def _final(self, log: FollowedLog) -> str:
         """The final name of a live copy, in its own directory.
 
         So a sidecar with another template finds the name that one which died had given it, by inode.
@@ -432,7 +432,7 @@ class Followed:
             return None, name
         return directory, name
 
-    def _open_live(self, log: Log, create: bool = True) -> bool:
+    def _open_live(self, log: FollowedLog, create: bool = True) -> bool:
         """Open the live file, which is made where it is missing unless ``create`` is false."""
         if log.live >= 0:
             info = os.fstat(log.live)
@@ -467,19 +467,19 @@ class Followed:
         self._dress(log.live, os.fstat(log.fd))
         return True
 
-    def _forget_copy(self, log: Log) -> None:
+    def _forget_copy(self, log: FollowedLog) -> None:
         """A mover that was killed may have left the name of the live file's compressed copy."""
         staging = self._destination.staging(self._spool_id, "follow")
         with contextlib.suppress(FileNotFoundError):
             os.unlink(staging_name(claim_path(log)), dir_fd=staging.fd)
 
-    def _agrees(self, log: Log, have: int, fd: int = -1) -> bool:
+    def _agrees(self, log: FollowedLog, have: int, fd: int = -1) -> bool:
         """Whether the log still holds, before the checkpoint, what was copied."""
         length = min(_CHECKED, have)
         source = log.fd if fd < 0 else fd
         return os.pread(log.live, length, have - length) == os.pread(source, length, have - length)
 
-    def _copy(self, log: Log, have: int, size: int, tally: Tally) -> int:
+    def _copy(self, log: FollowedLog, have: int, size: int, tally: PassCounts) -> int:
         offset = have
         while offset < size:
             data = next_data(log.fd, offset, size)
@@ -501,6 +501,6 @@ class Followed:
         return offset - have
 
 
-def _name_of(log: Log) -> str:
+def _name_of(log: FollowedLog) -> str:
     """The live copy's name in its directory."""
     return log.state.live.rpartition("/")[2]

@@ -16,13 +16,13 @@ import fcntl
 import os
 import struct
 
-from sharedvol_sidecar.follow.store import Log
+from sharedvol_sidecar.follow.store import FollowedLog
 
 _SEEN = (0, 1)  # start and length
 _ALL = (0, 0)  # to the end of any file
 
 
-def set_marks(log: Log) -> None:
+def set_marks(log: FollowedLog) -> None:
     """Show others whether this process sees the log and has it open. Does nothing on a file system without locks."""
     wanted = (log.in_sight, log.fd >= 0)
     if log.live < 0 or log.marks == wanted:
@@ -33,7 +33,7 @@ def set_marks(log: Log) -> None:
     log.marks = wanted
 
 
-def is_marked_by_others(log: Log) -> bool:
+def is_marked_by_others(log: FollowedLog) -> bool:
     """Return whether another process knows better than this one that the log has not ended. Its copy is open.
 
     That is a process that sees the log; for a log that this process cannot read also one that has it open.

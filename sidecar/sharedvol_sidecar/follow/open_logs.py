@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sharedvol_sidecar.follow.store import Log
+from sharedvol_sidecar.follow.store import FollowedLog
 
 
 @dataclass(slots=True)
@@ -31,14 +31,14 @@ class OpenLogs:
     def __init__(self) -> None:
         self._logs: dict[str, _Open] = {}
 
-    def take(self, log: Log) -> None:
+    def take(self, log: FollowedLog) -> None:
         """Take over the descriptors of a log that is open, so that closing it closes nothing."""
         self._drop(log.id)
         self._logs[log.id] = _Open(log.fd, log.live, log.in_sight, log.is_hidden)
         log.fd = log.live = -1
 
     @contextlib.contextmanager
-    def give(self, log: Log) -> Iterator[None]:
+    def give(self, log: FollowedLog) -> Iterator[None]:
         """Give a log its descriptor back. The marks on its copy stay until the end of the block.
 
         The copy is for the next collector to open: its directory may be another one.

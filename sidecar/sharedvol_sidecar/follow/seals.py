@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 
 from sharedvol import publish
 from sharedvol_sidecar.follow.marks import is_watched
-from sharedvol_sidecar.follow.store import MAX_STATE, SEAL, Log, Records, State
+from sharedvol_sidecar.follow.store import MAX_STATE, SEAL, FollowedLog, FollowState, FollowStore
 from sharedvol_sidecar.fs.directory import Directory
 from sharedvol_sidecar.fs.private import PRIVATE
 
@@ -35,7 +35,7 @@ class Seal:
         ended: whether the log has ended; else it was cut, and continues in the next generation.
     """
 
-    state: State
+    state: FollowState
     ended: bool
 
 
@@ -49,7 +49,7 @@ class Seals:
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
 
-    def of(self, log: Log) -> Seal | None:
+    def of(self, log: FollowedLog) -> Seal | None:
         """Return the note on the copy that a log's record names, or None. Call it with the lock on the log's unit."""
         return self.read(log.id, log.state.generation)
 
@@ -62,13 +62,13 @@ class Seals:
             return None
         try:
             entry = json.loads(os.read(fd, MAX_STATE))
-            return Seal(State(**entry["state"]), bool(entry["ended"]))
+            return Seal(FollowState(**entry["state"]), bool(entry["ended"]))
         except (ValueError, TypeError, KeyError):
             return None
         finally:
             os.close(fd)
 
-    def begin(self, log: Log, ended: bool) -> None:
+    def begin(self, log: FollowedLog, ended: bool) -> None:
         """Note, durably, that a log's copy is about to get its final name.
 
         Raises:
@@ -80,7 +80,7 @@ class Seals:
             with publish(path, replace=True) as file:
                 file.write(json.dumps(asdict(seal)))
 
-    def remove(self, log: Log) -> None:
+    def remove(self, log: FollowedLog) -> None:
         """Remove the note on a copy: it has its final name and is recorded no more, or is followed again."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(_name(log.id, log.state.generation), dir_fd=self._directory.fd)
@@ -107,7 +107,7 @@ class RecordedCopies:
             for spool_id in os.listdir(above.fd):
                 directory = above.open(spool_id)
                 # Damaged records name no live copy; the sidecar that follows the log reports them.
-                records = Records(directory, lambda event: None)
+                records = FollowStore(directory, lambda event: None)
                 found.update(log.state.live for log in records.logs.values())
                 # Listed after the records are read: a note is there before a record ceases to name its copy.
                 seals = Seals(directory)

@@ -2,7 +2,7 @@
 
 One small file for each log, replaced as a whole: ``.sharedvol/follow/<spool>/<identity>.json``. Every sidecar reads
 them. Only the sidecar that holds the lock on the log's unit writes one, so what was read before that lock was taken
-may be out of date: `Records.refresh` runs after each lock, and `Records.current` before each step.
+may be out of date: `FollowStore.refresh` runs after each lock, and `FollowStore.current` before each step.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SEAL = ".seal"
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class FollowState:
     """What is kept of a followed log.
 
     Attributes:
@@ -59,7 +59,7 @@ class State:
         return Origin(self.kind, self.container, self.below, Date.fromordinal(self.log_day) if self.log_day else None)
 
 
-class Log:
+class FollowedLog:
     """One followed log. ``fd`` is -1 until this process, which may have started later, has seen the log.
 
     Attributes:
@@ -89,7 +89,7 @@ class Log:
         "stored",
     )
 
-    def __init__(self, id: str, state: State, stored: tuple[int, int, int], known_since: int) -> None:
+    def __init__(self, id: str, state: FollowState, stored: tuple[int, int, int], known_since: int) -> None:
         self.id, self.state, self.stored, self.known_since = id, state, stored, known_since
         self.fd = self.live = -1
         self.directory: Directory | None = None
@@ -100,7 +100,7 @@ class Log:
         self.grew_at = self.missed_at = time.monotonic()
 
     @classmethod
-    def of(cls, id: str, state: State) -> Log:
+    def of(cls, id: str, state: FollowState) -> FollowedLog:
         """A log of which no record is stored."""
         return cls(id, state, (0, 0, 0), 0)
 
@@ -134,7 +134,7 @@ class Log:
         self.directory = None
 
 
-class Records:
+class FollowStore:
     """The records of one spool's logs, and what this process has open of them.
 
     Args:
@@ -144,11 +144,11 @@ class Records:
 
     def __init__(self, directory: Directory, tell: Listener) -> None:
         self._directory, self._tell = directory, tell
-        self.logs: dict[str, Log] = {}
+        self.logs: dict[str, FollowedLog] = {}
         self.inodes: set[int] = set()
         """The inodes of the followed logs: what has none of these is not followed."""
         self.loaded = 0
-        """How many records were read so far: a log with a higher `Log.known_since` was not known before."""
+        """How many records were read so far: a log with a higher `FollowedLog.known_since` was not known before."""
         self.damaged: set[str] = set()
         """The ids of the records that cannot be read."""
         self.seals: set[str] = set()
@@ -175,7 +175,7 @@ class Records:
         for id in self.logs.keys() - ids:
             self.forget(id)
 
-    def create(self, id: str, state: State) -> Log | None:
+    def create(self, id: str, state: FollowState) -> FollowedLog | None:
         """Write a log's first record, durably, before its live copy exists. Another sidecar's record is kept.
 
         Returns:
@@ -185,7 +185,7 @@ class Records:
             file.write(json.dumps(asdict(state)))
         return self.load(id)
 
-    def replace(self, log: Log, state: State) -> Log | None:
+    def replace(self, log: FollowedLog, state: FollowState) -> FollowedLog | None:
         """Replace a record by the log's next one, durably. None if the record is not the one that ``log`` knows."""
         if self.current(log) is not log:
             return None
@@ -193,7 +193,7 @@ class Records:
             file.write(json.dumps(asdict(state)))
         return self._reload(log)
 
-    def load(self, id: str) -> Log | None:
+    def load(self, id: str) -> FollowedLog | None:
         """Read a record; None where there is none that can be read."""
         try:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -202,7 +202,7 @@ class Records:
             return None
         try:
             info = os.fstat(fd)
-            state = State(**json.loads(os.read(fd, MAX_STATE)))
+            state = FollowState(**json.loads(os.read(fd, MAX_STATE)))
             inode = inode_of(id)
         except (ValueError, TypeError):
             path = f"{self._directory.shown}/{id}.json"
@@ -213,7 +213,7 @@ class Records:
             os.close(fd)
         self.damaged.discard(id)
         self.loaded += 1
-        log = self.logs[id] = Log(id, state, _version(info), self.loaded)
+        log = self.logs[id] = FollowedLog(id, state, _version(info), self.loaded)
         self.inodes.add(inode)
         return log
 
@@ -230,7 +230,7 @@ class Records:
             os.unlink(f"{id}.json", dir_fd=self._directory.fd)
         self.forget(id)
 
-    def current(self, log: Log) -> Log | None:
+    def current(self, log: FollowedLog) -> FollowedLog | None:
         """The log by its record as it is now: itself, or another where a sidecar has continued it; None if it ended.
 
         Call it with the lock on the log's unit: only then does the answer stay true.
@@ -254,7 +254,7 @@ class Records:
     def _path(self, id: str) -> str:
         return f"/proc/self/fd/{self._directory.fd}/{id}.json"
 
-    def _reload(self, log: Log) -> Log | None:
+    def _reload(self, log: FollowedLog) -> FollowedLog | None:
         """Read it again, and keep the log itself open."""
         fd, log.fd = log.fd, -1
         seen, in_sight = log.seen, log.in_sight

@@ -18,7 +18,7 @@ from sharedvol_sidecar.fs.directory import Directory
 from sharedvol_sidecar.fs.private import open_private
 
 
-class Places:
+class MountGuard:
     """Looks at the paths of the two.
 
     Args:

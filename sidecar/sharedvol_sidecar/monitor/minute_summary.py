@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from sharedvol_sidecar.events import Event, Tally
+from sharedvol_sidecar.events import Event, PassCounts
 
 EVERY: Final = 60.0
 """Seconds between two summaries, at least."""
@@ -23,9 +23,9 @@ class MinuteSummary:
     def __init__(self, every: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._every, self._clock = EVERY if every is None else every, clock
         self._last = clock() - self._every  # the first one comes at once, and shows that the service works
-        self._moved, self._lag = Tally(), 0.0
+        self._moved, self._lag = PassCounts(), 0.0
 
-    def add(self, tally: Tally) -> None:
+    def add(self, tally: PassCounts) -> None:
         """Count what a pass, or a step of following, has done."""
         self._moved.add_moved(tally)
 
@@ -34,7 +34,7 @@ class MinuteSummary:
         if event.age is not None:
             self._lag = max(self._lag, event.age)
 
-    def take(self, at_once: bool = False) -> tuple[Tally, float] | None:
+    def take(self, at_once: bool = False) -> tuple[PassCounts, float] | None:
         """Return what happened since the last summary, and the longest lag in seconds; None if it is not time yet.
 
         None also if nothing happened.
@@ -42,8 +42,8 @@ class MinuteSummary:
         Args:
             at_once: it is the end: do not wait for the minute.
         """
-        if self._moved == Tally() or not (at_once or self._clock() - self._last >= self._every):
+        if self._moved == PassCounts() or not (at_once or self._clock() - self._last >= self._every):
             return None
         found = self._moved, self._lag
-        self._last, self._moved, self._lag = self._clock(), Tally(), 0.0
+        self._last, self._moved, self._lag = self._clock(), PassCounts(), 0.0
         return found

@@ -24,7 +24,7 @@ from sharedvol import LockTimeout, Volume
 from sharedvol.locks.file.pinned import TICK
 from sharedvol.volume.open_register import OpenRegister
 from sharedvol.volume.record import MAX_SLOTS, is_name
-from sharedvol.volume.registry import Register
+from sharedvol.volume.registry import ReplicaRegistry
 from sharedvol_sidecar.fs.directory import Directory
 from sharedvol_sidecar.monitor.snapshot import ReplicaView
 
@@ -78,7 +78,7 @@ class ReplicaWatch:
 
     def __init__(self, spool: Directory, clock: Callable[[], int] = time.monotonic_ns) -> None:
         self._spool, self._clock = spool, clock
-        self._register = Register(spool.shown, spool.fd)
+        self._register = ReplicaRegistry(spool.shown, spool.fd)
         self._next = 0  # when a listing is due, at the earliest
         self._reset()
 

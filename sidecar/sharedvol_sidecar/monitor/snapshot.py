@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Final
 
 from sharedvol_sidecar.counters import BY_EVENT, Counter, Reason
-from sharedvol_sidecar.events import COUNTERS, Tally
+from sharedvol_sidecar.events import COUNTERS, PassCounts
 from sharedvol_sidecar.monitor.log_output import LogState
 from sharedvol_sidecar.monitor.throughput import Minute
 
@@ -110,7 +110,7 @@ class Passes:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class Snapshot:
     """The board at one moment.
 
     Attributes:
@@ -142,8 +142,8 @@ class Picture:
     heard: float
     alive: bool
     faults: tuple[Fault, ...]
-    moved: Tally
-    left: Tally
+    moved: PassCounts
+    left: PassCounts
     followed_logs: int
     by_event: Mapping[str, int]
     onsets: Mapping[str, int]

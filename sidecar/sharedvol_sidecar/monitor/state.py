@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from sharedvol_sidecar.counters import BY_EVENT
-from sharedvol_sidecar.events import ONSETS, Event, Tally
+from sharedvol_sidecar.events import ONSETS, Event, PassCounts
 from sharedvol_sidecar.humanize import LONGEST, duration
 from sharedvol_sidecar.monitor.log_output import LogState
 from sharedvol_sidecar.monitor.snapshot import (
@@ -25,8 +25,8 @@ from sharedvol_sidecar.monitor.snapshot import (
     Entry,
     Fault,
     Passes,
-    Picture,
     ReplicaView,
+    Snapshot,
 )
 from sharedvol_sidecar.monitor.throughput import Throughput
 
@@ -47,7 +47,7 @@ _LISTS = {
 """The list of the page that an event is in; all others are in ``notes``."""
 
 
-class Board:
+class ServiceState:
     """What the service tells of itself. Its memory is bounded, whatever is told.
 
     Everything but `picture` is for the service's thread: each call is also a sign of life. No call blocks for
@@ -75,7 +75,7 @@ class Board:
         self._stopping: float | None = None
         self._first_pass_over = False
         self._faults: dict[str, Fault] = {}
-        self._moved, self._left, self._this_pass = Tally(), Tally(), Tally()
+        self._moved, self._left, self._this_pass = PassCounts(), PassCounts(), PassCounts()
         self._passes, self._pass_seconds = 0, 0.0
         self._pass_buckets = [0] * (len(PASS_BUCKETS) + 1)
         self._last_pass: float | None = None
@@ -106,20 +106,20 @@ class Board:
         """A pass begins: what `progress` said of one that failed half-way stays counted."""
         self.beat()
         with self._lock:
-            self._this_pass = Tally()
+            self._this_pass = PassCounts()
 
-    def progress(self, tally: Tally) -> Tally:
+    def progress(self, tally: PassCounts) -> PassCounts:
         """Count the pass under way, so far, and return what is new. Without it a long pass is counted at its end."""
         self.beat()
         with self._lock:
             return self._count(tally)
 
-    def passed(self, tally: Tally, seconds: float) -> None:
+    def passed(self, tally: PassCounts, seconds: float) -> None:
         """A pass has ended well, with these counts, after ``seconds``. The first one ends ``starting``."""
         self.beat()
         with self._lock:
             self._count(tally)
-            self._this_pass = Tally()
+            self._this_pass = PassCounts()
             self._left = replace(tally)
             self._passes += 1
             self._pass_seconds += seconds
@@ -127,13 +127,13 @@ class Board:
             self._last_pass = self._wall()
             self._first_pass_over = True
 
-    def moved(self, tally: Tally) -> None:
+    def moved(self, tally: PassCounts) -> None:
         """Count what was moved between two passes."""
         self.beat()
         with self._lock:
             self._add_moved(tally)
 
-    def left(self, tally: Tally, whole: bool) -> None:
+    def left(self, tally: PassCounts, whole: bool) -> None:
         """Count the problems that a pass found, each file once while it stays.
 
         Args:
@@ -211,12 +211,12 @@ class Board:
             if self._faults.pop(reason, None) is not None:
                 self._list("notes", Event("mended", "", reason))
 
-    def picture(self) -> Picture:
+    def picture(self) -> Snapshot:
         """The board now; for any thread."""
         now, log = self._clock(), self._log()
         with self._lock:
             heard = max(0.0, now - self._heard)
-            return Picture(
+            return Snapshot(
                 at=self._wall(),
                 started=self._started,
                 uptime=now - self._began,
@@ -258,12 +258,12 @@ class Board:
             found.append(Fault(STARTING, "the first pass has not ended yet", self._started))
         return tuple(found)
 
-    def _count(self, tally: Tally) -> Tally:
+    def _count(self, tally: PassCounts) -> PassCounts:
         news, self._this_pass = tally.since(self._this_pass), replace(tally)
         self._add_moved(news)
         return news
 
-    def _add_moved(self, news: Tally) -> None:
+    def _add_moved(self, news: PassCounts) -> None:
         self._moved.add_moved(news)
         self._throughput.add(self._clock(), news.collected, news.bytes + news.followed)
 

@@ -24,7 +24,7 @@ from sharedvol.arguments import parse_size
 from sharedvol.errors import describe
 from sharedvol_sidecar.catalog.catalog import Catalog, CatalogError, Filters, Row, clamped
 from sharedvol_sidecar.catalog.encoding import key
-from sharedvol_sidecar.catalog.files import Tree, is_plain
+from sharedvol_sidecar.catalog.files import CollectedFiles, is_plain
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.fs.directory import Directory
 from sharedvol_sidecar.humanize import parse_duration, size
@@ -53,7 +53,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Doomed:
+class Expired:
     """A file that a rule does not keep, and why."""
 
     row: Row
@@ -72,7 +72,7 @@ class Pruned:
     """
 
     outcome: str
-    doomed: Doomed
+    doomed: Expired
     detail: str = ""
 
 
@@ -139,7 +139,7 @@ def _parse_rule(text: str) -> Rule:
     return Rule(kind, age, size)
 
 
-def plan(catalog: Catalog, rules: Iterable[Rule], now_ns: int) -> Iterator[Doomed]:
+def plan(catalog: Catalog, rules: Iterable[Rule], now_ns: int) -> Iterator[Expired]:
     """What the rules do not keep, oldest first, in bounded memory. Nothing is changed.
 
     Args:
@@ -153,13 +153,13 @@ def plan(catalog: Catalog, rules: Iterable[Rule], now_ns: int) -> Iterator[Doome
     return itertools.chain.from_iterable(plan_in_steps(catalog, rules, now_ns))
 
 
-def plan_in_steps(catalog: Catalog, rules: Iterable[Rule], now_ns: int) -> Iterator[list[Doomed]]:
+def plan_in_steps(catalog: Catalog, rules: Iterable[Rule], now_ns: int) -> Iterator[list[Expired]]:
     """The same as `plan`, in short lists: an empty one where a step finds nothing. No step takes long.
 
     Raises:
         CatalogError: the catalog cannot be read.
     """
-    kinds: list[Iterator[Doomed]] = []
+    kinds: list[Iterator[Expired]] = []
     for rule in rules:
         last: Cutoff | None = None
         if rule.size is not None:
@@ -170,7 +170,7 @@ def plan_in_steps(catalog: Catalog, rules: Iterable[Rule], now_ns: int) -> Itera
         yield batch
 
 
-def _of_kind(catalog: Catalog, rule: Rule, last: Cutoff | None, now_ns: int) -> Iterator[Doomed]:
+def _of_kind(catalog: Catalog, rule: Rule, last: Cutoff | None, now_ns: int) -> Iterator[Expired]:
     oldest_kept = None if rule.age_ns is None else now_ns - rule.age_ns
     bounds = [bound for bound in (oldest_kept, None if last is None else last[0] + 1) if bound is not None]
     if not bounds:
@@ -178,13 +178,13 @@ def _of_kind(catalog: Catalog, rule: Rule, last: Cutoff | None, now_ns: int) -> 
     for row in catalog.rows(Filters(kind=rule.kind, until=max(bounds))):
         age = now_ns - row.collected_at
         if rule.age_ns is not None and age > rule.age_ns:
-            yield Doomed(row, f"collected {_days(age)} ago, more than {_days(rule.age_ns)}")
+            yield Expired(row, f"collected {_days(age)} ago, more than {_days(rule.age_ns)}")
         elif rule.size is not None and last is not None and (row.collected_at, key(row.path)) <= last:
-            yield Doomed(row, f"the oldest of more than {size(rule.size)} of {rule.kind}")
+            yield Expired(row, f"the oldest of more than {size(rule.size)} of {rule.kind}")
 
 
 def apply(
-    catalog: Catalog, root: Directory, doomed: Iterable[Doomed], tell: Callable[[Pruned], None] = lambda pruned: None
+    catalog: Catalog, root: Directory, doomed: Iterable[Expired], tell: Callable[[Pruned], None] = lambda pruned: None
 ) -> Counts:
     """Delete what a plan names, as far as it is still what the catalog says.
 
@@ -206,7 +206,7 @@ def apply(
     return counts
 
 
-def apply_in_steps(catalog: Catalog, root: Directory, steps: Iterable[list[Doomed]]) -> Iterator[list[Pruned]]:
+def apply_in_steps(catalog: Catalog, root: Directory, steps: Iterable[list[Expired]]) -> Iterator[list[Pruned]]:
     """The same as `apply` for each list of `plan_in_steps`; what became of its files.
 
     Raises:
@@ -246,9 +246,9 @@ def prune(
     return apply(catalog, root, plan(catalog, rules, now_ns), tell)
 
 
-def unlink(root: Directory, batch: Sequence[Doomed]) -> list[Pruned]:
+def unlink(root: Directory, batch: Sequence[Expired]) -> list[Pruned]:
     """Delete files durably, and the directories that become empty. Their rows stay: see `forgettable`."""
-    tree = Tree(root)  # anew: directories may have been moved away since
+    tree = CollectedFiles(root)  # anew: directories may have been moved away since
     emptied: dict[str, None] = {}
     outcomes = [_delete(tree, doomed, emptied) for doomed in batch]
     problem = _settle(root, emptied)
@@ -265,7 +265,7 @@ def forgettable(outcomes: Iterable[Pruned]) -> list[Row]:
     return [pruned.doomed.row for pruned in outcomes if pruned.outcome in (DELETED, GONE)]
 
 
-def _delete(tree: Tree, doomed: Doomed, emptied: dict[str, None]) -> Pruned:
+def _delete(tree: CollectedFiles, doomed: Expired, emptied: dict[str, None]) -> Pruned:
     row = doomed.row
     if not is_plain(row.path):
         return Pruned(REFUSED, doomed, "no file was ever collected to such a path: look who writes the catalog")
@@ -293,10 +293,10 @@ def _settle(root: Directory, touched: Iterable[str]) -> str:
         paths.remove(path)
         above, _, name = path.rpartition("/")
         try:
-            Tree(root).directory(path).sync()
+            CollectedFiles(root).directory(path).sync()
             if not path:
                 continue
-            parent = Tree(root).directory(above)
+            parent = CollectedFiles(root).directory(above)
             # rmdir(2) refuses what is not empty; where a sidecar is about to use it, that tries again.
             os.rmdir(name, dir_fd=parent.fd)
         except OSError as error:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from sharedvol_sidecar.catalog.catalog import Catalog, CatalogError, Row
 from sharedvol_sidecar.fs.directory import Directory
 from sharedvol_sidecar.fs.private import PRIVATE
-from sharedvol_sidecar.retention.pruner import Doomed, Pruned, Rule, forgettable, plan, unlink
+from sharedvol_sidecar.retention.pruner import Expired, Pruned, Rule, forgettable, plan, unlink
 
 _STEP = 100
 
@@ -74,6 +74,6 @@ def make_room(url: str | None, root: Directory, rules: Sequence[Rule], now_ns: i
         yield outcomes
 
 
-def _next(url: str | None, root: Directory, rules: Sequence[Rule], now_ns: int, done: int) -> list[Doomed]:
+def _next(url: str | None, root: Directory, rules: Sequence[Rule], now_ns: int, done: int) -> list[Expired]:
     with contextlib.closing(Catalog.frozen(url, root)) as catalog:
         return list(itertools.islice(plan(catalog, rules, now_ns), done, done + _STEP))

@@ -10,7 +10,7 @@ from typing import Literal
 
 from sharedvol_sidecar.catalog.catalog import Catalog, CatalogError
 from sharedvol_sidecar.collect.collector import Collector
-from sharedvol_sidecar.config.collector_config import Job
+from sharedvol_sidecar.config.collector_config import CollectorConfig
 from sharedvol_sidecar.errors import forget_frames
 from sharedvol_sidecar.events import Event, Listener
 from sharedvol_sidecar.fs.directory import Directory, open_root
@@ -34,7 +34,7 @@ RELIEF = 5.0
 _REMEMBERED = 10_000
 
 
-class Pruning:
+class PruneSchedule:
     """Looks once an hour for what is beyond the rules, a portion at a time.
 
     Args:
@@ -79,7 +79,7 @@ class Pruning:
             self._steps = None
             self._tell(Event("catalog", "", f"{error}; nothing is pruned until it can be read", counts="catalog"))
 
-    def relieve(self, job: Job, stop: Callable[[], bool] = lambda: False) -> bool:
+    def relieve(self, job: CollectorConfig, stop: Callable[[], bool] = lambda: False) -> bool:
         """Make room in a full destination now, by what the rules do not keep. Return whether a file was deleted.
 
         It needs no collector, which a full disk may not allow, and no room: see `retention_relief`. In a dry run it

@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 
 from sharedvol_sidecar.collect.collector import Collector
-from sharedvol_sidecar.config.collector_config import Job
+from sharedvol_sidecar.config.collector_config import CollectorConfig
 from sharedvol_sidecar.errors import OUT_OF_DESCRIPTORS, ConfigError, DestinationError, SpoolError, errno_of
-from sharedvol_sidecar.events import Tally
+from sharedvol_sidecar.events import PassCounts
 from sharedvol_sidecar.fs.directory import Directory, open_root
 from sharedvol_sidecar.fs.private import PRIVATE
-from sharedvol_sidecar.monitor.state import Board
+from sharedvol_sidecar.monitor.state import ServiceState
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _DENIED = frozenset({errno.EACCES, errno.EPERM})
@@ -27,7 +27,7 @@ _OF_A_PASS = (
 )
 
 
-def reason_of(error: BaseException, job: Job) -> str:
+def reason_of(error: BaseException, job: CollectorConfig) -> str:
     """One of the reasons of `picture.REASONS`.
 
     Args:
@@ -48,7 +48,7 @@ def reason_of(error: BaseException, job: Job) -> str:
     return _by_looking(number, job)
 
 
-def _by_looking(number: int | None, job: Job) -> str:
+def _by_looking(number: int | None, job: CollectorConfig) -> str:
     """An error that does not tell which of the two it is about: ask both whether a file can be made there."""
     destination = _problem(job.collected)
     if destination in _FULL:
@@ -84,7 +84,7 @@ def _private(top: Directory) -> Directory:
         return top.again()
 
 
-def _is_one_file_system(job: Job) -> bool:
+def _is_one_file_system(job: CollectorConfig) -> bool:
     try:
         return os.stat(job.spool).st_dev == os.stat(job.collected).st_dev
     except OSError:
@@ -98,7 +98,7 @@ def _free(path: str) -> int:
         return 1  # nobody knows
 
 
-def clear_up(board: Board, collector: Collector, tally: Tally) -> None:
+def clear_up(board: ServiceState, collector: Collector, tally: PassCounts) -> None:
     """A pass ended well: what it did not meet is over, what it met on the way is told."""
     now = {}
     if tally.denied:

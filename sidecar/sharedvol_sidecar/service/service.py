@@ -17,18 +17,18 @@ import structlog
 from sharedvol import SharedVolError
 from sharedvol.errors import describe
 from sharedvol_sidecar.collect.collector import Collector
-from sharedvol_sidecar.config.collector_config import Job
+from sharedvol_sidecar.config.collector_config import CollectorConfig
 from sharedvol_sidecar.config.network_mounts import NETWORK, network_warnings
 from sharedvol_sidecar.config.settings import Settings
 from sharedvol_sidecar.errors import ConfigError, SidecarError, explaining_descriptors, forget_frames
-from sharedvol_sidecar.events import Event, Once, Tally
+from sharedvol_sidecar.events import Deduplicator, Event, PassCounts
 from sharedvol_sidecar.follow.open_logs import OpenLogs
-from sharedvol_sidecar.fs.mounts import Places
+from sharedvol_sidecar.fs.mounts import MountGuard
 from sharedvol_sidecar.monitor.log_output import LogState
 from sharedvol_sidecar.monitor.minute_summary import MinuteSummary
-from sharedvol_sidecar.monitor.state import Board
+from sharedvol_sidecar.monitor.state import ServiceState
 from sharedvol_sidecar.service.peers import Peers
-from sharedvol_sidecar.service.prune_schedule import Pruning
+from sharedvol_sidecar.service.prune_schedule import PruneSchedule
 from sharedvol_sidecar.service.reporting import clear_up, reason_of
 from sharedvol_sidecar.service.views import show_backlog, show_replicas
 from sharedvol_sidecar.spool.watcher import Watch
@@ -68,7 +68,9 @@ class Timing:
         return cls(settings.interval, settings.follow_interval, settings.grace)
 
 
-def once(job: Job, tell: Callable[[Event], None], after_batch: Callable[[Tally], None] = lambda tally: None) -> Tally:
+def once(
+    job: CollectorConfig, tell: Callable[[Event], None], after_batch: Callable[[PassCounts], None] = lambda tally: None
+) -> PassCounts:
     """Collect all that is finished, or will be when its quiet time ends; leave what is being written.
 
     Args:
@@ -86,13 +88,15 @@ def once(job: Job, tell: Callable[[Event], None], after_batch: Callable[[Tally],
         return _drain(job, tell, after_batch)
 
 
-def _drain(job: Job, tell: Callable[[Event], None], after_batch: Callable[[Tally], None]) -> Tally:
-    told = Once(tell)
+def _drain(
+    job: CollectorConfig, tell: Callable[[Event], None], after_batch: Callable[[PassCounts], None]
+) -> PassCounts:
+    told = Deduplicator(tell)
     collector = Collector(job, told, wait=PATIENCE)
-    total = Tally()
+    total = PassCounts()
 
-    def progress(tally: Tally) -> None:
-        so_far = Tally()
+    def progress(tally: PassCounts) -> None:
+        so_far = PassCounts()
         so_far.add(total)
         so_far.add(tally)
         after_batch(so_far)
@@ -127,22 +131,24 @@ class Service:
         log: returns how well the log is written.
     """
 
-    def __init__(self, job: Job, timing: Timing, settings: Settings, log: Callable[[], LogState] = LogState) -> None:
+    def __init__(
+        self, job: CollectorConfig, timing: Timing, settings: Settings, log: Callable[[], LogState] = LogState
+    ) -> None:
         self._job, self._timing, self._settings = job, timing, settings
         self._log = structlog.get_logger()
         self._stopping = False
         self._exit: int | None = None
         self._backoff = BACKOFF[0]
         self._watch: Watch | None = None
-        self._once = Once(self._tell)
-        self._pruning = Pruning(settings.keep, settings.prune, self._tell_pruned)
+        self._once = Deduplicator(self._tell)
+        self._pruning = PruneSchedule(settings.keep, settings.prune, self._tell_pruned)
         self._summary = MinuteSummary()
-        self._places = Places(job.spool, job.collected)
+        self._places = MountGuard(job.spool, job.collected)
         self._open_logs = OpenLogs()
         self._network: list[Event] = []
         self._started = False
         self._takeovers = 0
-        self.board = Board(log=log)
+        self.board = ServiceState(log=log)
 
     def stop(self, number: int, frame: FrameType | None) -> None:
         """A signal handler: the batch under way is finished, then `run` ends; at a second signal, at once.
@@ -347,7 +353,7 @@ class Service:
             if not self._stopping and not tally.collected and not self._pruning.unfinished:
                 self._wait(collector, watch, self._due(collector, tally))
 
-    def _due(self, collector: Collector, tally: Tally) -> float:
+    def _due(self, collector: Collector, tally: PassCounts) -> float:
         """Seconds until the next pass, if no event comes."""
         dues = [self._timing.interval]
         if collector.due is not None:
@@ -383,11 +389,11 @@ class Service:
             watch.wait_for_signal(min(left, _BEAT))
             self.board.beat()
 
-    def _progress(self, tally: Tally) -> None:
+    def _progress(self, tally: PassCounts) -> None:
         """Count what a pass has done so far, which stays counted if the pass fails."""
         self._summary.add(self.board.progress(tally))
 
-    def _ticked(self, tally: Tally) -> None:
+    def _ticked(self, tally: PassCounts) -> None:
         """Count what was done between two passes."""
         self.board.moved(tally)
         self._summary.add(tally)

@@ -23,7 +23,7 @@ LOCKS = 256
 """Lock files, which units share by a hash: so there is never one to make for a container that comes."""
 
 
-class Units:
+class ContainerLocks:
     """The units that one sidecar works on.
 
     Args:

@@ -40,7 +40,7 @@ class _Clock:
                 return wall - now, now
 
 
-class Quiet:
+class QuietTime:
     """The quiet time, measured by the file's change time and, where the clock jumped, by watching the file.
 
     "Closed" is not "finished": a log that a shell appends to is closed after every line, and the kernel closes the

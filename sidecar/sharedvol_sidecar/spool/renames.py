@@ -16,7 +16,7 @@ from sharedvol_sidecar.fs.directory import Directory
 _REMEMBERED = 65_536
 
 
-class Placed:
+class RenameLog:
     """Remembers which files were renamed into which directory and were not opened for writing since.
 
     Args:

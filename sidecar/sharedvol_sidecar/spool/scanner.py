@@ -14,7 +14,7 @@ from sharedvol import stale_temporaries
 from sharedvol.errors import describe
 from sharedvol.publishing.publication import TEMPORARY_SUFFIX
 from sharedvol_sidecar.errors import OUT_OF_DESCRIPTORS, RAISE_LIMIT
-from sharedvol_sidecar.events import Event, Listener, Tally
+from sharedvol_sidecar.events import Event, Listener, PassCounts
 from sharedvol_sidecar.fs.directory import Directory
 from sharedvol_sidecar.spool.layout import HIDDEN, Layout, Origin, Place
 
@@ -74,7 +74,7 @@ class Scanner:
         """Whether the last scan met a directory for which there was no descriptor."""
 
     def candidates(
-        self, tally: Tally, enter: Callable[[str], bool] = lambda unit: True
+        self, tally: PassCounts, enter: Callable[[str], bool] = lambda unit: True
     ) -> Generator[Candidate, None, None]:
         """Every file of every source. What is no file of a source is counted and told. Close the generator.
 
@@ -106,7 +106,7 @@ class Scanner:
             if entry.is_dir(follow_symlinks=False):
                 yield entry
 
-    def within(self, entry: os.DirEntry[str], tally: Tally) -> Generator[Candidate, None, None]:
+    def within(self, entry: os.DirEntry[str], tally: PassCounts) -> Generator[Candidate, None, None]:
         """Every file of one directory at the top, which is a container's or a kind's. Close the generator."""
         if entry.name in self._layout.kinds:
             yield from self._walk(self._spool, entry, entry.name, tally, 1)
@@ -115,11 +115,11 @@ class Scanner:
         else:
             self._leave(entry, entry.name, tally)
 
-    def claimed(self, root: Directory, tally: Tally) -> Iterator[Candidate]:
+    def claimed(self, root: Directory, tally: PassCounts) -> Iterator[Candidate]:
         """The files in a claim directory, whose paths below it are those they had in the spool."""
         yield from self._files(root, "", tally, 0, claimed=True)
 
-    def _container(self, entry: os.DirEntry[str], tally: Tally) -> Iterator[Candidate]:
+    def _container(self, entry: os.DirEntry[str], tally: PassCounts) -> Iterator[Candidate]:
         container = self._open(self._spool, entry.name, entry.name, tally)
         if container is None:
             return
@@ -128,7 +128,13 @@ class Scanner:
                 yield from self._walk(container, kind, f"{entry.name}/{kind.name}", tally, 2)
 
     def _walk(
-        self, parent: Directory, entry: os.DirEntry[str], path: str, tally: Tally, depth: int, claimed: bool = False
+        self,
+        parent: Directory,
+        entry: os.DirEntry[str],
+        path: str,
+        tally: PassCounts,
+        depth: int,
+        claimed: bool = False,
     ) -> Iterator[Candidate]:
         if not entry.is_dir(follow_symlinks=False):
             self._leave(entry, path, tally)
@@ -141,7 +147,7 @@ class Scanner:
             yield from self._files(directory, path, tally, depth, claimed)
 
     def _files(
-        self, directory: Directory, path: str, tally: Tally, depth: int, claimed: bool = False
+        self, directory: Directory, path: str, tally: PassCounts, depth: int, claimed: bool = False
     ) -> Iterator[Candidate]:
         temporaries = False
         place = self._layout.place(path)
@@ -191,7 +197,7 @@ class Scanner:
                     yield entry
 
     def _readable(
-        self, directory: Directory, path: str, tally: Tally, *, visit: bool, hidden: bool = False
+        self, directory: Directory, path: str, tally: PassCounts, *, visit: bool, hidden: bool = False
     ) -> Iterator[os.DirEntry[str]]:
         """The entries of a directory below the spool's root; one that cannot be read does not end the scan."""
         try:
@@ -199,14 +205,14 @@ class Scanner:
         except OSError as error:
             self._cannot_read(path, error, tally)
 
-    def _cannot_read(self, path: str, error: OSError, tally: Tally, remedy: str = "") -> None:
+    def _cannot_read(self, path: str, error: OSError, tally: PassCounts, remedy: str = "") -> None:
         self.unread.add(path.partition("/")[0])
         tally.failed += 1
         if error.errno in OUT_OF_DESCRIPTORS:  # deep down: all the directories above it are open
             self.exhausted, remedy = True, RAISE_LIMIT
         self._tell(Event("failed", path, f"cannot read the directory: {describe(error)}{'; ' * bool(remedy)}{remedy}"))
 
-    def _open(self, parent: Directory, name: str, path: str, tally: Tally) -> Directory | None:
+    def _open(self, parent: Directory, name: str, path: str, tally: PassCounts) -> Directory | None:
         try:
             return parent.open(name)
         except FileNotFoundError:
@@ -215,7 +221,7 @@ class Scanner:
             self._cannot_read(path, error, tally, "give read permission")
             return None
 
-    def _leave(self, entry: os.DirEntry[str], path: str, tally: Tally) -> None:
+    def _leave(self, entry: os.DirEntry[str], path: str, tally: PassCounts) -> None:
         if entry.is_symlink():
             self._refuse(path, "a symbolic link, which is never followed: put the file itself there", tally)
         elif entry.is_file(follow_symlinks=False):
@@ -224,11 +230,11 @@ class Scanner:
         elif not entry.is_dir(follow_symlinks=False):
             self._refuse(path, "a FIFO, socket or device, which is never opened: remove it", tally)
 
-    def _refuse(self, path: str, why: str, tally: Tally) -> None:
+    def _refuse(self, path: str, why: str, tally: PassCounts) -> None:
         tally.refused += 1
         self._tell(Event("refused", path, why))
 
-    def _count_unfinished(self, directory: Directory, path: str, tally: Tally) -> None:
+    def _count_unfinished(self, directory: Directory, path: str, tally: PassCounts) -> None:
         for temporary in stale_temporaries(f"/proc/self/fd/{directory.fd}", allow_network=True):
             tally.unfinished += 1
             self._tell(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator
 
-from sharedvol_sidecar.events import Tally
+from sharedvol_sidecar.events import PassCounts
 from sharedvol_sidecar.spool.scanner import Candidate, Scanner
 
 CONTAINERS = 100
@@ -62,7 +62,7 @@ class Visits:
             if entry.name != busy:
                 yield entry
 
-    def candidates(self, entry: os.DirEntry[str], tally: Tally) -> Generator[Candidate, None, None]:
+    def candidates(self, entry: os.DirEntry[str], tally: PassCounts) -> Generator[Candidate, None, None]:
         """The first files of one directory. Close the generator."""
         found = self._scanner.within(entry, tally)
         try:

@@ -15,7 +15,7 @@ from types import TracebackType
 from inotify_simple import INotify, flags
 
 from sharedvol_sidecar.fs.directory import Directory
-from sharedvol_sidecar.spool.renames import Placed
+from sharedvol_sidecar.spool.renames import RenameLog
 
 # A file was closed by a writer, renamed into place, or linked or created there. A directory was created there.
 _MASK = flags.CLOSE_WRITE | flags.MOVED_TO | flags.CREATE | flags.ONLYDIR | flags.EXCL_UNLINK
@@ -37,7 +37,7 @@ class Watch:
         self._watched: dict[int, tuple[int, int]] = {}
         self._keys: set[tuple[int, int]] = set()
         self._inotify: INotify | None = None
-        self.placed = Placed(self._read_waiting)
+        self.placed = RenameLog(self._read_waiting)
         """What was renamed into the directories."""
         self.unwatched: str | None = None
         """Why some directories are not watched: then only the interval finds what appears in them."""

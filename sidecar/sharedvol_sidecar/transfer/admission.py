@@ -14,12 +14,12 @@ from sharedvol.errors import describe
 from sharedvol_sidecar.destination.ownership import Ownership, acl_lets_read
 from sharedvol_sidecar.destination.template import day_of
 from sharedvol_sidecar.errors import OUT_OF_DESCRIPTORS, RAISE_LIMIT
-from sharedvol_sidecar.events import Event, Listener, Tally
+from sharedvol_sidecar.events import Event, Listener, PassCounts
 from sharedvol_sidecar.fs import lease
 from sharedvol_sidecar.fs.content import PACKED
 from sharedvol_sidecar.fs.directory import Directory
 from sharedvol_sidecar.fs.inode import birth_ns
-from sharedvol_sidecar.spool.quiet_time import Quiet
+from sharedvol_sidecar.spool.quiet_time import QuietTime
 from sharedvol_sidecar.spool.scanner import Candidate
 from sharedvol_sidecar.transfer.item import Item
 
@@ -72,7 +72,7 @@ class Admission:
     def __init__(
         self,
         spool: Directory,
-        quiet: Quiet,
+        quiet: QuietTime,
         hide: Callable[[Item], None],
         tell: Listener,
         logs: Logs | None = None,
@@ -113,7 +113,9 @@ class Admission:
         finally:
             self.backlog = backlog
 
-    def admit(self, candidate: Candidate, tally: Tally, claim_path: str = "", day: int | None = None) -> Item | None:
+    def admit(
+        self, candidate: Candidate, tally: PassCounts, claim_path: str = "", day: int | None = None
+    ) -> Item | None:
         """Open a candidate and take its lease, if it is finished; else count why not.
 
         Args:
@@ -172,7 +174,9 @@ class Admission:
         left[0] += 1
         left[1] += info.st_size
 
-    def _admit(self, candidate: Candidate, fd: int, info: os.stat_result, tally: Tally, day: int | None) -> Item | None:
+    def _admit(
+        self, candidate: Candidate, fd: int, info: os.stat_result, tally: PassCounts, day: int | None
+    ) -> Item | None:
         if info.st_mode & _TYPE != _REGULAR:
             tally.refused += 1
             self._tell(Event("refused", candidate.path, "no regular file"))
@@ -223,7 +227,7 @@ class Admission:
         """
         return self._quiet.watched(info) > self._quiet.seconds
 
-    def _is_foreign(self, candidate: Candidate, fd: int, info: os.stat_result, tally: Tally) -> bool:
+    def _is_foreign(self, candidate: Candidate, fd: int, info: os.stat_result, tally: PassCounts) -> bool:
         """Whether a file may be the secret of another user than its directory's: link(2) needs no right to read.
 
         The kernel forbids such links by default (fs.protected_hardlinks, proc_sys_fs(5)), but not to its owner,
@@ -256,7 +260,7 @@ class Admission:
             return False
         return not acl_lets_read(fd, other)
 
-    def _wait_for(self, candidate: Candidate, info: os.stat_result, tally: Tally, leases: bool) -> bool:
+    def _wait_for(self, candidate: Candidate, info: os.stat_result, tally: PassCounts, leases: bool) -> bool:
         """Whether the file is still to be left alone; then it is counted.
 
         Args:
@@ -274,14 +278,14 @@ class Admission:
             left = 0.0
         return self._settles(left, tally)
 
-    def _settles(self, left: float, tally: Tally) -> bool:
+    def _settles(self, left: float, tally: PassCounts) -> bool:
         if left > 0:
             tally.settling += 1
             self.due = left if self.due is None else min(self.due, left)
             return True
         return False
 
-    def _cannot_open(self, candidate: Candidate, error: OSError, tally: Tally) -> None:
+    def _cannot_open(self, candidate: Candidate, error: OSError, tally: PassCounts) -> None:
         if error.errno in (errno.ENOENT, errno.ESTALE):
             return  # its writer or another sidecar took it
         if error.errno in (errno.ELOOP, errno.ENXIO):  # a symbolic link or a socket took its place

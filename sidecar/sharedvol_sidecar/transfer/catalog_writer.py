@@ -13,7 +13,7 @@ from sharedvol_sidecar.transfer.item import Item
 _AGAIN = 5.0
 
 
-class Register:
+class CatalogWriter:
     """Adds rows where there is a catalog, and goes on without it while it fails.
 
     Args:

@@ -20,7 +20,7 @@ from sharedvol_sidecar.transfer.staging import already_staged, stage
 _NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP})
 
 
-class Publisher:
+class Linker:
     """Links claims, or copies of them, into the destination.
 
     Args:

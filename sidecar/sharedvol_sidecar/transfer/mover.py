@@ -28,16 +28,16 @@ from collections.abc import Callable, Iterable, Sequence
 from sharedvol.errors import describe
 from sharedvol_sidecar.destination.destination import Destination
 from sharedvol_sidecar.errors import DENIED, FULL, OUT_OF_DESCRIPTORS, RAISE_LIMIT, DestinationError, SpoolError
-from sharedvol_sidecar.events import Event, Listener, Tally
+from sharedvol_sidecar.events import Event, Listener, PassCounts
 from sharedvol_sidecar.fs import lease
 from sharedvol_sidecar.fs.content import SYNC_EVERY, digest
 from sharedvol_sidecar.fs.directory import Directory, sync_filesystem, sync_range
 from sharedvol_sidecar.monitor.liveness import Liveness, Unwatched, beating
 from sharedvol_sidecar.spool.scanner import Candidate
-from sharedvol_sidecar.transfer.catalog_writer import Register
+from sharedvol_sidecar.transfer.catalog_writer import CatalogWriter
 from sharedvol_sidecar.transfer.claims import Batch, Claims
 from sharedvol_sidecar.transfer.item import Item
-from sharedvol_sidecar.transfer.linker import Publisher
+from sharedvol_sidecar.transfer.linker import Linker
 from sharedvol_sidecar.transfer.retries import Retries
 
 _FEW = 8
@@ -68,8 +68,8 @@ class Mover:
         spool: Directory,
         destination: Destination,
         claims: Claims,
-        publisher: Publisher,
-        register: Register,
+        publisher: Linker,
+        register: CatalogWriter,
         linked: bool,
         tell: Listener,
         tell_collected: bool = False,
@@ -98,7 +98,7 @@ class Mover:
         self._denied.clear()
         self.exhausted = self.without_room = False
 
-    def move(self, items: Sequence[Item], tally: Tally) -> None:
+    def move(self, items: Sequence[Item], tally: PassCounts) -> None:
         """Move a batch.
 
         Raises:
@@ -116,7 +116,7 @@ class Mover:
             for item in items:
                 item.close()
 
-    def _move_what_fits(self, items: list[Item], tally: Tally) -> list[Item]:
+    def _move_what_fits(self, items: list[Item], tally: PassCounts) -> list[Item]:
         """Claim files and move them. Return those for which the spool has no room until these are out of it."""
         batch = self._claims.new_batch()
         try:
@@ -147,7 +147,7 @@ class Mover:
         finally:
             batch.remove()
 
-    def _is_due(self, item: Item, tally: Tally) -> bool:
+    def _is_due(self, item: Item, tally: PassCounts) -> bool:
         """Whether it is to be tried now: a file that failed again and again is not tried in each pass."""
         failure = self._retries.waiting(item.info)
         if failure is None:
@@ -157,7 +157,7 @@ class Mover:
         self._count_denied(failure.denied, tally)
         return False
 
-    def _fail(self, item: Item, why: str, tally: Tally) -> None:
+    def _fail(self, item: Item, why: str, tally: PassCounts) -> None:
         """Count and report a file that cannot be moved."""
         tally.failed += 1
         tally.no_room += item.no_room
@@ -165,7 +165,7 @@ class Mover:
         self._count_denied(item.denied, tally)
         self._tell(Event("failed", item.candidate.path, why))
 
-    def _count_denied(self, directory: str, tally: Tally) -> None:
+    def _count_denied(self, directory: str, tally: PassCounts) -> None:
         """Count a directory of the destination that may not be written, once in a pass."""
         if directory and directory not in self._denied:
             self._denied.add(directory)
@@ -192,7 +192,7 @@ class Mover:
         self._liveness.beat()
         os.fsync(item.fd)
 
-    def _read(self, item: Item, tally: Tally) -> bool:
+    def _read(self, item: Item, tally: PassCounts) -> bool:
         """Take the digest of a file that will be linked; the others' are taken when they are copied."""
         self._liveness.beat()
         if item.problem:
@@ -210,7 +210,7 @@ class Mover:
         self._count_put_back(item, tally)
         return False
 
-    def _claim(self, item: Item, batch: Batch, tally: Tally) -> bool:
+    def _claim(self, item: Item, batch: Batch, tally: PassCounts) -> bool:
         candidate = item.candidate
         if candidate.claimed:
             return True
@@ -256,7 +256,7 @@ class Mover:
     def _is_closed(self, item: Item) -> bool:
         return _is_within(self._publisher.directory_of(item), self._closed)
 
-    def _cannot_claim(self, candidate: Candidate, error: OSError, tally: Tally) -> None:
+    def _cannot_claim(self, candidate: Candidate, error: OSError, tally: PassCounts) -> None:
         if error.errno in FULL:
             raise error
         # A file on another mount fails by itself, and there may be many.
@@ -268,7 +268,7 @@ class Mover:
             ) from failure
         self._cannot_claim_one(candidate, error, tally)
 
-    def _cannot_claim_one(self, candidate: Candidate, error: OSError, tally: Tally) -> None:
+    def _cannot_claim_one(self, candidate: Candidate, error: OSError, tally: PassCounts) -> None:
         tally.failed += 1
         hint = "give write permission on its directory"
         if error.errno == errno.EXDEV:
@@ -277,7 +277,7 @@ class Mover:
             self.exhausted, hint = True, RAISE_LIMIT
         self._tell(Event("failed", candidate.path, f"cannot claim it: {describe(error)}; {hint}"))
 
-    def _place(self, items: list[Item], tally: Tally) -> list[Item]:
+    def _place(self, items: list[Item], tally: PassCounts) -> list[Item]:
         """Give the claimed files their final names, durably. What cannot have one goes back."""
         placed = []
         try:
@@ -353,7 +353,7 @@ class Mover:
                 durable.append(item)
         return durable
 
-    def _confirm(self, item: Item, tally: Tally) -> bool:
+    def _confirm(self, item: Item, tally: PassCounts) -> bool:
         """Ask again whether a writer came back. Return True if not: then its claim can be removed.
 
         A writer that opens the file after the last question is not seen. So nothing that takes time comes between it
@@ -378,7 +378,7 @@ class Mover:
         self._destination.blame(error)
         self._tell(Event("failed", item.candidate.path, f"its claim stays: {describe(error)}"))
 
-    def _is_left_alone(self, item: Item, tally: Tally) -> bool:
+    def _is_left_alone(self, item: Item, tally: PassCounts) -> bool:
         why = _OPENED
         if lease.intact(item.fd) if item.leased else item.unchanged():
             if self._publisher.is_as_promised(item):
@@ -389,16 +389,16 @@ class Mover:
         self._count_put_back(item, tally, why)
         return False
 
-    def _keep_claims(self, placed: list[Item], tally: Tally) -> None:
+    def _keep_claims(self, placed: list[Item], tally: PassCounts) -> None:
         """Without the catalog: the files have their names, and the next pass finds the claims."""
         for item in placed:
             tally.uncatalogued += self._is_left_alone(item, tally)
 
-    def _count_put_back(self, item: Item, tally: Tally, why: str = _OPENED) -> None:
+    def _count_put_back(self, item: Item, tally: PassCounts, why: str = _OPENED) -> None:
         tally.put_back += 1
         self._tell(Event("put_back", item.candidate.path, why))
 
-    def _let_go_counting(self, placed: Sequence[Item], tally: Tally) -> None:
+    def _let_go_counting(self, placed: Sequence[Item], tally: PassCounts) -> None:
         """Remove the claims of files that no writer opened. A file is collected as soon as its claim is removed."""
         self._kept_claims = 0
         try:
@@ -452,7 +452,7 @@ class Mover:
         item.put_back(self._claims.put_backs)
 
 
-def _count_collected(item: Item, tally: Tally, *, recovered: bool) -> None:
+def _count_collected(item: Item, tally: PassCounts, *, recovered: bool) -> None:
     tally.collected += 1
     tally.bytes += item.info.st_size
     if item.kept_both:

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sharedvol_sidecar.config.listen import HostRule
-from sharedvol_sidecar.monitor.state import Board
+from sharedvol_sidecar.monitor.state import ServiceState
 from sharedvol_sidecar.web import payloads as reports
 from sharedvol_sidecar.web.metrics import registry
 from sharedvol_sidecar.web.page import Page
@@ -24,7 +24,7 @@ from sharedvol_sidecar.web.page import Page
 _CONTENT_TYPE = re.compile(r"[a-z/-]+; version=[0-9.]{1,20}; charset=utf-8(; escaping=[a-z0-9-]+)?")
 
 
-def status_app(board: Board, hosts: HostRule) -> ASGIApp:
+def status_app(board: ServiceState, hosts: HostRule) -> ASGIApp:
     """The ASGI application: ``/``, ``/status.json``, ``/healthz``, ``/readyz`` and ``/metrics``, by GET and HEAD.
 
     Args:

@@ -13,12 +13,12 @@ from prometheus_client.registry import Collector
 import sharedvol
 from sharedvol_sidecar.counters import LABELLED
 from sharedvol_sidecar.humanize import plain
-from sharedvol_sidecar.monitor.snapshot import ALL, OTHER, PASS_BUCKETS, REASONS, Picture
+from sharedvol_sidecar.monitor.snapshot import ALL, OTHER, PASS_BUCKETS, REASONS, Snapshot
 
 PREFIX = "sharedvol_sidecar_"
 
 
-def registry(picture: Callable[[], Picture]) -> CollectorRegistry:
+def registry(picture: Callable[[], Snapshot]) -> CollectorRegistry:
     """A registry of its own, with the board and the process; nothing is shared with the global one."""
     made = CollectorRegistry(auto_describe=False)
     made.register(BoardCollector(picture))
@@ -33,7 +33,7 @@ class BoardCollector(Collector):
         picture: makes the picture.
     """
 
-    def __init__(self, picture: Callable[[], Picture]) -> None:
+    def __init__(self, picture: Callable[[], Snapshot]) -> None:
         self._picture = picture
 
     def collect(self) -> Iterable[Metric]:
@@ -45,7 +45,7 @@ class BoardCollector(Collector):
         yield from _backlog(picture)
 
 
-def _counters(picture: Picture) -> Iterator[Metric]:
+def _counters(picture: Snapshot) -> Iterator[Metric]:
     for counter in ALL:
         if isinstance(counter.metric, str):
             made = CounterMetricFamily if counter.kind == "done" else GaugeMetricFamily
@@ -58,7 +58,7 @@ def _counters(picture: Picture) -> Iterator[Metric]:
     yield CounterMetricFamily(PREFIX + "log_lines_lost", "Lines of the log that could not be written.", lost)
 
 
-def _passes(picture: Picture) -> Iterator[Metric]:
+def _passes(picture: Snapshot) -> Iterator[Metric]:
     passes = picture.passes
     yield CounterMetricFamily(PREFIX + "passes", "Passes over the spool that ended well.", passes.count)
     bounds = [*(str(bound) for bound in PASS_BUCKETS), "+Inf"]
@@ -71,7 +71,7 @@ def _passes(picture: Picture) -> Iterator[Metric]:
     )
 
 
-def _gauges(picture: Picture) -> Iterator[Metric]:
+def _gauges(picture: Snapshot) -> Iterator[Metric]:
     yield GaugeMetricFamily(PREFIX + "ready", "Whether nothing is the matter: 1 or 0, as /readyz.", picture.ready)
     yield GaugeMetricFamily(PREFIX + "alive", "Whether the main loop was heard of: 1 or 0, as /healthz.", picture.alive)
     now = {one.reason for one in picture.faults}
@@ -85,7 +85,7 @@ def _gauges(picture: Picture) -> Iterator[Metric]:
     yield build
 
 
-def _backlog(picture: Picture) -> Iterator[Metric]:
+def _backlog(picture: Snapshot) -> Iterator[Metric]:
     rest = () if picture.backlog_rest is None else (picture.backlog_rest,)
     files = [(one.container, one.files) for one in (*picture.backlog, *rest)]
     sizes = [(one.container, one.bytes) for one in (*picture.backlog, *rest)]

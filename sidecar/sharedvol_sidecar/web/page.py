@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 import sharedvol
 from sharedvol_sidecar.humanize import duration, plain, size
-from sharedvol_sidecar.monitor.snapshot import ALL, REASONS, Picture
+from sharedvol_sidecar.monitor.snapshot import ALL, REASONS, Snapshot
 from sharedvol_sidecar.monitor.throughput import Minute
 from sharedvol_sidecar.web.payloads import moment
 from sharedvol_sidecar.web.plot import bytes_plot, files_plot
@@ -43,7 +43,7 @@ class Page:
         made.globals.update(css=Markup(css), version=sharedvol.__version__, reasons=REASONS, refresh_seconds=REFRESH)
         self._template = made.from_string(folder.joinpath("status.html").read_text("utf-8"))
 
-    def render(self, picture: Picture, *, refresh: bool = True) -> str:
+    def render(self, picture: Snapshot, *, refresh: bool = True) -> str:
         """The page as HTML.
 
         Args:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sharedvol
-from sharedvol_sidecar.monitor.snapshot import ALL, Entry, Picture
+from sharedvol_sidecar.monitor.snapshot import ALL, Entry, Snapshot
 
 
 def moment(seconds: float | None) -> str | None:
@@ -20,7 +20,7 @@ def moment(seconds: float | None) -> str | None:
         return None
 
 
-def health(picture: Picture) -> dict[str, Any]:
+def health(picture: Snapshot) -> dict[str, Any]:
     """The body of ``/healthz``."""
     return {
         "status": "alive" if picture.alive else "stalled",
@@ -29,7 +29,7 @@ def health(picture: Picture) -> dict[str, Any]:
     }
 
 
-def readiness(picture: Picture) -> dict[str, Any]:
+def readiness(picture: Snapshot) -> dict[str, Any]:
     """The body of ``/readyz``."""
     found = _notes(picture)
     notes = {"notes": found} if found else {}
@@ -44,7 +44,7 @@ def readiness(picture: Picture) -> dict[str, Any]:
     }
 
 
-def status(picture: Picture) -> dict[str, Any]:
+def status(picture: Snapshot) -> dict[str, Any]:
     """The body of ``/status.json``: all that the page shows."""
     rest = picture.backlog_rest
     return {
@@ -89,15 +89,15 @@ def status(picture: Picture) -> dict[str, Any]:
     }
 
 
-def _counts(picture: Picture, section: str) -> dict[str, int]:
+def _counts(picture: Snapshot, section: str) -> dict[str, int]:
     return {one.name: picture.value(one) for one in ALL if one.section == section}
 
 
-def _faults(picture: Picture) -> list[dict[str, Any]]:
+def _faults(picture: Snapshot) -> list[dict[str, Any]]:
     return [{"reason": one.reason, "detail": one.detail, "since": moment(one.since)} for one in picture.faults]
 
 
-def _notes(picture: Picture) -> list[dict[str, Any]]:
+def _notes(picture: Snapshot) -> list[dict[str, Any]]:
     """What a person should look at, and does not make the service unready."""
     notes = [{"note": one.reason, "detail": one.detail, "since": moment(one.since)} for one in picture.warnings]
     if picture.log.problem:

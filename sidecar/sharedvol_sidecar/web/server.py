@@ -17,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from sharedvol.errors import describe
 from sharedvol_sidecar.config.listen import HostRule, format_address
 from sharedvol_sidecar.errors import ConfigError
-from sharedvol_sidecar.monitor.state import Board
+from sharedvol_sidecar.monitor.state import ServiceState
 from sharedvol_sidecar.transfer.batch import MAX_CONNECTIONS
 from sharedvol_sidecar.web.app import status_app
 from sharedvol_sidecar.web.listener import Listener
@@ -50,7 +50,7 @@ class Server:
 
     def __init__(
         self,
-        board: Board,
+        board: ServiceState,
         host: str,
         port: int,
         *,

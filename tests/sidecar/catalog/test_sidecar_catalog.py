@@ -23,7 +23,7 @@ from support.sidecar.catalogued import HOSTILE, die_at_the_commit, row
 from sharedvol_sidecar.catalog import schema as catalog_schema
 from sharedvol_sidecar.catalog.catalog import Catalog, CatalogError, Filters, Row
 from sharedvol_sidecar.catalog.encoding import escape, key, unescape
-from sharedvol_sidecar.catalog.session import Session
+from sharedvol_sidecar.catalog.session import CatalogSession
 from sharedvol_sidecar.errors import ConfigError
 
 
@@ -284,17 +284,17 @@ def test_a_batch_that_went_to_a_file_moved_away_meanwhile_is_written_again(
 ) -> None:
     catalog.add([row("old")])
     (tmp_path / "away").mkdir()
-    real = Session.transaction
+    real = CatalogSession.transaction
 
     @contextlib.contextmanager
-    def moving(self: Session, connection: Any) -> Iterator[Any]:
+    def moving(self: CatalogSession, connection: Any) -> Iterator[Any]:
         with real(self, connection) as cursor:
             yield cursor
             for old in file_of(tmp_path).parent.glob("catalog.db*"):
                 old.rename(tmp_path / "away" / old.name)
             monkeypatch.undo()
 
-    monkeypatch.setattr(Session, "transaction", moving)
+    monkeypatch.setattr(CatalogSession, "transaction", moving)
     catalog.add([row("new")])
     assert [found.path for found in catalog.rows()] == ["new"]
 

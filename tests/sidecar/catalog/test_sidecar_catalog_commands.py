@@ -28,7 +28,7 @@ from sharedvol_sidecar.catalog.catalog import Catalog
 from sharedvol_sidecar.catalog.files import digest
 from sharedvol_sidecar.cli import main
 from sharedvol_sidecar.destination.template import DEFAULT, Template
-from sharedvol_sidecar.destination.template_inverse import Inverse
+from sharedvol_sidecar.destination.template_inverse import TemplateInverse
 from sharedvol_sidecar.errors import ConfigError
 
 DEPTH = 1500
@@ -424,7 +424,7 @@ TEMPLATES = [
 def test_a_template_is_read_backwards_only_where_there_is_one_reading(
     template: str, path: str, told: tuple[str, str]
 ) -> None:
-    assert Inverse(Template(template)).read(path) == told
+    assert TemplateInverse(Template(template)).read(path) == told
 
 
 def test_a_template_that_is_none_is_refused(collected: Collected) -> None:

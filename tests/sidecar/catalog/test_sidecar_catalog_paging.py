@@ -27,10 +27,10 @@ from sharedvol_sidecar.catalog import schema as catalog_schema
 from sharedvol_sidecar.catalog import session as catalog_session
 from sharedvol_sidecar.catalog.catalog import Catalog, CatalogError, Filters, Row
 from sharedvol_sidecar.catalog.schema import ADDED, CONTAINER, KIND, WHEN, WHO
-from sharedvol_sidecar.catalog.session import Session
+from sharedvol_sidecar.catalog.session import CatalogSession
 from sharedvol_sidecar.cli import main
 from sharedvol_sidecar.events import Event
-from sharedvol_sidecar.transfer.catalog_writer import Register
+from sharedvol_sidecar.transfer.catalog_writer import CatalogWriter
 
 CHOICES = (
     (Filters(), WHEN),
@@ -296,7 +296,7 @@ def test_a_catalog_of_the_first_release_is_read_as_it_is_and_gets_the_indexes_fr
     assert by_path(list(reader.rows(Filters(kind="logs")))) == wanted
     assert not indexes(tmp_path) & set(ADDED)
     told: list[Event] = []
-    register = Register(lambda: Catalog.open("", tmp_path), told.append)
+    register = CatalogWriter(lambda: Catalog.open("", tmp_path), told.append)
     register.prepare()
     assert indexes(tmp_path) >= set(ADDED) and told == []
     assert by_path(list(reader.rows(Filters(kind="logs")))) == wanted
@@ -354,7 +354,7 @@ def test_an_index_that_cannot_be_made_is_told_and_stops_nothing(
     monkeypatch.setattr(catalog_session, "_PATIENCE", 0.05)
     monkeypatch.setattr(catalog_indexes, "_BEAT", 0.01)
     told: list[Event] = []
-    register = Register(lambda: Catalog.open("", tmp_path), told.append)
+    register = CatalogWriter(lambda: Catalog.open("", tmp_path), told.append)
     beats: list[int] = []
     with contextlib.closing(sqlite3.connect(tmp_path / ".sharedvol" / "catalog.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -411,16 +411,16 @@ def test_who_writes_while_another_makes_an_index_waits_for_it(tmp_path: Path, mo
             connection.recv()
             db.execute("COMMIT")
 
-    real, told = Session._indexing, list[bool]()
+    real, told = CatalogSession._indexing, list[bool]()
 
-    def indexing(session: Session) -> bool:
+    def indexing(session: CatalogSession) -> bool:
         found = real(session)
         if not told:
             told.append(True)
             child.send("end")
         return found
 
-    monkeypatch.setattr(Session, "_indexing", indexing)
+    monkeypatch.setattr(CatalogSession, "_indexing", indexing)
     with Child(work) as child:
         child.receive()
         catalog.add([row()])

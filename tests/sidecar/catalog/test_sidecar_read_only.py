@@ -18,7 +18,7 @@ from support.torture.filesystems import mount
 from support.torture.isolated import isolated
 
 from sharedvol_sidecar.catalog.catalog import Catalog, Row
-from sharedvol_sidecar.catalog.session import Session
+from sharedvol_sidecar.catalog.session import CatalogSession
 from sharedvol_sidecar.cli import main
 from sharedvol_sidecar.commands import catalog as catalog_commands  # noqa: F401 # once for all forked children
 from sharedvol_sidecar.errors import CatalogError
@@ -145,7 +145,7 @@ def test_what_was_read_while_it_changed_is_read_again(volume: Volume) -> None:
             return int(str(found))
 
         path = mounted(volume.collected) / PRIVATE / "catalog.db"
-        session = Session(sa.URL.create("sqlite", database=str(path)), create=False)
+        session = CatalogSession(sa.URL.create("sqlite", database=str(path)), create=False)
         with contextlib.closing(session):
             return session.run(count, "read"), calls
 

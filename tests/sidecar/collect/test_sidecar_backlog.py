@@ -16,7 +16,7 @@ from support.processes import wait_until
 from support.sidecar.volume import Volume
 
 from sharedvol_sidecar.collect import collector as collecting
-from sharedvol_sidecar.events import Tally
+from sharedvol_sidecar.events import PassCounts
 
 SMALL = """
 import json, os, resource, sys
@@ -62,7 +62,7 @@ def test_a_helper_takes_part_and_all_is_moved_once(volume: Volume, monkeypatch: 
     collector = volume.collector(workers=2)
     helpers: list[subprocess.Popen[bytes]] = []
 
-    def after_batch(tally: Tally) -> None:
+    def after_batch(tally: PassCounts) -> None:
         if collector._helper is not None and collector._helper.process not in helpers:
             helpers.append(collector._helper.process)
 
@@ -80,7 +80,7 @@ def test_helper_that_is_killed_loses_nothing(volume: Volume) -> None:
     collector = volume.collector(workers=2)
     killed: list[int] = []
 
-    def after_batch(tally: Tally) -> None:
+    def after_batch(tally: PassCounts) -> None:
         if collector._helper is not None and not killed:
             claims = volume.spool / ".sharedvol" / "claims" / "1"
             helper = collector._helper.process

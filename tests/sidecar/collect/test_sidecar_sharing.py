@@ -15,7 +15,7 @@ from support.sidecar.volume import Volume
 from sharedvol import LockTimeout
 from sharedvol_sidecar.collect.collector import Collector
 from sharedvol_sidecar.service.peers import Peers
-from sharedvol_sidecar.spool.container_locks import Units
+from sharedvol_sidecar.spool.container_locks import ContainerLocks
 
 HELD = """
 import sharedvol_sidecar.transfer.mover as mover
@@ -131,7 +131,7 @@ def test_once_beside_run(volume: Volume) -> None:
 
 def test_units_of_one_hash_are_held_and_let_go_of_together(volume: Volume) -> None:
     collectors: list[Collector] = [volume.collector(catalog=None), volume.collector(catalog=None)]
-    units: list[Units] = [collector._units for collector in collectors]
+    units: list[ContainerLocks] = [collector._units for collector in collectors]
     assert units[0].take("c1") and units[0].take("c1") and not units[1].take("c1")
     with units[0].held("c1") as mine:
         assert mine

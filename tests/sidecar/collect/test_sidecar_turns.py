@@ -14,9 +14,9 @@ import sharedvol_sidecar.collect.collector as collector_module
 import sharedvol_sidecar.spool.visits as visits
 import sharedvol_sidecar.transfer.batch as batches
 from sharedvol_sidecar.collect.collector import Collector
-from sharedvol_sidecar.events import Tally
+from sharedvol_sidecar.events import PassCounts
 from sharedvol_sidecar.fs.directory import open_root
-from sharedvol_sidecar.spool.container_locks import Units
+from sharedvol_sidecar.spool.container_locks import ContainerLocks
 
 BACKLOG = 200
 BATCH = 10
@@ -32,11 +32,11 @@ def flood(volume: Volume, container: str = "evil", count: int = BACKLOG) -> None
         volume.write(f"{container}/results/{number:04}", "x")
 
 
-def after_each_move(volume: Volume, work: Callable[[int], object], **changes: object) -> Tally:
+def after_each_move(volume: Volume, work: Callable[[int], object], **changes: object) -> PassCounts:
     """Do something after each move of a pass; it is given the number of moves so far."""
     moves = 0
 
-    def after_batch(tally: Tally) -> None:
+    def after_batch(tally: PassCounts) -> None:
         nonlocal moves
         moves += 1
         work(moves)
@@ -151,7 +151,7 @@ def test_a_container_of_another_sidecar_is_not_waited_for(volume: Volume) -> Non
     volume.write("good/results/a", "1")
 
     def hold(connection) -> None:  # type: ignore[no-untyped-def]
-        units = Units(open_root(volume.spool))
+        units = ContainerLocks(open_root(volume.spool))
         connection.send(units.take("good"))
         connection.recv()
 

@@ -23,11 +23,11 @@ from sharedvol_sidecar.catalog.catalog import Catalog, CatalogError
 from sharedvol_sidecar.commands.collect import summary
 from sharedvol_sidecar.commands.prune import prune_command
 from sharedvol_sidecar.counters import LABELLED, Reason
-from sharedvol_sidecar.events import COUNTERS, DONE, LEFT, Tally
+from sharedvol_sidecar.events import COUNTERS, DONE, LEFT, PassCounts
 from sharedvol_sidecar.fs.directory import open_root
 from sharedvol_sidecar.humanize import size
 from sharedvol_sidecar.monitor.snapshot import ALL
-from sharedvol_sidecar.spool.container_locks import Units
+from sharedvol_sidecar.spool.container_locks import ContainerLocks
 from sharedvol_sidecar.web.metrics import PREFIX
 
 TROUBLE = """
@@ -202,7 +202,7 @@ def test_every_counter_is_what_happened_wherever_it_is_shown(volume: Volume, tmp
 
     options = ("--keep", "logs=1B results=1B", "--prune", "apply", "--follow-interval", "0.05")
     environment = {"NO_CATALOG": str(away), "PRUNE": str(prune)}
-    locks = Units(open_root(volume.spool))
+    locks = ContainerLocks(open_root(volume.spool))
     assert locks.take("busy")
     with service(volume, *options, shim=TROUBLE, interval="0.1", environment=environment) as served:
         check(served)
@@ -242,7 +242,7 @@ def test_every_counter_is_what_happened_wherever_it_is_shown(volume: Volume, tmp
 
 
 def test_the_summary_of_once_has_every_counter() -> None:
-    told = summary(Tally(**{one.name: 700 + number for number, one in enumerate(COUNTERS)}))
+    told = summary(PassCounts(**{one.name: 700 + number for number, one in enumerate(COUNTERS)}))
     assert re.findall(r"\b7\d\d\b", told) == [str(700 + number) for number in range(len(COUNTERS))]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.sidecar.volume import Volume
 
-from sharedvol_sidecar.events import Event, Once
+from sharedvol_sidecar.events import Deduplicator, Event
 
 
 def rotate(log: Path, packed: str) -> None:
@@ -134,7 +134,7 @@ def test_files_that_are_not_followed_are_not_warned_of(volume: Volume) -> None:
 
 def test_the_warning_is_a_problem_that_is_logged_once() -> None:
     told: list[Event] = []
-    once = Once(told.append)
+    once = Deduplicator(told.append)
     once(Event("compressed_copy", "c1/logs/app.log", "x"))
     once(Event("compressed_copy", "c1/logs/app.log", "x"))
     assert len(told) == 1

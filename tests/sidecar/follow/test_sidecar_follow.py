@@ -13,7 +13,7 @@ import zstandard
 from support.sidecar.volume import Volume
 
 from sharedvol_sidecar.collect.collector import Collector
-from sharedvol_sidecar.follow.live_copies import Followed
+from sharedvol_sidecar.follow.live_copies import LiveCopies
 
 
 class Writer:
@@ -124,15 +124,15 @@ def test_cut_while_it_is_copied_leaves_no_mixture(
     log.write("before\n" * 10)
     collector.run_pass()
     log.write("more\n" * 10)
-    real = Followed._copy
+    real = LiveCopies._copy
 
-    def cut(self: Followed, *args: object) -> int:
+    def cut(self: LiveCopies, *args: object) -> int:
         monkeypatch.undo()
         os.ftruncate(log.fd, 0)
         log.write("after!\n" * 40)
         return real(self, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Followed, "_copy", cut)
+    monkeypatch.setattr(LiveCopies, "_copy", cut)
     collector.tick()
     assert volume.files() == {"app.log": "before\n" * 10}
     assert list(volume.live().values()) == ["after!\n" * 40]

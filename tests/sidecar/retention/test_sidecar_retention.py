@@ -17,7 +17,7 @@ from support.sidecar.killing import die_at
 
 from sharedvol_sidecar.catalog import catalog as catalog_module
 from sharedvol_sidecar.catalog.catalog import Catalog, Filters
-from sharedvol_sidecar.catalog.files import Tree
+from sharedvol_sidecar.catalog.files import CollectedFiles
 from sharedvol_sidecar.catalog.verify import Verification
 from sharedvol_sidecar.cli import main
 from sharedvol_sidecar.errors import ConfigError
@@ -56,7 +56,9 @@ def planned(collected: Collected, *rules: str, now: int = NOW) -> list[str]:
 
 def verified(collected: Collected) -> dict[str, int]:
     """What `verify` finds wrong."""
-    work = Verification(collected.catalog, Tree(open_root(collected.root)), RecordedCopies(), lambda finding: None)
+    work = Verification(
+        collected.catalog, CollectedFiles(open_root(collected.root)), RecordedCopies(), lambda finding: None
+    )
     work.catalogued(Filters())
     work.uncatalogued()
     counts = work.counts.as_dict()

@@ -19,7 +19,7 @@ from support.sidecar.volume import Volume
 
 from sharedvol_sidecar.catalog.catalog import Catalog
 from sharedvol_sidecar.errors import ConfigError, DestinationError, SpoolError
-from sharedvol_sidecar.fs.mounts import Places, mount_point
+from sharedvol_sidecar.fs.mounts import MountGuard, mount_point
 from sharedvol_sidecar.service.reporting import reason_of
 
 mounting = pytest.mark.skipif(not has_permission_to_mount(), reason="mounts need root")
@@ -356,7 +356,7 @@ def test_looking_for_the_reason_makes_no_file_where_a_link_leads(volume: Volume,
 
 def test_places_are_remembered_and_a_deeper_mount_is_welcome(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     spool, collected = str(volume.spool), str(volume.collected)
-    places = Places(spool, collected)
+    places = MountGuard(spool, collected)
     places.enter()
     places.look()
     volume.collected.rename(volume.collected.with_name("away"))

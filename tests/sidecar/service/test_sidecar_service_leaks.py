@@ -26,7 +26,7 @@ from support.torture.isolated import isolated
 from support.torture.layouts import EVERYTHING, LIMIT, timeout
 
 from sharedvol_sidecar.config.settings import load
-from sharedvol_sidecar.monitor.state import Board
+from sharedvol_sidecar.monitor.state import ServiceState
 from sharedvol_sidecar.service import service
 from sharedvol_sidecar.service.reporting import clear_up
 from sharedvol_sidecar.transfer import catalog_writer as register
@@ -349,7 +349,7 @@ def test_too_few_descriptors_make_the_service_unready_until_a_pass_has_enough(tm
         volume.write("c2/results/" + "d/" * 40 + "f", "deep")
         limit = len(os.listdir("/proc/self/fd")) + 60
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-        collector, board = volume.collector(), Board()
+        collector, board = volume.collector(), ServiceState()
         told = []
         for collected in (1, 0):
             tally = collector.run_pass()

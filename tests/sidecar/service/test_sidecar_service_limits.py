@@ -14,9 +14,9 @@ from support.sidecar.service_process import service, settled
 from support.sidecar.volume import Volume
 
 from sharedvol_sidecar.catalog.catalog import Catalog
-from sharedvol_sidecar.events import Event, Once
+from sharedvol_sidecar.events import Deduplicator, Event
 from sharedvol_sidecar.retention import pruner as retention
-from sharedvol_sidecar.service.prune_schedule import EVERY, PORTION, Pruning
+from sharedvol_sidecar.service.prune_schedule import EVERY, PORTION, PruneSchedule
 from sharedvol_sidecar.transfer.rate import Rate
 
 
@@ -60,8 +60,8 @@ def test_spending_again_before_the_wait_is_over_adds_up() -> None:
     assert [limit.spend(100), limit.spend(50), limit.spend(0)] == [1.0, 1.5, 1.5]
 
 
-def pruned_by(volume: Volume, mode: str, clock: Clock, told: list[Event]) -> Pruning:
-    return Pruning(("results=0s",), mode, Once(told.append), clock)  # type: ignore[arg-type]
+def pruned_by(volume: Volume, mode: str, clock: Clock, told: list[Event]) -> PruneSchedule:
+    return PruneSchedule(("results=0s",), mode, Deduplicator(told.append), clock)  # type: ignore[arg-type]
 
 
 def test_retention_is_said_first_and_done_once_an_hour(volume: Volume) -> None:

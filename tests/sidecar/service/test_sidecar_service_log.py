@@ -18,7 +18,7 @@ from support.sidecar.service_process import service, settled
 from support.sidecar.volume import CLI, Volume
 
 from sharedvol_sidecar.cli import main
-from sharedvol_sidecar.events import Event, Once, Tally
+from sharedvol_sidecar.events import Deduplicator, Event, PassCounts
 from sharedvol_sidecar.monitor.log_limit import LineLimit
 from sharedvol_sidecar.monitor.log_output import LogOutput
 from sharedvol_sidecar.monitor.minute_summary import MinuteSummary
@@ -181,15 +181,15 @@ def test_a_summary_comes_once_a_minute_and_only_if_something_happened() -> None:
     clock = Clock()
     summary = MinuteSummary(60.0, clock)
     assert summary.take() is None
-    summary.add(Tally(collected=2, bytes=10, writing=5))
+    summary.add(PassCounts(collected=2, bytes=10, writing=5))
     summary.event(Event("collected", "a", "b", age=1.5))
     summary.event(Event("collected", "a", "b", age=0.5))
-    assert summary.take() == (Tally(collected=2, bytes=10), 1.5)
-    summary.add(Tally(collected=1))
+    assert summary.take() == (PassCounts(collected=2, bytes=10), 1.5)
+    summary.add(PassCounts(collected=1))
     clock.now += 59
     assert summary.take() is None
     clock.now += 1
-    assert summary.take() == (Tally(collected=1), 0.0)
+    assert summary.take() == (PassCounts(collected=1), 0.0)
     clock.now += 600
     assert summary.take() is None and summary.take(at_once=True) is None
 
@@ -214,7 +214,7 @@ def test_lines_of_one_event_are_limited_and_the_dropped_ones_counted() -> None:
     assert passes("summary", "info") == {"event": "summary"}
 
 
-def _pass(once: Once, events: list[Event]) -> None:
+def _pass(once: Deduplicator, events: list[Event]) -> None:
     for event in events:
         once(event)
     once.end_pass()
@@ -226,20 +226,20 @@ def _links(directory: str, count: int) -> list[Event]:
 
 def test_many_problems_are_a_few_lines_and_their_number_however_often_they_are_found() -> None:
     told: list[Event] = []
-    once = Once(told.append)
+    once = Deduplicator(told.append)
     for _ in range(10):
         _pass(once, _links("evil", 12_000))
-    assert len(told) == Once.EACH + 1
+    assert len(told) == Deduplicator.EACH + 1
     assert told[-1] == Event("refused", "evil", "and 11,980 more")
     _pass(once, _links("evil", 13_000))
-    assert len(told) == Once.EACH + 1  # not a new magnitude
+    assert len(told) == Deduplicator.EACH + 1  # not a new magnitude
     _pass(once, _links("evil", 30_000))
-    assert told[-1] == Event("refused", "evil", "and 29,980 more") and len(told) == Once.EACH + 2
+    assert told[-1] == Event("refused", "evil", "and 29,980 more") and len(told) == Deduplicator.EACH + 2
 
 
 def test_a_problem_that_comes_back_is_reported_again() -> None:
     told: list[Event] = []
-    once = Once(told.append)
+    once = Deduplicator(told.append)
     for events in (_links("c", 1), _links("c", 1), [], _links("c", 1)):
         _pass(once, events)
     assert told == _links("c", 1) * 2
@@ -247,7 +247,7 @@ def test_a_problem_that_comes_back_is_reported_again() -> None:
 
 def test_what_a_pass_did_not_read_is_not_forgotten() -> None:
     told: list[Event] = []
-    once = Once(told.append)
+    once = Deduplicator(told.append)
     _pass(once, _links("c", 1))
     once.end_pass(lambda directory: directory != "c")
     _pass(once, _links("c", 1))
@@ -256,10 +256,10 @@ def test_what_a_pass_did_not_read_is_not_forgotten() -> None:
 
 def test_many_directories_with_a_problem_each_are_bounded_as_well() -> None:
     told: list[Event] = []
-    once = Once(told.append)
+    once = Deduplicator(told.append)
     for _ in range(3):
         _pass(once, [event for number in range(20_000) for event in _links(f"d{number}", 1)])
-    assert len(told) == Once.ALL + 1 and told[-1] == Event("refused", "", "and 19,800 more")
+    assert len(told) == Deduplicator.ALL + 1 and told[-1] == Event("refused", "", "and 19,800 more")
     _pass(once, [])
     told.clear()
     _pass(once, _links("d7", 1))
@@ -291,7 +291,7 @@ def test_a_flood_is_counted_once_and_grows_the_log_by_a_few_lines(volume: Volume
         assert set(body["left"]) >= {"refused", "no_room", "denied", "elsewhere"}
         assert not set(body["left"]) & set(body["collected"])
         settled(served)
-    assert sum(line["event"] == "refused" for line in served.seen) == Once.EACH + 1
+    assert sum(line["event"] == "refused" for line in served.seen) == Deduplicator.EACH + 1
 
 
 def test_once_prints_a_bounded_list(volume: Volume) -> None:
@@ -301,17 +301,17 @@ def test_once_prints_a_bounded_list(volume: Volume) -> None:
         (directory / f"{number}").symlink_to("x")
     done = volume.cli("once", "--quiet", "0", "--json")
     lines = done.stderr.splitlines()
-    assert len(lines) == Once.EACH + 1 and lines[-1] == "refused: evil: and 480 more"
+    assert len(lines) == Deduplicator.EACH + 1 and lines[-1] == "refused: evil: and 480 more"
     assert json.loads(done.stdout)["refused"] == 500
 
 
 def test_once_bounds_what_happens_again_and_again(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    def collect(job: object, tell: Callable[[Event], None], after_batch: object) -> Tally:
+    def collect(job: object, tell: Callable[[Event], None], after_batch: object) -> PassCounts:
         for number in range(1000):
             tell(Event("put_back", f"c/results/{number}", "a writer opened it again while it was moved"))
-        return Tally()
+        return PassCounts()
 
     monkeypatch.setattr("sharedvol_sidecar.service.service.once", collect)
     result = CliRunner().invoke(main, ["once", "--from", str(volume.spool), "--to", str(volume.collected)])
     lines = [line for line in result.output.splitlines() if line.startswith("put_back")]
-    assert len(lines) == Once.ALL + 1 and lines[-1] == "put_back: and 800 more"
+    assert len(lines) == Deduplicator.ALL + 1 and lines[-1] == "put_back: and 800 more"

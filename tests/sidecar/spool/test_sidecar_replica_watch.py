@@ -265,9 +265,9 @@ def test_it_agrees_with_the_register_whatever_happens(
 
 def passes(volume: Volume, most: int = 40, **changes: Any) -> tuple[int, int, int]:
     """What the board shows after some passes of the service."""
-    from sharedvol_sidecar.monitor.state import Board
+    from sharedvol_sidecar.monitor.state import ServiceState
 
-    collector, board, clock = volume.collector(catalog=None, **changes), Board(), Clock()
+    collector, board, clock = volume.collector(catalog=None, **changes), ServiceState(), Clock()
     collector.replicas = ReplicaWatch(open_root(volume.spool), clock)
     for _ in range(most):
         clock.now += HOUR

@@ -13,7 +13,7 @@ from support.sidecar.volume import CLI, Volume
 
 import sharedvol_sidecar.fs.content as contents_module
 from sharedvol_sidecar.errors import ConfigError
-from sharedvol_sidecar.events import Tally
+from sharedvol_sidecar.events import PassCounts
 from sharedvol_sidecar.spool.scanner import Candidate, Scanner
 
 
@@ -29,7 +29,7 @@ def test_a_name_that_a_scan_gives_twice_does_not_replace_a_claim(
     real = Scanner.candidates
     rename = os.rename
 
-    def twice(self: Scanner, tally: Tally, *args: Any) -> Iterator[Candidate]:
+    def twice(self: Scanner, tally: PassCounts, *args: Any) -> Iterator[Candidate]:
         for candidate in real(self, tally, *args):
             yield candidate
             yield candidate

@@ -29,7 +29,7 @@ from sharedvol_sidecar.fs.directory import open_root
 from sharedvol_sidecar.retention.pruner import apply, parse_rules, plan
 from sharedvol_sidecar.retention.relief import make_room
 from sharedvol_sidecar.service import service
-from sharedvol_sidecar.service.prune_schedule import RELIEF_EVERY, Pruning
+from sharedvol_sidecar.service.prune_schedule import RELIEF_EVERY, PruneSchedule
 from sharedvol_sidecar.spool.put_backs import PutBacks
 
 pytestmark = timeout
@@ -177,7 +177,7 @@ def test_nothing_that_the_rules_keep_is_deleted_for_room(tmp_path: Path) -> None
         volume, before = full_volume(top)
         told: list[Event] = []
         now = [1000.0]
-        pruning = Pruning(("results=90d", "logs=1K"), "apply", told.append, lambda: now[0])
+        pruning = PruneSchedule(("results=90d", "logs=1K"), "apply", told.append, lambda: now[0])
         assert not pruning.relieve(volume.job())
         assert files(volume) == set(before) and {event.name for event in told} == {"catalog"}
         told.clear()

@@ -22,9 +22,9 @@ import sharedvol_sidecar.fs.content as contents
 import sharedvol_sidecar.fs.directory as directories
 import sharedvol_sidecar.transfer.linker as publisher
 from sharedvol_sidecar.destination.destination import Destination
-from sharedvol_sidecar.events import Tally
+from sharedvol_sidecar.events import PassCounts
 from sharedvol_sidecar.transfer.item import Item
-from sharedvol_sidecar.transfer.linker import Publisher
+from sharedvol_sidecar.transfer.linker import Linker
 from sharedvol_sidecar.transfer.mover import Mover
 
 EXHAUSTIVE = os.environ.get("SHAREDVOL_EXHAUSTIVE") == "1"
@@ -40,7 +40,7 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(os, "link", os.link)
     monkeypatch.setattr(directories, "_libc", directories._libc)
     monkeypatch.setattr(contents, "CHUNK", contents.CHUNK)
-    for owner, name in ((Mover, "_claim"), (Publisher, "link"), (Mover, "_place"), (publisher, "stage")):
+    for owner, name in ((Mover, "_claim"), (Linker, "link"), (Mover, "_place"), (publisher, "stage")):
         monkeypatch.setattr(owner, name, getattr(owner, name))
     yield
 
@@ -119,19 +119,19 @@ def test_killed_again_in_recovery(where: str, request: pytest.FixtureRequest) ->
     assert scene.kills > 10
 
 
-def overwrite(self: Publisher, item: Item, directory: Any, final: str) -> None:
+def overwrite(self: Linker, item: Item, directory: Any, final: str) -> None:
     place, name = item.source
     os.link(name, f"{final}.new", src_dir_fd=place.fd, dst_dir_fd=directory.fd)
     os.replace(f"{final}.new", final, src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
 
 
-def skip_claim(self: Mover, item: Item, batch: Any, tally: Tally) -> bool:
+def skip_claim(self: Mover, item: Item, batch: Any, tally: PassCounts) -> bool:
     item.claim = item.candidate.directory
     item.claim_path = f"{self._claims.slot}/{batch.name}/{item.candidate.path}"
     return True
 
 
-def unlink_first(self: Mover, items: list[Item], tally: Tally) -> list[Item]:
+def unlink_first(self: Mover, items: list[Item], tally: PassCounts) -> list[Item]:
     for item in items:
         target = self._publisher._template.target(item.candidate.origin, item.day)
         directory, name = self._destination.locate(target)
@@ -143,7 +143,7 @@ def unlink_first(self: Mover, items: list[Item], tally: Tally) -> list[Item]:
     return items
 
 
-def name_before_content(self: Mover, items: list[Item], tally: Tally) -> list[Item]:
+def name_before_content(self: Mover, items: list[Item], tally: PassCounts) -> list[Item]:
     for item in items:
         target = self._publisher._template.target(item.candidate.origin, item.day)
         directory, name = self._destination.locate(target)
@@ -173,6 +173,6 @@ def test_planted_bugs_are_caught(
     step: str, bug: Callable[..., Any], where: str, word: str, request: pytest.FixtureRequest
 ) -> None:
     scene: Scene = request.getfixturevalue(where)
-    setattr(Publisher if step == "link" else Mover, step, bug)
+    setattr(Linker if step == "link" else Mover, step, bug)
     with pytest.raises(Violation, match=word):
         every_kill_point(scene, after=False)

@@ -27,7 +27,7 @@ import sharedvol_sidecar.transfer.staging as staging
 from sharedvol import publish
 from sharedvol_sidecar.errors import DestinationError, SpoolError
 from sharedvol_sidecar.fs.directory import open_root
-from sharedvol_sidecar.spool.container_locks import Units
+from sharedvol_sidecar.spool.container_locks import ContainerLocks
 from sharedvol_sidecar.transfer.mover import Mover
 
 HOUR = 3600.0
@@ -163,7 +163,7 @@ def test_file_taken_by_another_mover_between_open_and_claim(volume: Volume, monk
     first, second = volume.collector(), volume.collector()
     # The locks that share out the work would keep it away; that no file is moved twice does not rest on them.
     (volume.spool.parent / "other").mkdir()
-    monkeypatch.setattr(second, "_units", Units(open_root(volume.spool.parent / "other")))
+    monkeypatch.setattr(second, "_units", ContainerLocks(open_root(volume.spool.parent / "other")))
     real = Mover._claim
     taken: list[int] = []
 

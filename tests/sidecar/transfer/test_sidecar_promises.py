@@ -21,7 +21,7 @@ from support.torture.layouts import LIMIT
 
 import sharedvol_sidecar.fs.content as contents
 from sharedvol_sidecar.catalog.catalog import Catalog, Filters
-from sharedvol_sidecar.transfer.linker import Publisher
+from sharedvol_sidecar.transfer.linker import Linker
 from sharedvol_sidecar.transfer.mover import Mover
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="root gives files away")
@@ -115,17 +115,17 @@ def test_what_changes_while_a_file_is_linked_is_seen_before_it_counts(
     if promised:
         path.chmod(0o660)
         os.chown(path, 1234, 1235)
-    real = Publisher.link
+    real = Linker.link
     raced: list[str] = []
 
-    def link(self: Publisher, item: Any, directory: Any, final: str) -> None:
+    def link(self: Linker, item: Any, directory: Any, final: str) -> None:
         if not raced:
             raced.append(final)
             claim = Path(f"/proc/self/fd/{item.claim.fd}/{item.candidate.name}")
             os.chown(claim, 1, 1) if how == "owner" else special(claim, how)
         real(self, item, directory, final)
 
-    monkeypatch.setattr(Publisher, "link", link)
+    monkeypatch.setattr(Linker, "link", link)
     collector = volume.collector(**promised)
     assert collector.run_pass().put_back == 1
     assert volume.files() == {}
@@ -172,8 +172,8 @@ def test_a_claim_that_an_older_release_linked_as_it_was_is_replaced_by_a_copy(vo
         path.chmod(0o4755)
 
     def die(_: object) -> None:
-        Publisher.is_copied = lambda self, item: False  # type: ignore
-        Publisher.is_as_promised = lambda self, item: True  # type: ignore
+        Linker.is_copied = lambda self, item: False  # type: ignore
+        Linker.is_as_promised = lambda self, item: True  # type: ignore
         Mover._let_go = lambda self, done: [list(done), os.kill(os.getpid(), 9)]  # type: ignore
         volume.one_pass(template="{name}", **promised)
 

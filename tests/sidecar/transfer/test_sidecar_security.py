@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from support.sidecar.hostile import SECRET, THINGS, WRITER, Scene, scene
 
-from sharedvol_sidecar.follow.live_copies import Followed
+from sharedvol_sidecar.follow.live_copies import LiveCopies
 from sharedvol_sidecar.fs.directory import Directory
-from sharedvol_sidecar.spool.quiet_time import Quiet
+from sharedvol_sidecar.spool.quiet_time import QuietTime
 from sharedvol_sidecar.transfer import linker as publisher
 from sharedvol_sidecar.transfer import mover
 from sharedvol_sidecar.transfer.mover import Mover
@@ -76,7 +76,7 @@ STEPS: dict[str, tuple[Any, str, Callable[..., bool]]] = {
     "before it is read": (mover, "digest", lambda *args: True),
     "before it is claimed": (os, "rename", lambda name, *args, **options: name == "a.json"),
     "before the claim is looked at": (Directory, "inode", lambda self, name: name == "a.json"),
-    "before it gets its name": (publisher.Publisher, "publish", lambda self, item: True),
+    "before it gets its name": (publisher.Linker, "publish", lambda self, item: True),
     "before the lease is asked again": (Mover, "_confirm", lambda self, item, tally: True),
     "before the claim goes": (os, "unlink", lambda name, *args, **options: name == "a.json"),
 }
@@ -184,7 +184,7 @@ def test_a_secret_that_goes_on_growing_is_not_followed(hostile: Scene, monkeypat
         path.write_text(text)  # after the link: a change time later than the last write says that it is finished
     (hostile.stash / "own").unlink()
     (hostile.logs / "own").write_text("content")
-    monkeypatch.setattr(Quiet, "watched", lambda self, info: 100.0)
+    monkeypatch.setattr(QuietTime, "watched", lambda self, info: 100.0)
     counts = hostile.collect(quiet=50.0, passes=2)
     assert counts["settling"] == 2
     assert list(hostile.collected().values()) == ["content"]
@@ -317,16 +317,16 @@ def test_a_followed_log_in_the_deepest_directory_with_the_longest_names(hostile:
 
 def test_cut_again_and_again_while_it_is_followed(hostile: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     path = hostile.write(hostile.logs / "app.log", "begin\n")
-    real = Followed._copy
+    real = LiveCopies._copy
 
-    def cut(self: Followed, *args: Any) -> int:
+    def cut(self: LiveCopies, *args: Any) -> int:
         os.truncate(path, 0)
         path.write_text("next\n")
         return real(self, *args)
 
     def work() -> int:
         writer = os.open(path, os.O_WRONLY | os.O_APPEND)
-        monkeypatch.setattr(Followed, "_copy", cut)
+        monkeypatch.setattr(LiveCopies, "_copy", cut)
         collector = hostile.volume.collector()
         for _ in range(5):
             collector.run_pass()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from support.sidecar.volume import Volume, run_cli
 
 from sharedvol_sidecar.destination.template import DEFAULT, Template, is_spare, own_name, spare_names
-from sharedvol_sidecar.destination.template_inverse import Inverse
+from sharedvol_sidecar.destination.template_inverse import TemplateInverse
 
 TEMPLATE = "{kind}/{container}/{name}"
 
@@ -233,7 +233,7 @@ def test_compressed_logs_go_there_as_well(volume: Volume) -> None:
     ],
 )
 def test_kind_and_container_are_read_from_it(template: str, path: str) -> None:
-    assert Inverse(Template(template)).read(path) == ("results", "c1")
+    assert TemplateInverse(Template(template)).read(path) == ("results", "c1")
 
 
 @given(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=255))

@@ -18,8 +18,8 @@ from support.sidecar.board_scene import HOSTILE, Clocks, busy_board, hostile_boa
 
 from sharedvol_sidecar.config.listen import HostRule, parse_listen
 from sharedvol_sidecar.errors import ConfigError
-from sharedvol_sidecar.events import Tally
-from sharedvol_sidecar.monitor.state import Board
+from sharedvol_sidecar.events import PassCounts
+from sharedvol_sidecar.monitor.state import ServiceState
 from sharedvol_sidecar.web.server import Server
 
 PATHS = ("/", "/status.json", "/healthz", "/readyz", "/metrics")
@@ -31,12 +31,12 @@ def clocks() -> Clocks:
 
 
 @pytest.fixture
-def board(clocks: Clocks) -> Board:
+def board(clocks: Clocks) -> ServiceState:
     return busy_board(clocks, minutes=3)
 
 
 @pytest.fixture
-def server(board: Board) -> Iterator[Server]:
+def server(board: ServiceState) -> Iterator[Server]:
     with serving(board) as server:
         yield server
 
@@ -59,7 +59,7 @@ def test_health_is_about_the_main_loop(server: Server, clocks: Clocks) -> None:
     assert (answer.code, answer.json["status"], answer.json["heard_seconds_ago"]) == (503, "stalled", 61.0)
 
 
-def test_readiness_tells_each_reason(server: Server, board: Board) -> None:
+def test_readiness_tells_each_reason(server: Server, board: ServiceState) -> None:
     answer = ask(server, "/readyz")
     assert answer.code == 200
     assert (answer.json["status"], answer.json["reasons"]) == ("ready", [])
@@ -133,13 +133,13 @@ def test_a_name_that_was_rebound_to_loopback_is_not_answered(server: Server) -> 
         assert ask(server, "/healthz", Host=host).code == 200, host
 
 
-def test_a_name_that_was_allowed_is_answered(board: Board) -> None:
+def test_a_name_that_was_allowed_is_answered(board: ServiceState) -> None:
     with serving(board, allowed_hosts=("Sidecar.internal",)) as server:
         assert ask(server, "/healthz", Host="sidecar.internal:80").code == 200
         assert ask(server, "/healthz", Host="sidecar.internal.evil.example").code == 421
 
 
-def test_on_another_address_every_name_is_answered(board: Board) -> None:
+def test_on_another_address_every_name_is_answered(board: ServiceState) -> None:
     with serving(board, "0.0.0.0") as server:
         assert server.address is not None
         server.address = ("127.0.0.1", server.address[1])
@@ -167,7 +167,7 @@ def test_the_rule_is_open_elsewhere(bound: str) -> None:
     assert HostRule(bound).believes("evil.example")
 
 
-def test_a_taken_port_is_told_at_once(server: Server, board: Board) -> None:
+def test_a_taken_port_is_told_at_once(server: Server, board: ServiceState) -> None:
     assert server.address is not None
     port = server.address[1]
     with pytest.raises(ConfigError, match=rf"cannot listen on 127\.0\.0\.1:{port}: address already in use.*--listen"):
@@ -175,12 +175,12 @@ def test_a_taken_port_is_told_at_once(server: Server, board: Board) -> None:
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
-def test_an_address_of_another_host_is_told_at_once(board: Board, host: str) -> None:
+def test_an_address_of_another_host_is_told_at_once(board: ServiceState, host: str) -> None:
     with pytest.raises(ConfigError, match=rf"cannot listen on {host}:0: .*--listen off"):
         Server(board, host, 0).start()
 
 
-def test_the_port_is_free_again_after_stop(board: Board) -> None:
+def test_the_port_is_free_again_after_stop(board: ServiceState) -> None:
     with serving(board) as server:
         assert ask(server, "/healthz").code == 200
         assert server.address is not None
@@ -191,7 +191,7 @@ def test_the_port_is_free_again_after_stop(board: Board) -> None:
     again.stop()
 
 
-def test_ipv6(board: Board) -> None:
+def test_ipv6(board: ServiceState) -> None:
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
@@ -202,13 +202,13 @@ def test_ipv6(board: Board) -> None:
         assert ask(server, "/healthz", Host="evil.example").code == 421
 
 
-def test_a_client_that_sends_half_a_request_is_cut_off(board: Board) -> None:
+def test_a_client_that_sends_half_a_request_is_cut_off(board: ServiceState) -> None:
     with serving(board, patience=0.2) as server:
         assert raw(server, b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: ") == b""
         assert raw(server, b"") == b""
 
 
-def test_a_client_that_takes_no_answer_is_cut_off(board: Board) -> None:
+def test_a_client_that_takes_no_answer_is_cut_off(board: ServiceState) -> None:
     """Its window is full, so the server has an answer in memory that nobody takes."""
     with serving(board, patience=0.5) as server:
         assert server.address is not None
@@ -223,7 +223,7 @@ def test_a_client_that_takes_no_answer_is_cut_off(board: Board) -> None:
         assert ask(server, "/healthz").code == 200
 
 
-def test_idle_clients_do_not_keep_it_from_stopping(board: Board) -> None:
+def test_idle_clients_do_not_keep_it_from_stopping(board: ServiceState) -> None:
     with serving(board) as server:
         assert server.address is not None
         clients = [socket.create_connection(server.address, timeout=LIMIT) for _ in range(20)]
@@ -238,7 +238,7 @@ def test_idle_clients_do_not_keep_it_from_stopping(board: Board) -> None:
                 assert client.recv(1) == b""
 
 
-def test_a_client_that_takes_no_answer_does_not_keep_it_from_stopping(board: Board) -> None:
+def test_a_client_that_takes_no_answer_does_not_keep_it_from_stopping(board: ServiceState) -> None:
     with serving(board) as server, socket.socket() as client:
         assert server.address is not None
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -278,14 +278,14 @@ def test_nonsense_is_refused_and_the_next_is_answered(server: Server, request_by
     assert ask(server, "/healthz").code == 200
 
 
-def test_nonsense_is_not_logged(board: Board, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nonsense_is_not_logged(board: ServiceState, capfd: pytest.CaptureFixture[str]) -> None:
     with serving(board) as server:
         raw(server, b"nonsense\r\n\r\n")
     assert capfd.readouterr() == ("", "")
 
 
 def test_an_error_of_ours_is_500_with_headers_and_one_line_in_the_log(
-    board: Board, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    board: ServiceState, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(board, "picture", lambda: 1 / 0)
     with serving(board) as server:
@@ -329,7 +329,7 @@ def test_signals_stay_with_the_service_and_the_server_does_not_keep_it_from_its_
         assert process.stderr is not None
         port, untouched = process.stdout.readline().split()
         assert untouched == "True"
-        server = Server(Board(), "127.0.0.1", 0)
+        server = Server(ServiceState(), "127.0.0.1", 0)
         server.address = ("127.0.0.1", int(port))
         assert ask(server, "/readyz").code == 200
         process.send_signal(signal.SIGTERM)
@@ -342,7 +342,7 @@ def test_signals_stay_with_the_service_and_the_server_does_not_keep_it_from_its_
         assert process.stderr.read() == ""
 
 
-def test_many_ask_while_the_service_works(server: Server, board: Board) -> None:
+def test_many_ask_while_the_service_works(server: Server, board: ServiceState) -> None:
     wrong: list[object] = []
 
     def look() -> None:
@@ -358,7 +358,7 @@ def test_many_ask_while_the_service_works(server: Server, board: Board) -> None:
     for thread in threads:
         thread.start()
     for _ in range(2000):
-        board.passed(Tally(collected=1), 0.1)
+        board.passed(PassCounts(collected=1), 0.1)
     for thread in threads:
         thread.join(LIMIT)
         assert not thread.is_alive()
@@ -411,7 +411,7 @@ def test_addresses_that_cannot_are_refused_with_examples(text: str, words: str) 
     assert "127.0.0.1:8788, [::1]:8788" in str(caught.value)
 
 
-def test_the_readiness_that_is_documented_is_the_one_that_is_told(board: Board, server: Server) -> None:
+def test_the_readiness_that_is_documented_is_the_one_that_is_told(board: ServiceState, server: Server) -> None:
     json.loads(ask(server, "/readyz").body)
     assert set(ask(server, "/readyz").json) == {"status", "reasons", "timestamp"}
     board.fault("permission", "forbidden")

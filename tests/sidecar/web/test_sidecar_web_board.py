@@ -9,10 +9,10 @@ import pytest
 from support.processes import LIMIT
 from support.sidecar.board_scene import NOON, Clocks
 
-from sharedvol_sidecar.events import Event, Tally
+from sharedvol_sidecar.events import Event, PassCounts
 from sharedvol_sidecar.humanize import LONGEST
 from sharedvol_sidecar.monitor.snapshot import ReplicaView
-from sharedvol_sidecar.monitor.state import CONTAINERS, LISTED, PATIENCE, Board
+from sharedvol_sidecar.monitor.state import CONTAINERS, LISTED, PATIENCE, ServiceState
 
 
 @pytest.fixture
@@ -21,30 +21,30 @@ def clocks() -> Clocks:
 
 
 @pytest.fixture
-def board(clocks: Clocks) -> Board:
+def board(clocks: Clocks) -> ServiceState:
     return clocks.board()
 
 
-def reasons(board: Board) -> list[str]:
+def reasons(board: ServiceState) -> list[str]:
     return [fault.reason for fault in board.picture().faults]
 
 
-def test_not_ready_until_the_first_pass_has_ended(board: Board) -> None:
+def test_not_ready_until_the_first_pass_has_ended(board: ServiceState) -> None:
     assert reasons(board) == ["starting"]
     board.pass_began()
-    board.progress(Tally(collected=1))
+    board.progress(PassCounts(collected=1))
     assert reasons(board) == ["starting"]
-    board.passed(Tally(collected=1), 0.1)
+    board.passed(PassCounts(collected=1), 0.1)
     assert board.picture().ready
 
 
-def test_a_fault_tells_more_than_that_it_is_starting(board: Board) -> None:
+def test_a_fault_tells_more_than_that_it_is_starting(board: ServiceState) -> None:
     board.fault("destination_full", "no space left")
     assert reasons(board) == ["destination_full", "starting"]
 
 
-def test_a_fault_lasts_from_its_onset_until_it_is_cleared(board: Board, clocks: Clocks) -> None:
-    board.passed(Tally(), 0.1)
+def test_a_fault_lasts_from_its_onset_until_it_is_cleared(board: ServiceState, clocks: Clocks) -> None:
+    board.passed(PassCounts(), 0.1)
     board.fault("spool_unavailable", "gone")
     clocks.now += 10
     board.fault("permission", "forbidden")
@@ -52,7 +52,7 @@ def test_a_fault_lasts_from_its_onset_until_it_is_cleared(board: Board, clocks: 
     first, second = board.picture().faults
     assert (first.reason, first.detail, first.since) == ("spool_unavailable", "still gone", NOON)
     assert (second.reason, second.since) == ("permission", NOON + 10)
-    board.passed(Tally(), 0.1)
+    board.passed(PassCounts(), 0.1)
     board.clear("spool_unavailable")
     assert reasons(board) == ["permission"]
     board.clear("permission")
@@ -60,7 +60,7 @@ def test_a_fault_lasts_from_its_onset_until_it_is_cleared(board: Board, clocks: 
     assert board.picture().ready
 
 
-def test_a_fault_is_one_error_however_often_it_is_told(board: Board) -> None:
+def test_a_fault_is_one_error_however_often_it_is_told(board: ServiceState) -> None:
     for _ in range(3):
         board.fault("destination_full", "no space left")
     assert board.picture().errors["destination_full"] == 1
@@ -71,17 +71,17 @@ def test_a_fault_is_one_error_however_often_it_is_told(board: Board) -> None:
     assert [entry.name for entry in picture.recent_errors] == ["destination_full"] * 2
 
 
-def test_stopping_comes_first_and_nothing_takes_it_back(board: Board) -> None:
+def test_stopping_comes_first_and_nothing_takes_it_back(board: ServiceState) -> None:
     board.fault("permission", "forbidden")
     board.stopping()
     assert reasons(board) == ["stopping", "permission", "starting"]
-    board.passed(Tally(), 0.1)
+    board.passed(PassCounts(), 0.1)
     board.clear("permission")
     board.clear("stopping")
     assert reasons(board) == ["stopping"]
 
 
-def test_a_signal_handler_may_say_stopping_and_beat_while_the_board_is_locked(board: Board) -> None:
+def test_a_signal_handler_may_say_stopping_and_beat_while_the_board_is_locked(board: ServiceState) -> None:
     """A handler runs in the thread that has the lock: to wait for it would be for ever."""
     handled = threading.Event()
 
@@ -100,8 +100,8 @@ def test_a_signal_handler_may_say_stopping_and_beat_while_the_board_is_locked(bo
     assert reasons(board)[0] == "stopping"
 
 
-def test_silence_of_the_main_loop_is_death_only_after_the_bound(board: Board, clocks: Clocks) -> None:
-    board.passed(Tally(), 0.1)
+def test_silence_of_the_main_loop_is_death_only_after_the_bound(board: ServiceState, clocks: Clocks) -> None:
+    board.passed(PassCounts(), 0.1)
     clocks.now += PATIENCE
     assert board.picture().alive
     assert board.picture().ready
@@ -118,8 +118,8 @@ def test_silence_of_the_main_loop_is_death_only_after_the_bound(board: Board, cl
     "call",
     [
         lambda board: board.pass_began(),
-        lambda board: board.progress(Tally()),
-        lambda board: board.passed(Tally(), 0.1),
+        lambda board: board.progress(PassCounts()),
+        lambda board: board.passed(PassCounts(), 0.1),
         lambda board: board.event(Event("refused", "a", "b")),
         lambda board: board.backlog({}),
         lambda board: board.replicas([]),
@@ -128,19 +128,19 @@ def test_silence_of_the_main_loop_is_death_only_after_the_bound(board: Board, cl
         lambda board: board.clear("permission"),
     ],
 )
-def test_every_word_of_the_service_is_a_sign_of_life(board: Board, clocks: Clocks, call: object) -> None:
+def test_every_word_of_the_service_is_a_sign_of_life(board: ServiceState, clocks: Clocks, call: object) -> None:
     clocks.now += 1000
     assert not board.picture().alive
     call(board)  # type: ignore[operator]
     assert board.picture().alive
 
 
-def test_progress_is_not_counted_twice(board: Board) -> None:
+def test_progress_is_not_counted_twice(board: ServiceState) -> None:
     board.pass_began()
-    board.progress(Tally(collected=3, bytes=30))
-    board.progress(Tally(collected=5, bytes=50, copied=1))
-    board.passed(Tally(collected=6, bytes=60, copied=1, writing=2), 0.1)
-    board.passed(Tally(collected=6, bytes=60, writing=1), 0.1)
+    board.progress(PassCounts(collected=3, bytes=30))
+    board.progress(PassCounts(collected=5, bytes=50, copied=1))
+    board.passed(PassCounts(collected=6, bytes=60, copied=1, writing=2), 0.1)
+    board.passed(PassCounts(collected=6, bytes=60, writing=1), 0.1)
     picture = board.picture()
     assert (picture.moved.collected, picture.moved.bytes, picture.moved.copied) == (12, 120, 1)
     assert picture.left.writing == 1
@@ -148,19 +148,19 @@ def test_progress_is_not_counted_twice(board: Board) -> None:
     assert (picture.minutes[-1].files, picture.minutes[-1].bytes) == (12, 120)
 
 
-def test_what_a_pass_moved_before_it_failed_stays_counted(board: Board) -> None:
+def test_what_a_pass_moved_before_it_failed_stays_counted(board: ServiceState) -> None:
     board.pass_began()
-    board.progress(Tally(collected=3))
+    board.progress(PassCounts(collected=3))
     board.fault("destination_full", "no space left")
     board.pass_began()
-    board.progress(Tally(collected=4))
-    board.passed(Tally(collected=4), 0.1)
+    board.progress(PassCounts(collected=4))
+    board.passed(PassCounts(collected=4), 0.1)
     assert board.picture().moved.collected == 7
     assert board.picture().passes.count == 1
 
 
-def test_the_board_keeps_its_own_copy_of_a_tally(board: Board) -> None:
-    tally = Tally(collected=1, writing=1)
+def test_the_board_keeps_its_own_copy_of_a_tally(board: ServiceState) -> None:
+    tally = PassCounts(collected=1, writing=1)
     board.progress(tally)
     tally.collected = 5
     board.passed(tally, 0.1)
@@ -169,10 +169,10 @@ def test_the_board_keeps_its_own_copy_of_a_tally(board: Board) -> None:
     assert board.picture().left.writing == 1
 
 
-def test_throughput_is_of_the_last_hour_by_the_minute(board: Board, clocks: Clocks) -> None:
+def test_throughput_is_of_the_last_hour_by_the_minute(board: ServiceState, clocks: Clocks) -> None:
     clocks.now = 6000.0
     for minute in range(90):
-        board.passed(Tally(collected=minute, bytes=minute * 10), 0.1)
+        board.passed(PassCounts(collected=minute, bytes=minute * 10), 0.1)
         clocks.now += 60
     clocks.now -= 60
     minutes = board.picture().minutes
@@ -182,23 +182,23 @@ def test_throughput_is_of_the_last_hour_by_the_minute(board: Board, clocks: Cloc
     assert sum(minute.files for minute in board.picture().minutes) == 0
 
 
-def test_followed_bytes_are_throughput_without_files(board: Board) -> None:
+def test_followed_bytes_are_throughput_without_files(board: ServiceState) -> None:
     board.followed(2)
-    board.moved(Tally(followed=500))
-    board.moved(Tally(followed=70))
+    board.moved(PassCounts(followed=500))
+    board.moved(PassCounts(followed=70))
     board.followed(1)
     picture = board.picture()
     assert (picture.followed_logs, picture.moved.followed) == (1, 570)
     assert (picture.minutes[-1].files, picture.minutes[-1].bytes) == (0, 570)
 
 
-def test_errors_and_dropped_are_told_apart(board: Board) -> None:
+def test_errors_and_dropped_are_told_apart(board: ServiceState) -> None:
     for name in "failed refused unmatched unfinished truncated put_back scan_only collected".split():
         board.event(Event(name, f"{name}.json", ""))
     board.event(Event("catalog", "", "", counts="catalog"))
     board.event(Event("pruned", "pruned.json", "", counts="pruned"))
-    board.moved(Tally(truncated=1, put_back=1, collected=1))
-    board.left(Tally(failed=1, refused=1, unmatched=1, unfinished=1), True)
+    board.moved(PassCounts(truncated=1, put_back=1, collected=1))
+    board.left(PassCounts(failed=1, refused=1, unmatched=1, unfinished=1), True)
     picture = board.picture()
     assert {name for name, count in picture.errors.items() if count} == {"file", "catalog"}
     assert {name for name, count in picture.dropped.items() if count} == set(
@@ -210,7 +210,7 @@ def test_errors_and_dropped_are_told_apart(board: Board) -> None:
     assert [entry.name for entry in picture.recent] == ["collected"]
 
 
-def test_lists_keep_the_newest(board: Board, clocks: Clocks) -> None:
+def test_lists_keep_the_newest(board: ServiceState, clocks: Clocks) -> None:
     for number in range(LISTED + 5):
         clocks.now += 1
         board.event(Event("collected", str(number), f"to/{number}", "c1", number))
@@ -221,11 +221,11 @@ def test_lists_keep_the_newest(board: Board, clocks: Clocks) -> None:
     assert recent[-1].detail == "to/5"
 
 
-def test_whatever_is_told_the_board_stays_small(board: Board) -> None:
+def test_whatever_is_told_the_board_stays_small(board: ServiceState) -> None:
     for number in range(500):
         board.event(Event("failed", "x" * 100_000, "y" * 100_000, "z" * 100_000))
         board.fault("permission", "x" * 100_000)
-        board.passed(Tally(collected=1), float(number))
+        board.passed(PassCounts(collected=1), float(number))
     board.backlog({f"{number}" + "x" * 5000: (1, 1) for number in range(5000)})
     board.replicas(ReplicaView(f"c{number}", None, None, None) for number in range(5000))
     picture = board.picture()
@@ -237,7 +237,7 @@ def test_whatever_is_told_the_board_stays_small(board: Board) -> None:
     assert len(board._throughput._steps) <= 360
 
 
-def test_the_largest_backlogs_are_shown_and_the_rest_summed(board: Board) -> None:
+def test_the_largest_backlogs_are_shown_and_the_rest_summed(board: ServiceState) -> None:
     board.backlog({f"c{number:03}": (number, number * 10) for number in range(1, 251)})
     picture = board.picture()
     assert (picture.backlog[0].container, picture.backlog[-1].container) == ("c250", "c051")
@@ -248,7 +248,7 @@ def test_the_largest_backlogs_are_shown_and_the_rest_summed(board: Board) -> Non
     assert board.picture().backlog_rest is None
 
 
-def test_the_living_come_first(board: Board) -> None:
+def test_the_living_come_first(board: ServiceState) -> None:
     board.replicas(
         [ReplicaView("a", False, None, None), ReplicaView("c", True, 1, None), ReplicaView("b", None, None, None)]
     )
@@ -259,12 +259,12 @@ def test_the_living_come_first(board: Board) -> None:
 
 def test_pictures_taken_beside_the_service_agree_in_themselves() -> None:
     """A torn one would show bytes without their files."""
-    board = Board()
+    board = ServiceState()
     done = threading.Event()
 
     def serve() -> None:
         for _ in range(3000):
-            board.passed(Tally(collected=1, bytes=7), 0.1)
+            board.passed(PassCounts(collected=1, bytes=7), 0.1)
         done.set()
 
     thread = threading.Thread(target=serve)

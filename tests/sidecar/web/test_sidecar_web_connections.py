@@ -24,7 +24,7 @@ from support.sidecar.service_process import service, settled
 from support.sidecar.volume import CLI, Volume
 
 from sharedvol_sidecar.config.listen import HostRule
-from sharedvol_sidecar.monitor.state import Board
+from sharedvol_sidecar.monitor.state import ServiceState
 from sharedvol_sidecar.transfer import batch as batches
 from sharedvol_sidecar.web import listener, server
 from sharedvol_sidecar.web.app import status_app
@@ -34,7 +34,7 @@ HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.fixture
-def board() -> Board:
+def board() -> ServiceState:
     return busy_board(Clocks(), minutes=1)
 
 
@@ -54,7 +54,7 @@ def closed(clients: list[socket.socket]) -> int:
 
 
 def test_of_too_many_connections_the_last_are_closed_and_the_first_are_answered(
-    board: Board, monkeypatch: pytest.MonkeyPatch
+    board: ServiceState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "_HOARDED", LIMIT)
     with serving(board, connections=5, patience=LIMIT) as served:
@@ -76,7 +76,7 @@ def answered(address: Any) -> bool:
     return False
 
 
-def test_clients_that_hoard_connections_keep_nobody_out(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clients_that_hoard_connections_keep_nobody_out(board: ServiceState, monkeypatch: pytest.MonkeyPatch) -> None:
     """Patience does not end in this test: what is idle for longest makes room."""
     monkeypatch.setattr(server, "_HOARDED", 0.0)
     with serving(board, connections=5, patience=LIMIT) as served:
@@ -88,7 +88,9 @@ def test_clients_that_hoard_connections_keep_nobody_out(board: Board, monkeypatc
             wait_until(lambda: closed(first) == 1, "one of them to make room")
 
 
-def test_a_connection_that_is_being_answered_makes_no_room(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_that_is_being_answered_makes_no_room(
+    board: ServiceState, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(server, "_HOARDED", 0.0)
     with serving(board, connections=1, patience=LIMIT) as served, socket.socket() as busy:
         assert served.address is not None and served._uvicorn is not None
@@ -243,7 +245,7 @@ def test_no_header_and_no_query_is_an_error_of_ours(
     assert code < 500
 
 
-def test_an_answer_in_openmetrics_is_given_where_it_is_accepted(board: Board) -> None:
+def test_an_answer_in_openmetrics_is_given_where_it_is_accepted(board: ServiceState) -> None:
     with serving(board) as served:
         answer = ask(served, "/metrics", Accept="application/openmetrics-text; version=1.0.0, text/plain;q=0.5")
         assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
@@ -262,7 +264,7 @@ def test_an_answer_in_openmetrics_is_given_where_it_is_accepted(board: Board) ->
     ],
 )
 def test_nonsense_after_an_answer_is_no_line_in_the_log(
-    board: Board, capfd: pytest.CaptureFixture[str], first: bytes, then: bytes
+    board: ServiceState, capfd: pytest.CaptureFixture[str], first: bytes, then: bytes
 ) -> None:
     with serving(board) as served:
         assert served.address is not None

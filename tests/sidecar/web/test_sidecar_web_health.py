@@ -16,8 +16,8 @@ from support.sidecar.board_scene import Clocks
 
 from sharedvol_sidecar.cli import main
 from sharedvol_sidecar.config.listen import format_address
-from sharedvol_sidecar.events import Tally
-from sharedvol_sidecar.monitor.state import Board
+from sharedvol_sidecar.events import PassCounts
+from sharedvol_sidecar.monitor.state import ServiceState
 from sharedvol_sidecar.web.server import Server
 
 
@@ -27,14 +27,14 @@ def clocks() -> Clocks:
 
 
 @pytest.fixture
-def board(clocks: Clocks) -> Board:
+def board(clocks: Clocks) -> ServiceState:
     board = clocks.board()
-    board.passed(Tally(), 0.1)
+    board.passed(PassCounts(), 0.1)
     return board
 
 
 @pytest.fixture
-def server(board: Board) -> Iterator[Server]:
+def server(board: ServiceState) -> Iterator[Server]:
     with serving(board) as server:
         yield server
 
@@ -91,7 +91,7 @@ def test_stalled(server: Server, clocks: Clocks) -> None:
     assert result.stderr.startswith("sharedvol-sidecar: stalled (HTTP 503 from 127.0.0.1:")
 
 
-def test_a_service_that_is_not_ready_is_alive(server: Server, board: Board) -> None:
+def test_a_service_that_is_not_ready_is_alive(server: Server, board: ServiceState) -> None:
     board.fault("destination_full", "no space\nleft \x1b[31m")
     assert health("--listen", listen(server)).exit_code == 0
     result = health("--ready", "--listen", listen(server))
@@ -102,7 +102,7 @@ def test_a_service_that_is_not_ready_is_alive(server: Server, board: Board) -> N
     assert (result.exit_code, result.stdout) == (0, "ready\n")
 
 
-def test_a_service_on_every_interface_is_asked_on_loopback(board: Board) -> None:
+def test_a_service_on_every_interface_is_asked_on_loopback(board: ServiceState) -> None:
     with serving(board, "0.0.0.0") as server:
         assert server.address is not None
         assert health("--listen", f"0.0.0.0:{server.address[1]}").exit_code == 0

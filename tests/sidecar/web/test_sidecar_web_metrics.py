@@ -14,15 +14,15 @@ from support.sidecar.asking import ask, serving
 from support.sidecar.board_scene import HOSTILE, NOON, Clocks, busy_board, hostile_board
 
 import sharedvol
-from sharedvol_sidecar.events import Event, Tally
+from sharedvol_sidecar.events import Event, PassCounts
 from sharedvol_sidecar.monitor.snapshot import FAULTS, REASONS
-from sharedvol_sidecar.monitor.state import Board
+from sharedvol_sidecar.monitor.state import ServiceState
 from sharedvol_sidecar.web.metrics import PREFIX, registry
 
 PAGE = (Path(__file__).parents[3] / "docs" / "monitoring.md").read_text()
 
 
-def scraped(board: Board) -> dict[str, dict[tuple[str, ...], float]]:
+def scraped(board: ServiceState) -> dict[str, dict[tuple[str, ...], float]]:
     """Name of a sample to label values to value; each only once."""
     found: dict[str, dict[tuple[str, ...], float]] = {}
     for family in parse_text(generate_latest(registry(board.picture)).decode()):
@@ -42,12 +42,12 @@ def clocks() -> Clocks:
 def test_the_counters_are_those_of_the_passes(clocks: Clocks) -> None:
     board = clocks.board()
     board.passed(
-        Tally(collected=5, bytes=500, kept_both=1, copied=2, recovered=3, unleased=1, put_back=4, sealed=1), 0.02
+        PassCounts(collected=5, bytes=500, kept_both=1, copied=2, recovered=3, unleased=1, put_back=4, sealed=1), 0.02
     )
-    board.passed(Tally(collected=1, bytes=7, orphans_removed=1, writing=9, failed=2, uncatalogued=3), 400.0)
+    board.passed(PassCounts(collected=1, bytes=7, orphans_removed=1, writing=9, failed=2, uncatalogued=3), 400.0)
     for _ in range(2):
         board.event(Event("pruned", "a", "b", counts="pruned"))
-    board.moved(Tally(followed=1234))
+    board.moved(PassCounts(followed=1234))
     board.followed(2)
     found = scraped(board)
     for name, wanted in {
@@ -80,11 +80,11 @@ def test_the_counters_are_those_of_the_passes(clocks: Clocks) -> None:
 def test_errors_are_not_dropped_and_dropped_are_no_errors(clocks: Clocks) -> None:
     board = clocks.board()
     before = scraped(board)
-    board.left(Tally(refused=1), True)
+    board.left(PassCounts(refused=1), True)
     refused = scraped(board)
     assert refused["errors_total"] == before["errors_total"]
     assert refused["dropped_total"] == {**before["dropped_total"], ("refused",): 1}
-    board.left(Tally(refused=1, failed=1), True)
+    board.left(PassCounts(refused=1, failed=1), True)
     board.fault("destination_full", "no space")
     failed = scraped(board)
     assert failed["dropped_total"] == refused["dropped_total"]
@@ -102,7 +102,7 @@ def test_every_reason_is_there_before_it_happens(clocks: Clocks) -> None:
 def test_ready_alive_and_faults_are_those_of_the_checks(clocks: Clocks) -> None:
     board = clocks.board()
     assert (scraped(board)["ready"][()], scraped(board)["fault"][("starting",)]) == (0, 1)
-    board.passed(Tally(), 0.1)
+    board.passed(PassCounts(), 0.1)
     assert (scraped(board)["ready"][()], scraped(board)["alive"][()]) == (1, 1)
     assert not any(scraped(board)["fault"].values())
     board.fault("permission", "forbidden")
@@ -152,7 +152,7 @@ def test_a_hostile_name_is_one_label_on_one_line(clocks: Clocks, name: str) -> N
 @pytest.mark.parametrize("scene", [busy_board, hostile_board])
 def test_what_is_served_can_be_parsed(
     clocks: Clocks,
-    scene: Callable[[Clocks], Board],
+    scene: Callable[[Clocks], ServiceState],
     accept: str,
     content_type: str,
     parse: Callable[[str], object],
@@ -169,7 +169,7 @@ def test_what_is_served_can_be_parsed(
 
 def test_two_servers_in_a_process_share_nothing(clocks: Clocks) -> None:
     first, second = clocks.board(), clocks.board()
-    first.passed(Tally(collected=1), 0.1)
+    first.passed(PassCounts(collected=1), 0.1)
     assert scraped(first)["collected_files_total"] == {(): 1}
     assert scraped(second)["collected_files_total"] == {(): 0}
 

@@ -13,7 +13,7 @@ from support.sidecar.asking import ask, serving
 from support.sidecar.board_scene import HOSTILE, Clocks, busy_board, hostile_board
 
 from sharedvol_sidecar.humanize import duration, plain, size
-from sharedvol_sidecar.monitor.snapshot import Picture
+from sharedvol_sidecar.monitor.snapshot import Snapshot
 from sharedvol_sidecar.monitor.throughput import Minute
 from sharedvol_sidecar.web.page import Page
 from sharedvol_sidecar.web.plot import bytes_plot, files_plot
@@ -53,7 +53,7 @@ class Outline(HTMLParser):
         self.text += data
 
 
-def page(picture: Picture) -> str:
+def page(picture: Snapshot) -> str:
     return Page().render(picture)
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sharedvol_sidecar.monitor.state import Board
+from sharedvol_sidecar.monitor.state import ServiceState
 from sharedvol_sidecar.web.server import Server
 from support.processes import LIMIT
 
@@ -30,7 +30,7 @@ class Answer:
 
 
 @contextmanager
-def serving(board: Board, host: str = "127.0.0.1", **options: Any) -> Iterator[Server]:
+def serving(board: ServiceState, host: str = "127.0.0.1", **options: Any) -> Iterator[Server]:
     """A server on a free port."""
     server = Server(board, host, 0, **options)
     server.start()

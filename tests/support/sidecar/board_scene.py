@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from sharedvol_sidecar.events import Event, Tally
+from sharedvol_sidecar.events import Event, PassCounts
 from sharedvol_sidecar.monitor.snapshot import ReplicaView
-from sharedvol_sidecar.monitor.state import Board
+from sharedvol_sidecar.monitor.state import ServiceState
 
 NOON = 1_800_000_000.0
 """The time of day of a `Clocks`, in seconds since the epoch: 2027-01-15 08:00 UTC."""
@@ -32,11 +32,11 @@ class Clocks:
     def __init__(self) -> None:
         self.now = 1000.0
 
-    def board(self, patience: float = 60.0) -> Board:
-        return Board(patience, clock=lambda: self.now, wall=lambda: NOON + self.now - 1000)
+    def board(self, patience: float = 60.0) -> ServiceState:
+        return ServiceState(patience, clock=lambda: self.now, wall=lambda: NOON + self.now - 1000)
 
 
-def hostile_board(clocks: Clocks) -> Board:
+def hostile_board(clocks: Clocks) -> ServiceState:
     """Every list, table and fault of the board is about hostile names."""
     board = clocks.board()
     for number, name in enumerate(HOSTILE.values()):
@@ -44,20 +44,20 @@ def hostile_board(clocks: Clocks) -> Board:
         board.fault(f"fault {name}", f"cannot write {name}")
         for event in ("failed", "refused", "put_back"):
             board.event(Event(event, name, f"about {name}"))
-    board.left(Tally(failed=len(HOSTILE), refused=len(HOSTILE)), True)
+    board.left(PassCounts(failed=len(HOSTILE), refused=len(HOSTILE)), True)
     board.backlog(dict.fromkeys(HOSTILE.values(), (1, 2)))
     board.replicas(ReplicaView(name, None, None, None) for name in HOSTILE.values())
     return board
 
 
-def busy_board(clocks: Clocks, minutes: int = 60) -> Board:
+def busy_board(clocks: Clocks, minutes: int = 60) -> ServiceState:
     """An hour of ordinary work, with some trouble in it."""
     board = clocks.board()
-    board.passed(Tally(), 0.02)
+    board.passed(PassCounts(), 0.02)
     for minute in range(minutes):
         clocks.now += 60
         files = 400 + (minute * 7919) % 900 if 15 < minute < 50 else (minute * 31) % 40
-        board.passed(Tally(collected=files, bytes=files * 70_000, writing=3, settling=1, refused=2), 0.4)
+        board.passed(PassCounts(collected=files, bytes=files * 70_000, writing=3, settling=1, refused=2), 0.4)
     for number in range(8):
         clocks.now += 1
         where = f"results/2027-01-15/3f9c0d1e2b4a/job_{number}.json"
@@ -71,6 +71,6 @@ def busy_board(clocks: Clocks, minutes: int = 60) -> Board:
     board.event(Event("put_back", "9b1d/results/a.json", "a writer opened it again while it was moved"))
     board.backlog({f"{number:012x}": (number * 3, number * 1_000_000) for number in range(1, 7)})
     board.replicas(ReplicaView(f"{number:012x}", number != 4, number, NOON) for number in range(1, 6))
-    board.moved(Tally(followed=5_000_000))
+    board.moved(PassCounts(followed=5_000_000))
     board.followed(3)
     return board

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sharedvol_sidecar.catalog.catalog import Catalog, Row
-from sharedvol_sidecar.catalog.session import Session
+from sharedvol_sidecar.catalog.session import CatalogSession
 
 DAY = 86_400 * 1_000_000_000
 NOW = 1_900_000_000 * 1_000_000_000
@@ -91,17 +91,17 @@ class Collected:
 
 def die_at_the_commit(before: bool) -> None:
     """In a child: its next transaction ends in SIGKILL, before the commit or after."""
-    real = Session.transaction
+    real = CatalogSession.transaction
 
     @contextlib.contextmanager
-    def dying(self: Session, connection: Any) -> Iterator[Any]:
+    def dying(self: CatalogSession, connection: Any) -> Iterator[Any]:
         with real(self, connection) as cursor:
             yield cursor
             if before:
                 os.kill(os.getpid(), signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    Session.transaction = dying  # type: ignore
+    CatalogSession.transaction = dying  # type: ignore
 
 
 FIRST_RELEASE = """

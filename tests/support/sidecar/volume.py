@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from sharedvol_sidecar.collect.collector import Collector
-from sharedvol_sidecar.config.collector_config import Job
-from sharedvol_sidecar.events import Event, Tally
+from sharedvol_sidecar.config.collector_config import CollectorConfig
+from sharedvol_sidecar.events import Event, PassCounts
 from sharedvol_sidecar.spool.layout import LIVE
 
 CLI = (sys.executable, "-c", "import sys; from sharedvol_sidecar.cli import main; sys.exit(main())")
@@ -27,7 +27,7 @@ class Volume:
     Args:
         spool: made.
         collected: made.
-        defaults: of each `Job`.
+        defaults: of each `CollectorConfig`.
     """
 
     def __init__(self, spool: Path, collected: Path, **defaults: Any) -> None:
@@ -37,8 +37,8 @@ class Volume:
         spool.mkdir(parents=True)
         collected.mkdir(parents=True)
 
-    def job(self, **changes: Any) -> Job:
-        return Job(str(self.spool), str(self.collected), **{**self.defaults, **changes})
+    def job(self, **changes: Any) -> CollectorConfig:
+        return CollectorConfig(str(self.spool), str(self.collected), **{**self.defaults, **changes})
 
     def write(self, path: str | bytes, content: str = "", *, mode: str = "w") -> Path:
         """A closed file in the spool."""
@@ -51,7 +51,7 @@ class Volume:
     def collector(self, **changes: Any) -> Collector:
         return Collector(self.job(**changes), self.events.append)
 
-    def one_pass(self, **changes: Any) -> Tally:
+    def one_pass(self, **changes: Any) -> PassCounts:
         """One pass of a new collector, which then gives up its slot."""
         collector = self.collector(**changes)
         try:
@@ -59,9 +59,9 @@ class Volume:
         finally:
             collector.close()
 
-    def drain(self, **changes: Any) -> Tally:
+    def drain(self, **changes: Any) -> PassCounts:
         """Passes of a new collector until one finds nothing to do."""
-        collector, total = self.collector(**changes), Tally()
+        collector, total = self.collector(**changes), PassCounts()
         try:
             for _ in range(20):
                 tally = collector.run_pass()

@@ -12,33 +12,33 @@ import sharedvol_sidecar.transfer.linker as publisher
 import sharedvol_sidecar.transfer.staging as staging
 from sharedvol_sidecar.destination.destination import Destination
 from sharedvol_sidecar.errors import DestinationError, SpoolError
-from sharedvol_sidecar.events import Tally
-from sharedvol_sidecar.follow.live_copies import Followed
-from sharedvol_sidecar.follow.store import Log
+from sharedvol_sidecar.events import PassCounts
+from sharedvol_sidecar.follow.live_copies import LiveCopies
+from sharedvol_sidecar.follow.store import FollowedLog
 from sharedvol_sidecar.fs.directory import Directory
 from sharedvol_sidecar.spool.scanner import Candidate
-from sharedvol_sidecar.transfer.catalog_writer import Register
+from sharedvol_sidecar.transfer.catalog_writer import CatalogWriter
 from sharedvol_sidecar.transfer.claims import Batch, Claims
 from sharedvol_sidecar.transfer.item import Item
-from sharedvol_sidecar.transfer.linker import Publisher
+from sharedvol_sidecar.transfer.linker import Linker
 from sharedvol_sidecar.transfer.mover import Mover
 
 
 def overwrite() -> None:
     """The final name is given by rename, over what is there."""
 
-    def link(self: Publisher, item: Item, directory: Directory, final: str) -> None:
+    def link(self: Linker, item: Item, directory: Directory, final: str) -> None:
         place, name = item.source
         os.link(name, f".{final}.new", src_dir_fd=place.fd, dst_dir_fd=directory.fd)
         os.replace(f".{final}.new", final, src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
 
-    Publisher.link = link  # type: ignore
+    Linker.link = link  # type: ignore
 
 
 def no_claim() -> None:
     """Files are taken from where they lie, so whoever comes after a death does not know how far it got."""
 
-    def claim(self: Mover, item: Item, batch: Batch, tally: Tally) -> bool:
+    def claim(self: Mover, item: Item, batch: Batch, tally: PassCounts) -> bool:
         item.claim = item.candidate.directory
         item.claim_path = batch.prefix(item.day) + item.candidate.path
         return True
@@ -74,8 +74,8 @@ def claims_not_synced() -> None:
 
 def row_after_the_claim() -> None:
     """The catalog's row is written when the claim is gone: who dies between the two leaves none for ever."""
-    add, let_go = Register.add, Mover._let_go
-    Register.add = lambda self, items: True  # type: ignore
+    add, let_go = CatalogWriter.add, Mover._let_go
+    CatalogWriter.add = lambda self, items: True  # type: ignore
 
     def late(self: Mover, confirmed: Iterable[Item]) -> None:
         items = list(confirmed)
@@ -87,27 +87,27 @@ def row_after_the_claim() -> None:
 
 def no_row_of_the_recovered() -> None:
     """What a dead mover had claimed gets no row."""
-    add = Register.add
-    Register.add = lambda self, items: add(self, [item for item in items if not item.candidate.claimed])  # type: ignore
+    add = CatalogWriter.add
+    CatalogWriter.add = lambda self, items: add(self, [item for item in items if not item.candidate.claimed])  # type: ignore
 
 
 def row_of_another_name() -> None:
     """The row says the name that was wished for, not the one that was given."""
-    add = Register.add
+    add = CatalogWriter.add
 
-    def wished(self: Register, items: Sequence[Item]) -> bool:
+    def wished(self: CatalogWriter, items: Sequence[Item]) -> bool:
         for item in items:
             item.target = f"{item.candidate.origin.kind}/{item.candidate.name}"
         return add(self, items)
 
-    Register.add = wished  # type: ignore
+    CatalogWriter.add = wished  # type: ignore
 
 
 def row_stays() -> None:
     """A recovered file has another name than the dead mover gave it, whose row stays."""
-    publish = Publisher.publish
+    publish = Linker.publish
 
-    def anew(self: Publisher, item: Item) -> None:
+    def anew(self: Linker, item: Item) -> None:
         if item.candidate.claimed and self._published_before(item, *self._target(item)):
             assert item.published is not None
             directory, known = item.published
@@ -119,7 +119,7 @@ def row_stays() -> None:
             return
         publish(self, item)
 
-    Publisher.publish = anew  # type: ignore
+    Linker.publish = anew  # type: ignore
 
 
 def live_after_the_claim() -> None:
@@ -140,29 +140,29 @@ def live_after_the_claim() -> None:
 
 def live_file_begins_anew() -> None:
     """A mover that finds a live file goes on at its end as if it held nothing."""
-    copy = Followed._copy
+    copy = LiveCopies._copy
     known: set[str] = set()
 
-    def anew(self: Followed, log: Log, have: int, size: int, tally: Tally) -> int:
+    def anew(self: LiveCopies, log: FollowedLog, have: int, size: int, tally: PassCounts) -> int:
         if log.id in known:
             return copy(self, log, have, size, tally)
         known.add(log.id)
         os.lseek(log.live, have, os.SEEK_SET)
         return os.sendfile(log.live, log.fd, 0, size)
 
-    Followed._copy = anew  # type: ignore
-    Followed._agrees = lambda self, log, have, fd=-1: True  # type: ignore
+    LiveCopies._copy = anew  # type: ignore
+    LiveCopies._agrees = lambda self, log, have, fd=-1: True  # type: ignore
 
 
 def cut_is_not_seen() -> None:
     """Of a log that was cut only the size is looked at."""
-    Followed._agrees = lambda self, log, have, fd=-1: True  # type: ignore
+    LiveCopies._agrees = lambda self, log, have, fd=-1: True  # type: ignore
 
 
 def unlink_first() -> None:
     """The source goes before the copy has a name."""
 
-    def place(self: Mover, items: list[Item], tally: Tally) -> list[Item]:
+    def place(self: Mover, items: list[Item], tally: PassCounts) -> list[Item]:
         for item in items:
             directory, name = _named(self, item)
             content = os.pread(item.fd, 1000, 0)
@@ -178,7 +178,7 @@ def unlink_first() -> None:
 def name_before_content() -> None:
     """The copy is written under its final name."""
 
-    def place(self: Mover, items: list[Item], tally: Tally) -> list[Item]:
+    def place(self: Mover, items: list[Item], tally: PassCounts) -> list[Item]:
         for item in items:
             directory, name = _named(self, item)
             _write(directory, name, os.pread(item.fd, 1000, 0))
@@ -228,7 +228,7 @@ def failure_not_told() -> None:
     _without_catalog()
     move = Mover.move
 
-    def silent(self: Mover, items: Sequence[Item], tally: Tally) -> None:
+    def silent(self: Mover, items: Sequence[Item], tally: PassCounts) -> None:
         with contextlib.suppress(DestinationError, SpoolError, OSError):
             move(self, items, tally)
 
@@ -242,15 +242,15 @@ def failure_not_told() -> None:
 def failure_not_caught() -> None:
     """A failure ends in an exception of another kind than those that are foreseen."""
 
-    def cannot_claim(self: Mover, candidate: Candidate, error: OSError, tally: Tally) -> None:
+    def cannot_claim(self: Mover, candidate: Candidate, error: OSError, tally: PassCounts) -> None:
         raise KeyError(candidate.path)
 
     Mover._cannot_claim = cannot_claim  # type: ignore
 
 
 def _without_catalog() -> None:
-    Register.add = lambda self, items: True  # type: ignore
-    Register.prepare = Register.remove = lambda *args: None  # type: ignore
+    CatalogWriter.add = lambda self, items: True  # type: ignore
+    CatalogWriter.prepare = CatalogWriter.remove = lambda *args: None  # type: ignore
 
 
 def _named(mover: Mover, item: Item) -> tuple[Directory, str]:

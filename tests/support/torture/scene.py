@@ -18,7 +18,7 @@ from sharedvol import SharedVolError
 from sharedvol_sidecar.catalog import session as catalog_session
 from sharedvol_sidecar.cli import main
 from sharedvol_sidecar.collect.collector import Collector
-from sharedvol_sidecar.config.collector_config import Job
+from sharedvol_sidecar.config.collector_config import CollectorConfig
 from sharedvol_sidecar.fs import content as contents
 from sharedvol_sidecar.service import service
 from support.torture import judge
@@ -68,8 +68,8 @@ class Stand:
         return 0
 
     @property
-    def _job(self) -> Job:
-        return Job(
+    def _job(self) -> CollectorConfig:
+        return CollectorConfig(
             str(self.spool), str(self.collected), template=COLLIDING, quiet=0.0, workers=1, compress=self.compress
         )
 
@@ -203,7 +203,9 @@ class Scene:
                 Path(there, name).mkdir()
             Path(there, "spool", "results").mkdir()
             Path(there, "spool", "results", "job_7_c9.json").touch()
-            service.once(Job(f"{there}/spool", f"{there}/collected", quiet=0.0, workers=1), lambda event: None)
+            service.once(
+                CollectorConfig(f"{there}/spool", f"{there}/collected", quiet=0.0, workers=1), lambda event: None
+            )
 
     def _fill(self, stand: Stand) -> None:
         old = stand.collected / OLD

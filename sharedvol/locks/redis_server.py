@@ -1,0 +1,5 @@
+"""The former place of `sharedvol.locks.redis.RedisHolder`, for one release."""
+
+from sharedvol.locks.redis.server import RedisHolder
+
+__all__ = ["RedisHolder"]
