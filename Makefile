@@ -1,4 +1,4 @@
-# Two commands: `make demo` shows the main job, `make test` runs every test.
+# Begin with `make demo`, which shows the sidecar at work, and `make check`, which runs linters and fast tests.
 # Each target works on a fresh Debian machine with Python 3.11 or newer and make.
 
 PYTHON ?= python3
@@ -7,13 +7,18 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST_FLAGS ?= -n auto
 
-.PHONY: demo test test-containers torture soak lint bench docs lock format clean help
+FAST := core publish cache volume logs lint cli
+
+.PHONY: demo check test test-containers torture soak lint bench docs lock format clean help
 
 help: ## show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## replicas write, two sidecars collect, one is killed: nothing is lost
 	@$(BIN)/sharedvol-sidecar demo
+
+check: lint ## the linters and the fast tests, in under a minute
+	$(BIN)/pytest $(PYTEST_FLAGS) -q -m "not slow and not server and not torture" $(FAST:%=tests/%)
 
 test: $(READY) ## every test
 	@sh scripts/install-servers
@@ -22,6 +27,9 @@ test: $(READY) ## every test
 	@sh scripts/install-filesystems
 	@sh scripts/install-r
 	$(BIN)/pytest $(PYTEST_FLAGS)
+
+test-%: $(READY) ## the tests of one folder, such as test-locks
+	$(BIN)/pytest $(PYTEST_FLAGS) tests/$*
 
 test-containers: $(READY) ## the sidecar's image, built and run: containers are killed, nothing is lost
 	@sh scripts/with-containers $(BIN)/pytest tests/containers
@@ -37,12 +45,14 @@ soak: $(READY) ## replicas and sidecars under faults, every record counted (30 m
 	@sh scripts/install-filesystems
 	@PYTHONPATH=tests $(BIN)/python -P -m support.soak
 
-lint: $(READY) ## style and types
+lint: $(READY) ## style, types and English
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
+	$(BIN)/python scripts/check_english.py
 
-bench: $(READY) ## measure beside peers and against the targets, and write docs/benchmarks.md (12 minutes)
+bench: $(READY) ## compare with peers and with the targets, and write docs/benchmarks.md (12 minutes)
 	@sh scripts/install-servers
 	@sh scripts/install-bench-tools
 	$(BIN)/python -m bench
@@ -51,7 +61,7 @@ docs: $(READY) ## the documentation as a site, in build/docs; a warning is an er
 	$(BIN)/sphinx-build -q -n -W --keep-going -b html docs build/docs
 	@echo "open build/docs/index.html"
 
-lock: $(READY) ## pin anew what the sidecar's image installs (LOCK_FLAGS=--upgrade: the newest)
+lock: $(READY) ## pin what the sidecar's image installs (LOCK_FLAGS=--upgrade: the newest)
 	@sh scripts/lock $(BIN)/python $(LOCK_FLAGS)
 
 format: $(READY) ## rewrite in the house style

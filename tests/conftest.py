@@ -1,4 +1,4 @@
-"""Fixtures with database servers, which start when a test first asks for one and end with the test process."""
+"""Markers, and fixtures with database servers, which start with the first test that needs one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 
 import pytest
 from support.counted import summary
@@ -18,9 +19,38 @@ from support.servers import Database, Server
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+TESTS = Path(__file__).parent
+TORTURE = (
+    "sidecar/torture",
+    "sidecar/service/test_sidecar_service_leaks.py",
+    "doctor/test_network_torture_nfs.py",
+    "migrations/test_migrations_kill.py",
+)
+FOLDERS = {
+    "slow": ("conformance", "r", "soak", "traefik", "upgrade", "containers", *TORTURE),
+    "server": ("integrations", "traefik"),
+    "container": ("containers",),
+    "torture": TORTURE,
+}
+"""The tests that have a marker because of where they are."""
+SERVERS = frozenset(("_server_of", "private_server", "redis_server", "private_redis"))
+"""Fixtures that start a server."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Set the markers that follow from a test's folder or its fixtures."""
+    for item in items:
+        place = item.path.relative_to(TESTS)
+        for marker, folders in FOLDERS.items():
+            if any(place.is_relative_to(folder) for folder in folders):
+                item.add_marker(marker)
+        if not SERVERS.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker("server")
+
+
 @pytest.fixture(scope="session")
 def _server_of() -> Iterator[Callable[[str], Server]]:
-    """The server of a flavour, the same for all tests: pytest itself would restart it where their order alternates."""
+    """The server of a flavour, the same for all tests: pytest itself would restart it when flavours alternate."""
     running: dict[str, Server] = {}
     with contextlib.ExitStack() as stack:
 

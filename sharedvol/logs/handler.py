@@ -72,7 +72,7 @@ class ReplicaFileHandler(logging.Handler):
         ValueError: an argument that cannot be used.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the keys of a logging configuration
         self,
         directory: PathLike,
         *,

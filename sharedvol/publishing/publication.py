@@ -326,7 +326,9 @@ def remove_stale_temporaries(
     """Remove what `stale_temporaries` finds, and return it. A living writer's file is never touched.
 
     Args:
-        directory, allow_network, strict: as for `stale_temporaries`.
+        directory: the directory. Its subdirectories are not searched.
+        allow_network: accept a network file system without a warning.
+        strict: refuse one; None as the environment variable ``SHAREDVOL_STRICT`` says.
 
     Raises:
         OSError, NetworkFileSystemError: as `stale_temporaries`.

@@ -63,7 +63,6 @@ def test_two_doctors_find_each_other_and_the_same(tmp_path: Path) -> None:
 
 def test_two_containers_with_two_mounts_find_out_what_these_keep_from_each_other(tmp_path: Path) -> None:
     """One mount grants every lock and passes on no event: they meet all the same."""
-
     chosen = ("locks.flock", "locks.both", "events.lease")
 
     def work() -> tuple[Any, Any, list[str]]:

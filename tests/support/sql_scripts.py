@@ -45,7 +45,7 @@ def selects(draw: st.DrawFn) -> str:
 
 @st.composite
 def scripts(draw: st.DrawFn, *, commands: bool = True) -> Script:
-    """A script of the rules that both stock clients share; with ``commands`` also their ``\\g`` and ``\\G``."""
+    r"""A script of the rules that both stock clients share; with ``commands`` also their ``\g`` and ``\G``."""
     parts, found = [], []
     delimiter = ";"
     for number in range(draw(st.integers(0, 5))):

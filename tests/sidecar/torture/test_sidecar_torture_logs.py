@@ -1,5 +1,7 @@
-"""A log that is open is followed, cut, renamed, deleted or closed, and its follower killed at each call: every byte
-that a whole pass had seen is there once, and no live file stays."""
+"""The follower of an open log is killed at each system call, while the log is cut, renamed, deleted or closed.
+
+Every byte that a whole pass had seen is there once, and no live file stays.
+"""
 
 from __future__ import annotations
 

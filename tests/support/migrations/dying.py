@@ -221,10 +221,10 @@ def expected_log(scene: Scene) -> set[tuple[str, int]]:
 
 
 def die_at_step(number: int, behind: Callable[[Step], bool] | None = None) -> Prepare:
-    """SIGKILL at that step of the network, the first being 0. The steps are these:
+    """SIGKILL at that step of the network, the first being 0.
 
-    half of a packet is sent; all of it is; one of its results has been read. What is "before a packet" to the client
-    is "behind the last result" to the server.
+    A step ends when half of a packet is sent, when all of it is sent, and when one of its results has been read. What
+    is "before a packet" to the client is "after the last result" to the server.
 
     Args:
         number: which step.
@@ -233,8 +233,8 @@ def die_at_step(number: int, behind: Callable[[Step], bool] | None = None) -> Pr
 
     def prepare() -> Callable[[Step], object]:
         left, counting = number, behind is None
-        Wire = pymysql.connections.Connection
-        send, read = Wire._write_bytes, Wire._read_query_result  # type: ignore[attr-defined]
+        connection = pymysql.connections.Connection
+        send, read = connection._write_bytes, connection._read_query_result  # type: ignore[attr-defined]
 
         def due() -> bool:
             nonlocal left
@@ -259,7 +259,7 @@ def die_at_step(number: int, behind: Callable[[Step], bool] | None = None) -> Pr
             nonlocal counting
             counting = counting or (behind is not None and behind(step))
 
-        Wire._write_bytes, Wire._read_query_result = write, result  # type: ignore[attr-defined]
+        connection._write_bytes, connection._read_query_result = write, result  # type: ignore[attr-defined]
         return observe
 
     return prepare

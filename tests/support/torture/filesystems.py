@@ -140,7 +140,7 @@ class Places:
 
 
 def mount(source: str, target: Path, kind: str, data: str = "", flags: int = 0) -> None:
-    """Call mount(2).
+    """Mount a file system.
 
     Raises:
         NotHere: it is not allowed, or the kernel does not have it.
