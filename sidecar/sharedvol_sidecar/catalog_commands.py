@@ -7,6 +7,8 @@ every line is valid UTF-8.
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -38,8 +40,9 @@ from sharedvol_sidecar.console import (
 from sharedvol_sidecar.directories import Directory, open_root
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.inverse import Inverse
+from sharedvol_sidecar.network_mounts import catalog_directory, warnings_for
 from sharedvol_sidecar.rebuild import Rebuild
-from sharedvol_sidecar.settings import named
+from sharedvol_sidecar.settings import Settings, named, variable
 from sharedvol_sidecar.template import DEFAULT, Template
 from sharedvol_sidecar.text import plain, size
 from sharedvol_sidecar.tree import Tree
@@ -58,7 +61,8 @@ _FILTERS: tuple[tuple[str, str, Any, str], ...] = (
 
 
 def catalog_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that tell where files and catalog are."""
+    """The options that tell where files and catalog are, and what to do if that is a network file system."""
+    command = _network_options(command)
     command = click.option(
         "--catalog",
         metavar="URL",
@@ -78,6 +82,24 @@ def _to_option(command: Callable[..., None]) -> Callable[..., None]:
         type=click.Path(path_type=Path),
         help="The directory that files were collected into.",
     )(command)
+
+
+def _network_options(command: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(command)
+    def checked(*, allow_network: bool, strict: bool, **options: Any) -> None:
+        with finish():
+            directories = (os.fspath(options["to"]), *catalog_directory(options["catalog"]))
+            for event in () if allow_network else warnings_for(directories, strict=strict):
+                report(f"warning: {event.path!r} {event.detail}")
+        command(**options)
+
+    for name in ("strict", "allow_network"):
+        flag, field = f"--{name.replace('_', '-')}", Settings.model_fields[name]
+        text, default = field.description, field.default
+        checked = click.option(
+            flag, metavar="BOOL", type=bool, default=default, envvar=variable(name), help=text, show_default=True
+        )(checked)
+    return checked
 
 
 def _usable(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
