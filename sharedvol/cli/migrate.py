@@ -55,7 +55,7 @@ URL        the database, such as mysql://app@db/shop, or env:NAME for what the e
 DIRECTORY  the *.sql files, applied in the order of their names; or an alembic.ini.
 
 The password is read from --password-file, or from the file that SHAREDVOL_DATABASE_PASSWORD_FILE
-names, or from SHAREDVOL_DATABASE_PASSWORD; in the URL, others on the machine can read it."""
+names, or from SHAREDVOL_DATABASE_PASSWORD (not both); in the URL, others on the machine can read it."""
 
 EXIT_CODES: Final = """exit codes:
   0    nothing is pending (plan: always, if it could be made)
@@ -268,6 +268,8 @@ def _url(options: argparse.Namespace) -> URL:
         if options.password_file:
             raise UsageError("an SQLite file has no password: leave --password-file out")
         return url
+    if not options.password_file and os.environ.get(PASSWORD) and os.environ.get(PASSWORD_FILE):
+        raise UsageError(f"{PASSWORD} and {PASSWORD_FILE} are both set: leave one out")
     path = options.password_file or os.environ.get(PASSWORD_FILE)
     if path:
         try:

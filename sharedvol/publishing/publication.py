@@ -339,9 +339,8 @@ def remove_stale_temporaries(
             # Under the lock: a writer that created the file but has not locked it yet waits for us,
             # then sees that its name is gone and takes another.
             with contextlib.suppress(OSError):
-                if os.path.samestat(os.fstat(fd), os.stat(name, dir_fd=parent, follow_symlinks=False)):
-                    os.unlink(name, dir_fd=parent)
-                    removed.append(Path(directory, name))
+                os.unlink(name, dir_fd=parent)
+                removed.append(Path(directory, name))
         finally:
             os.close(fd)
     return removed
@@ -375,10 +374,12 @@ def _stale(directory: PathLike, network: NetworkPolicy) -> Iterator[tuple[str, i
             try:
                 if stat.S_ISREG(os.fstat(fd).st_mode):
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    yield name, fd, parent
-                    continue
+                    # Now, with the lock: its writer may have published it between the open and the lock.
+                    if os.path.samestat(os.fstat(fd), os.stat(name, dir_fd=parent, follow_symlinks=False)):
+                        yield name, fd, parent
+                        continue
             except OSError:
-                pass  # its writer lives
+                pass  # its writer lives, or has just ended
             os.close(fd)
     finally:
         os.close(parent)

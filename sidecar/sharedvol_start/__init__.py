@@ -1,9 +1,8 @@
 """Start the commands: from here on Ctrl-C ends them with one line and exit code 130, never with a traceback.
 
 This is a package of its own that imports nothing of ours: to import `sharedvol` takes longer than most commands run.
+Annotations are in quotes where they need a module, because ``from __future__`` would be one import more.
 """
-
-from __future__ import annotations
 
 import os
 import sys
@@ -19,12 +18,21 @@ def _say(program: str, text: str) -> None:
         pass  # the exit code says it as well
 
 
+def _end_early(number: int = 0, frame: object = None) -> None:
+    _say(os.path.basename(sys.argv[0]), "interrupted")
+    os._exit(EXIT_INTERRUPTED)
+
+
 try:
     import signal
     from importlib import import_module
-except KeyboardInterrupt:  # until `run` handles the signal
-    _say(os.path.basename(sys.argv[0]), "interrupted")
-    os._exit(EXIT_INTERRUPTED)
+
+    # Until `run` handles it. Only as a command: who imports this from a program of theirs keeps their handler.
+    _is_command = os.path.basename(sys.argv[0]) in ("sharedvol", "sharedvol-sidecar")
+    if _is_command and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end_early)
+except KeyboardInterrupt:
+    _end_early()
 
 TYPE_CHECKING = False  # as typing has it: that would be a quarter of what is imported here
 if TYPE_CHECKING:
@@ -47,7 +55,7 @@ def sidecar() -> int:
     return run("sharedvol-sidecar", lambda: import_module("sharedvol_sidecar.cli").main, extra="sidecar")
 
 
-def run(program: str, load: Callable[[], Callable[[], Any]], *, extra: str = "") -> int:
+def run(program: str, load: "Callable[[], Callable[[], Any]]", *, extra: str = "") -> int:
     """Run a command. Return its exit code, which is 130 after Ctrl-C.
 
     Before the command begins and after it has ended, Ctrl-C ends the process at once. In between it raises
@@ -76,12 +84,12 @@ class _Interrupts:
         self._program = program
         self._code: int | None = None
         self._reported = False
-        self._handles = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        self._handles = signal.getsignal(signal.SIGINT) in (signal.default_int_handler, _end_early)
         if self._handles:
             signal.signal(signal.SIGINT, self._end)
             sys.unraisablehook = self._unraisable
 
-    def run(self, command: Callable[[], Any]) -> int:
+    def run(self, command: "Callable[[], Any]") -> int:
         """Run the command with Ctrl-C raising `Interrupted`. Return its exit code."""
         try:
             if self._handles:
@@ -94,11 +102,11 @@ class _Interrupts:
             signal.signal(signal.SIGINT, self._end)
         return self._code
 
-    def _raise(self, number: int, frame: FrameType | None) -> None:
+    def _raise(self, number: int, frame: "FrameType | None") -> None:
         signal.signal(signal.SIGINT, self._end)
         raise Interrupted(EXIT_INTERRUPTED)
 
-    def _end(self, number: int = 0, frame: FrameType | None = None) -> None:
+    def _end(self, number: int = 0, frame: "FrameType | None" = None) -> None:
         if self._code is None:
             self._report()
         os._exit(EXIT_INTERRUPTED if self._code is None else self._code)
@@ -108,13 +116,13 @@ class _Interrupts:
             self._reported = True
             _say(self._program, "interrupted")
 
-    def _unraisable(self, args: Any) -> None:
+    def _unraisable(self, args: "Any") -> None:
         if args.exc_type is Interrupted:  # raised in a destructor or a callback, where it unwinds nothing
             self._end()
         sys.__unraisablehook__(args)
 
 
-def _code_of(command: Callable[[], Any]) -> int:
+def _code_of(command: "Callable[[], Any]") -> int:
     try:
         code = command()
     except Interrupted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,14 +11,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from support.named import sessions
 from support.processes import LIMIT, reaped, wait_blocked, wait_until
+from support.servers import Database
 
-from sharedvol import FileLock
+from sharedvol import FileLock, MigrationCoordinator
 
 BIN = Path(sys.executable).parent
 
 STRIKER = """
 import os, sys
+def strike(event, arguments):
+    if event == "open" and os.path.basename(os.fsdecode(str(arguments[0]))) == moment.removeprefix("open "):
+        os.kill(os.getpid(), 2)
 class Striker:
     @staticmethod
     def find_spec(name, path=None, target=None):
@@ -25,12 +31,15 @@ class Striker:
             sys.meta_path.remove(Striker)
             os.kill(os.getpid(), 2)
 moment = os.environ.pop("INTERRUPT_AT")
+if moment.startswith("open "):
+    sys.addaudithook(strike)
 sys.meta_path.insert(0, Striker)
 if moment == "the end":
     import atexit
     atexit.register(os.kill, os.getpid(), 2)
 """
-"""A `sitecustomize` that sends the Ctrl-C when a certain module is about to be imported, or after the command."""
+"""A `sitecustomize` that sends the Ctrl-C when a certain module is about to be imported, a certain file to be
+opened, or after the command."""
 
 
 @pytest.fixture
@@ -48,6 +57,7 @@ def run(*command: str, env: dict[str, str] | None = None, **streams: int) -> sub
     ("moment", "command"),
     [
         ("signal", ["sharedvol", "whoami"]),
+        ("importlib", ["sharedvol", "whoami"]),
         ("enum", ["sharedvol", "whoami"]),
         ("sharedvol.errors", ["sharedvol", "whoami"]),
         ("sharedvol.locks", ["sharedvol", "whoami"]),
@@ -66,6 +76,50 @@ def test_ctrl_c_while_a_command_loads_is_one_line_and_130(
 ) -> None:
     done = run(*command, env={**striker, "INTERRUPT_AT": moment})
     assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{command[0]}: interrupted\n")
+
+
+def test_the_commands_import_nothing_before_they_handle_ctrl_c() -> None:
+    code = "import sys; before = set(sys.modules); sys.modules['signal'] = None\ntry: import sharedvol_start\n"
+    code += "except ImportError: print(sorted(set(sys.modules) - before - {'signal'}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_a_program_that_imports_the_start_keeps_its_handler() -> None:
+    code = "import signal, sharedvol_start; print(signal.getsignal(2) is signal.default_int_handler)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT, check=True)
+    assert done.stdout == "True\n"
+
+
+def test_ctrl_c_while_verify_compares_a_file(tmp_path: Path, striker: dict[str, str]) -> None:
+    for name in ("a", "b"):
+        file = tmp_path / "spool" / "c1" / "results" / f"{name}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(name)
+    to = tmp_path / "to"
+    to.mkdir()
+    run("sharedvol-sidecar", "once", "--quiet", "0", "--from", str(tmp_path / "spool"), "--to", str(to))
+    first = min(path.name for path in to.rglob("*.json"))
+    done = run("sharedvol-sidecar", "verify", "--to", str(to), env={**striker, "INTERRUPT_AT": f"open {first}"})
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "sharedvol-sidecar: interrupted\n")
+
+
+def test_ctrl_c_while_a_migration_runs(tmp_path: Path, database: Database) -> None:
+    database.query("CREATE TABLE brake AS SELECT 1 AS id")
+    (tmp_path / "001_a.sql").write_text("CREATE TABLE a (id INT);\nINSERT INTO a SELECT id FROM brake;\n")
+    command = [BIN / "sharedvol", "migrate", "run", database.url, str(tmp_path)]
+    with contextlib.closing(database.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute("LOCK TABLES brake WRITE")
+        with reaped(subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)) as process:
+            wait_until(lambda: bool(sessions(database, "info LIKE 'INSERT INTO a%'")), "the second statement")
+            process.send_signal(signal.SIGINT)
+            out, said = process.communicate(timeout=LIMIT)
+        assert (process.returncode, out) == (130, "")
+        *progress, last = said.splitlines()
+        assert last == "sharedvol: interrupted"
+        assert all(line.startswith("[1/1] 001_a.sql") for line in progress), said
+    MigrationCoordinator(database.url, tmp_path).run()  # the lock is free, and progress is on record
+    assert database.query("SELECT id FROM a") == [(1,)]
 
 
 def test_ctrl_c_after_the_end_changes_nothing(striker: dict[str, str]) -> None:

@@ -140,6 +140,17 @@ def test_what_a_person_must_look_at_is_70(files: Path, database: Database) -> No
     assert done.returncode == 0, done.stderr
 
 
+def test_two_passwords_are_an_error_that_names_both(files: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("one")
+    two = {"SHAREDVOL_DATABASE_PASSWORD": "other", "SHAREDVOL_DATABASE_PASSWORD_FILE": str(secret)}
+    done = migrate("run", "mysql://root@127.0.0.1:1/none", str(files), **two)
+    assert done.returncode == 2
+    assert "SHAREDVOL_DATABASE_PASSWORD and SHAREDVOL_DATABASE_PASSWORD_FILE are both set: leave one out" in done.stderr
+    given = migrate("run", "mysql://root@127.0.0.1:1/none", str(files), "--password-file", str(secret), **two)
+    assert given.returncode == 69
+
+
 @pytest.mark.parametrize("way", ["variable", "file", "file variable", "env url"])
 def test_the_password_is_read_from_elsewhere_and_never_shown(
     way: str, files: Path, database: Database, tmp_path: Path

@@ -15,7 +15,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 PROTOCOL = 1
 FAMILIES = ("fcntl", "flock", "both")
-CAPABILITIES = ("lock shared timeout queue fork fence holder names publish replace mark purge sql").split()
+CAPABILITIES = ("lock shared timeout queue fork network fence holder names publish replace mark purge sql").split()
 LIMIT = float(os.environ.get("SHAREDVOL_CONFORMANCE_LIMIT", "60"))
 """Seconds that an answer may take before the adapter is given up. Nothing is measured by it."""
 

@@ -134,6 +134,15 @@ def follows_links() -> Verbs:
     return {"lock": lock}
 
 
+def silent_on_network() -> Verbs:
+    def lock(handle: str, path: str, kind: str, limit: str) -> None:
+        good.locks[handle] = good.FileLock(path, shared=kind == "shared", allow_network=True)
+        good.locks[handle].acquire(good.seconds(limit))
+        say("ok")
+
+    return {"lock": lock}
+
+
 def keeps_the_file() -> Verbs:
     kept: dict[str, int] = {}
 
@@ -527,6 +536,7 @@ FAULTS: dict[str, tuple[Callable[[], Verbs], tuple[str, ...]]] = {
     "deletes the lock file": (deletes_the_lock_file, ("LOCK-6.mode",)),
     "says timeout for errors": (says_timeout_for_errors, ("GEN-2.no_file",)),
     "follows links": (follows_links, ("GEN-2.link",)),
+    "silent on network": (silent_on_network, ("GEN-6.warned", "GEN-6.strict")),
     "keeps the file": (keeps_the_file, ("LOCK-7.deleted",)),
     "leaks": (leaks, ("LOCK-4.failed_tries",)),
     "polls": (polls, ("LOCK-4.granted",)),

@@ -45,7 +45,9 @@ def _reference(language: str, family: str, command: list[str], *lacks: str) -> K
 REFERENCES = {
     "python": _reference("python", "both", [sys.executable, str(HERE / "python.py")]),
     "r": _reference("r", "fcntl", ["Rscript", "--vanilla", str(HERE / "r.R")], "holder"),
-    "shell": _reference("shell", "flock", ["sh", str(HERE / "shell.sh")], "fence", "holder", "names", "purge", "sql"),
+    "shell": _reference(
+        "shell", "flock", ["sh", str(HERE / "shell.sh")], "network", "fence", "holder", "names", "purge", "sql"
+    ),
 }
 """Those of this repository, with their claims known beforehand: nothing is started to collect the tests."""
 

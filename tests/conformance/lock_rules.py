@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from adapter import Adapter, meet
 from kernel_view import Raw, is_free, wait_blocked, wait_for
 from rules import Scene, rule
@@ -129,6 +134,65 @@ def link(scene: Scene, one: Adapter) -> None:
     path.symlink_to(target)
     assert one.ask("lock", 1, path, "exclusive", "inf").word == "error"
     assert not target.exists()
+
+
+ON_NETWORK = """
+mount -t tmpfs sharedvol-conformance "$1" || exit 77
+sed 's/ - tmpfs sharedvol-conformance / - nfs4 server:\\/export /' /proc/self/mountinfo >"$2" || exit 77
+mount --bind "$2" /proc/$$/mountinfo || exit 77
+shift 2
+exec "$@"
+"""
+"""A shell's script that starts a command with a directory that the kernel seems to have mounted from a server."""
+
+
+@contextlib.contextmanager
+def on_network(scene: Scene, like: Adapter, strict: str) -> Iterator[tuple[Adapter, Path]]:
+    """One more adapter, and a directory that it finds on a network file system.
+
+    Args:
+        scene: the scene.
+        like: an adapter of the same command.
+        strict: its ``SHAREDVOL_STRICT``.
+    """
+    mounted = scene.directory / "mounted"
+    mounted.mkdir(exist_ok=True)
+    start = ["unshare", "--mount", "sh", "-c", ON_NETWORK, "sh", str(mounted), str(scene.directory / "mountinfo")]
+    try:
+        allowed = subprocess.run([*start, "true"], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        allowed = False
+    if not allowed:
+        pytest.skip("nothing can be mounted here")
+    with Adapter([*start, "env", f"SHAREDVOL_STRICT={strict}", *like.command]) as adapter:
+        yield adapter, mounted
+
+
+@rule(
+    "GEN-6",
+    "On a network file system a lock is granted with one warning a mount, on a local one with none.",
+    "lock network",
+)
+def warned(scene: Scene, one: Adapter) -> None:
+    with on_network(scene, one, "0") as (adapter, mounted):
+        adapter.do("lock", 1, scene.directory / "x.lock", "exclusive", "inf")
+        assert adapter.do("warned") == ("0",)
+        for handle, name in ((2, "x.lock"), (3, "y.lock")):
+            adapter.do("lock", handle, mounted / name, "exclusive", "inf")
+        assert adapter.do("warned") == ("1",)
+
+
+@rule(
+    "GEN-6",
+    "Where SHAREDVOL_STRICT is set, a lock on a network file system is refused, and others are not.",
+    "lock network",
+)
+def strict(scene: Scene, one: Adapter) -> None:
+    with on_network(scene, one, "1") as (adapter, mounted):
+        for _ in range(2):
+            answer = adapter.ask("lock", 1, mounted / "x.lock", "exclusive", "inf")
+            assert answer.word == "error", answer
+        adapter.do("lock", 1, scene.directory / "x.lock", "exclusive", "inf")
 
 
 @rule(

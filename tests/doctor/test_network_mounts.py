@@ -36,9 +36,12 @@ from sharedvol.logs import ReplicaFileHandler
 from sharedvol.mounts import is_network
 from sharedvol_sidecar import cli as sidecar
 from sharedvol_sidecar.commands import collect as collect_commands  # noqa: F401 # once for all children
+from sharedvol_sidecar.commands import config as config_commands  # noqa: F401 # once for all
 
 NETWORK = "nfs nfs4 cifs smb3 9p ceph glusterfs lustre virtiofs fakeowner vboxsf fuse fuse.sshfs fuse.glusterfs".split()
 LOCAL = "ext4 xfs btrfs zfs tmpfs ramfs overlay fuse.fuse-overlayfs fuseblk fusectl vfat newfs".split()
+
+SIDECAR = ("once", "check", "rebuild", "ls", "verify", "prune")
 
 Door = Callable[[Path, dict[str, Any]], object]
 
@@ -281,9 +284,14 @@ def test_commands_say_it_in_one_line(tmp_path: Path) -> None:
         front = mount_lying(tmp_path / "back", tmp_path / "front", "honest", 0.0, "nfs")
         for name in ("spool/c/results", "collected"):
             (front / name).mkdir(parents=True)
+        (tmp_path / "local").mkdir()
         lock = (cli.main, "lock", front / "x.lock")
         once = (sidecar.main, "once", "--quiet", "0", "--from", front / "spool", "--to", front / "collected")
         check = (sidecar.main, "config", "check", *once[4:])
+        to = ("--to", front / "collected")
+        catalog = {name: (sidecar.main, name, *to) for name in ("rebuild", "ls", "verify")}
+        catalog["prune"] = (sidecar.main, "prune", *to, "--keep", "results=1d", "--apply")
+        (front / "sidecar.toml").write_text("allow_network = true\n")
         return {
             "lock": command(*lock, "--", "true"),
             "lock, strict": command(*lock, "--", "true", SHAREDVOL_STRICT="1"),
@@ -294,19 +302,25 @@ def test_commands_say_it_in_one_line(tmp_path: Path) -> None:
             "once, silent": command(*once, SHAREDVOL_STRICT="1", SHAREDVOL_ALLOW_NETWORK="1"),
             "check": command(*check),
             "check, strict": command(*check, "--strict", "true"),
+            **{name: command(*words) for name, words in catalog.items()},
+            **{f"{name}, strict": command(*words, SHAREDVOL_STRICT="1") for name, words in catalog.items()},
+            **{f"{name}, silent": command(*words, "--allow-network", "true") for name, words in catalog.items()},
+            "ls, silent by the file": command(*catalog["ls"], "--config", front / "sidecar.toml", SHAREDVOL_STRICT="1"),
+            "ls, other catalog": command(
+                sidecar.main, "rebuild", "--to", tmp_path / "local", "--catalog", f"sqlite:///{front}/other.db"
+            ),
         }
 
     found = isolated(work, LIMIT)
     assert {name: code for name, (code, _) in found.items()} == {
         **dict.fromkeys(found, 0),
         "lock, strict": 74,
-        "once, strict": 2,
-        "check, strict": 2,
+        **dict.fromkeys((f"{name}, strict" for name in SIDECAR), 2),
     }
     for name, (_, said) in found.items():
         assert said.count("\n") == ("silent" not in name), (name, said)
         assert "silent" in name or "is on fuse.nfs" in said, (name, said)
-        assert ("--allow-network" in said) == (name.startswith(("once", "check")) and "silent" not in name)
+        assert ("--allow-network" in said) == (name.startswith(SIDECAR) and "silent" not in name)
 
 
 def test_the_service_logs_it_and_shows_it_on_its_status_page(tmp_path: Path) -> None:

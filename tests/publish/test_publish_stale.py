@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,27 @@ def test_a_cleaner_faster_than_the_lock_makes_the_writer_take_another(
     assert removed[0].name != now
     assert target.read_text() == "whole"
     assert os.listdir(target.parent) == ["result.json"]
+
+
+@pytest.mark.parametrize("replace", [False, True])
+@pytest.mark.parametrize("look", [stale_temporaries, remove_stale_temporaries])
+def test_what_is_published_during_a_look_is_not_stale(
+    look: Callable[[Path], Iterable[Path]], replace: bool, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fcntl.flock
+    publication = publish(target, replace=replace)
+    publication.__enter__().write("whole")
+    published: list[bool] = []
+
+    def flock(fd: int, operation: int) -> None:
+        if operation & fcntl.LOCK_NB:  # the look has opened it, and does not have the lock yet
+            published.append(publication.__exit__(None, None, None) is None)
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert list(look(target.parent)) == []
+    assert published == [True]
+    assert target.read_text() == "whole"
 
 
 def test_a_look_between_creation_and_lock_does_no_harm(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,11 +117,16 @@ def run_python(code: str, *args: str, **environment: str) -> str:
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Look again until ``condition``, which something else brings about, is true."""
-    end = time.monotonic() + LIMIT
+    """Look again until ``condition``, which something else brings about, is true.
+
+    The pause between two looks grows to a tenth of the time waited so far, and to 10 ms: each look costs CPU time that
+    the other process needs.
+    """
+    begin = time.monotonic()
     while not condition():
-        assert time.monotonic() < end, f"waited in vain for: {what}"
-        time.sleep(0.001)
+        waited = time.monotonic() - begin
+        assert waited < LIMIT, f"waited in vain for: {what}"
+        time.sleep(min(max(waited / 10, 0.001), 0.01))
 
 
 def idle() -> NoReturn:

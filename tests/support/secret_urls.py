@@ -50,7 +50,7 @@ _PASSWORDS = (
 def secret_urls() -> Iterator[str]:
     """Every URL, none of which leads to a server that answers."""
     for password in _PASSWORDS:
-        for form in (password, quote(password, safe="")):
+        for form in dict.fromkeys((password, quote(password, safe=""))):
             yield f"mysql://u:{form}@127.0.0.1:1/db"
             yield f"mysql://u:{form}@127.0.0.1:1/db?nosuch=1"
             yield f"mysql://u/{form}@127.0.0.1:1/db"

@@ -7,6 +7,8 @@ every line is valid UTF-8.
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +29,8 @@ from sharedvol_sidecar.catalog.session import check_url
 from sharedvol_sidecar.catalog.verify import PROBLEMS, Finding, Verification
 from sharedvol_sidecar.commands.exit import EXIT_CONFIG, EXIT_FAILED, Failure, report, say, say_json, unusable
 from sharedvol_sidecar.commands.options import config_option, source_of
-from sharedvol_sidecar.config.settings import named
+from sharedvol_sidecar.config.network_mounts import catalog_directory, warnings_for
+from sharedvol_sidecar.config.settings import Settings, named, variable
 from sharedvol_sidecar.destination.template import DEFAULT, Template
 from sharedvol_sidecar.destination.template_inverse import TemplateInverse
 from sharedvol_sidecar.errors import ConfigError
@@ -49,7 +52,8 @@ _FILTERS: tuple[tuple[str, str, Any, str], ...] = (
 
 
 def catalog_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that tell where files and catalog are."""
+    """The options that tell where files and catalog are, and what to do if that is a network file system."""
+    command = _network_options(command)
     command = click.option(
         "--catalog",
         metavar="URL",
@@ -69,6 +73,24 @@ def _to_option(command: Callable[..., None]) -> Callable[..., None]:
         type=click.Path(path_type=Path),
         help="The directory that files were collected into.",
     )(command)
+
+
+def _network_options(command: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(command)
+    def checked(*, allow_network: bool, strict: bool, **options: Any) -> None:
+        with finish():
+            directories = (os.fspath(options["to"]), *catalog_directory(options["catalog"]))
+            for event in () if allow_network else warnings_for(directories, strict=strict):
+                report(f"warning: {event.path!r} {event.detail}")
+        command(**options)
+
+    for name in ("strict", "allow_network"):
+        flag, field = f"--{name.replace('_', '-')}", Settings.model_fields[name]
+        text, default = field.description, field.default
+        checked = click.option(
+            flag, metavar="BOOL", type=bool, default=default, envvar=variable(name), help=text, show_default=True
+        )(checked)
+    return checked
 
 
 def _usable(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:

@@ -16,13 +16,13 @@ import click
 from sharedvol.errors import describe
 from sharedvol_sidecar.commands.exit import report_error, say
 from sharedvol_sidecar.config.listen import DEFAULT_LISTEN, format_address, parse_listen, reachable
-from sharedvol_sidecar.config.secret import read_secret
+from sharedvol_sidecar.config.secret import read_variable
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.humanize import plain, toml_problem
 
 _LARGEST = 65_536
 _PAUSE = 0.1  # seconds
-_LISTEN_FILE = "SHAREDVOL_LISTEN_FILE"
+_LISTEN = "SHAREDVOL_LISTEN"
 
 
 @click.command(name="health")
@@ -30,7 +30,6 @@ _LISTEN_FILE = "SHAREDVOL_LISTEN_FILE"
 @click.option(
     "--listen",
     metavar="ADDRESS",
-    envvar="SHAREDVOL_LISTEN",
     help=f"Where the service listens, as it was told itself. [default: {DEFAULT_LISTEN}]",
 )
 @click.option(
@@ -55,7 +54,7 @@ def health_command(ready: bool, listen: str | None, config: Path | None, timeout
       HEALTHCHECK CMD ["sharedvol-sidecar", "health"]
     """
     try:
-        address = parse_listen(listen or _from_secret() or _configured(config) or DEFAULT_LISTEN)
+        address = parse_listen(listen or _from_environment() or _configured(config) or DEFAULT_LISTEN)
     except ConfigError as error:
         _fail(str(error))
     if address is None:
@@ -110,6 +109,11 @@ def _in_words(body: dict[str, Any]) -> str:
     return "; ".join([status, *(f"{one.get('reason')}: {one.get('detail')}" for one in told)])
 
 
+def _from_environment() -> str | None:
+    found = read_variable(_LISTEN)
+    return found and found[0]
+
+
 def _configured(config: Path | None) -> str | None:
     if config is None:
         return None
@@ -120,12 +124,6 @@ def _configured(config: Path | None) -> str | None:
     except ValueError as error:
         raise ConfigError(f"cannot read {os.fspath(config)!r}: {toml_problem(error)}; see --config") from None
     return None if value is None else str(value)
-
-
-def _from_secret() -> str | None:
-    """Return what is in the file that SHAREDVOL_LISTEN_FILE names, as the service reads it."""
-    path = os.environ.get(_LISTEN_FILE)
-    return read_secret(Path(path), _LISTEN_FILE) if path else None
 
 
 def _fail(message: str) -> NoReturn:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from sharedvol.mounts import network_mount
 from sharedvol.network import describe_mount
@@ -23,17 +23,25 @@ def network_warnings(job: CollectorConfig, settings: Settings) -> list[Event]:
     Raises:
         ConfigError: there is one, and the settings are strict.
     """
-    if settings.allow_network:
-        return []
-    found = list(_found(job))
-    if found and settings.strict:
+    directories = (job.spool, job.collected, *catalog_directory(job.catalog))
+    return [] if settings.allow_network else warnings_for(directories, strict=settings.strict)
+
+
+def warnings_for(directories: Iterable[str], *, strict: bool) -> list[Event]:
+    """Return a warning for each mount of a network file system that the directories are on.
+
+    Raises:
+        ConfigError: there is one, and ``strict`` is given.
+    """
+    found = list(_found(directories))
+    if found and strict:
         raise ConfigError("; ".join(f"{event.path!r} {event.detail}" for event in found))
     return found
 
 
-def _found(job: CollectorConfig) -> Iterator[Event]:
+def _found(directories: Iterable[str]) -> Iterator[Event]:
     seen = set()
-    for path in (job.spool, job.collected, *_catalog_directory(job)):
+    for path in directories:
         with contextlib.suppress(OSError):  # what cannot be opened is reported by those who need it
             fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -45,8 +53,8 @@ def _found(job: CollectorConfig) -> Iterator[Event]:
                 yield Event(NETWORK, path, describe_mount(mounted[1], "--allow-network true"))
 
 
-def _catalog_directory(job: CollectorConfig) -> Iterator[str]:
+def catalog_directory(url: str | None) -> Iterator[str]:
     """Yield the directory of a catalog in a file that is not in the destination."""
-    head, slashes, file = (job.catalog or "").partition(":///")
+    head, slashes, file = (url or "").partition(":///")
     if slashes and head.startswith("sqlite"):
         yield os.path.dirname(os.path.abspath(file.partition("?")[0]))

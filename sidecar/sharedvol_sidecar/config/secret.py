@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from sharedvol.errors import describe
 from sharedvol_sidecar.errors import ConfigError
 
+SECRET = "_FILE"
+"""``SHAREDVOL_CATALOG_FILE`` names a file that holds the value: how container engines hand over secrets."""
+
 _LONGEST = 65_536  # bytes
+
+
+def read_variable(name: str) -> tuple[str, str] | None:
+    """Return a setting that the environment holds or names the file of, and the variable it is from; None if neither.
+
+    Args:
+        name: the variable, such as ``SHAREDVOL_CATALOG``. An empty one counts as not set.
+
+    Raises:
+        ConfigError: both are set, or the file cannot be read.
+    """
+    plain, path = os.environ.get(name, ""), os.environ.get(name + SECRET, "")
+    if plain and path:
+        raise ConfigError(f"{name} and {name}{SECRET} are both set: leave one out")
+    if path:
+        return read_secret(Path(path), name + SECRET), name + SECRET
+    return (plain, name) if plain else None
 
 
 def read_secret(path: Path, name: str) -> str:

@@ -5,7 +5,6 @@ One list, `Settings`: its fields are the flags, the variables and the keys.
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from pathlib import Path
@@ -16,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from sharedvol.arguments import parse_size
 from sharedvol.errors import describe
 from sharedvol_sidecar.config.listen import DEFAULT_LISTEN, parse_listen
-from sharedvol_sidecar.config.secret import read_secret
+from sharedvol_sidecar.config.secret import SECRET, read_variable
 from sharedvol_sidecar.destination.template import DEFAULT, Template
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.humanize import toml_problem
@@ -24,8 +23,6 @@ from sharedvol_sidecar.humanize import toml_problem
 PREFIX = "SHAREDVOL_"
 FLAG = "flag"
 """Where a value comes from that was given on the command line."""
-SECRET = "_FILE"
-"""``SHAREDVOL_CATALOG_FILE`` names a file that holds the value: how container engines hand over secrets."""
 
 _NUMERIC = ("quiet", "interval", "workers", "follow_interval", "seal_after", "grace")
 _NUMBERS = re.compile(r"(?P<uid>\d{1,9})?(:(?P<gid>\d{1,9}))?")
@@ -260,13 +257,9 @@ def collect(flags: dict[str, Any], config: Path | None) -> dict[str, tuple[Any, 
     """
     given = {name: (value, str(config)) for name, value in _read(config).items()}
     for name in FIELDS:
-        plain, secret = os.environ.get(variable(name), ""), os.environ.get(variable(name) + SECRET, "")
-        if plain and secret:
-            raise ConfigError(f"{variable(name)} and {variable(name)}{SECRET} are both set: leave one out")
-        if plain:
-            given[name] = plain, variable(name)
-        elif secret:
-            given[name] = read_secret(Path(secret), variable(name) + SECRET), variable(name) + SECRET
+        found = read_variable(variable(name))
+        if found is not None:
+            given[name] = found
     given.update({name: (value, FLAG) for name, value in flags.items() if value is not None})
     return given
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -16,8 +17,9 @@ import sharedvol
 from sharedvol import FileLock
 from sharedvol.publishing.mark import microsecond
 
-CAPABILITIES = "lock shared timeout queue fork fence holder names publish replace mark purge sql"
+CAPABILITIES = "lock shared timeout queue fork network fence holder names publish replace mark purge sql"
 locks: dict[str, FileLock] = {}
+given = [0]  # how many warnings of a network file system
 kept: dict[tuple[object, ...], FileLock] = {}  # as a program would: one object for each lock
 
 
@@ -88,6 +90,14 @@ def fork(handle: str, fifo: str) -> None:
             locks[handle].release()
         Path(fifo).read_bytes()
         os._exit(0)
+
+
+def warned() -> None:
+    say("ok", given[0])
+
+
+def _count_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
+    given[0] += issubclass(category, sharedvol.NetworkFileSystemWarning)
 
 
 def fence(handle: str, path: str, limit: str, purpose: str) -> None:
@@ -186,6 +196,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     count,
     turns,
     fork,
+    warned,
     fence,
     tokens,
     holder,
@@ -197,6 +208,8 @@ BY_NAME = {verb.__name__.replace("_", "-"): verb for verb in VERBS}
 
 
 def main() -> None:
+    warnings.simplefilter("always")
+    warnings.showwarning = _count_warning
     while True:
         name, *words = hear()
         try:

@@ -6,6 +6,7 @@ source(Sys.getenv("SHAREDVOL_R", file.path(dirname(this), "../../../docs/r/share
 
 input <- file("stdin", open = "rb")
 locks <- list()
+warned <- 0 # how many warnings of a network file system
 
 encode <- function(word) {
   bytes <- charToRaw(as.character(word)) # the locale is UTF-8, and a name may hold bytes that are not
@@ -43,7 +44,7 @@ number <- function(value) sprintf("%.0f", value)
 verbs <- list(
   hello = function() {
     if (!requireNamespace("filelock", quietly = TRUE)) return(say("missing", "R has no package filelock"))
-    say("ok", 1, "r", "fcntl", "lock", "shared", "timeout", "queue", "fork", "fence", "names", "publish",
+    say("ok", 1, "r", "fcntl", "lock", "shared", "timeout", "queue", "fork", "network", "fence", "names", "publish",
         "replace", "mark", "purge", "sql")
   },
   reset = function() {
@@ -84,6 +85,7 @@ verbs <- list(
       readLines(fifo, warn = FALSE)
     }, detached = TRUE)
   },
+  warned = function() say("ok", warned),
   fence = function(handle, path, limit, purpose) {
     locks[[handle]] <<- sv_lock(path, timeout = as.numeric(limit), fenced = TRUE, purpose = purpose)
     say("ok", number(locks[[handle]]$token))
@@ -135,7 +137,10 @@ repeat {
     say("unknown", words[1])
   } else {
     tryCatch(
-      do.call(verb, as.list(words[-1])),
+      withCallingHandlers(do.call(verb, as.list(words[-1])), sv_network_warning = function(w) {
+        warned <<- warned + 1
+        invokeRestart("muffleWarning")
+      }),
       sv_lock_timeout = function(e) say("timeout"),
       sv_already_published = function(e) say("taken"),
       error = function(e) say("error", conditionMessage(e))

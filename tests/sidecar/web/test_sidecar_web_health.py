@@ -121,6 +121,9 @@ def test_the_address_is_that_of_the_flag_else_the_environment_else_the_file(serv
     assert health(SHAREDVOL_LISTEN_FILE=str(secret)).exit_code == 0
     assert "SHAREDVOL_LISTEN_FILE: cannot read the file" in health(SHAREDVOL_LISTEN_FILE="/nonexistent").stderr
     assert health("--listen", listen(server), SHAREDVOL_LISTEN_FILE="/nonexistent").exit_code == 0
+    both = health(SHAREDVOL_LISTEN=listen(server), SHAREDVOL_LISTEN_FILE=str(secret))
+    assert both.exit_code == 1
+    assert "SHAREDVOL_LISTEN and SHAREDVOL_LISTEN_FILE are both set: leave one out" in both.stderr
 
 
 @pytest.mark.parametrize("text", ["off", "nonsense", "127.0.0.1:99999"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from support.installed import cache
+from support.installed import NO_AUTHORITIES, cache
 from support.processes import LIMIT
 
 PROJECT = Path(__file__).parents[3] / "pyproject.toml"
@@ -31,7 +32,9 @@ def lowest(package: str) -> Path:
         made.parent.mkdir(parents=True, exist_ok=True)
         partial = tempfile.mkdtemp(prefix=f"{made.name}.", dir=made.parent)
         pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--no-compile"]
-        subprocess.run([*pip, "--target", partial, f"{package}=={version}"], check=True, timeout=LIMIT)
+        environment = {name: value for name, value in os.environ.items() if name not in NO_AUTHORITIES}
+        command = [*pip, "--target", partial, f"{package}=={version}"]
+        subprocess.run(command, env=environment, check=True, timeout=LIMIT)
         with contextlib.suppress(OSError):  # another process of the tests was faster
             Path(partial).rename(made)
         shutil.rmtree(partial, ignore_errors=True)

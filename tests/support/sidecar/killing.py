@@ -160,10 +160,16 @@ def assert_all_once(volume: Volume, expected: Counter[str], where: str) -> None:
 
 
 def every_kill_point(
-    scene: Scene, *, after: bool, second_mover: bool = False, step: int = 1, prepare: Callable[[], object] | None = None
+    scene: Scene,
+    *,
+    after: bool,
+    second_mover: bool = False,
+    start: int = 0,
+    step: int = 1,
+    prepare: Callable[[], object] | None = None,
 ) -> int:
-    """Kill a mover at each of its calls, let another finish, and look. Returns the number of calls."""
-    number = 0
+    """Kill a mover at each of its calls from ``start``, let another finish, and look. Returns the number of calls."""
+    number = start
     while True:
         where = f"killed {'after' if after else 'before'} call {number}"
         with scene.volume() as (volume, expected):
