@@ -42,6 +42,7 @@ SIDECAR = (
     ("monitor",),
     ("fs",),
     ("events",),
+    ("event",),
     ("counters", "errors", "humanize"),
 )
 """The parts of ``sharedvol_sidecar``, likewise."""

@@ -1,13 +1,13 @@
-"""What a counter is: each is declared once, and every output is made from its declaration.
+"""What the sidecar counts. Each counter is declared once, and every output is made from its declaration.
 
-`report.Tally` declares the counters of a pass, `BY_EVENT` the others. ``/metrics``, ``/status.json``, the status page,
-the log and the summary of ``once`` read these declarations, so a new counter is one new line.
+The fields of `PassCounts` declare the counters of a pass. `events.BY_EVENT` has the counters of what happens outside of
+passes. ``/metrics``, ``/status.json``, the status page, the log, the summary of ``once`` and the table in
+docs/monitoring.md read these declarations, so a new counter is one new field.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
@@ -33,7 +33,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """A counter.
+    """The declaration of a counter.
 
     Attributes:
         name: its key in JSON and in the log.
@@ -56,56 +56,171 @@ class Counter:
     line: str = ""
 
 
-def done(unit: str, help: str, metric: str | Reason, line: str = "", section: str = "collected") -> Any:
-    """A field for a count of what happened."""
+def _done(unit: str, help: str, metric: str | Reason, line: str = "", section: str = "collected") -> Any:
+    """Declare a field that counts what happened."""
     made = Counter("", "done", unit, help, metric, section=section, line=line)
     return field(default=0, metadata={_KEY: made})
 
 
-def left(unit: str, help: str, metric: str | Reason, line: str = "", onset: Reason | None = None) -> Any:
-    """A field for a count of what a pass found and left."""
+def _left(unit: str, help: str, metric: str | Reason, line: str = "", onset: Reason | None = None) -> Any:
+    """Declare a field that counts what a pass found and left."""
     made = Counter("", "left", unit, help, metric, onset, "left", line)
     return field(default=0, metadata={_KEY: made})
 
 
-def declared(counts: Any) -> tuple[Counter, ...]:
-    """Return the counters that the fields of a dataclass declare."""
-    return tuple(replace(one.metadata[_KEY], name=one.name) for one in fields(counts))
+@dataclass(slots=True)
+class PassCounts:
+    """The counts of one pass, or of many."""
+
+    collected: int = _done("files", "Files that were collected.", "collected_files")
+    bytes: int = _done("bytes", "Bytes of the files that were collected.", "collected_bytes")
+    kept_both: int = _done(
+        "files",
+        "Collected files whose name was taken by another file.",
+        "kept_both_files",
+        "  {} kept beside another file of the same name",
+    )
+    copied: int = _done(
+        "files",
+        "Collected files that were copied from another file system.",
+        "copied_files",
+        "  {} copied from another file system",
+    )
+    recovered: int = _done(
+        "files",
+        "Collected files that a mover which died had claimed.",
+        "recovered_files",
+        "  {} taken over from a sidecar that died",
+    )
+    unleased: int = _done(
+        "files",
+        "Collected files that were judged by the quiet time alone.",
+        "unleased_files",
+        "  {} judged by the quiet time alone, without a lease",
+    )
+    sealed: int = _done(
+        "logs", "Collected logs that were followed before.", "sealed_logs", "  {} logs that were followed, and ended"
+    )
+    put_back: int = _done(
+        "files",
+        "Files that were put back because a writer opened them again.",
+        "put_back_files",
+        "put back {} files that a writer opened again",
+    )
+    followed: int = _done(
+        "bytes", "Bytes taken from followed logs.", "followed_bytes", "followed {} of logs that are open"
+    )
+    truncated: int = _done(
+        "logs",
+        "Followed logs that were cut or changed; what was not copied before is lost.",
+        Reason("dropped", "truncated"),
+        "{} followed logs were cut or changed",
+        section="dropped",
+    )
+    orphans_removed: int = _done(
+        "directories",
+        "Directories of dead containers that were removed.",
+        "orphans_removed",
+        "removed {} directories of dead containers",
+        section="removed",
+    )
+    uncatalogued: int = _left(
+        "files",
+        "Files with their final name and without a row in the catalog, which waits for them.",
+        "uncatalogued_files",
+        "  {} in place, but the catalog could not be written",
+    )
+    writing: int = _left(
+        "files",
+        "Files that a process has open for writing.",
+        Reason("left_files", "writing"),
+        "left {}: open for writing",
+    )
+    settling: int = _left(
+        "files",
+        "Files that were changed less than the quiet time ago.",
+        Reason("left_files", "settling"),
+        "left {}: changed a moment ago",
+    )
+    unmatched: int = _left(
+        "files",
+        "Files in no source, or without a container in their name.",
+        Reason("left_files", "unmatched"),
+        "left {}: in no source, or without a container in their name",
+        onset=Reason("dropped", "unmatched"),
+    )
+    refused: int = _left(
+        "files",
+        "Symbolic links, FIFOs, sockets, devices and other users' links, left as they are.",
+        Reason("left_files", "refused"),
+        "left {}: no regular files, or links to somebody else's",
+        onset=Reason("dropped", "refused"),
+    )
+    unfinished: int = _left(
+        "files",
+        "Temporaries of writers that died.",
+        Reason("left_files", "unfinished"),
+        "left {}: unfinished, of a writer that died",
+        onset=Reason("dropped", "unfinished"),
+    )
+    failed: int = _left(
+        "files",
+        "Files that could not be moved.",
+        Reason("left_files", "failed"),
+        "left {}: failed",
+        onset=Reason("errors", "file"),
+    )
+    no_room: int = _left(
+        "files",
+        "Files and followed logs for which the destination has too little space.",
+        "no_room_files",
+        "  {} for which the destination has too little space",
+    )
+    denied: int = _left(
+        "directories",
+        "Directories of the destination that may not be written.",
+        "denied_directories",
+        "  {} directories of the destination may not be written",
+    )
+    elsewhere: int = _left(
+        "containers",
+        "Containers that another sidecar was working on.",
+        "elsewhere_containers",
+        "left {} containers to another sidecar",
+    )
+
+    def add(self, later: PassCounts) -> None:
+        """Add what a later pass did, and replace what was left by what that pass left."""
+        self.add_moved(later)
+        for name in LEFT:
+            setattr(self, name, getattr(later, name))
+
+    def add_moved(self, other: PassCounts) -> None:
+        """Add what the other counts say was done, and ignore what was left."""
+        for name in DONE:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def since(self, earlier: PassCounts) -> PassCounts:
+        """Return what was done since an earlier state of the same counts."""
+        return PassCounts(**{name: getattr(self, name) - getattr(earlier, name) for name in DONE})
+
+    def done(self) -> dict[str, int]:
+        """Return what was done, as a line of the log shows it: the collected files are ``files`` there."""
+        return {("files" if name == "collected" else name): getattr(self, name) for name in DONE}
+
+    def left(self) -> dict[str, int]:
+        """Return what was left."""
+        return {name: getattr(self, name) for name in LEFT}
+
+    def as_dict(self) -> dict[str, int]:
+        """Return the JSON of ``once --json``."""
+        return asdict(self)
 
 
-BY_EVENT: Final = MappingProxyType(
-    {
-        "pruned": Counter(
-            "pruned",
-            "done",
-            "files",
-            "Collected files that were deleted as too old or for space.",
-            "pruned_files",
-            section="removed",
-        ),
-        "not_pruned": Counter(
-            "not_pruned",
-            "done",
-            "files",
-            "Collected files that could not be deleted.",
-            Reason("errors", "file"),
-            section="removed",
-        ),
-        "catalog": Counter(
-            "catalog",
-            "done",
-            "problems",
-            "Problems with the catalog, each counted when it begins.",
-            Reason("errors", "catalog"),
-        ),
-    }
-)
-"""The counters of what happens outside of passes. An event that counts says so: `report.Event.counts`."""
+COUNTERS: Final[tuple[Counter, ...]] = tuple(replace(one.metadata[_KEY], name=one.name) for one in fields(PassCounts))
+"""The counters of a pass."""
 
-ByEvent = Literal["pruned", "not_pruned", "catalog"]
-
-
-def reasons(counters: Iterable[Counter], metric: str) -> tuple[str, ...]:
-    """Return the reasons that the counters of one metric have, each once."""
-    found = [place for one in counters for place in (one.metric, one.onset) if isinstance(place, Reason)]
-    return tuple(dict.fromkeys(place.reason for place in found if place.metric == metric))
+DONE: Final = tuple(one.name for one in COUNTERS if one.kind == "done")
+LEFT: Final = tuple(one.name for one in COUNTERS if one.kind == "left")
+ONSETS: Final = tuple(one.name for one in COUNTERS if one.onset is not None)
+"""What is left and counted once while it stays."""

@@ -1,320 +1,327 @@
-"""What happened: counts, and problems that are told once."""
+"""What happens, as one method for each event: it counts the event and reports it to a listener.
+
+How an event appears (its name in the log, its level, the list of the status page, whether it repeats) is declared next
+to its method. A new event is a new declaration and a new method; every output is made from these.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
 import time
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import ClassVar, Final
+from collections.abc import Iterator
+from types import MappingProxyType
+from typing import Final, Protocol
 
-from sharedvol_sidecar.counters import ByEvent, Reason, declared, done, left
-
-_DROPPED = "dropped"
+from sharedvol_sidecar.counters import Counter, PassCounts, Reason
+from sharedvol_sidecar.event import Event, EventKind, Listener
 
 
-@dataclass(slots=True)
-class PassCounts:
-    """Counts of one pass, or of many. Each field declares its counter, see `counters`."""
+class CollectedFile(Protocol):
+    """What `Events.collected` reads of a file."""
 
-    collected: int = done("files", "Files that were collected.", "collected_files")
-    bytes: int = done("bytes", "Bytes of the files that were collected.", "collected_bytes")
-    kept_both: int = done(
-        "files",
-        "Collected files whose name was taken by another file.",
-        "kept_both_files",
-        "  {} kept beside another file of the same name",
-    )
-    copied: int = done(
-        "files",
-        "Collected files that were copied from another file system.",
-        "copied_files",
-        "  {} copied from another file system",
-    )
-    recovered: int = done(
-        "files",
-        "Collected files that a mover which died had claimed.",
-        "recovered_files",
-        "  {} taken over from a sidecar that died",
-    )
-    unleased: int = done(
-        "files",
-        "Collected files that were judged by the quiet time alone.",
-        "unleased_files",
-        "  {} judged by the quiet time alone, without a lease",
-    )
-    sealed: int = done(
-        "logs", "Collected logs that were followed before.", "sealed_logs", "  {} logs that were followed, and ended"
-    )
-    put_back: int = done(
-        "files",
-        "Files that were put back because a writer opened them again.",
-        "put_back_files",
-        "put back {} files that a writer opened again",
-    )
-    followed: int = done(
-        "bytes", "Bytes taken from followed logs.", "followed_bytes", "followed {} of logs that are open"
-    )
-    truncated: int = done(
-        "logs",
-        "Followed logs that were cut or changed; what was not copied before is lost.",
-        Reason(_DROPPED, "truncated"),
-        "{} followed logs were cut or changed",
-        section=_DROPPED,
-    )
-    orphans_removed: int = done(
-        "directories",
-        "Directories of dead containers that were removed.",
-        "orphans_removed",
-        "removed {} directories of dead containers",
-        section="removed",
-    )
-    uncatalogued: int = left(
-        "files",
-        "Files with their final name and without a row in the catalog, which waits for them.",
-        "uncatalogued_files",
-        "  {} in place, but the catalog could not be written",
-    )
-    writing: int = left(
-        "files",
-        "Files that a process has open for writing.",
-        Reason("left_files", "writing"),
-        "left {}: open for writing",
-    )
-    settling: int = left(
-        "files",
-        "Files that were changed less than the quiet time ago.",
-        Reason("left_files", "settling"),
-        "left {}: changed a moment ago",
-    )
-    unmatched: int = left(
-        "files",
-        "Files in no source, or without a container in their name.",
-        Reason("left_files", "unmatched"),
-        "left {}: in no source, or without a container in their name",
-        onset=Reason(_DROPPED, "unmatched"),
-    )
-    refused: int = left(
-        "files",
-        "Symbolic links, FIFOs, sockets, devices and other users' links, left as they are.",
-        Reason("left_files", "refused"),
-        "left {}: no regular files, or links to somebody else's",
-        onset=Reason(_DROPPED, "refused"),
-    )
-    unfinished: int = left(
-        "files",
-        "Temporaries of writers that died.",
-        Reason("left_files", "unfinished"),
-        "left {}: unfinished, of a writer that died",
-        onset=Reason(_DROPPED, "unfinished"),
-    )
-    failed: int = left(
-        "files",
-        "Files that could not be moved.",
-        Reason("left_files", "failed"),
-        "left {}: failed",
-        onset=Reason("errors", "file"),
-    )
-    no_room: int = left(
-        "files",
-        "Files and followed logs for which the destination has too little space.",
-        "no_room_files",
-        "  {} for which the destination has too little space",
-    )
-    denied: int = left(
-        "directories",
-        "Directories of the destination that may not be written.",
-        "denied_directories",
-        "  {} directories of the destination may not be written",
-    )
-    elsewhere: int = left(
-        "containers",
-        "Containers that another sidecar was working on.",
-        "elsewhere_containers",
-        "left {} containers to another sidecar",
-    )
+    info: os.stat_result
+    target: str
+    leased: bool
+    kept_both: bool
+    in_destination: bool
+    followed: str
 
-    def add(self, later: PassCounts) -> None:
-        """Count a later pass too: what it did is added, what is left in the spool is as it saw it."""
-        self.add_moved(later)
-        for name in LEFT:
-            setattr(self, name, getattr(later, name))
-
-    def add_moved(self, other: PassCounts) -> None:
-        """Count what the other did, and not what it left."""
-        for name in DONE:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-    def since(self, earlier: PassCounts) -> PassCounts:
-        """Return what was done since an earlier state of the same counts."""
-        return PassCounts(**{name: getattr(self, name) - getattr(earlier, name) for name in DONE})
-
-    def done(self) -> dict[str, int]:
-        """Return what was done, as a line of the log shows it: the collected files are ``files`` there."""
-        return {("files" if name == "collected" else name): getattr(self, name) for name in DONE}
-
-    def left(self) -> dict[str, int]:
-        """Return what was left."""
-        return {name: getattr(self, name) for name in LEFT}
-
-    def as_dict(self) -> dict[str, int]:
-        """The JSON of ``once --json``."""
-        return asdict(self)
+    @property
+    def staged(self) -> object | None:
+        """Where its copy is, if it was copied."""
 
 
-COUNTERS: Final = declared(PassCounts)
-DONE: Final = tuple(one.name for one in COUNTERS if one.kind == "done")
-LEFT: Final = tuple(one.name for one in COUNTERS if one.kind == "left")
-ONSETS: Final = tuple(one.name for one in COUNTERS if one.onset is not None)
-"""What is left and counted once while it stays."""
+class Events:
+    """Counts and reports what happens.
 
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that the operator may want to know.
-
-    Attributes:
-        name: ``collected``, ``put_back``, ``refused``, ``unmatched``, ``failed``, ``unfinished``, ``unleased``,
-            ``scan_only``, ``followed``, ``unfollowed``, ``truncated``, ``returned``, ``compressed_copy``,
-            ``orphan_removed``, ``orphan_kept``, ``catalog``, ``pruned``, ``would_prune`` or ``network_file_system``.
-        path: the file, relative to the spool where it is in it.
-        detail: in words; of a collected file, where it is now.
-        container: whose file it is, where that is known.
-        size: of the file, in bytes, where that is known.
-        age: of a collected file, the seconds from its last change until it was collected.
-        counts: the counter that it adds one to; None for the events of a pass, whose `PassCounts` counts.
-    """
-
-    name: str
-    path: str
-    detail: str
-    container: str = ""
-    size: int | None = None
-    age: float | None = None
-    counts: ByEvent | None = None
-
-
-Listener = Callable[[Event], None]
-
-
-Saw = Callable[[str], bool]
-"""Returns whether a pass has read all of a directory at the top of the spool; the empty name is the spool itself."""
-
-_NOWHERE = "/"  # stands for the directory of a problem without a path, and is not the name of one
-
-
-class Deduplicator:
-    """Passes on each problem once while it lasts, and only some of many.
-
-    Of each kind it passes on at most `EACH` problems in one directory at the top of the spool, and `ALL` in all of
-    them. The rest is one line with their number, again when that number has doubled. So its memory, and what it
-    passes on, do not grow with what is in the spool. A problem that a pass no longer finds is forgotten.
+    Methods without a declaration above them count only.
 
     Args:
-        listener: receives the events.
-        clock: a monotonic clock, in seconds.
+        listener: receives the events; None counts without reporting.
+        each_file: whether to report every collected file.
     """
 
-    EACH, ALL = 20, 200
-    LINGER: ClassVar = {"failed": 120.0}
-    """Seconds for which a problem is remembered though no pass finds it: a failed file is not tried every time."""
+    def __init__(self, listener: Listener | None = None, *, each_file: bool = False) -> None:
+        self._listener, self._each_file = listener, each_file and listener is not None
+        self.counts = PassCounts()
+        """The counts of the pass under way. `new_pass` replaces the object."""
 
-    REPEATED = frozenset(
-        {"collected", "put_back", "followed", "truncated", "returned", "orphan_removed", "pruned", "catalog"}
-    )
-    """Events of what happens, which is not a state that every pass finds again. Each is passed on."""
+    def new_pass(self) -> PassCounts:
+        """Begin to count a pass, or a step between two passes, and return its counts."""
+        self.counts = PassCounts()
+        return self.counts
 
-    def __init__(self, listener: Listener, clock: Callable[[], float] = time.monotonic) -> None:
-        self._listener, self._clock = listener, clock
-        self._kinds: dict[str, _Problems] = {}
+    @contextlib.contextmanager
+    def moved_only(self) -> Iterator[None]:
+        """Count what is done inside of the block, and ignore what is left there."""
+        counts, self.counts = self.counts, PassCounts()
+        try:
+            yield
+        finally:
+            counts.add_moved(self.counts)
+            self.counts = counts
 
-    def __call__(self, event: Event) -> None:
-        if event.counts or event.name in self.REPEATED:
-            self._listener(event)
-            return
-        problems = self._kinds.get(event.name)
-        if problems is None:
-            linger = self.LINGER.get(event.name, 0.0)
-            problems = self._kinds[event.name] = _Problems(self.EACH, self.ALL, linger, self._clock)
-        if problems.is_news(_top(event), hash(event)):
-            self._listener(event)
+    # What is collected.
 
-    def end_pass(self, saw: Saw = lambda directory: True) -> None:
-        """A pass has ended: sum up what was not passed on one by one, and forget what it did not find.
+    COLLECTED: Final = EventKind("collected", "recent", logging.DEBUG, repeats=True, log_name="file")
+
+    def collected(self, file: CollectedFile, path: str, container: str, root: str, *, recovered: bool) -> None:
+        """Report a file that was collected.
 
         Args:
-            saw: whether the pass has read all of a directory.
+            file: what was moved.
+            path: where it was in the spool.
+            container: whose file it is.
+            root: the destination's name.
+            recovered: whether a mover that died had claimed it.
         """
-        for name, problems in self._kinds.items():
-            for directory, more in problems.end_pass(saw):
-                self._listener(Event(name, directory.strip("/"), f"and {more:,} more"))
+        counts, info, in_destination = self.counts, file.info, file.in_destination
+        counts.collected += 1
+        counts.bytes += info.st_size
+        if file.kept_both:
+            counts.kept_both += 1
+        if file.staged is not None and not in_destination:
+            counts.copied += 1
+        if in_destination or file.followed:
+            counts.sealed += 1
+        if recovered:
+            counts.recovered += 1
+        if not file.leased and not in_destination:
+            counts.unleased += 1
+        if self._each_file:
+            age = max(0.0, time.time() - info.st_ctime_ns / 1e9)  # no program can set that time
+            self._report(self.COLLECTED, path, f"{root}/{file.target}", container, info.st_size, age)
+
+    UNLEASED: Final = EventKind("unleased")
+
+    def unleased(self, detail: str) -> None:
+        """Report that no lease is available. `collected` counts the files."""
+        self._report(self.UNLEASED, "", detail)
+
+    PUT_BACK: Final = EventKind("put_back", level=logging.DEBUG, repeats=True)
+
+    def put_back(self, path: str, why: str) -> None:
+        """Report a file that was put back into the spool."""
+        self.counts.put_back += 1
+        self._report(self.PUT_BACK, path, why)
+
+    def helped(self, counts: PassCounts) -> None:
+        """Add what a helper process moved during this pass."""
+        self.counts.add_moved(counts)
+        self.counts.uncatalogued += counts.uncatalogued
+
+    # What is left.
+
+    REFUSED: Final = EventKind("refused", "dropped")
+
+    def refused(self, path: str, why: str) -> None:
+        """Report something that is never collected as it is."""
+        self.counts.refused += 1
+        self._report(self.REFUSED, path, why)
+
+    UNMATCHED: Final = EventKind("unmatched", "dropped")
+
+    def unmatched(self, path: str, why: str) -> None:
+        """Report a file that is in no source."""
+        self.counts.unmatched += 1
+        self._report(self.UNMATCHED, path, why)
+
+    UNFINISHED: Final = EventKind("unfinished", "dropped")
+
+    def unfinished(self, path: str, why: str) -> None:
+        """Report the temporary of a writer that died."""
+        self.counts.unfinished += 1
+        self._report(self.UNFINISHED, path, why)
+
+    FAILED: Final = EventKind("failed", "errors", linger=120.0)  # a file that failed is not tried in every pass
+
+    def failed(self, path: str, why: str) -> None:
+        """Report a file that could not be moved, or a directory that could not be read."""
+        self.counts.failed += 1
+        self._report(self.FAILED, path, why)
+
+    def still_failed(self, files: int = 1) -> None:
+        """Count files that failed and were reported earlier, and are not tried now."""
+        self.counts.failed += files
+
+    def no_room(self, files: int = 1) -> None:
+        """Count files or followed logs for which the destination has too little space."""
+        self.counts.no_room += files
+
+    def denied(self) -> None:
+        """Count a directory of the destination that may not be written."""
+        self.counts.denied += 1
+
+    def settling(self) -> None:
+        """Count a file that was changed less than the quiet time ago."""
+        self.counts.settling += 1
+
+    def writing(self) -> None:
+        """Count a file that a process has open for writing."""
+        self.counts.writing += 1
+
+    def elsewhere(self) -> None:
+        """Count a container that another sidecar is working on."""
+        self.counts.elsewhere += 1
+
+    def uncatalogued(self) -> None:
+        """Count a file whose row could not be written."""
+        self.counts.uncatalogued += 1
+
+    def still_uncatalogued(self, files: int) -> None:
+        """Count files that wait for their rows, at least as many as are known."""
+        self.counts.uncatalogued = max(self.counts.uncatalogued, files)
+
+    # Logs that are followed.
+
+    FOLLOWED: Final = EventKind("followed", level=logging.DEBUG, repeats=True)
+
+    def followed(self, path: str, live: str) -> None:
+        """Report a log that is followed from now on, and its live copy."""
+        self._report(self.FOLLOWED, path, live)
+
+    def followed_bytes(self, count: int) -> None:
+        """Count what was copied of a followed log."""
+        self.counts.followed += count
+
+    TRUNCATED: Final = EventKind("truncated", "dropped", logging.INFO, repeats=True)
+
+    def truncated(self, path: str, detail: str) -> None:
+        """Report a followed log that was cut or changed."""
+        self.counts.truncated += 1
+        self._report(self.TRUNCATED, path, detail)
+
+    UNFOLLOWED: Final = EventKind("unfollowed")
+
+    def unfollowed(self, path: str, why: str) -> None:
+        """Report a log that is not followed."""
+        self._report(self.UNFOLLOWED, path, why)
+
+    def damaged_record(self, path: str, why: str) -> None:
+        """Report a followed log's record that cannot be read. The pass counts it with `still_failed`."""
+        self._report(self.FAILED, path, why)
+
+    RETURNED: Final = EventKind("returned", level=logging.DEBUG, repeats=True)
+
+    def returned(self, path: str, detail: str) -> None:
+        """Report a collected log that came back and was removed."""
+        self._report(self.RETURNED, path, detail)
+
+    COMPRESSED_COPY: Final = EventKind("compressed_copy")
+
+    def compressed_copy(self, path: str, detail: str) -> None:
+        """Report a followed log that a rotation compressed."""
+        self._report(self.COMPRESSED_COPY, path, detail)
+
+    # The spool, the catalog and retention.
+
+    ORPHAN_REMOVED: Final = EventKind("orphan_removed", level=logging.INFO, repeats=True)
+
+    def orphan_removed(self, container: str, detail: str) -> None:
+        """Report the directory of a dead container that was removed."""
+        self.counts.orphans_removed += 1
+        self._report(self.ORPHAN_REMOVED, container, detail)
+
+    ORPHAN_KEPT: Final = EventKind("orphan_kept", is_container=True)
+
+    def orphan_kept(self, container: str, why: str) -> None:
+        """Report the directory of a dead container that cannot be removed."""
+        self._report(self.ORPHAN_KEPT, container, why)
+
+    NETWORK_FILE_SYSTEM: Final = EventKind("network_file_system")
+
+    def network_file_system(self, path: str, detail: str) -> None:
+        """Report a directory on a network file system."""
+        self._report(self.NETWORK_FILE_SYSTEM, path, detail)
+
+    PRUNED: Final = EventKind(
+        "pruned",
+        level=logging.INFO,
+        repeats=True,
+        counts=Counter(
+            "pruned",
+            "done",
+            "files",
+            "Collected files that were deleted as too old or for space.",
+            "pruned_files",
+            section="removed",
+        ),
+    )
+
+    def pruned(self, path: str, why: str) -> None:
+        """Report a collected file that was deleted."""
+        self._report(self.PRUNED, path, why)
+
+    NOT_PRUNED: Final = EventKind(
+        "failed",
+        "errors",
+        repeats=True,
+        counts=Counter(
+            "not_pruned",
+            "done",
+            "files",
+            "Collected files that could not be deleted.",
+            Reason("errors", "file"),
+            section="removed",
+        ),
+    )
+
+    def not_pruned(self, path: str, why: str) -> None:
+        """Report a collected file that could not be deleted."""
+        self._report(self.NOT_PRUNED, path, why)
+
+    WOULD_PRUNE: Final = EventKind("would_prune", level=logging.INFO)
+
+    def would_prune(self, detail: str) -> None:
+        """Report what a dry run would delete."""
+        self._report(self.WOULD_PRUNE, "", detail)
+
+    CATALOG_FAILED: Final = EventKind(
+        "catalog",
+        "errors",
+        repeats=True,
+        counts=Counter(
+            "catalog",
+            "done",
+            "problems",
+            "Problems with the catalog, each counted when it begins.",
+            Reason("errors", "catalog"),
+        ),
+    )
+
+    def catalog_failed(self, why: str) -> None:
+        """Report that the catalog cannot be read or written."""
+        self._report(self.CATALOG_FAILED, "", why)
+
+    CATALOG_RECOVERED: Final = EventKind("catalog", "errors", repeats=True)
+
+    def catalog_recovered(self) -> None:
+        """Report that the catalog can be written again."""
+        self._report(self.CATALOG_RECOVERED, "", "it can be written again")
+
+    CATALOG_INDEX: Final = EventKind("catalog_index")
+
+    def catalog_index(self, why: str) -> None:
+        """Report that the catalog lacks an index."""
+        self._report(self.CATALOG_INDEX, "", why)
+
+    def _report(
+        self,
+        kind: EventKind,
+        path: str,
+        detail: str,
+        container: str = "",
+        size: int | None = None,
+        age: float | None = None,
+    ) -> None:
+        if self._listener is not None:
+            self._listener(Event(kind, path, detail, container, size, age))
 
 
-class _Problems:
-    """What was passed on of one kind of problem.
+KINDS: Final = tuple(one for one in vars(Events).values() if isinstance(one, EventKind))
+"""Every kind of event."""
 
-    Args:
-        each: how many problems of one directory are passed on.
-        all: how many problems of all directories are passed on.
-        linger: seconds for which a problem is remembered that no pass finds.
-        clock: a monotonic clock, in seconds.
-    """
-
-    def __init__(self, each: int, all: int, linger: float, clock: Callable[[], float]) -> None:
-        self._each, self._all, self._linger, self._clock = each, all, linger, clock
-        self._known: dict[str, dict[int, float]] = {}  # by directory: a problem's hash, and when it was found last
-        self._count = 0
-        self._more: Counter[str] = Counter()
-        self._summed_up: dict[str, int] = {}
-        self._began = clock()
-
-    def is_news(self, directory: str, problem: int) -> bool:
-        """Return whether to pass a problem on; count it if it is one of too many."""
-        known = self._known.get(directory)
-        if known is not None and problem in known:
-            known[problem] = self._clock()
-            return False
-        if self._count >= self._all or (known is not None and len(known) >= self._each):
-            self._more[directory if known is not None else ""] += 1
-            return False
-        self._known.setdefault(directory, {})[problem] = self._clock()
-        self._count += 1
-        return True
-
-    def end_pass(self, saw: Saw) -> list[tuple[str, int]]:
-        """Return the directories that have a new number of other problems, each with that number."""
-        self._forget(saw)
-        news = []
-        for directory in {*self._more, *self._summed_up}:
-            more, before = self._more[directory], self._summed_up.get(directory, 0)
-            if more >= max(1, 2 * before):
-                news.append((directory, more))
-            elif not saw(directory) or 2 * more >= before:
-                continue
-            self._summed_up[directory] = more
-        self._summed_up = {name: count for name, count in self._summed_up.items() if count and self._is_known(name)}
-        self._more.clear()
-        self._began = self._clock()
-        return sorted(news)
-
-    def _is_known(self, directory: str) -> bool:
-        return directory == "" or directory in self._known
-
-    def _forget(self, saw: Saw) -> None:
-        since = self._began - self._linger
-        for directory in [one for one in self._known if one != _NOWHERE and saw(one)]:
-            known = self._known[directory]
-            left = {problem: found for problem, found in known.items() if found >= since}
-            self._count -= len(known) - len(left)
-            if left:
-                self._known[directory] = left
-            else:
-                del self._known[directory]
-
-
-def _top(event: Event) -> str:
-    """Return the directory at the top of the spool that an event is about; empty for the spool itself."""
-    head, slash, _ = event.path.partition("/")
-    if not head:
-        return _NOWHERE
-    return head if slash or event.name == "orphan_kept" else ""
+BY_EVENT: Final = MappingProxyType({kind.counts.name: kind.counts for kind in KINDS if kind.counts is not None})
+"""The counters of what happens outside of passes."""

@@ -14,6 +14,7 @@ from support.upgrade.release_commands import Place
 
 from sharedvol_sidecar.collect.collector import Collector
 from sharedvol_sidecar.config.collector_config import CollectorConfig
+from sharedvol_sidecar.events import Events
 
 Pair = tuple[Release, Release]
 
@@ -110,7 +111,7 @@ def test_a_deleted_log_is_left_to_a_running_sidecar_of_the_release_before(
             (logs / "app.log").unlink()
             log.write("after it was deleted\n")
             job = CollectorConfig(str(place.spool), str(place.collected), quiet=0.0, workers=1)
-            collector = here.enter_context(contextlib.closing(Collector(job, lambda event: None)))
+            collector = here.enter_context(contextlib.closing(Collector(job, Events())))
             for _ in range(5):
                 collector.run_pass()
             assert [path for path in place.files() if not path.endswith(LIVE)] == []

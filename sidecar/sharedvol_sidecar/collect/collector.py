@@ -16,10 +16,11 @@ from sharedvol_sidecar.collect.helper import Helper
 from sharedvol_sidecar.collect.naming import Naming, NamingStore
 from sharedvol_sidecar.collect.serving import Serving
 from sharedvol_sidecar.config.collector_config import CollectorConfig
+from sharedvol_sidecar.counters import PassCounts
 from sharedvol_sidecar.destination.destination import Destination
 from sharedvol_sidecar.destination.ownership import Ownership
 from sharedvol_sidecar.errors import FULL, SpoolError
-from sharedvol_sidecar.events import Event, Listener, PassCounts, Saw
+from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.follow.ended import EndedLogs
 from sharedvol_sidecar.follow.follower import LogFollower, skips
 from sharedvol_sidecar.follow.live_copies import LiveCopies
@@ -27,6 +28,7 @@ from sharedvol_sidecar.fs.directory import Directory, open_root
 from sharedvol_sidecar.fs.mounts import shares_file_system
 from sharedvol_sidecar.fs.private import directory_id
 from sharedvol_sidecar.fs.spares import is_spare
+from sharedvol_sidecar.monitor.deduplicator import Saw
 from sharedvol_sidecar.monitor.liveness import Liveness, Unwatched
 from sharedvol_sidecar.monitor.replica_watch import ReplicaWatch
 from sharedvol_sidecar.spool.container_locks import ContainerLocks
@@ -56,10 +58,9 @@ class Collector:
 
     Args:
         job: what to do.
-        tell: told of problems.
+        events: counts and reports what happens.
         visit: called with each directory that is scanned.
         shard: ``(k, n)``: the k-th of n parts of the files. Not the first: a helper of the one that is.
-        tell_collected: tell of every collected file too.
         wait: seconds to wait for a container that another sidecar is working on.
         pause: waits so many seconds, or less if it is time to stop.
         placed: knows from events which files were renamed into place.
@@ -73,10 +74,9 @@ class Collector:
     def __init__(
         self,
         job: CollectorConfig,
-        tell: Listener,
+        events: Events,
         visit: Callable[[Directory], None] | None = None,
         shard: tuple[int, int] = (0, 1),
-        tell_collected: bool = False,
         wait: float = 0.0,
         pause: Callable[[float], None] = time.sleep,
         placed: RenameLog | None = None,
@@ -84,6 +84,7 @@ class Collector:
     ) -> None:
         self._liveness = liveness or Unwatched()
         self._job, self._pause, self._placed = job, pause, placed or RenameLog()
+        self._events = events
         self._helping = shard[0] > 0
         self._descriptors = raise_descriptors()
         # No part refers to the collector: it would close only when the garbage collector runs, which is rare.
@@ -107,12 +108,12 @@ class Collector:
             self._destination = Destination(root, ownership, mark)
             parts.callback(self._destination.close)
             self.linked = shares_file_system(spool, root, mark)
-            self.orphans = Orphans(spool, job.spool, self._namings.kinds, tell)
+            self.orphans = Orphans(spool, job.spool, self._namings.kinds, events)
             self.replicas = ReplicaWatch(spool)
             open_catalog = functools.partial(Catalog.open, job.catalog, root)
-            self.register = CatalogWriter(open_catalog if job.catalog is not None else None, tell)
+            self.register = CatalogWriter(open_catalog if job.catalog is not None else None, events)
             parts.callback(self.register.close)
-            self._assemble(spool, tell, visit, shard, tell_collected, wait, parts)
+            self._assemble(spool, events, visit, shard, wait, parts)
             self._parts = parts.pop_all()
         self._rate = Rate(job.rate)
         self._rate.share(2 if self._helping else 1)
@@ -121,20 +122,19 @@ class Collector:
     def _assemble(
         self,
         spool: Directory,
-        tell: Listener,
+        events: Events,
         visit: Callable[[Directory], None] | None,
         shard: tuple[int, int],
-        tell_collected: bool,
         wait: float,
         parts: contextlib.ExitStack,
     ) -> None:
         job, destination = self._job, self._destination
         template, layout = self._namings.own.names, self._namings.own.layout
-        self._spool, self._tell = spool, tell
+        self._spool = spool
         self._quiet = QuietTime(job.quiet)
         # Opened again: two descriptors of one opening share the position in the list of its entries.
         again = parts.enter_context(spool.open("."))
-        self._visits = Visits(Scanner(again, layout, _ignore))
+        self._visits = Visits(Scanner(again, layout, Events()))
         publisher = Linker(
             self._destination,
             template,
@@ -152,16 +152,16 @@ class Collector:
             lambda: not destination.is_short(job.min_free),
             job.seal_after,
             job.quiet,
-            tell,
+            events,
             self._liveness,
         )
         records = followed.records
         parts.callback(records.close)
-        self._scanner = Scanner(spool, layout, tell, visit, shard, job.follow, lambda inode: inode in records.inodes)
+        self._scanner = Scanner(spool, layout, events, visit, shard, job.follow, lambda inode: inode in records.inodes)
         with _needing_room(spool):
             self._units = ContainerLocks(spool, wait, records.refresh)
         parts.callback(self._units.close)
-        self._ended = EndedLogs(destination.root, self._spool_id, self.claims, tell, self._liveness)
+        self._ended = EndedLogs(destination.root, self._spool_id, self.claims, events, self._liveness)
         parts.callback(self._ended.close)
         most = max(1, min(MAX_FOLLOWED, self._descriptors // 8))  # files that move need descriptors, too
         logs = Logs(() if self._helping else job.follow, job.seal_after, job.compress)
@@ -172,8 +172,7 @@ class Collector:
             publisher,
             self.register,
             self.linked,
-            tell,
-            tell_collected,
+            events,
             job.digests and job.catalog is not None,
             functools.partial(_unfollow, followed, self._ended),
             self._liveness,
@@ -190,7 +189,7 @@ class Collector:
             self._has_older,
             self._ended,
             job.collected,
-            tell,
+            events,
             most,
         )
         placed, put_backs = self._placed, self.claims.put_backs
@@ -203,7 +202,7 @@ class Collector:
             spool,
             self._quiet,
             publisher.hide,
-            tell,
+            events,
             logs,
             self.logs.grows,
             self.logs.which,
@@ -245,7 +244,7 @@ class Collector:
         return self._destination.is_short(self._job.min_free)
 
     def run_pass(
-        self, stop: Callable[[], bool] = lambda: False, after_batch: Callable[[PassCounts], None] = lambda tally: None
+        self, stop: Callable[[], bool] = lambda: False, after_batch: Callable[[PassCounts], None] = lambda counts: None
     ) -> PassCounts:
         """Collect what is finished now: first what dead movers had claimed, then what a scan finds.
 
@@ -258,13 +257,13 @@ class Collector:
             SpoolError: the spool gives nothing now.
             OSError: the spool cannot be read.
         """
-        tally = PassCounts()
+        counts = self._events.new_pass()
         waiting_for_rows = self._uncatalogued
         self._quiet.new_pass()
         self.admission.new_pass()
         self._mover.new_pass()
         self._units.new_pass()
-        self.logs.new_pass(tally)
+        self.logs.new_pass()
         self._namings.keep()
         self.claims.key = self._namings.own_key
         self._entered: set[str] = set()
@@ -272,35 +271,35 @@ class Collector:
         resting = self.register.resting
         whole = self._scanner.shard
         batch = self._new_batch()
-        candidates = self._scanner.candidates(tally, self._enter)
+        candidates = self._scanner.candidates(self._enter)
         looked = 0
         try:
             if not self._helping and not self.register.resting:
-                self._recover(tally)
+                self._recover()
             if self.register.resting:  # it did not read, or not all of, the claims that wait for their rows
-                tally.uncatalogued = max(tally.uncatalogued, waiting_for_rows)
+                self._events.still_uncatalogued(waiting_for_rows)
             for candidate in candidates:
                 self._liveness.beat()  # a scan that finds nothing to move may take minutes
                 looked += 1
-                self._admit(candidate, batch, tally)
+                self._admit(candidate, batch)
                 if batch.full or (self.admission.exhausted and batch.items) or looked >= SCANNED:
                     self._count_found(len(batch.items))
                     moving, batch = batch, self._new_batch()
-                    self._move(moving, tally, after_batch, self._entering)
+                    self._move(moving, after_batch, self._entering)
                     del moving  # or its directories stay open beside those of the next
                     if not self._helping:
-                        self._visit_others(tally, after_batch)
+                        self._visit_others(after_batch)
                     looked = 0
                     if stop():
-                        return tally
+                        return counts
             moving, batch = batch, self._new_batch()
-            self._move(moving, tally, after_batch, None)
+            self._move(moving, after_batch, None)
             if not self._helping:
                 unread = self._scanner.unread | self.admission.unopened
-                self._check_room(tally)
+                self._check_room()
                 skipped = skips(unread, self._scanner.units, self._entered)
                 self.logs.end(skipped)
-                self._remove_orphans(tally)
+                self._remove_orphans()
                 if self._helper is None and not resting:
                     self.saw = lambda directory: not skipped(directory)
         finally:
@@ -310,13 +309,13 @@ class Collector:
                 item.close()
             self._scanner.shard = whole
             self._found = 0
-            self._end_help(tally, stop)
-            self._uncatalogued = tally.uncatalogued
+            self._end_help(stop)
+            self._uncatalogued = counts.uncatalogued
             self._units.release()
-            after_batch(tally)  # also of a pass that fails: what it did before is counted
-        return tally
+            after_batch(counts)  # also of a pass that fails: what it did before is counted
+        return counts
 
-    def tick(self, after: Callable[[PassCounts], None] = lambda tally: None) -> PassCounts:
+    def tick(self, after: Callable[[PassCounts], None] = lambda counts: None) -> PassCounts:
         """Follow the logs that have grown, without a scan.
 
         Args:
@@ -325,13 +324,13 @@ class Collector:
         Raises:
             DestinationError: the destination takes nothing now.
         """
-        tally = PassCounts()
+        counts = self._events.new_pass()
         try:
-            self.logs.tick(tally)
+            self.logs.tick()
         finally:
-            after(tally)
-        self._pause_for(tally.followed)
-        return tally
+            after(counts)
+        self._pause_for(counts.followed)
+        return counts
 
     def forget_dead(self, most: int) -> None:
         """Forget dead containers that left no directory, at most so many.
@@ -358,13 +357,12 @@ class Collector:
     _uncatalogued = 0
     _entering: str | None = None
 
-    def _end_help(self, tally: PassCounts, stop: Callable[[], bool]) -> None:
+    def _end_help(self, stop: Callable[[], bool]) -> None:
         helper, self._helper = self._helper, None
         self._rate.share(1)
         moved = helper.end(stop) if helper is not None else None
         if moved is not None:
-            tally.add_moved(moved)
-            tally.uncatalogued += moved.uncatalogued
+            self._events.helped(moved)
 
     def _enter(self, unit: str) -> bool:
         if self._helping:
@@ -384,22 +382,20 @@ class Collector:
                 self._scanner.shard = (0, 2)
                 self._rate.share(2)
 
-    def _move(
-        self, batch: FileBatch, tally: PassCounts, after_batch: Callable[[PassCounts], None], keep: str | None
-    ) -> None:
+    def _move(self, batch: FileBatch, after_batch: Callable[[PassCounts], None], keep: str | None) -> None:
         """Move a batch, and let go of the units that it was of but the one that is being scanned."""
         if batch.items:
-            self._mover.move(batch.items, tally)
-            after_batch(tally)
-            self.logs.tick(tally, _TICK)  # a backlog may take minutes
+            self._mover.move(batch.items)
+            after_batch(self._events.counts)
+            self.logs.tick(_TICK)  # a backlog may take minutes
         if self._helper is None:
             self._units.release(keep)
         self._pause_for(sum(item.work for item in batch.items if item.done))
 
-    def _admit(self, candidate: Candidate, batch: FileBatch, tally: PassCounts) -> None:
+    def _admit(self, candidate: Candidate, batch: FileBatch) -> None:
         """Add a file to a batch if it may move."""
         self.logs.see(candidate)
-        item = self.admission.admit(candidate, tally)
+        item = self.admission.admit(candidate)
         if item is None:
             return
         batch.add(item)  # first, so that whatever happens it is closed
@@ -407,52 +403,50 @@ class Collector:
         if self._ended.discard(item) or (item.followed and (self._helping or not self.logs.is_as_it_was(item))):
             batch.drop_last()
 
-    def _visit_others(self, tally: PassCounts, after_batch: Callable[[PassCounts], None]) -> None:
+    def _visit_others(self, after_batch: Callable[[PassCounts], None]) -> None:
         """Move some files of the other containers, so that they do not wait for the backlog of this one.
 
         What is left there is not counted: the scan does that, once for each container.
         """
-        seen = PassCounts()
         batch = self._new_batch()
-        with self.admission.uncounted(), contextlib.ExitStack() as locks:
+        with self._events.moved_only(), self.admission.uncounted(), contextlib.ExitStack() as locks:
             try:
                 for entry in self._visits.containers(self._entering):
                     with contextlib.ExitStack() as lock:
                         mine = lock.enter_context(self._units.held(entry.name, wait=False))
-                        if mine and self._admit_some(entry, batch, seen):
+                        if mine and self._admit_some(entry, batch):
                             locks.enter_context(lock.pop_all())  # until its files are moved
                     if batch.full or self.admission.exhausted:
                         break
                 if batch.items:
-                    self._mover.move(batch.items, seen)
+                    self._mover.move(batch.items)
             finally:
                 for item in batch.items:
                     item.close()
-                tally.add_moved(seen)
         if batch.items:
-            after_batch(tally)
+            after_batch(self._events.counts)
             self._pause_for(sum(item.work for item in batch.items if item.done))
 
-    def _admit_some(self, entry: os.DirEntry[str], batch: FileBatch, tally: PassCounts) -> bool:
+    def _admit_some(self, entry: os.DirEntry[str], batch: FileBatch) -> bool:
         """Add the first files of one container to a batch. Return whether there was any."""
         before, work = len(batch.items), 0
-        with contextlib.closing(self._visits.candidates(entry, tally)) as candidates:
+        with contextlib.closing(self._visits.candidates(entry)) as candidates:
             for candidate in candidates:
                 self._liveness.beat()
                 count = len(batch.items)
-                self._admit(candidate, batch, tally)
+                self._admit(candidate, batch)
                 work += sum(item.work for item in batch.items[count:])
                 if batch.full or work >= BYTES:
                     break
         return len(batch.items) > before
 
-    def _check_room(self, tally: PassCounts) -> None:
+    def _check_room(self) -> None:
         """A pass that collects anything has made room: the next one has the rest.
 
         Raises:
             SpoolError: nothing could be claimed.
         """
-        if not self.short_of_spool or tally.collected:
+        if not self.short_of_spool or self._events.counts.collected:
             return
         failure = self.claims.failure()
         if failure is not None:
@@ -466,14 +460,14 @@ class Collector:
         if wait > 0:
             self._pause(wait)
 
-    def _recover(self, tally: PassCounts) -> None:
+    def _recover(self) -> None:
         with contextlib.closing(self.claims.left_behind()) as left_behind:
             for slot, root in left_behind:
                 self.logs.refresh()  # the mover that died may have begun to follow logs since this pass began
-                if not self._recover_slot(slot, root, tally):
+                if not self._recover_slot(slot, root):
                     return  # published files wait for their rows, and checking each again would change nothing
 
-    def _recover_slot(self, slot: str, root: Directory, tally: PassCounts) -> bool:
+    def _recover_slot(self, slot: str, root: Directory) -> bool:
         """Finish what a mover of a slot had claimed. Return False if the catalog takes no rows now."""
         for name in os.listdir(root.fd):
             if is_spare(name):
@@ -483,24 +477,24 @@ class Collector:
             except NotADirectoryError:
                 continue  # nothing of ours
             batch = self._new_batch()
-            for item in self._left_in(directory, f"{slot}/{name}", tally):
+            for item in self._left_in(directory, f"{slot}/{name}"):
                 batch.add(item)
                 if batch.full:
-                    self._mover.move(batch.items, tally)
+                    self._mover.move(batch.items)
                     batch = self._new_batch()
             if batch.items:
-                self._mover.move(batch.items, tally)
+                self._mover.move(batch.items)
             if self.register.resting:
                 return False
         if self.claims.tidy(root):
             self._purge(slot)
         return True
 
-    def _left_in(self, directory: Directory, path: str, tally: PassCounts) -> Iterator[Item]:
+    def _left_in(self, directory: Directory, path: str) -> Iterator[Item]:
         """The claims in a claim directory that can be finished, by the settings that made them."""
         day, naming = day_of_batch(path), self._namings.of_batch(path)
-        for candidate in Scanner(self._spool, naming.layout, self._tell).claimed(directory, tally):
-            item = self.admission.admit(candidate, tally, f"{path}/{candidate.path}", day)
+        for candidate in Scanner(self._spool, naming.layout, self._events).claimed(directory):
+            item = self.admission.admit(candidate, f"{path}/{candidate.path}", day)
             if item is None:
                 continue
             if naming is not self._namings.own:
@@ -514,13 +508,13 @@ class Collector:
             else:
                 item.close()
 
-    def _remove_orphans(self, tally: PassCounts) -> None:
+    def _remove_orphans(self) -> None:
         if not self._job.orphans:
             return
         for unit in sorted(self._entered - self._namings.kinds()):
             with self._units.held(unit) as mine:
                 if mine:
-                    tally.orphans_removed += self.orphans.look(unit)
+                    self.orphans.remove_if_dead(unit)
 
     def _new_batch(self) -> FileBatch:
         most = min(MAX_BATCH_BYTES, self._rate.at_once)
@@ -538,10 +532,6 @@ def _unfollow(followed: LiveCopies, ended: EndedLogs, item: Item) -> None:
         followed.drop(item.followed)
     if item.ended:
         ended.remember(item.ended, item.target, item.encoding)
-
-
-def _ignore(event: Event) -> None:
-    """Report nothing: the scan reports what a visit sees."""
 
 
 @contextlib.contextmanager

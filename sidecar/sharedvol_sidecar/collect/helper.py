@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from sharedvol_sidecar.config.collector_config import CollectorConfig
-from sharedvol_sidecar.events import PassCounts
+from sharedvol_sidecar.counters import PassCounts
 
 _LOOK = 0.2  # seconds between two looks at whether to stop while the helper works
 

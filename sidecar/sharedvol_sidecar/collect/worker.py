@@ -13,7 +13,7 @@ from types import FrameType
 
 from sharedvol_sidecar.collect.collector import Collector, tune_memory
 from sharedvol_sidecar.config.collector_config import CollectorConfig
-from sharedvol_sidecar.events import Event, PassCounts
+from sharedvol_sidecar.events import Events
 
 
 def main() -> int:
@@ -29,16 +29,13 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, stop)
 
-    def tell(event: Event) -> None:
-        """The collector sees, and tells, the same in its next pass."""
-
     tune_memory()
-    collector = Collector(CollectorConfig(**job), tell, shard=(1, 2))
-    counts = [PassCounts()]
+    events = Events()  # the collector finds, and reports, the same in its next pass
+    collector = Collector(CollectorConfig(**job), events, shard=(1, 2))
     try:
-        collector.run_pass(lambda: stopping, lambda tally: counts.append(tally))
+        collector.run_pass(lambda: stopping)
     finally:
-        json.dump(counts[-1].as_dict(), sys.stdout)  # also of a pass that fails: what it moved is counted
+        json.dump(events.counts.as_dict(), sys.stdout)  # also of a pass that fails: what it moved is counted
     return 0
 
 

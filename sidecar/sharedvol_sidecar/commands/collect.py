@@ -15,16 +15,20 @@ from tqdm import tqdm
 
 from sharedvol import SharedVolError
 from sharedvol.environment import mistyped
+from sharedvol_sidecar.collect import once
 from sharedvol_sidecar.collect.collector import tune_memory
 from sharedvol_sidecar.commands.exit import EXIT_CONFIG, EXIT_FAILED, Failure, report, say, say_json, unusable
 from sharedvol_sidecar.config.collector_config import CollectorConfig
 from sharedvol_sidecar.config.network_mounts import network_warnings
 from sharedvol_sidecar.config.resolve import resolve
 from sharedvol_sidecar.config.settings import PREFIX, Settings, load
+from sharedvol_sidecar.counters import COUNTERS, PassCounts
 from sharedvol_sidecar.destination.template import FIELDS
 from sharedvol_sidecar.errors import ConfigError
-from sharedvol_sidecar.events import COUNTERS, Deduplicator, Event, PassCounts
+from sharedvol_sidecar.event import Event, EventKind
+from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.humanize import plain, size
+from sharedvol_sidecar.monitor.deduplicator import Deduplicator
 from sharedvol_sidecar.monitor.service_log import set_up
 from sharedvol_sidecar.service import service
 
@@ -86,41 +90,41 @@ def once_command(as_json: bool, **flags: Any) -> None:
     settings = given_settings(flags)
     work = as_job(settings)
     tune_memory()
-    repeated: Counter[str] = Counter()
+    repeated: Counter[EventKind] = Counter()
     with tqdm(desc="collected", unit=" files", delay=2, disable=None, leave=False) as bar:
 
-        def tell(event: Event) -> None:
-            if event.name == "followed":
+        def show(event: Event) -> None:
+            if event.kind is Events.FOLLOWED:
                 return
-            if event.name in Deduplicator.REPEATED:
-                repeated[event.name] += 1
-                if repeated[event.name] > Deduplicator.ALL:
-                    return  # whoever writes the spool decides how often it happens
+            if event.kind.repeats:
+                repeated[event.kind] += 1
+                if repeated[event.kind] > Deduplicator.ALL:
+                    return  # the processes that write the spool decide how often it happens
             with bar.external_write_mode(file=sys.stderr):
                 report(f"{event.name}: {plain(event.path)}{': ' * bool(event.path)}{plain(event.detail)}")
 
-        def progress(tally: PassCounts) -> None:
-            bar.update(tally.collected - bar.n)
+        def progress(counts: PassCounts) -> None:
+            bar.update(counts.collected - bar.n)
 
         try:
-            for event in network_warnings(work, settings):
-                tell(event)
-            tally = service.once(work, tell, progress)
+            for warning in network_warnings(work, settings):
+                Events(show).network_file_system(warning.path, warning.detail)
+            counts = once.once(work, show, progress)
         except ConfigError as error:
             raise Failure(str(error), EXIT_CONFIG) from None
         except SharedVolError as error:
             raise Failure(str(error), EXIT_FAILED) from None
         except OSError as error:
             raise unusable(error, EXIT_FAILED if bar.n else EXIT_CONFIG) from None
-    for name, count in repeated.items():
+    for kind, count in repeated.items():
         if count > Deduplicator.ALL:
-            report(f"{name}: and {count - Deduplicator.ALL:,} more")
+            report(f"{kind.name}: and {count - Deduplicator.ALL:,} more")
     if as_json:
-        say_json(tally.as_dict())
+        say_json(counts.as_dict())
     else:
-        for line in summary(tally).splitlines():
+        for line in summary(counts).splitlines():
             say(line)
-    if tally.failed or tally.uncatalogued:
+    if counts.failed or counts.uncatalogued:
         sys.exit(EXIT_FAILED)
 
 
@@ -154,11 +158,11 @@ def run_command(verbose: bool, **flags: Any) -> None:
         raise unusable(error, EXIT_CONFIG) from None
 
 
-def summary(tally: PassCounts) -> str:
+def summary(counts: PassCounts) -> str:
     """Return the counts for people: what was done, and what was left and why."""
-    lines = [f"collected {tally.collected} files, {size(tally.bytes)}"]
+    lines = [f"collected {counts.collected} files, {size(counts.bytes)}"]
     for counter in COUNTERS:
-        count = getattr(tally, counter.name)
+        count = getattr(counts, counter.name)
         if count and counter.line:
             lines.append(counter.line.format(size(count) if counter.unit == "bytes" else count))
     return "\n".join(lines)

@@ -60,8 +60,8 @@ def check_command(**flags: Any) -> None:
     settings, _ = _loaded(flags)
     try:
         work = resolve(settings)
-        for event in network_warnings(work, settings):
-            report(f"warning: {event.path!r} {event.detail}")
+        for warning in network_warnings(work, settings):
+            report(f"warning: {warning.path!r} {warning.detail}")
         if work.catalog is not None:
             Catalog.open(work.catalog, open_root(settings.to)).close()
     except ConfigError as error:

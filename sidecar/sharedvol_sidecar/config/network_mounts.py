@@ -5,19 +5,27 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from sharedvol.mounts import network_mount
 from sharedvol.network import describe_mount
 from sharedvol_sidecar.config.collector_config import CollectorConfig
 from sharedvol_sidecar.config.settings import Settings
 from sharedvol_sidecar.errors import ConfigError
-from sharedvol_sidecar.events import Event
 
 NETWORK = "network_file_system"
 """The name of the event, and of the warning on the status page."""
 
 
-def network_warnings(job: CollectorConfig, settings: Settings) -> list[Event]:
+@dataclass(frozen=True, slots=True)
+class NetworkWarning:
+    """A directory on a network file system, and what that means in words."""
+
+    path: str
+    detail: str
+
+
+def network_warnings(job: CollectorConfig, settings: Settings) -> list[NetworkWarning]:
     """Return a warning for each directory on a network file system; none where the settings accept those.
 
     Raises:
@@ -27,7 +35,7 @@ def network_warnings(job: CollectorConfig, settings: Settings) -> list[Event]:
     return [] if settings.allow_network else warnings_for(directories, strict=settings.strict)
 
 
-def warnings_for(directories: Iterable[str], *, strict: bool) -> list[Event]:
+def warnings_for(directories: Iterable[str], *, strict: bool) -> list[NetworkWarning]:
     """Return a warning for each mount of a network file system that the directories are on.
 
     Raises:
@@ -35,11 +43,11 @@ def warnings_for(directories: Iterable[str], *, strict: bool) -> list[Event]:
     """
     found = list(_found(directories))
     if found and strict:
-        raise ConfigError("; ".join(f"{event.path!r} {event.detail}" for event in found))
+        raise ConfigError("; ".join(f"{one.path!r} {one.detail}" for one in found))
     return found
 
 
-def _found(directories: Iterable[str]) -> Iterator[Event]:
+def _found(directories: Iterable[str]) -> Iterator[NetworkWarning]:
     seen = set()
     for path in directories:
         with contextlib.suppress(OSError):  # what cannot be opened is reported by those who need it
@@ -50,7 +58,7 @@ def _found(directories: Iterable[str]) -> Iterator[Event]:
                 os.close(fd)
             if mounted is not None and mounted[0] not in seen:
                 seen.add(mounted[0])
-                yield Event(NETWORK, path, describe_mount(mounted[1], "--allow-network true"))
+                yield NetworkWarning(path, describe_mount(mounted[1], "--allow-network true"))
 
 
 def catalog_directory(url: str | None) -> Iterator[str]:

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 
 from sharedvol.paths import split_suffix
-from sharedvol_sidecar.events import Event, Listener
+from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.fs.content import PACKED
 from sharedvol_sidecar.spool.scanner import Candidate
 
@@ -31,14 +31,14 @@ class CompressedCopies:
 
     Args:
         kinds: the kinds whose logs are followed.
-        tell: receives one event for each log.
+        events: receives one event for each log.
     """
 
-    def __init__(self, kinds: tuple[str, ...], tell: Listener) -> None:
-        self._kinds, self._tell = kinds, tell
+    def __init__(self, kinds: tuple[str, ...], events: Events) -> None:
+        self._kinds, self._events = kinds, events
         self._followed: dict[str, set[str]] = {}
         self._order: OrderedDict[str, None] = OrderedDict()
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._found: list[str] = []
 
     def new_pass(self) -> None:
@@ -61,9 +61,9 @@ class CompressedCopies:
             self._remember(f"{directory}/{_before_rotation(name)}")
         for found in self._found:
             log = self._log_of(found)
-            if log is not None and log not in self._told and len(self._told) < _REMEMBERED:
-                self._told.add(log)
-                self._tell(Event("compressed_copy", log, _DETAIL))
+            if log is not None and log not in self._reported and len(self._reported) < _REMEMBERED:
+                self._reported.add(log)
+                self._events.compressed_copy(log, _DETAIL)
 
     def _remember(self, path: str) -> None:
         if path in self._order:

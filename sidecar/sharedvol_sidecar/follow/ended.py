@@ -15,7 +15,7 @@ import os
 from sharedvol import publish
 from sharedvol_sidecar.catalog.files import CollectedFiles, Found, is_plain, open_file
 from sharedvol_sidecar.errors import FULL
-from sharedvol_sidecar.events import Event, Listener
+from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.fs.changes import Changes
 from sharedvol_sidecar.fs.content import same
 from sharedvol_sidecar.fs.directory import Directory
@@ -36,14 +36,14 @@ class EndedLogs:
         root: the destination's root.
         spool_id: tells this spool from others with the same destination.
         claims: this sidecar's claim directories.
-        tell: called for each log that came back.
+        events: receives each log that came back.
         liveness: receives a sign of life for each chunk that is compared.
     """
 
     def __init__(
-        self, root: Directory, spool_id: str, claims: Claims, tell: Listener, liveness: Liveness | None = None
+        self, root: Directory, spool_id: str, claims: Claims, events: Events, liveness: Liveness | None = None
     ) -> None:
-        self._root, self._claims, self._tell = root, claims, tell
+        self._root, self._claims, self._events = root, claims, events
         self._liveness = liveness or Unwatched()
         directory = open_private(root)
         for name in ("ended", spool_id):
@@ -128,7 +128,7 @@ class EndedLogs:
         is_it = item.claim.inode(candidate.name) == (item.info.st_dev, item.info.st_ino)
         if is_it and item.unchanged() and item.going_on():
             os.unlink(candidate.name, dir_fd=item.claim.fd)
-            self._tell(Event("returned", candidate.path, "it was collected when it was moved away; it is removed"))
+            self._events.returned(candidate.path, "it was collected when it was moved away; it is removed")
         else:
             item.put_back(self._claims.put_backs)
         if batch is not None:

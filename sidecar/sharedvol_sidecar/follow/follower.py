@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 
 from sharedvol.errors import describe
 from sharedvol_sidecar.errors import DestinationError
-from sharedvol_sidecar.events import Event, Listener, PassCounts
+from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.follow.compressed_copies import CompressedCopies
 from sharedvol_sidecar.follow.ended import EndedLogs
 from sharedvol_sidecar.follow.live_copies import LiveCopies
@@ -36,7 +36,7 @@ class LogFollower:
         has_older: whether a sidecar of a release that sets no marks is running.
         ended: remembers logs that were sealed and still exist.
         shown: what the destination is called.
-        tell: told of problems.
+        events: counts and reports what happens to the logs.
         most: logs that are followed at once.
     """
 
@@ -45,34 +45,31 @@ class LogFollower:
         followed: LiveCopies,
         units: ContainerLocks,
         logs: Logs,
-        move: Callable[[list[Item], PassCounts], None],
+        move: Callable[[list[Item]], None],
         withdraw: Callable[[Item], None],
         claimed: Callable[[str], bool],
         sees: Callable[[str], bool],
         has_older: Callable[[], bool],
         ended: EndedLogs,
         shown: str,
-        tell: Listener,
+        events: Events,
         most: int,
     ) -> None:
         self._followed, self._units, self._logs = followed, units, logs
         self._move, self._withdraw, self._claimed, self._sees = move, withdraw, claimed, sees
         self._has_older = has_older
-        self._ended, self._shown, self._tell = ended, shown, tell
+        self._ended, self._shown, self._events = ended, shown, events
         self._records, self._seals, self._most = followed.records, followed.seals, most
-        self._compressed = CompressedCopies(logs.kinds, tell)
+        self._compressed = CompressedCopies(logs.kinds, events)
         self._known: dict[str, int] = {}
         self._known_first = 0
         self._ticked = time.monotonic()
-        self.tally = PassCounts()
-        """Counts what this pass does."""
 
     def __len__(self) -> int:
         return len(self._records.logs)
 
-    def new_pass(self, tally: PassCounts) -> None:
+    def new_pass(self) -> None:
         """Begin a pass."""
-        self.tally = tally
         self._records.new_pass()
         self._compressed.new_pass()
         self._known.clear()
@@ -115,7 +112,7 @@ class LogFollower:
         if not self.which(fd, info.st_ino):
             if len(self) >= self._most:
                 detail = f"{self._most} logs are followed already: these wait in the spool until they are closed"
-                self._tell(Event("unfollowed", "", detail))
+                self._events.unfollowed("", detail)
                 return
             if self._ended.holds(fd, info.st_ino):
                 return  # it came back, and its lines are in the destination already
@@ -124,11 +121,10 @@ class LogFollower:
             if log is not None:
                 self._advance(log)
 
-    def tick(self, tally: PassCounts, at_most_every: float = 0.0) -> None:
+    def tick(self, at_most_every: float = 0.0) -> None:
         """Follow the logs that have grown, without a scan.
 
         Args:
-            tally: counts.
             at_most_every: do nothing if the last time was less than so many seconds ago.
 
         Raises:
@@ -138,7 +134,6 @@ class LogFollower:
         if now - self._ticked < at_most_every:
             return
         self._ticked = now
-        self.tally = tally
         for log in self._followed.growing():
             with self._units.held(log.state.unit) as mine:
                 if mine:
@@ -176,7 +171,8 @@ class LogFollower:
         Raises:
             DestinationError: the destination takes nothing now.
         """
-        self.tally.failed += len(self._records.damaged)
+        self._events.still_failed(len(self._records.damaged))
+        self._events.no_room(sum(log.short for log in self._records.logs.values()))
         self._compressed.end(log.state.source for log in self._records.logs.values())
         self._finish_seals()
         for log in list(self._records.logs.values()):
@@ -198,7 +194,7 @@ class LogFollower:
                 "it was followed by other settings, and no running sidecar sees it, so its live copy is not finished: "
                 "run a sidecar once with the --kinds and --pattern that show it"
             )
-            self._tell(Event("unfollowed", log.state.source, detail))
+            self._events.unfollowed(log.state.source, detail)
 
     def _end(self, log: FollowedLog, known: int) -> None:
         if log.known_since <= known:
@@ -233,11 +229,11 @@ class LogFollower:
                     return current  # it is still as it was sealed
                 current = self._reopen(current)
                 seal = None
-            if current is None or (seal is None and self._followed.advance(current, self.tally)):
+            if current is None or (seal is None and self._followed.advance(current)):
                 return current
             again = self._continue(current)
             if again is not None:
-                self._followed.advance(again, self.tally)
+                self._followed.advance(again)
             return again
         return None
 
@@ -250,7 +246,6 @@ class LogFollower:
         """Seal the copy of a log that was cut, and continue in a new one. A copy that cannot be named now waits."""
         sealed = self._seal(log)
         again = self._followed.next_generation(log)
-        self.tally.truncated += again is not None
         if sealed and again is not None:
             self._followed.end_seal(log)
         return again
@@ -329,7 +324,7 @@ class LogFollower:
             item.ended = log.id
         item.encoding = self._logs.encoding_of(item)
         self._followed.settle_encoding(item)
-        self._move([item], self.tally)
+        self._move([item])
         return item.done
 
     @contextlib.contextmanager
@@ -345,8 +340,7 @@ class LogFollower:
                     kept = "it was deleted or moved, so only this process can read the rest of it: keep it running"
                 message = f"cannot follow {path!r} into {self._shown!r}: {describe(failure)}; {kept}"
                 raise DestinationError(message) from failure
-            self.tally.failed += 1
-            self._tell(Event("failed", path, f"cannot be followed: {describe(error)}"))
+            self._events.failed(path, f"cannot be followed: {describe(error)}")
 
 
 def skips(unread: Collection[str], there: Collection[str], entered: Collection[str]) -> Callable[[str], bool]:

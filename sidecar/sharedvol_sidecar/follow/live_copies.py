@@ -33,7 +33,7 @@ from sharedvol.paths import MAX_NAME_BYTES
 from sharedvol_sidecar.destination.destination import Destination
 from sharedvol_sidecar.destination.template import Template, day_of
 from sharedvol_sidecar.errors import OUT_OF_DESCRIPTORS
-from sharedvol_sidecar.events import Event, Listener, PassCounts
+from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.follow.marks import is_marked_by_others, is_watched, set_marks
 from sharedvol_sidecar.follow.open_logs import OpenLogs
 from sharedvol_sidecar.follow.seals import Seals
@@ -72,7 +72,7 @@ class LiveCopies:
         seal_after: where no lease can be had, seconds without a change after which a log that is deleted or moved
             has ended.
         quiet: seconds for which a log that still exists is not seen, at least, before it has ended.
-        tell: told of what happens.
+        events: counts and reports what happens to the logs.
         liveness: receives a sign of life for each part of a log that is copied.
     """
 
@@ -85,19 +85,19 @@ class LiveCopies:
         room: Callable[[], bool],
         seal_after: float,
         quiet: float,
-        tell: Listener,
+        events: Events,
         liveness: Liveness | None = None,
     ) -> None:
         self._liveness = liveness or Unwatched()
         self._destination, self._template = destination, template
-        self._dress, self._room, self._tell = dress, room, tell
+        self._dress, self._room, self._events = dress, room, events
         self._seal_after, self._quiet = seal_after, quiet
         self._spool_id = spool_id
         directory = open_private(destination.root)
         for name in ("follow", spool_id):
             directory = directory.make(name, 0o700)[0]
         remove_stale_temporaries(f"/proc/self/fd/{directory.fd}", allow_network=True)  # of those that were killed
-        self.records, self.seals = FollowStore(directory, tell), Seals(directory)
+        self.records, self.seals = FollowStore(directory, events), Seals(directory)
 
     def follow(self, candidate: Candidate, fd: int, info: os.stat_result) -> FollowedLog | None:
         """Begin or continue to follow a log that is not finished: `advance` it from now on.
@@ -149,12 +149,11 @@ class LiveCopies:
         self.records.refresh()
         return not item.followed and bool(self.which(item.fd, item.info.st_ino))
 
-    def advance(self, log: FollowedLog, tally: PassCounts) -> bool:
+    def advance(self, log: FollowedLog) -> bool:
         """Copy what a log has grown by. Return False if its live copy is to be sealed first: it was cut.
 
         Args:
             log: as `FollowStore.current` gave it.
-            tally: counts the bytes.
 
         Raises:
             OSError: the destination fails, or is full.
@@ -168,13 +167,13 @@ class LiveCopies:
             return False
         if size == have:
             return True
-        sent = self._copy(log, have, size, tally)
+        sent = self._copy(log, have, size)
         if not self._agrees(log, have):  # it was cut while we copied: the bytes are of its next generation
             os.ftruncate(log.live, have)
             return False
         log.size = have + sent
         log.grew_at = time.monotonic()
-        tally.followed += data_bytes(log.fd, have + sent, have)
+        self._events.followed_bytes(data_bytes(log.fd, have + sent, have))
         return True
 
     def was_cut(self, id: str, fd: int) -> FollowedLog | None:
@@ -276,7 +275,7 @@ class LiveCopies:
         if again is None:
             return None
         detail = "it was cut or changed: what it had held is kept, and it is followed anew"
-        self._tell(Event("truncated", state.source, detail))
+        self._events.truncated(state.source, detail)
         return again
 
     def ended(self, log: FollowedLog) -> bool:
@@ -394,7 +393,7 @@ class LiveCopies:
         if candidate.directory.inode(candidate.name) != (info.st_dev, info.st_ino):
             self.records.remove(id)
             return None
-        self._tell(Event("followed", candidate.path, state.live))
+        self._events.followed(candidate.path, state.live)
         return log
 
     def _new_live_path(self, id: str, state: FollowState, generation: int) -> str:
@@ -479,7 +478,7 @@ class LiveCopies:
         source = log.fd if fd < 0 else fd
         return os.pread(log.live, length, have - length) == os.pread(source, length, have - length)
 
-    def _copy(self, log: FollowedLog, have: int, size: int, tally: PassCounts) -> int:
+    def _copy(self, log: FollowedLog, have: int, size: int) -> int:
         offset = have
         while offset < size:
             data = next_data(log.fd, offset, size)
@@ -488,7 +487,6 @@ class LiveCopies:
                 offset = data
                 continue
             if not self._room():
-                tally.no_room += not log.short
                 log.short = True
                 break
             end = min(size, offset + _AT_A_TIME, next_hole(log.fd, offset, size))

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 from sharedvol import publish
+from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.follow.marks import is_watched
 from sharedvol_sidecar.follow.store import MAX_STATE, SEAL, FollowedLog, FollowState, FollowStore
 from sharedvol_sidecar.fs.directory import Directory
@@ -107,7 +108,7 @@ class RecordedCopies:
             for spool_id in os.listdir(above.fd):
                 directory = above.open(spool_id)
                 # Damaged records name no live copy; the sidecar that follows the log reports them.
-                records = FollowStore(directory, lambda event: None)
+                records = FollowStore(directory, Events())
                 found.update(log.state.live for log in records.logs.values())
                 # Listed after the records are read: a note is there before a record ceases to name its copy.
                 seals = Seals(directory)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from datetime import date as Date
 
 from sharedvol import AlreadyPublishedError, publish
-from sharedvol_sidecar.events import Event, Listener
+from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.fs.changes import Changes
 from sharedvol_sidecar.fs.directory import Directory
 from sharedvol_sidecar.fs.inode import inode_of
@@ -139,11 +139,11 @@ class FollowStore:
 
     Args:
         directory: where they are.
-        tell: told of one that is damaged.
+        events: receives each record that is damaged.
     """
 
-    def __init__(self, directory: Directory, tell: Listener) -> None:
-        self._directory, self._tell = directory, tell
+    def __init__(self, directory: Directory, events: Events) -> None:
+        self._directory, self._events = directory, events
         self.logs: dict[str, FollowedLog] = {}
         self.inodes: set[int] = set()
         """The inodes of the followed logs: what has none of these is not followed."""
@@ -207,7 +207,7 @@ class FollowStore:
         except (ValueError, TypeError):
             path = f"{self._directory.shown}/{id}.json"
             self.damaged.add(id)
-            self._tell(Event("failed", path, "what is kept of a followed log is damaged: look at it, and remove it"))
+            self._events.damaged_record(path, "what is kept of a followed log is damaged: look at it, and remove it")
             return None
         finally:
             os.close(fd)

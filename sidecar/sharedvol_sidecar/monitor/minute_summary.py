@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from sharedvol_sidecar.events import Event, PassCounts
+from sharedvol_sidecar.counters import PassCounts
+from sharedvol_sidecar.event import Event
 
 EVERY: Final = 60.0
 """Seconds between two summaries, at least."""
@@ -25,9 +26,9 @@ class MinuteSummary:
         self._last = clock() - self._every  # the first one comes at once, and shows that the service works
         self._moved, self._lag = PassCounts(), 0.0
 
-    def add(self, tally: PassCounts) -> None:
+    def add(self, counts: PassCounts) -> None:
         """Count what a pass, or a step of following, has done."""
-        self._moved.add_moved(tally)
+        self._moved.add_moved(counts)
 
     def event(self, event: Event) -> None:
         """Take the lag of a collected file."""

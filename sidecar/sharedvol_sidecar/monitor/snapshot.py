@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
-from sharedvol_sidecar.counters import BY_EVENT, Counter, Reason
-from sharedvol_sidecar.events import COUNTERS, PassCounts
+from sharedvol_sidecar.counters import COUNTERS, Counter, PassCounts, Reason
+from sharedvol_sidecar.events import BY_EVENT
 from sharedvol_sidecar.monitor.log_output import LogState
 from sharedvol_sidecar.monitor.throughput import Minute
 

@@ -9,9 +9,11 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from typing import get_args
 
-from sharedvol_sidecar.counters import BY_EVENT
-from sharedvol_sidecar.events import ONSETS, Event, PassCounts
+from sharedvol_sidecar.counters import ONSETS, PassCounts
+from sharedvol_sidecar.event import Event, Page
+from sharedvol_sidecar.events import BY_EVENT
 from sharedvol_sidecar.humanize import LONGEST, duration
 from sharedvol_sidecar.monitor.log_output import LogState
 from sharedvol_sidecar.monitor.snapshot import (
@@ -39,12 +41,8 @@ CONTAINERS = 200
 LISTED = 20
 """Entries of each list."""
 
-_LISTS = {
-    "collected": "recent",
-    **dict.fromkeys(("failed", "catalog"), "errors"),
-    **dict.fromkeys(("refused", "unmatched", "unfinished", "truncated"), "dropped"),
-}
-"""The list of the page that an event is in; all others are in ``notes``."""
+_Line = tuple[float, str, str, str, str, int | None]
+"""When an entry was listed, its name, path, detail, container and size."""
 
 
 class ServiceState:
@@ -89,9 +87,7 @@ class ServiceState:
         self._warnings: dict[tuple[str, str], Fault] = {}
         self._replica_states: Counter[bool | None] = Counter()
         self._throughput = Throughput()
-        self._lists: dict[str, deque[tuple[float, Event]]] = {
-            name: deque(maxlen=LISTED) for name in ("recent", "errors", "dropped", "notes")
-        }
+        self._lists: dict[Page, deque[_Line]] = {page: deque(maxlen=LISTED) for page in get_args(Page)}
 
     def beat(self) -> None:
         """The main loop lives: call it every few seconds and in each batch. Takes no lock."""
@@ -108,53 +104,54 @@ class ServiceState:
         with self._lock:
             self._this_pass = PassCounts()
 
-    def progress(self, tally: PassCounts) -> PassCounts:
+    def progress(self, counts: PassCounts) -> PassCounts:
         """Count the pass under way, so far, and return what is new. Without it a long pass is counted at its end."""
         self.beat()
         with self._lock:
-            return self._count(tally)
+            return self._count(counts)
 
-    def passed(self, tally: PassCounts, seconds: float) -> None:
+    def passed(self, counts: PassCounts, seconds: float) -> None:
         """A pass has ended well, with these counts, after ``seconds``. The first one ends ``starting``."""
         self.beat()
         with self._lock:
-            self._count(tally)
+            self._count(counts)
             self._this_pass = PassCounts()
-            self._left = replace(tally)
+            self._left = replace(counts)
             self._passes += 1
             self._pass_seconds += seconds
             self._pass_buckets[bisect_left(PASS_BUCKETS, seconds)] += 1
             self._last_pass = self._wall()
             self._first_pass_over = True
 
-    def moved(self, tally: PassCounts) -> None:
+    def moved(self, counts: PassCounts) -> None:
         """Count what was moved between two passes."""
         self.beat()
         with self._lock:
-            self._add_moved(tally)
+            self._add_moved(counts)
 
-    def left(self, tally: PassCounts, whole: bool) -> None:
+    def left(self, counts: PassCounts, whole: bool) -> None:
         """Count the problems that a pass found, each file once while it stays.
 
         Args:
-            tally: the pass's counts.
+            counts: the pass's counts.
             whole: whether it read all of the spool. If not, what it did not find may be there all the same.
         """
         self.beat()
         with self._lock:
             for name, before in self._lasting.items():
-                now = getattr(tally, name)
+                now = getattr(counts, name)
                 self._onsets[name] += max(0, now - before)
                 self._lasting[name] = now if whole else max(now, before)
 
     def event(self, event: Event) -> None:
-        """List something that happened, see `report.Event`; and count it if it says so."""
+        """List an event, and count it if a counter of its own is declared for it."""
         self.beat()
+        kind = event.kind
         with self._lock:
-            self._happened[event.name] += 1
-            if event.counts:
-                self._by_event[event.counts] += 1
-            self._list(_LISTS.get(event.name, "notes"), event)
+            self._happened[kind.name] += 1
+            if kind.counts is not None:
+                self._by_event[kind.counts.name] += 1
+            self._list(kind.page, kind.name, event.path, event.detail, event.container, event.size)
 
     def backlog(self, waiting: Mapping[str, tuple[int, int]]) -> None:
         """What waits in the spool now: container to files and bytes, of all others under the empty name."""
@@ -194,7 +191,7 @@ class ServiceState:
             self._faults[reason] = Fault(reason, _cut(detail), known.since if known else self._wall())
             if known is None:
                 self._fault_onsets[reason] = self._fault_onsets.get(reason, 0) + 1
-                self._list("errors", Event(reason, "", detail))
+                self._list("errors", reason, "", detail)
 
     def warn(self, reason: str, details: Iterable[str]) -> None:
         """Show these warnings of a reason from here on, and no others of it. They do not make the service unready."""
@@ -209,7 +206,7 @@ class ServiceState:
         self.beat()
         with self._lock:
             if self._faults.pop(reason, None) is not None:
-                self._list("notes", Event("mended", "", reason))
+                self._list("notes", "mended", "", reason)
 
     def picture(self) -> Snapshot:
         """The board now; for any thread."""
@@ -258,8 +255,8 @@ class ServiceState:
             found.append(Fault(STARTING, "the first pass has not ended yet", self._started))
         return tuple(found)
 
-    def _count(self, tally: PassCounts) -> PassCounts:
-        news, self._this_pass = tally.since(self._this_pass), replace(tally)
+    def _count(self, counts: PassCounts) -> PassCounts:
+        news, self._this_pass = counts.since(self._this_pass), replace(counts)
         self._add_moved(news)
         return news
 
@@ -267,14 +264,16 @@ class ServiceState:
         self._moved.add_moved(news)
         self._throughput.add(self._clock(), news.collected, news.bytes + news.followed)
 
-    def _list(self, name: str, event: Event) -> None:
-        self._lists[name].appendleft((self._wall(), event))
+    def _list(
+        self, page: Page, name: str, path: str, detail: str, container: str = "", size: int | None = None
+    ) -> None:
+        self._lists[page].appendleft((self._wall(), name, path, detail, container, size))
 
-    def _entries(self, name: str) -> tuple[Entry, ...]:
-        # Not before somebody looks: thousands of events come for each that is ever shown.
+    def _entries(self, page: Page) -> tuple[Entry, ...]:
+        # Only when a snapshot is taken: of thousands of events a few are ever shown.
         return tuple(
-            Entry(at, event.name, _cut(event.path), _cut(event.detail), _cut(event.container), event.size)
-            for at, event in self._lists[name]
+            Entry(at, name, _cut(path), _cut(detail), _cut(container), size)
+            for at, name, path, detail, container, size in self._lists[page]
         )
 
 

@@ -12,7 +12,7 @@ from sharedvol_sidecar.catalog.catalog import Catalog, CatalogError
 from sharedvol_sidecar.collect.collector import Collector
 from sharedvol_sidecar.config.collector_config import CollectorConfig
 from sharedvol_sidecar.errors import forget_frames
-from sharedvol_sidecar.events import Event, Listener
+from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.fs.directory import Directory, open_root
 from sharedvol_sidecar.humanize import size
 from sharedvol_sidecar.retention.pruner import Pruned, apply_in_steps, parse_rules, plan_in_steps
@@ -39,8 +39,8 @@ class PruneSchedule:
 
     Args:
         rules: as people write them; none for none.
-        mode: ``apply`` deletes; ``dry-run`` tells what would be deleted.
-        tell: told.
+        mode: ``apply`` deletes; ``dry-run`` reports what would be deleted.
+        events: receives what was deleted, or would be.
         clock: a monotonic clock, in seconds.
     """
 
@@ -48,11 +48,11 @@ class PruneSchedule:
         self,
         rules: tuple[str, ...],
         mode: Literal["off", "dry-run", "apply"],
-        tell: Listener,
+        events: Events,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._rules = parse_rules(rules) if mode != "off" else ()
-        self._apply, self._tell, self._clock = mode == "apply", tell, clock
+        self._apply, self._events, self._clock = mode == "apply", events, clock
         self._next = clock()
         self._next_relief = float("-inf")
         self._left: set[str] = set()  # the paths of files that could not be deleted: each is reported once
@@ -77,7 +77,7 @@ class PruneSchedule:
             self._continue(collector, stop)
         except CatalogError as error:
             self._steps = None
-            self._tell(Event("catalog", "", f"{error}; nothing is pruned until it can be read", counts="catalog"))
+            self._events.catalog_failed(f"{error}; nothing is pruned until it can be read")
 
     def relieve(self, job: CollectorConfig, stop: Callable[[], bool] = lambda: False) -> bool:
         """Make room in a full destination now, by what the rules do not keep. Return whether a file was deleted.
@@ -104,15 +104,14 @@ class PruneSchedule:
                 for outcomes in self._making_room(job.catalog, root):
                     for pruned in outcomes:
                         deleted = deleted or pruned.outcome == "deleted"
-                        self._told(pruned)
+                        self._report(pruned)
                     if deleted:
                         self._next_relief = float("-inf")
                         self._next = self._clock()
                     if stop():
                         break
         except (CatalogError, OSError) as error:
-            detail = f"{error}; nothing more is pruned until it can be read"
-            self._tell(Event("catalog", "", detail, counts="catalog"))
+            self._events.catalog_failed(f"{error}; nothing more is pruned until it can be read")
             forget_frames(error)
         return deleted
 
@@ -144,7 +143,7 @@ class PruneSchedule:
         if self._apply:
             for outcomes in apply_in_steps(catalog, root, plan):
                 for pruned in outcomes:
-                    self._told(pruned)
+                    self._report(pruned)
                 yield None
             return
         files = total = 0
@@ -153,16 +152,14 @@ class PruneSchedule:
             total += sum(one.row.size for one in doomed)
             yield None
         if files:
-            detail = f"{files} files, {size(total)}, would be deleted: set prune to apply"
-            self._tell(Event("would_prune", "", detail))
+            self._events.would_prune(f"{files} files, {size(total)}, would be deleted: set prune to apply")
 
-    def _told(self, pruned: Pruned) -> None:
+    def _report(self, pruned: Pruned) -> None:
         path = pruned.doomed.row.path
         if pruned.outcome in ("deleted", "gone"):
             self._left.discard(path)
         if pruned.outcome == "deleted":
-            self._tell(Event("pruned", path, pruned.doomed.why, counts="pruned"))
+            self._events.pruned(path, pruned.doomed.why)
         elif pruned.outcome != "gone" and path not in self._left and len(self._left) < _REMEMBERED:
             self._left.add(path)
-            detail = f"not pruned: {pruned.detail}"
-            self._tell(Event("failed", path, detail, counts="not_pruned"))
+            self._events.not_pruned(path, f"not pruned: {pruned.detail}")

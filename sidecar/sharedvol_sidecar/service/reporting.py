@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sharedvol_sidecar.collect.collector import Collector
 from sharedvol_sidecar.config.collector_config import CollectorConfig
+from sharedvol_sidecar.counters import PassCounts
 from sharedvol_sidecar.errors import OUT_OF_DESCRIPTORS, ConfigError, DestinationError, SpoolError, errno_of
-from sharedvol_sidecar.events import PassCounts
 from sharedvol_sidecar.fs.directory import Directory, open_root
 from sharedvol_sidecar.fs.private import PRIVATE
 from sharedvol_sidecar.monitor.state import ServiceState
@@ -98,11 +98,11 @@ def _free(path: str) -> int:
         return 1  # nobody knows
 
 
-def clear_up(board: ServiceState, collector: Collector, tally: PassCounts) -> None:
+def clear_up(board: ServiceState, collector: Collector, counts: PassCounts) -> None:
     """A pass ended well: what it did not meet is over, what it met on the way is told."""
     now = {}
-    if tally.denied:
-        now["permission"] = f"{tally.denied} directories of the destination may not be written"
+    if counts.denied:
+        now["permission"] = f"{counts.denied} directories of the destination may not be written"
     if collector.short_of_descriptors:
         now["descriptors"] = "too many files are open: what lies deepest waits in the spool"
     if collector.short_of_spool:
@@ -110,8 +110,8 @@ def clear_up(board: ServiceState, collector: Collector, tally: PassCounts) -> No
         now[reason] = "files wait in the spool until there is room for their claims"
     if collector.short_of_space:
         now["free_space_floor"] = "copies and followed logs wait in the spool until there is room"
-    elif tally.no_room:
-        now["destination_full"] = f"{tally.no_room} files are larger than what is free; they wait in the spool"
+    elif counts.no_room:
+        now["destination_full"] = f"{counts.no_room} files are larger than what is free; they wait in the spool"
     for reason in _OF_A_PASS:
         if reason in now:
             board.fault(reason, now[reason])

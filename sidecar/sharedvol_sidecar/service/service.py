@@ -1,10 +1,9 @@
-"""`once`: drain and end. `run`: go on until a signal says stop."""
+"""`run`: collect until a signal stops it, and recover from every fault."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import logging
 import os
 import signal
 import time
@@ -18,12 +17,15 @@ from sharedvol import SharedVolError
 from sharedvol.errors import describe
 from sharedvol_sidecar.collect.collector import Collector
 from sharedvol_sidecar.config.collector_config import CollectorConfig
-from sharedvol_sidecar.config.network_mounts import NETWORK, network_warnings
+from sharedvol_sidecar.config.network_mounts import NETWORK, NetworkWarning, network_warnings
 from sharedvol_sidecar.config.settings import Settings
+from sharedvol_sidecar.counters import PassCounts
 from sharedvol_sidecar.errors import ConfigError, SidecarError, explaining_descriptors, forget_frames
-from sharedvol_sidecar.events import Deduplicator, Event, PassCounts
+from sharedvol_sidecar.event import Event
+from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.follow.open_logs import OpenLogs
 from sharedvol_sidecar.fs.mounts import MountGuard
+from sharedvol_sidecar.monitor.deduplicator import Deduplicator
 from sharedvol_sidecar.monitor.log_output import LogState
 from sharedvol_sidecar.monitor.minute_summary import MinuteSummary
 from sharedvol_sidecar.monitor.state import ServiceState
@@ -39,9 +41,6 @@ BACKOFF = (1.0, 60.0)
 
 SHORTEST_GAP = 0.05
 """Seconds between two passes at least, however many events there are."""
-
-PATIENCE = 30.0
-"""Seconds that `once` waits for a container that another sidecar is working on."""
 
 _REPEAT = 1.0  # seconds after which what ends us at once is raised again
 _TAKEOVERS = 20  # passes in quick succession after the death of another sidecar, until nothing is held any more
@@ -68,59 +67,6 @@ class Timing:
         return cls(settings.interval, settings.follow_interval, settings.grace)
 
 
-def once(
-    job: CollectorConfig, tell: Callable[[Event], None], after_batch: Callable[[PassCounts], None] = lambda tally: None
-) -> PassCounts:
-    """Collect all that is finished, or will be when its quiet time ends; leave what is being written.
-
-    Args:
-        job: what to collect.
-        tell: told of each problem once.
-        after_batch: called after each batch with the counts so far.
-
-    Raises:
-        DestinationError: the destination takes nothing.
-        SpoolError: the spool gives nothing.
-        DescriptorsError: too many files are open.
-        OSError: a directory cannot be used.
-    """
-    with explaining_descriptors():
-        return _drain(job, tell, after_batch)
-
-
-def _drain(
-    job: CollectorConfig, tell: Callable[[Event], None], after_batch: Callable[[PassCounts], None]
-) -> PassCounts:
-    told = Deduplicator(tell)
-    collector = Collector(job, told, wait=PATIENCE)
-    total = PassCounts()
-
-    def progress(tally: PassCounts) -> None:
-        so_far = PassCounts()
-        so_far.add(total)
-        so_far.add(tally)
-        after_batch(so_far)
-
-    # What was written before we began is quiet by then; what is still changed after that has a writer.
-    deadline = time.monotonic() + job.quiet
-    last_passes = 2
-    try:
-        while True:
-            # Bounded, though writers may go on for ever. The second of the last passes counts what is left
-            # after a backlog, of which each of two processes saw a half.
-            last_passes -= time.monotonic() >= deadline
-            tally = collector.run_pass(after_batch=progress)
-            told.end_pass(collector.saw)
-            total.add(tally)
-            if last_passes == 0 or (not tally.collected and (last_passes == 1 or collector.due is None)):
-                collector.prepare_catalog()
-                return total
-            if not tally.collected and collector.due is not None:
-                time.sleep(min(collector.due, max(0.0, deadline - time.monotonic())) + 0.005)
-    finally:
-        collector.close()
-
-
 class Service:
     """`run`, with what its signals change.
 
@@ -140,12 +86,13 @@ class Service:
         self._exit: int | None = None
         self._backoff = BACKOFF[0]
         self._watch: Watch | None = None
-        self._once = Deduplicator(self._tell)
-        self._pruning = PruneSchedule(settings.keep, settings.prune, self._tell_pruned)
+        self._deduplicator = Deduplicator(self._report)
+        self._events = Events(self._deduplicator, each_file=True)
+        self._pruning = PruneSchedule(settings.keep, settings.prune, self._events)
         self._summary = MinuteSummary()
         self._places = MountGuard(job.spool, job.collected)
         self._open_logs = OpenLogs()
-        self._network: list[Event] = []
+        self._network: list[NetworkWarning] = []
         self._started = False
         self._takeovers = 0
         self.board = ServiceState(log=log)
@@ -260,9 +207,8 @@ class Service:
         self._warn_of_network()
         collector = Collector(
             self._job,
-            self._once,
+            self._events,
             watch.add,
-            tell_collected=True,
             pause=lambda seconds: self._sleep(watch, seconds),
             placed=watch.placed,
             liveness=self.board,
@@ -291,10 +237,10 @@ class Service:
             ConfigError: the settings refuse network file systems.
         """
         found = network_warnings(self._job, self._settings)
-        self.board.warn(NETWORK, (f"{event.path} {event.detail}" for event in found))
-        for event in found:
-            if event not in self._network:
-                self._log.warning(event.name, path=event.path, detail=event.detail)
+        self.board.warn(NETWORK, (f"{one.path} {one.detail}" for one in found))
+        for one in found:
+            if one not in self._network:
+                self._log.warning(NETWORK, path=one.path, detail=one.detail)
         self._network = found
 
     def _fault(self, reason: str, text: str, watch: Watch) -> None:
@@ -327,19 +273,19 @@ class Service:
                     self._is_to_stop
                 )  # it may be well again, and there may be no file that would tell
             self.board.pass_began()
-            tally = collector.run_pass(self._is_to_stop, self._progress)
+            counts = collector.run_pass(self._is_to_stop, self._progress)
             took = time.monotonic() - began
             self._backoff = BACKOFF[0]
-            self._once.end_pass(collector.saw)
-            if tally.collected or tally.put_back:
-                self._log.debug("collected", **tally.done(), writing=tally.writing, settling=tally.settling)
-            self.board.left(tally, collector.is_whole)
-            clear_up(self.board, collector, tally)
-            self.board.passed(tally, took)
+            self._deduplicator.end_pass(collector.saw)
+            if counts.collected or counts.put_back:
+                self._log.debug("collected", **counts.done(), writing=counts.writing, settling=counts.settling)
+            self.board.left(counts, collector.is_whole)
+            clear_up(self.board, collector, counts)
+            self.board.passed(counts, took)
             self._summarize()
             show_backlog(self.board, collector)
             show_replicas(self.board, collector)
-            if (collector.short_of_space or collector.register.full or tally.no_room) and self._relieve():
+            if (collector.short_of_space or collector.register.full or counts.no_room) and self._relieve():
                 collector.register.try_again()
             self._pruning.look(collector, self._is_to_stop)
             if watch.unwatched != scan_only:
@@ -349,18 +295,18 @@ class Service:
             # What could not be moved was put back, which is an event of its own: do not chase it.
             # No longer than the interval: the others' files would wait as long as one container's backlog took.
             rest = min(took, self._timing.interval)
-            self._sleep(watch, max(SHORTEST_GAP, rest, BACKOFF[0] if tally.failed else 0.0))
-            if not self._stopping and not tally.collected and not self._pruning.unfinished:
-                self._wait(collector, watch, self._due(collector, tally))
+            self._sleep(watch, max(SHORTEST_GAP, rest, BACKOFF[0] if counts.failed else 0.0))
+            if not self._stopping and not counts.collected and not self._pruning.unfinished:
+                self._wait(collector, watch, self._due(collector, counts))
 
-    def _due(self, collector: Collector, tally: PassCounts) -> float:
+    def _due(self, collector: Collector, counts: PassCounts) -> float:
         """Seconds until the next pass, if no event comes."""
         dues = [self._timing.interval]
         if collector.due is not None:
             dues.append(collector.due + 0.005)
         if collector.register.problem:
             dues.append(collector.register.rest + 0.005)
-        if tally.elsewhere and self._takeovers:
+        if counts.elsewhere and self._takeovers:
             self._takeovers -= 1
             dues.append(SHORTEST_GAP)  # of one that is killed the kernel frees the locks one after the other
         return min(dues)
@@ -389,14 +335,14 @@ class Service:
             watch.wait_for_signal(min(left, _BEAT))
             self.board.beat()
 
-    def _progress(self, tally: PassCounts) -> None:
+    def _progress(self, counts: PassCounts) -> None:
         """Count what a pass has done so far, which stays counted if the pass fails."""
-        self._summary.add(self.board.progress(tally))
+        self._summary.add(self.board.progress(counts))
 
-    def _ticked(self, tally: PassCounts) -> None:
+    def _ticked(self, counts: PassCounts) -> None:
         """Count what was done between two passes."""
-        self.board.moved(tally)
-        self._summary.add(tally)
+        self.board.moved(counts)
+        self._summary.add(counts)
 
     def _summarize(self, at_once: bool = False) -> None:
         found = self._summary.take(at_once)
@@ -405,22 +351,11 @@ class Service:
             left = {name: count for name, count in self.board.picture().left.left().items() if count}
             self._log.info("summary", **done.done(), lag_seconds=round(lag, 3), left=left)
 
-    def _tell(self, event: Event) -> None:
+    def _report(self, event: Event) -> None:
         self.board.event(event)
         self._summary.event(event)
-        level = _LEVELS.get(event.name, logging.WARNING)
-        name = "file" if event.name == "collected" else event.name
-        self._log.log(level, name, path=event.path, detail=event.detail)
-
-    def _tell_pruned(self, event: Event) -> None:
-        (self._tell if event.counts else self._once)(event)
-
-
-_LEVELS = {
-    **dict.fromkeys(("collected", "put_back", "followed", "returned"), logging.DEBUG),
-    **dict.fromkeys(("truncated", "orphan_removed", "pruned", "would_prune"), logging.INFO),
-}
-"""Of the events that are not warnings. What happens to each file is for `--verbose`; the summary has the counts."""
+        kind = event.kind
+        self._log.log(kind.level, kind.log_name or kind.name, path=event.path, detail=event.detail)
 
 
 def _in_words(error: Exception) -> str:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 
 from sharedvol import LockTimeout, SharedVolError, Volume, remove_stale_temporaries
-from sharedvol_sidecar.events import Event, Listener
+from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.fs.directory import Directory
 from sharedvol_sidecar.spool.scanner import MAX_DEPTH
 
@@ -24,19 +24,19 @@ class Orphans:
         spool: its root.
         path: the path of that, for the presence of replicas.
         kinds: the directories that are collected from, by these or by other settings.
-        tell: told what was removed, and what cannot be.
+        events: receives what was removed, and what cannot be.
     """
 
-    def __init__(self, spool: Directory, path: str, kinds: Callable[[], set[str]], tell: Listener) -> None:
-        self._spool, self._kinds, self._tell = spool, kinds, tell
+    def __init__(self, spool: Directory, path: str, kinds: Callable[[], set[str]], events: Events) -> None:
+        self._spool, self._kinds, self._events = spool, kinds, events
         self._collected: set[str] = set()
         # Any process that may write the volume can hold the gate indefinitely, so it is not waited for.
         self.volume = Volume.opened(spool.fd, path, timeout=0.0)
 
-    def look(self, container: str) -> bool:
+    def remove_if_dead(self, container: str) -> bool:
         """Remove a container's directory if the container is dead and the directory is drained.
 
-        Whoever calls has the container's unit, so no other sidecar is at it. Return whether it was removed.
+        Call it with the container's lock, so that no other sidecar works on it. Return whether it was removed.
         """
         try:
             if self.volume.is_alive(container) is not False:
@@ -46,9 +46,9 @@ class Orphans:
         except LockTimeout:
             return False  # somebody joins: the next pass has it
         except SharedVolError as error:
-            self._tell(Event("orphan_kept", container, f"cannot tell whether it is dead: {error}"))
+            self._events.orphan_kept(container, f"cannot tell whether it is dead: {error}")
         except OSError as error:
-            self._tell(Event("orphan_kept", container, f"its container is dead, and it cannot be read: {error}"))
+            self._events.orphan_kept(container, f"its container is dead, and it cannot be read: {error}")
         return False
 
     def _remove(self, container: str) -> bool:
@@ -64,11 +64,11 @@ class Orphans:
             except OSError:
                 return False  # somebody put something there since: the next pass has it
             self.volume.forget(container)
-            self._tell(Event("orphan_removed", container, "its container is dead, and all of it was collected"))
+            self._events.orphan_removed(container, "its container is dead, and all of it was collected")
             return True
         if left:
             detail = f"its container is dead, and {left!r} in it is not collected: look at it, and remove it"
-            self._tell(Event("orphan_kept", container, detail))
+            self._events.orphan_kept(container, detail)
         return False
 
     def _empty(self, directory: Directory, path: str, depth: int) -> str | None:

@@ -14,7 +14,7 @@ from sharedvol import stale_temporaries
 from sharedvol.errors import describe
 from sharedvol.publishing.publication import TEMPORARY_SUFFIX
 from sharedvol_sidecar.errors import OUT_OF_DESCRIPTORS, RAISE_LIMIT
-from sharedvol_sidecar.events import Event, Listener, PassCounts
+from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.fs.directory import Directory
 from sharedvol_sidecar.spool.layout import HIDDEN, Layout, Origin, Place
 
@@ -46,7 +46,7 @@ class Scanner:
     Args:
         spool: its root.
         layout: what its directories mean.
-        tell: told of what is left and why.
+        events: receives what is left and why.
         visit: called with every directory that is walked, to watch it.
         shard: ``(k, n)``: only the k-th of n parts of the files, by a hash of the path.
         whole_kinds: kinds that are not parted: all of them are the first part's.
@@ -58,13 +58,13 @@ class Scanner:
         self,
         spool: Directory,
         layout: Layout,
-        tell: Listener,
+        events: Events,
         visit: Callable[[Directory], None] | None = None,
         shard: tuple[int, int] = (0, 1),
         whole_kinds: tuple[str, ...] = (),
         is_followed: Callable[[int], bool] = lambda inode: False,
     ) -> None:
-        self._spool, self._layout, self._tell, self._visit = spool, layout, tell, visit
+        self._spool, self._layout, self._events, self._visit = spool, layout, events, visit
         self.shard, self._whole_kinds, self._is_followed = shard, whole_kinds, is_followed
         self.units: set[str] = set()
         """The directories at the top that the last scan found."""
@@ -73,14 +73,11 @@ class Scanner:
         self.exhausted = False
         """Whether the last scan met a directory for which there was no descriptor."""
 
-    def candidates(
-        self, tally: PassCounts, enter: Callable[[str], bool] = lambda unit: True
-    ) -> Generator[Candidate, None, None]:
-        """Every file of every source. What is no file of a source is counted and told. Close the generator.
+    def candidates(self, enter: Callable[[str], bool] | None = None) -> Generator[Candidate, None, None]:
+        """Yield every file of every source, and report everything else. Close the generator.
 
         Args:
-            tally: counts.
-            enter: asked before each directory at the top whether to go into it.
+            enter: decides for each directory at the top whether to scan it.
 
         Raises:
             OSError: the spool itself cannot be read.
@@ -91,13 +88,13 @@ class Scanner:
         for entry in self._entries(self._spool, visit=True):
             if entry.is_dir(follow_symlinks=False):
                 self.units.add(entry.name)
-                if not enter(entry.name):
-                    tally.elsewhere += 1
+                if enter is not None and not enter(entry.name):
+                    self._events.elsewhere()
                     continue
-            yield from self.within(entry, tally)
+            yield from self.within(entry)
 
     def top(self) -> Generator[os.DirEntry[str], None, None]:
-        """The directories at the top of the spool. Close the generator.
+        """Yield the directories at the top of the spool. Close the generator.
 
         Raises:
             OSError: the spool itself cannot be read.
@@ -106,52 +103,49 @@ class Scanner:
             if entry.is_dir(follow_symlinks=False):
                 yield entry
 
-    def within(self, entry: os.DirEntry[str], tally: PassCounts) -> Generator[Candidate, None, None]:
-        """Every file of one directory at the top, which is a container's or a kind's. Close the generator."""
+    def within(self, entry: os.DirEntry[str]) -> Generator[Candidate, None, None]:
+        """Yield every file of one directory at the top, which is a container's or a kind's. Close the generator."""
         if entry.name in self._layout.kinds:
-            yield from self._walk(self._spool, entry, entry.name, tally, 1)
+            yield from self._walk(self._spool, entry, entry.name, 1)
         elif entry.is_dir(follow_symlinks=False):
-            yield from self._container(entry, tally)
+            yield from self._container(entry)
         else:
-            self._leave(entry, entry.name, tally)
+            self._leave(entry, entry.name)
 
-    def claimed(self, root: Directory, tally: PassCounts) -> Iterator[Candidate]:
+    def claimed(self, root: Directory) -> Iterator[Candidate]:
         """The files in a claim directory, whose paths below it are those they had in the spool."""
-        yield from self._files(root, "", tally, 0, claimed=True)
+        yield from self._files(root, "", 0, claimed=True)
 
-    def _container(self, entry: os.DirEntry[str], tally: PassCounts) -> Iterator[Candidate]:
-        container = self._open(self._spool, entry.name, entry.name, tally)
+    def _container(self, entry: os.DirEntry[str]) -> Iterator[Candidate]:
+        container = self._open(self._spool, entry.name, entry.name)
         if container is None:
             return
-        for kind in self._readable(container, entry.name, tally, visit=True):
+        for kind in self._readable(container, entry.name, visit=True):
             if kind.name in self._layout.kinds:
-                yield from self._walk(container, kind, f"{entry.name}/{kind.name}", tally, 2)
+                yield from self._walk(container, kind, f"{entry.name}/{kind.name}", 2)
 
     def _walk(
         self,
         parent: Directory,
         entry: os.DirEntry[str],
         path: str,
-        tally: PassCounts,
         depth: int,
         claimed: bool = False,
     ) -> Iterator[Candidate]:
         if not entry.is_dir(follow_symlinks=False):
-            self._leave(entry, path, tally)
+            self._leave(entry, path)
             return
         if depth > MAX_DEPTH:
-            self._refuse(path, f"more than {MAX_DEPTH} directories deep: move it up", tally)
+            self._events.refused(path, f"more than {MAX_DEPTH} directories deep: move it up")
             return
-        directory = self._open(parent, entry.name, path, tally)
+        directory = self._open(parent, entry.name, path)
         if directory is not None:
-            yield from self._files(directory, path, tally, depth, claimed)
+            yield from self._files(directory, path, depth, claimed)
 
-    def _files(
-        self, directory: Directory, path: str, tally: PassCounts, depth: int, claimed: bool = False
-    ) -> Iterator[Candidate]:
+    def _files(self, directory: Directory, path: str, depth: int, claimed: bool = False) -> Iterator[Candidate]:
         temporaries = False
         place = self._layout.place(path)
-        for entry in self._readable(directory, path, tally, visit=not claimed, hidden=True):
+        for entry in self._readable(directory, path, visit=not claimed, hidden=True):
             name = entry.name
             if name.startswith(HIDDEN):
                 temporaries = temporaries or name.endswith(TEMPORARY_SUFFIX)
@@ -162,22 +156,21 @@ class Scanner:
                     continue
                 origin = place.origin(name) if place is not None else None
                 if origin is None and claimed:
-                    tally.failed += 1
                     detail = f"claimed under other --kinds or --pattern, and lies in {directory.shown}: use those again"
-                    self._tell(Event("failed", below, detail))
+                    self._events.failed(below, detail)
                 elif origin is None:
-                    self._leave(entry, below, tally)
+                    self._leave(entry, below)
                 else:
                     yield Candidate(directory, name, below, origin, claimed)
             elif entry.is_dir(follow_symlinks=False):
-                yield from self._walk(directory, entry, below, tally, depth + 1, claimed)
+                yield from self._walk(directory, entry, below, depth + 1, claimed)
             else:
-                self._leave(entry, below, tally)
+                self._leave(entry, below)
         if temporaries:
             try:
-                self._count_unfinished(directory, path, tally)
+                self._count_unfinished(directory, path)
             except OSError as error:
-                self._cannot_read(path, error, tally)
+                self._cannot_read(path, error)
 
     def _is_ours(self, entry: os.DirEntry[str], path: str, place: Place | None) -> bool:
         """Return whether a file is in this scan's part."""
@@ -197,51 +190,41 @@ class Scanner:
                     yield entry
 
     def _readable(
-        self, directory: Directory, path: str, tally: PassCounts, *, visit: bool, hidden: bool = False
+        self, directory: Directory, path: str, *, visit: bool, hidden: bool = False
     ) -> Iterator[os.DirEntry[str]]:
         """The entries of a directory below the spool's root; one that cannot be read does not end the scan."""
         try:
             yield from self._entries(directory, visit=visit, hidden=hidden)
         except OSError as error:
-            self._cannot_read(path, error, tally)
+            self._cannot_read(path, error)
 
-    def _cannot_read(self, path: str, error: OSError, tally: PassCounts, remedy: str = "") -> None:
+    def _cannot_read(self, path: str, error: OSError, remedy: str = "") -> None:
         self.unread.add(path.partition("/")[0])
-        tally.failed += 1
         if error.errno in OUT_OF_DESCRIPTORS:  # deep down: all the directories above it are open
             self.exhausted, remedy = True, RAISE_LIMIT
-        self._tell(Event("failed", path, f"cannot read the directory: {describe(error)}{'; ' * bool(remedy)}{remedy}"))
+        self._events.failed(path, f"cannot read the directory: {describe(error)}{'; ' * bool(remedy)}{remedy}")
 
-    def _open(self, parent: Directory, name: str, path: str, tally: PassCounts) -> Directory | None:
+    def _open(self, parent: Directory, name: str, path: str) -> Directory | None:
         try:
             return parent.open(name)
         except FileNotFoundError:
             return None  # removed since
         except OSError as error:
-            self._cannot_read(path, error, tally, "give read permission")
+            self._cannot_read(path, error, "give read permission")
             return None
 
-    def _leave(self, entry: os.DirEntry[str], path: str, tally: PassCounts) -> None:
+    def _leave(self, entry: os.DirEntry[str], path: str) -> None:
         if entry.is_symlink():
-            self._refuse(path, "a symbolic link, which is never followed: put the file itself there", tally)
+            self._events.refused(path, "a symbolic link, which is never followed: put the file itself there")
         elif entry.is_file(follow_symlinks=False):
-            tally.unmatched += 1
-            self._tell(Event("unmatched", path, "in no source, or its name tells no container; see --pattern"))
+            self._events.unmatched(path, "in no source, or its name tells no container; see --pattern")
         elif not entry.is_dir(follow_symlinks=False):
-            self._refuse(path, "a FIFO, socket or device, which is never opened: remove it", tally)
+            self._events.refused(path, "a FIFO, socket or device, which is never opened: remove it")
 
-    def _refuse(self, path: str, why: str, tally: PassCounts) -> None:
-        tally.refused += 1
-        self._tell(Event("refused", path, why))
-
-    def _count_unfinished(self, directory: Directory, path: str, tally: PassCounts) -> None:
+    def _count_unfinished(self, directory: Directory, path: str) -> None:
         for temporary in stale_temporaries(f"/proc/self/fd/{directory.fd}", allow_network=True):
-            tally.unfinished += 1
-            self._tell(
-                Event(
-                    "unfinished",
-                    f"{path}/{temporary.name}",
-                    "its writer died before it was published; look at it, then remove it "
-                    "(sharedvol.remove_stale_temporaries)",
-                )
+            self._events.unfinished(
+                f"{path}/{temporary.name}",
+                "its writer died before it was published; look at it, then remove it "
+                "(sharedvol.remove_stale_temporaries)",
             )

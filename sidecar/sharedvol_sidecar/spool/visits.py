@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator
 
-from sharedvol_sidecar.events import PassCounts
 from sharedvol_sidecar.spool.scanner import Candidate, Scanner
 
 CONTAINERS = 100
@@ -62,9 +61,9 @@ class Visits:
             if entry.name != busy:
                 yield entry
 
-    def candidates(self, entry: os.DirEntry[str], tally: PassCounts) -> Generator[Candidate, None, None]:
+    def candidates(self, entry: os.DirEntry[str]) -> Generator[Candidate, None, None]:
         """The first files of one directory. Close the generator."""
-        found = self._scanner.within(entry, tally)
+        found = self._scanner.within(entry)
         try:
             for _, candidate in zip(range(FILES), found, strict=False):
                 yield candidate

@@ -14,7 +14,7 @@ from sharedvol.errors import describe
 from sharedvol_sidecar.destination.ownership import Ownership, acl_lets_read
 from sharedvol_sidecar.destination.template import day_of
 from sharedvol_sidecar.errors import OUT_OF_DESCRIPTORS, RAISE_LIMIT
-from sharedvol_sidecar.events import Event, Listener, PassCounts
+from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.fs import lease
 from sharedvol_sidecar.fs.content import PACKED
 from sharedvol_sidecar.fs.directory import Directory
@@ -27,6 +27,11 @@ CONTAINERS = 10_000
 """Containers whose backlogs are counted one by one: whoever writes the spool decides how many there are."""
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_UNLEASED = (
+    "no lease can be had (another user's files without CAP_LEASE, or a file system without leases): a file is taken "
+    "for finished after the quiet time, which is weaker; run the sidecar as the writers' user, or add the capability "
+    "LEASE"
+)
 _SOON = 0.1  # seconds until a file is tried again that is changed just when it is tried
 _SECRETS = 10_000  # refused files that are remembered
 _TYPE, _REGULAR = 0o170000, stat.S_IFREG
@@ -61,7 +66,7 @@ class Admission:
         spool: the spool's root.
         quiet: when a file is finished.
         hide: called with a claim of a dead mover that a writer has open, to take back its final name.
-        tell: told of problems.
+        events: counts and reports what is left.
         logs: how logs are treated.
         grows: called with a log that is not finished, and its descriptor, which is not to be kept.
         followed: the id of a log by its descriptor and inode, empty if it was not followed.
@@ -74,14 +79,14 @@ class Admission:
         spool: Directory,
         quiet: QuietTime,
         hide: Callable[[Item], None],
-        tell: Listener,
+        events: Events,
         logs: Logs | None = None,
         grows: Callable[[Candidate, int, os.stat_result], None] = lambda candidate, fd, info: None,
         followed: Callable[[int, int], str] = lambda fd, inode: "",
         placed: Callable[[Directory, str, os.stat_result], bool] = lambda directory, name, info: False,
         ownership: Ownership | None = None,
     ) -> None:
-        self._spool, self._quiet, self._hide, self._tell = spool, quiet, hide, tell
+        self._spool, self._quiet, self._hide, self._events = spool, quiet, hide, events
         self._logs, self._grows, self._followed = logs or Logs(), grows, followed
         self._placed = placed
         self._ownership = ownership or Ownership()
@@ -113,32 +118,29 @@ class Admission:
         finally:
             self.backlog = backlog
 
-    def admit(
-        self, candidate: Candidate, tally: PassCounts, claim_path: str = "", day: int | None = None
-    ) -> Item | None:
+    def admit(self, candidate: Candidate, claim_path: str = "", day: int | None = None) -> Item | None:
         """Open a candidate and take its lease, if it is finished; else count why not.
 
         Args:
             candidate: a file in the spool, or a claim that was left behind.
-            tally: counts it.
             claim_path: of a claim, its path below the claim directories.
             day: of a claim, the one that is kept with it: the file's own time may have changed since.
         """
         try:
             fd = self._open(candidate)
         except OSError as error:
-            self._cannot_open(candidate, error, tally)
+            self._cannot_open(candidate, error)
             return None
         item = None
         try:
             info = os.fstat(fd)
-            item = self._admit(candidate, fd, info, tally, day)
+            item = self._admit(candidate, fd, info, day)
             if item is not None and item.leased and _version(now := os.fstat(fd)) != _version(info):
                 # A writer came and went before the lease was held. Once more, and not for as long as that happens.
                 lease.give_back(fd)
-                info, item = now, self._admit(candidate, fd, now, tally, day)
+                info, item = now, self._admit(candidate, fd, now, day)
                 if item is not None and _version(os.fstat(fd)) != _version(info):
-                    self._settles(_SOON, tally)
+                    self._settles(_SOON)
                     item = None
             if item is None:
                 self._leave(candidate, info)
@@ -148,7 +150,7 @@ class Admission:
                     item = None
         except OSError as error:
             item = None
-            self._cannot_open(candidate, error, tally)
+            self._cannot_open(candidate, error)
         finally:
             if item is None:
                 os.close(fd)
@@ -174,18 +176,15 @@ class Admission:
         left[0] += 1
         left[1] += info.st_size
 
-    def _admit(
-        self, candidate: Candidate, fd: int, info: os.stat_result, tally: PassCounts, day: int | None
-    ) -> Item | None:
+    def _admit(self, candidate: Candidate, fd: int, info: os.stat_result, day: int | None) -> Item | None:
         if info.st_mode & _TYPE != _REGULAR:
-            tally.refused += 1
-            self._tell(Event("refused", candidate.path, "no regular file"))
+            self._events.refused(candidate.path, "no regular file")
             return None
         followed = self._followed(fd, info.st_ino)
         shared = info.st_nlink > 1 and not candidate.claimed
-        if not candidate.claimed and self._is_foreign(candidate, fd, info, tally):
+        if not candidate.claimed and self._is_foreign(candidate, fd, info):
             return None  # before it is followed: that copies it, too
-        if self._wait_for(candidate, info, tally, True):
+        if self._wait_for(candidate, info, True):
             if not candidate.claimed and candidate.origin.kind in self._logs.kinds and (followed or self._is_old(info)):
                 self._grows(candidate, fd, info)
             return None
@@ -199,25 +198,17 @@ class Admission:
         if answer is lease.Lease.HELD:
             return item
         if answer is lease.Lease.REFUSED:
-            tally.writing += 1
+            self._events.writing()
             if candidate.claimed and info.st_nlink > 1:
                 self._hide(item)
             elif not candidate.claimed and candidate.origin.kind in self._logs.kinds:
                 self._grows(candidate, fd, info)
             return None
-        if self._wait_for(candidate, info, tally, False):
+        if self._wait_for(candidate, info, False):
             if not candidate.claimed and candidate.origin.kind in self._logs.kinds:
                 self._grows(candidate, fd, info)
             return None
-        self._tell(
-            Event(
-                "unleased",
-                "",
-                "no lease can be had (another user's files without CAP_LEASE, or a file system without "
-                "leases): a file is taken for finished after the quiet time, which is weaker; run the "
-                "sidecar as the writers' user, or add the capability LEASE",
-            )
-        )
+        self._events.unleased(_UNLEASED)
         return item
 
     def _is_old(self, info: os.stat_result) -> bool:
@@ -227,7 +218,7 @@ class Admission:
         """
         return self._quiet.watched(info) > self._quiet.seconds
 
-    def _is_foreign(self, candidate: Candidate, fd: int, info: os.stat_result, tally: PassCounts) -> bool:
+    def _is_foreign(self, candidate: Candidate, fd: int, info: os.stat_result) -> bool:
         """Whether a file may be the secret of another user than its directory's: link(2) needs no right to read.
 
         The kernel forbids such links by default (fs.protected_hardlinks, proc_sys_fs(5)), but not to its owner,
@@ -237,14 +228,13 @@ class Admission:
             return False
         if info.st_nlink == 1 and not self._may_be_a_secret(candidate, fd, info):
             return False
-        if self._settles(self._quiet.unchanged(info), tally):
+        if self._settles(self._quiet.unchanged(info)):
             return True  # `publish` gives a file two names for a moment
         self._secrets[info.st_dev, info.st_ino] = birth_ns(fd)
         if len(self._secrets) > _SECRETS:
             self._secrets.popitem(last=False)
-        tally.refused += 1
         detail = f"a hard link to a file of user {info.st_uid} that not everybody may read: put a copy there"
-        self._tell(Event("refused", candidate.path, detail))
+        self._events.refused(candidate.path, detail)
         return True
 
     def _may_be_a_secret(self, candidate: Candidate, fd: int, info: os.stat_result) -> bool:
@@ -260,13 +250,12 @@ class Admission:
             return False
         return not acl_lets_read(fd, other)
 
-    def _wait_for(self, candidate: Candidate, info: os.stat_result, tally: PassCounts, leases: bool) -> bool:
+    def _wait_for(self, candidate: Candidate, info: os.stat_result, leases: bool) -> bool:
         """Whether the file is still to be left alone; then it is counted.
 
         Args:
             candidate: the file.
             info: its status.
-            tally: counts it.
             leases: whether a lease can be had, as far as is known.
         """
         seconds = None
@@ -276,28 +265,26 @@ class Admission:
         left = self._quiet.remaining(info, trust_mark=leases, seconds=seconds)
         if left > 0 and leases and not candidate.claimed and self._placed(candidate.directory, candidate.name, info):
             left = 0.0
-        return self._settles(left, tally)
+        return self._settles(left)
 
-    def _settles(self, left: float, tally: PassCounts) -> bool:
+    def _settles(self, left: float) -> bool:
         if left > 0:
-            tally.settling += 1
+            self._events.settling()
             self.due = left if self.due is None else min(self.due, left)
             return True
         return False
 
-    def _cannot_open(self, candidate: Candidate, error: OSError, tally: PassCounts) -> None:
+    def _cannot_open(self, candidate: Candidate, error: OSError) -> None:
         if error.errno in (errno.ENOENT, errno.ESTALE):
             return  # its writer or another sidecar took it
         if error.errno in (errno.ELOOP, errno.ENXIO):  # a symbolic link or a socket took its place
-            tally.refused += 1
-            self._tell(Event("refused", candidate.path, "no regular file"))
+            self._events.refused(candidate.path, "no regular file")
             return
-        tally.failed += 1
         self.unopened.add(candidate.path.partition("/")[0])
         remedy = ""
         if error.errno in OUT_OF_DESCRIPTORS:
             self.exhausted, remedy = True, f"; {RAISE_LIMIT}"
-        self._tell(Event("failed", candidate.path, f"cannot open it: {describe(error)}{remedy}"))
+        self._events.failed(candidate.path, f"cannot open it: {describe(error)}{remedy}")
 
     def _was_put_back(self, item: Item) -> bool:
         """Whether a claim has its name in the spool again: its mover died between the two steps of that."""

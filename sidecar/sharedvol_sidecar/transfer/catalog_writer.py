@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from sharedvol_sidecar.catalog.catalog import Catalog, CatalogError, Row
-from sharedvol_sidecar.events import Event, Listener
+from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.transfer.item import Item
 
 _AGAIN = 5.0
@@ -18,11 +18,11 @@ class CatalogWriter:
 
     Args:
         open_catalog: opens the catalog, or None where there is to be none.
-        tell: told when it fails, and when it is back.
+        events: receives when it fails, and when it is back.
     """
 
-    def __init__(self, open_catalog: Callable[[], Catalog] | None, tell: Listener) -> None:
-        self._open, self._tell = open_catalog, tell
+    def __init__(self, open_catalog: Callable[[], Catalog] | None, events: Events) -> None:
+        self._open, self._events = open_catalog, events
         self._catalog: Catalog | None = None
         self._until = 0.0
         self.problem = ""
@@ -51,7 +51,7 @@ class CatalogWriter:
         except CatalogError as error:
             self._failed(error)
             return False
-        self._mended()
+        self._recovered()
         return True
 
     def remove(self, target: str) -> None:
@@ -81,14 +81,14 @@ class CatalogWriter:
         except CatalogError as error:
             self._failed(error)
         else:
-            self._mended()
+            self._recovered()
             self._improve(catalog, progress)
 
     def _improve(self, catalog: Catalog, progress: Callable[[], object]) -> None:
         try:
             catalog.improve(progress)
         except CatalogError as error:
-            self._tell(Event("catalog_index", "", f"{error}; until then `ls` and `prune` by kind take longer"))
+            self._events.catalog_index(f"{error}; until then `ls` and `prune` by kind take longer")
 
     @property
     def catalog(self) -> Catalog | None:
@@ -118,13 +118,12 @@ class CatalogWriter:
         self._until = time.monotonic() + _AGAIN
         before, self.problem, self.full = self.problem, str(error), error.full
         if self.problem != before:
-            detail = f"{error}; files are moved all the same, and their rows follow"
-            self._tell(Event("catalog", "", detail, counts="catalog"))
+            self._events.catalog_failed(f"{error}; files are moved all the same, and their rows follow")
 
-    def _mended(self) -> None:
+    def _recovered(self) -> None:
         if self.problem:
             self.problem, self.full = "", False
-            self._tell(Event("catalog", "", "it can be written again"))
+            self._events.catalog_recovered()
 
 
 def _row(item: Item) -> Row:

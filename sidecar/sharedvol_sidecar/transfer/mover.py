@@ -22,13 +22,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import time
 from collections.abc import Callable, Iterable, Sequence
 
 from sharedvol.errors import describe
 from sharedvol_sidecar.destination.destination import Destination
 from sharedvol_sidecar.errors import DENIED, FULL, OUT_OF_DESCRIPTORS, RAISE_LIMIT, DestinationError, SpoolError
-from sharedvol_sidecar.events import Event, Listener, PassCounts
+from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.fs import lease
 from sharedvol_sidecar.fs.content import SYNC_EVERY, digest
 from sharedvol_sidecar.fs.directory import Directory, sync_filesystem, sync_range
@@ -54,8 +53,7 @@ class Mover:
         publisher: gives the final names.
         register: keeps the catalog.
         linked: whether spool and destination are one file system, so that copies are the exception.
-        tell: told of problems.
-        tell_collected: tell of every collected file too.
+        events: counts and reports what happens to the files.
         digests: whether to take the digest of every file, which reads it whole.
         unfollow: called with a followed log before its claim goes, to remove its live file; and with a live file whose
             log may come back, to remember that.
@@ -71,8 +69,7 @@ class Mover:
         publisher: Linker,
         register: CatalogWriter,
         linked: bool,
-        tell: Listener,
-        tell_collected: bool = False,
+        events: Events,
         digests: bool = True,
         unfollow: Callable[[Item], None] = lambda item: None,
         liveness: Liveness | None = None,
@@ -80,12 +77,11 @@ class Mover:
     ) -> None:
         self._spool, self._destination, self._claims = spool, destination, claims
         self._publisher, self._register, self._linked = publisher, register, linked
-        self._tell, self._tell_collected = tell, tell_collected
+        self._events = events
         self._digests, self._unfollow, self._is_followed = digests, unfollow, is_followed
         self._liveness = liveness or Unwatched()
         self._closed: set[str] = set()
         self._denied: set[str] = set()
-        self._kept_claims = 0
         self._retries = Retries()
         self.without_room = False
         """Whether this pass met a file for whose claim the spool had no room."""
@@ -98,7 +94,7 @@ class Mover:
         self._denied.clear()
         self.exhausted = self.without_room = False
 
-    def move(self, items: Sequence[Item], tally: PassCounts) -> None:
+    def move(self, items: Sequence[Item]) -> None:
         """Move a batch.
 
         Raises:
@@ -107,16 +103,16 @@ class Mover:
             SpoolError: nothing can be claimed in the spool now.
         """
         try:
-            due = [item for item in items if self._is_due(item, tally)]
+            due = [item for item in items if self._is_due(item)]
             self._sync_contents([item for item in due if not self._publisher.is_copied(item)])
-            read = [item for item in due if self._read(item, tally)]
+            read = [item for item in due if self._read(item)]
             while read:
-                read = self._move_what_fits(read, tally)
+                read = self._move_what_fits(read)
         finally:
             for item in items:
                 item.close()
 
-    def _move_what_fits(self, items: list[Item], tally: PassCounts) -> list[Item]:
+    def _move_what_fits(self, items: list[Item]) -> list[Item]:
         """Claim files and move them. Return those for which the spool has no room until these are out of it."""
         batch = self._claims.new_batch()
         try:
@@ -124,52 +120,54 @@ class Mover:
             left: list[tuple[Item, OSError]] = []
             for item in items:
                 try:
-                    if self._claim(item, batch, tally) and not self._leave_to_follower(item):
+                    if self._claim(item, batch) and not self._leave_to_follower(item):
                         claimed.append(item)
                 except OSError as error:
                     if error.errno not in FULL:
                         raise
                     left.append((item, error.with_traceback(None)))
             self._destination.begin()
-            placed = self._place(claimed, tally)
+            placed = self._place(claimed)
             if self._register.add(placed):
-                self._let_go_counting(placed, tally)
+                # One by one: a writer that comes between the check and the end of the lease is not seen.
+                self._release(item for item in placed if self._confirm(item))
             else:
-                self._keep_claims(placed, tally)
+                self._keep_claims(placed)
             if any(item.done for item in claimed):
                 return [item for item, _ in left]
             if left and self._claims.failure() is not None:
                 self.without_room = True
                 return []
             for item, failed in left:  # the spool has room: it is about this file
-                self._cannot_claim_one(item.candidate, failed, tally)
+                self._cannot_claim_one(item.candidate, failed)
             return []
         finally:
             batch.remove()
 
-    def _is_due(self, item: Item, tally: PassCounts) -> bool:
+    def _is_due(self, item: Item) -> bool:
         """Whether it is to be tried now: a file that failed again and again is not tried in each pass."""
         failure = self._retries.waiting(item.info)
         if failure is None:
             return True
-        tally.failed += 1
-        tally.no_room += failure.no_room
-        self._count_denied(failure.denied, tally)
+        self._events.still_failed()
+        if failure.no_room:
+            self._events.no_room()
+        self._count_denied(failure.denied)
         return False
 
-    def _fail(self, item: Item, why: str, tally: PassCounts) -> None:
+    def _fail(self, item: Item, why: str) -> None:
         """Count and report a file that cannot be moved."""
-        tally.failed += 1
-        tally.no_room += item.no_room
+        if item.no_room:
+            self._events.no_room()
         self._retries.failed(item.info, item.no_room, item.denied)
-        self._count_denied(item.denied, tally)
-        self._tell(Event("failed", item.candidate.path, why))
+        self._count_denied(item.denied)
+        self._events.failed(item.candidate.path, why)
 
-    def _count_denied(self, directory: str, tally: PassCounts) -> None:
+    def _count_denied(self, directory: str) -> None:
         """Count a directory of the destination that may not be written, once in a pass."""
         if directory and directory not in self._denied:
             self._denied.add(directory)
-            tally.denied += 1
+            self._events.denied()
 
     def _sync_contents(self, items: Sequence[Item]) -> None:
         """Make the contents durable. A file of which that fails gets a problem."""
@@ -192,30 +190,30 @@ class Mover:
         self._liveness.beat()
         os.fsync(item.fd)
 
-    def _read(self, item: Item, tally: PassCounts) -> bool:
+    def _read(self, item: Item) -> bool:
         """Take the digest of a file that will be linked; the others' are taken when they are copied."""
         self._liveness.beat()
         if item.problem:
-            self._fail(item, item.problem, tally)
+            self._fail(item, item.problem)
             return False
         if not self._digests or self._publisher.is_copied(item) or item.hollow:
             return True
         try:
             item.sha256 = digest(item.fd, item.info.st_size, beating(self._liveness, item.going_on))
         except OSError as error:
-            self._fail(item, f"cannot read it: {describe(error)}; it stays", tally)
+            self._fail(item, f"cannot read it: {describe(error)}; it stays")
             return False
         if item.sha256 is not None or item.candidate.claimed:
             return True  # one that may have its final name already has to be hidden from its writer first
-        self._count_put_back(item, tally)
+        self._events.put_back(item.candidate.path, _OPENED)
         return False
 
-    def _claim(self, item: Item, batch: Batch, tally: PassCounts) -> bool:
+    def _claim(self, item: Item, batch: Batch) -> bool:
         candidate = item.candidate
         if candidate.claimed:
             return True
         if self._closed and self._is_closed(item):
-            tally.failed += 1
+            self._events.still_failed()
             return False
         name = candidate.name
         if candidate.path in batch.claimed:
@@ -228,14 +226,14 @@ class Mover:
             # No file of the spool is missing then, and nothing could be claimed ever again.
             raise OSError(error.errno, "the claim directory was removed: restart the sidecar") from error
         except OSError as error:
-            self._cannot_claim(candidate, error, tally)
+            self._cannot_claim(candidate, error)
             return False
         try:
             os.rename(name, name, src_dir_fd=candidate.directory.fd, dst_dir_fd=claim.fd)
         except FileNotFoundError:
             return False  # its writer or another sidecar was first
         except OSError as error:
-            self._cannot_claim(candidate, error, tally)
+            self._cannot_claim(candidate, error)
             return False
         batch.claimed.add(candidate.path)
         item.claim = claim
@@ -256,7 +254,7 @@ class Mover:
     def _is_closed(self, item: Item) -> bool:
         return _is_within(self._publisher.directory_of(item), self._closed)
 
-    def _cannot_claim(self, candidate: Candidate, error: OSError, tally: PassCounts) -> None:
+    def _cannot_claim(self, candidate: Candidate, error: OSError) -> None:
         if error.errno in FULL:
             raise error
         # A file on another mount fails by itself, and there may be many.
@@ -266,18 +264,17 @@ class Mover:
             raise SpoolError(
                 f"cannot move files within {self._spool.shown!r}: {describe(failure)}; nothing was lost"
             ) from failure
-        self._cannot_claim_one(candidate, error, tally)
+        self._cannot_claim_one(candidate, error)
 
-    def _cannot_claim_one(self, candidate: Candidate, error: OSError, tally: PassCounts) -> None:
-        tally.failed += 1
+    def _cannot_claim_one(self, candidate: Candidate, error: OSError) -> None:
         hint = "give write permission on its directory"
         if error.errno == errno.EXDEV:
             hint = "it is on another mount than the spool's root: run a sidecar with --from there"
         elif error.errno in OUT_OF_DESCRIPTORS:
             self.exhausted, hint = True, RAISE_LIMIT
-        self._tell(Event("failed", candidate.path, f"cannot claim it: {describe(error)}; {hint}"))
+        self._events.failed(candidate.path, f"cannot claim it: {describe(error)}; {hint}")
 
-    def _place(self, items: list[Item], tally: PassCounts) -> list[Item]:
+    def _place(self, items: list[Item]) -> list[Item]:
         """Give the claimed files their final names, durably. What cannot have one goes back."""
         placed = []
         try:
@@ -303,9 +300,9 @@ class Mover:
             if item.published is None or item.problem:
                 self._give_back(item)
                 if item.problem:
-                    self._fail(item, item.problem, tally)
+                    self._fail(item, item.problem)
                 else:
-                    self._count_put_back(item, tally)
+                    self._events.put_back(item.candidate.path, _OPENED)
         return placed
 
     def _cannot_publish(self, item: Item, error: OSError) -> None:
@@ -353,15 +350,15 @@ class Mover:
                 durable.append(item)
         return durable
 
-    def _confirm(self, item: Item, tally: PassCounts) -> bool:
+    def _confirm(self, item: Item) -> bool:
         """Ask again whether a writer came back. Return True if not: then its claim can be removed.
 
         A writer that opens the file after the last question is not seen. So nothing that takes time comes between it
         and the end of the lease: the live copy of a log is removed before it.
         """
-        if not self._is_left_alone(item, tally):
+        if not self._is_left_alone(item):
             return False
-        return not (item.followed or item.ended) or (self._is_unfollowed(item) and self._is_left_alone(item, tally))
+        return not (item.followed or item.ended) or (self._is_unfollowed(item) and self._is_left_alone(item))
 
     def _is_unfollowed(self, item: Item) -> bool:
         """Remove a log's live copy, or remember a log that has ended. False where that fails: the claim stays."""
@@ -374,11 +371,10 @@ class Mover:
 
     def _keep_claim(self, item: Item, error: OSError) -> None:
         """The next pass finds it."""
-        self._kept_claims += 1
         self._destination.blame(error)
-        self._tell(Event("failed", item.candidate.path, f"its claim stays: {describe(error)}"))
+        self._events.failed(item.candidate.path, f"its claim stays: {describe(error)}")
 
-    def _is_left_alone(self, item: Item, tally: PassCounts) -> bool:
+    def _is_left_alone(self, item: Item) -> bool:
         why = _OPENED
         if lease.intact(item.fd) if item.leased else item.unchanged():
             if self._publisher.is_as_promised(item):
@@ -386,31 +382,17 @@ class Mover:
             why = "its owner changed its owner, mode or attributes while it was moved"
         self._register.remove(item.target)
         self._give_back(item)
-        self._count_put_back(item, tally, why)
+        self._events.put_back(item.candidate.path, why)
         return False
 
-    def _keep_claims(self, placed: list[Item], tally: PassCounts) -> None:
+    def _keep_claims(self, placed: list[Item]) -> None:
         """Without the catalog: the files have their names, and the next pass finds the claims."""
         for item in placed:
-            tally.uncatalogued += self._is_left_alone(item, tally)
+            if self._is_left_alone(item):
+                self._events.uncatalogued()
 
-    def _count_put_back(self, item: Item, tally: PassCounts, why: str = _OPENED) -> None:
-        tally.put_back += 1
-        self._tell(Event("put_back", item.candidate.path, why))
-
-    def _let_go_counting(self, placed: Sequence[Item], tally: PassCounts) -> None:
+    def _release(self, confirmed: Iterable[Item]) -> None:
         """Remove the claims of files that no writer opened. A file is collected as soon as its claim is removed."""
-        self._kept_claims = 0
-        try:
-            # One by one: a writer that comes between the question and the end of the lease is not seen.
-            self._let_go(item for item in placed if self._confirm(item, tally))
-        finally:
-            tally.failed += self._kept_claims
-            for item in placed:
-                if item.done:
-                    _count_collected(item, tally, recovered=not self._claims.is_own(item.claim_path))
-
-    def _let_go(self, confirmed: Iterable[Item]) -> None:
         done = []
         for item in confirmed:
             assert item.claim is not None
@@ -425,7 +407,7 @@ class Mover:
             done.append(item)
             item.close()
             item.done = True
-            self._report(item)
+            self._count(item)
         for directory in {id(item.claim): item.claim for item in done if item.claim is not None}.values():
             directory.sync()
         # The copies' names last, when their claims cannot come back: they tell that a final name is ours.
@@ -433,13 +415,12 @@ class Mover:
             if item.staged is not None:
                 os.unlink(item.staging_name, dir_fd=item.staged.fd)
 
-    def _report(self, item: Item) -> None:
-        if not self._tell_collected:
-            return
-        detail = f"{self._destination.root.shown}/{item.target}"
-        age = max(0.0, time.time() - item.info.st_ctime_ns / 1e9)  # no program can set that time
-        container = item.candidate.origin.container
-        self._tell(Event("collected", item.candidate.path, detail, container, item.info.st_size, age))
+    def _count(self, item: Item) -> None:
+        """Count and report a collected file."""
+        candidate = item.candidate
+        recovered = candidate.claimed and not item.in_destination and not self._claims.is_own(item.claim_path)
+        root = self._destination.root.shown
+        self._events.collected(item, candidate.path, candidate.origin.container, root, recovered=recovered)
 
     def _give_back(self, item: Item) -> None:
         try:
@@ -450,21 +431,6 @@ class Mover:
             # Back in the spool it would be a new file, and be collected a second time beside that name.
             return
         item.put_back(self._claims.put_backs)
-
-
-def _count_collected(item: Item, tally: PassCounts, *, recovered: bool) -> None:
-    tally.collected += 1
-    tally.bytes += item.info.st_size
-    if item.kept_both:
-        tally.kept_both += 1
-    if item.staged is not None and not item.in_destination:
-        tally.copied += 1
-    if item.in_destination or item.followed:
-        tally.sealed += 1
-    if item.candidate.claimed and recovered and not item.in_destination:
-        tally.recovered += 1
-    if not item.leased and not item.in_destination:
-        tally.unleased += 1
 
 
 def _is_within(path: str, directories: Iterable[str]) -> bool:

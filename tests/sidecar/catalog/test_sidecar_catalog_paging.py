@@ -29,7 +29,8 @@ from sharedvol_sidecar.catalog.catalog import Catalog, CatalogError, Filters, Ro
 from sharedvol_sidecar.catalog.schema import ADDED, CONTAINER, KIND, WHEN, WHO
 from sharedvol_sidecar.catalog.session import CatalogSession
 from sharedvol_sidecar.cli import main
-from sharedvol_sidecar.events import Event
+from sharedvol_sidecar.event import Event
+from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.transfer.catalog_writer import CatalogWriter
 
 CHOICES = (
@@ -296,7 +297,7 @@ def test_a_catalog_of_the_first_release_is_read_as_it_is_and_gets_the_indexes_fr
     assert by_path(list(reader.rows(Filters(kind="logs")))) == wanted
     assert not indexes(tmp_path) & set(ADDED)
     told: list[Event] = []
-    register = CatalogWriter(lambda: Catalog.open("", tmp_path), told.append)
+    register = CatalogWriter(lambda: Catalog.open("", tmp_path), Events(told.append))
     register.prepare()
     assert indexes(tmp_path) >= set(ADDED) and told == []
     assert by_path(list(reader.rows(Filters(kind="logs")))) == wanted
@@ -354,7 +355,7 @@ def test_an_index_that_cannot_be_made_is_told_and_stops_nothing(
     monkeypatch.setattr(catalog_session, "_PATIENCE", 0.05)
     monkeypatch.setattr(catalog_indexes, "_BEAT", 0.01)
     told: list[Event] = []
-    register = CatalogWriter(lambda: Catalog.open("", tmp_path), told.append)
+    register = CatalogWriter(lambda: Catalog.open("", tmp_path), Events(told.append))
     beats: list[int] = []
     with contextlib.closing(sqlite3.connect(tmp_path / ".sharedvol" / "catalog.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")

@@ -16,16 +16,16 @@ from support.processes import wait_until
 from support.sidecar.volume import Volume
 
 from sharedvol_sidecar.collect import collector as collecting
-from sharedvol_sidecar.events import PassCounts
+from sharedvol_sidecar.counters import PassCounts
 
 SMALL = """
 import json, os, resource, sys
 if sys.argv[3] != "-":
     resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[3]),) * 2)
-from sharedvol_sidecar.config import collector_config as job
-from sharedvol_sidecar.service import service
+from sharedvol_sidecar.collect.once import once
+from sharedvol_sidecar.config.collector_config import CollectorConfig
 told = []
-tally = service.once(job.Job(sys.argv[1], sys.argv[2], quiet=0.0, workers=1), told.append)
+tally = once(CollectorConfig(sys.argv[1], sys.argv[2], quiet=0.0, workers=1), told.append)
 print(json.dumps([tally.as_dict(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, [e.detail for e in told]]))
 """
 

@@ -16,6 +16,7 @@ from support.sidecar.volume import Volume, run_cli
 import sharedvol_sidecar.collect.serving as serving
 from sharedvol_sidecar.collect.collector import Collector
 from sharedvol_sidecar.errors import ConfigError
+from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.fs.directory import open_root
 from sharedvol_sidecar.transfer.claims import Claims
 
@@ -36,7 +37,7 @@ def elsewhere(volume: Volume, tmp_path: Path) -> Path:
 
 def start(volume: Volume, collected: Path) -> None:
     job = volume.job()
-    Collector(type(job)(job.spool, str(collected), quiet=0.0, workers=1), volume.events.append).close()
+    Collector(type(job)(job.spool, str(collected), quiet=0.0, workers=1), Events(volume.events.append)).close()
 
 
 @pytest.mark.usefixtures("running")
@@ -95,7 +96,7 @@ def test_on_a_full_disk_a_sidecar_starts_all_the_same(volume: Volume, monkeypatc
 
 def test_a_helper_of_the_same_job_passes(volume: Volume, running: Collector) -> None:
     job = volume.job()
-    Collector(job, volume.events.append, shard=(1, 2)).close()
+    Collector(job, Events(volume.events.append), shard=(1, 2)).close()
 
 
 def test_an_update_that_changes_the_destination(volume: Volume, elsewhere: Path) -> None:
@@ -106,7 +107,7 @@ def test_an_update_that_changes_the_destination(volume: Volume, elsewhere: Path)
     volume.drain()
     volume.write("c1/results/later", "later")
     job = volume.job()
-    later = Collector(type(job)(job.spool, str(elsewhere), quiet=0.0, workers=1), volume.events.append)
+    later = Collector(type(job)(job.spool, str(elsewhere), quiet=0.0, workers=1), Events(volume.events.append))
     assert later.run_pass().collected == 1
     later.close()
     assert_each_line_once(volume, log)

@@ -126,7 +126,7 @@ def test_claims_of_a_killed_sidecar_are_taken_over(volume: Volume) -> None:
     dying = (
         "import os, sys\n"
         "from sharedvol_sidecar.transfer.mover import Mover\n"
-        "Mover._let_go = lambda self, done: os.kill(os.getpid(), 9)\n"
+        "Mover._release = lambda self, done: os.kill(os.getpid(), 9)\n"
         "from sharedvol_sidecar.cli import main\n"
         "sys.exit(main())\n"
     )

@@ -20,23 +20,23 @@ from sharedvol_sidecar.spool.container_locks import ContainerLocks
 HELD = """
 import sharedvol_sidecar.transfer.mover as mover
 real = mover.Mover._place
-def place(self, items, tally):
+def place(self, items):
     if items:
         say("held")
         time.sleep(600)
-    return real(self, items, tally)
+    return real(self, items)
 mover.Mover._place = place
 """
 
 LOOKS = """
-from sharedvol_sidecar.spool.container_locks import Units
-real = Units.take
+from sharedvol_sidecar.spool.container_locks import ContainerLocks
+real = ContainerLocks.take
 def take(self, name):
     taken = real(self, name)
     if not taken:
         say("left " + name)
     return taken
-Units.take = take
+ContainerLocks.take = take
 """
 
 
@@ -170,10 +170,10 @@ def test_a_fault_gives_the_slot_back_so_others_find_the_claims(volume: Volume, t
     shim = """
 import errno
 from sharedvol_sidecar.destination.destination import Destination
-from sharedvol_sidecar.follow.live_copies import Followed
+from sharedvol_sidecar.follow.live_copies import LiveCopies
 def sync(self):
     raise OSError(errno.EIO, "Input/output error")
-Destination.sync = Followed.close = sync
+Destination.sync = LiveCopies.close = sync
 service.BACKOFF = (600.0, 600.0)
 """
     with service(volume, shim=shim) as served:

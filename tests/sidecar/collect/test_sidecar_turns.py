@@ -14,7 +14,8 @@ import sharedvol_sidecar.collect.collector as collector_module
 import sharedvol_sidecar.spool.visits as visits
 import sharedvol_sidecar.transfer.batch as batches
 from sharedvol_sidecar.collect.collector import Collector
-from sharedvol_sidecar.events import PassCounts
+from sharedvol_sidecar.counters import PassCounts
+from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.fs.directory import open_root
 from sharedvol_sidecar.spool.container_locks import ContainerLocks
 
@@ -157,7 +158,7 @@ def test_a_container_of_another_sidecar_is_not_waited_for(volume: Volume) -> Non
 
     with Child(hold) as other:
         assert other.receive() is True
-        collector = Collector(volume.job(), volume.events.append, wait=0.0)
+        collector = Collector(volume.job(), Events(volume.events.append), wait=0.0)
         tally = collector.run_pass()
         assert (tally.collected, tally.elsewhere) == (BACKLOG, 1)
         other.send("end")

@@ -89,8 +89,8 @@ def test_late_writer_between_confirmations_of_a_batch(volume: Volume, monkeypatc
     writers: list[Child] = []
     real = Mover._confirm
 
-    def confirm(self: Mover, item: Item, tally: Any) -> bool:
-        answer = real(self, item, tally)
+    def confirm(self: Mover, item: Item) -> bool:
+        answer = real(self, item)
         if not writers:
             other = next(each for each in "ab" if each != item.candidate.name)
             claim = next((volume.spool / ".sharedvol" / "claims").rglob(other))
@@ -147,7 +147,7 @@ def test_claim_that_a_late_writer_holds_when_its_mover_died_is_hidden(volume: Vo
     volume.write("c1/results/a", "x")
 
     def die(_: Any) -> None:
-        Mover._let_go = lambda self, done: os.kill(os.getpid(), 9)  # type: ignore
+        Mover._release = lambda self, done: os.kill(os.getpid(), 9)  # type: ignore
         volume.one_pass(template="{name}")
 
     child = Child(die)

@@ -22,8 +22,7 @@ from sharedvol import publish
 from sharedvol_sidecar.catalog.catalog import Catalog, CatalogError
 from sharedvol_sidecar.commands.collect import summary
 from sharedvol_sidecar.commands.prune import prune_command
-from sharedvol_sidecar.counters import LABELLED, Reason
-from sharedvol_sidecar.events import COUNTERS, DONE, LEFT, PassCounts
+from sharedvol_sidecar.counters import COUNTERS, DONE, LABELLED, LEFT, PassCounts, Reason
 from sharedvol_sidecar.fs.directory import open_root
 from sharedvol_sidecar.humanize import size
 from sharedvol_sidecar.monitor.snapshot import ALL
@@ -69,7 +68,7 @@ import sharedvol_sidecar.transfer.catalog_writer as register
 register._AGAIN = 0.2
 import sharedvol_sidecar.service.prune_schedule as pruning
 for name in ("look", "relieve"):
-    wrap(pruning.Pruning, name, lambda *args: None if os.path.exists(os.environ["PRUNE"]) else False)
+    wrap(pruning.PruneSchedule, name, lambda *args: None if os.path.exists(os.environ["PRUNE"]) else False)
 """
 
 
@@ -261,8 +260,8 @@ service.BACKOFF = (3600.0, 3600.0)
 from sharedvol_sidecar.errors import DestinationError
 from sharedvol_sidecar.transfer.mover import Mover
 real = Mover.move
-def move(self, items, tally):
-    real(self, items, tally)
+def move(self, items):
+    real(self, items)
     if items:
         raise DestinationError("it fails")
 Mover.move = move

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from support.sidecar.volume import Volume
 
-from sharedvol_sidecar.events import Deduplicator, Event
+from sharedvol_sidecar.event import Event
+from sharedvol_sidecar.events import Events
+from sharedvol_sidecar.monitor.deduplicator import Deduplicator
 
 
 def rotate(log: Path, packed: str) -> None:
@@ -135,6 +137,7 @@ def test_files_that_are_not_followed_are_not_warned_of(volume: Volume) -> None:
 def test_the_warning_is_a_problem_that_is_logged_once() -> None:
     told: list[Event] = []
     once = Deduplicator(told.append)
-    once(Event("compressed_copy", "c1/logs/app.log", "x"))
-    once(Event("compressed_copy", "c1/logs/app.log", "x"))
+    events = Events(once)
+    events.compressed_copy("c1/logs/app.log", "x")
+    events.compressed_copy("c1/logs/app.log", "x")
     assert len(told) == 1

@@ -14,6 +14,7 @@ from support.sidecar.interleaving import Sidecar, Writer, assert_each_line_once,
 from support.sidecar.volume import Volume
 
 from sharedvol_sidecar.collect.collector import Collector
+from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.follow.open_logs import OpenLogs
 
 WIDE = ("results", "logs", "old")
@@ -148,7 +149,9 @@ def test_a_sidecar_with_a_helper_sees_every_followed_log(
     first.close()
     with monkeypatch.context() as patch:
         patch.setattr("zlib.crc32", lambda data: 1)  # every file is the helper's
-        with contextlib.closing(Collector(volume.job(**settings), volume.events.append, shard=(0, 2))) as helped:
+        with contextlib.closing(
+            Collector(volume.job(**settings), Events(volume.events.append), shard=(0, 2))
+        ) as helped:
             end(helped)
             assert volume.files() == {} and len(volume.live()) == 1
             log.write()

@@ -25,6 +25,7 @@ import sharedvol_sidecar.follow.seals as follow_seals
 import sharedvol_sidecar.follow.store as follow_records
 from sharedvol import NotLockedError
 from sharedvol_sidecar.collect.collector import Collector
+from sharedvol_sidecar.events import Events
 
 Sidecar = Callable[..., Collector]
 
@@ -292,7 +293,7 @@ def test_a_moved_log_that_came_back_changed_is_compared_once(
         def beat(self) -> None:
             beats.append(1)
 
-    collector = Collector(volume.job(), volume.events.append, liveness=Watch())
+    collector = Collector(volume.job(), Events(volume.events.append), liveness=Watch())
     try:
         os.write(log.fd, b"a long line\n" * 400_000)
         log.write()

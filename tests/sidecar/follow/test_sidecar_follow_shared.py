@@ -12,6 +12,7 @@ from support.sidecar.interleaving import Sidecar, Writer, after, assert_each_lin
 from support.sidecar.volume import Volume
 
 from sharedvol_sidecar.collect.collector import Collector
+from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.follow.live_copies import lease
 
 
@@ -136,7 +137,7 @@ class Helped:
 
     def __init__(self, volume: Volume, sidecar: Sidecar) -> None:
         self.follower = sidecar()
-        self.helper = Collector(volume.job(follow=()), volume.events.append, shard=(0, 2))
+        self.helper = Collector(volume.job(follow=()), Events(volume.events.append), shard=(0, 2))
         self.helper._helping = True
 
 

@@ -12,6 +12,7 @@ import sharedvol_sidecar.follow.live_copies as follow
 import sharedvol_sidecar.fs.content as contents
 import sharedvol_sidecar.transfer.mover as mover
 from sharedvol_sidecar.collect.collector import Collector
+from sharedvol_sidecar.events import Events
 
 CHUNK = 1000
 CHUNKS = 300
@@ -37,7 +38,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def beats_of_a_pass(volume: Volume, **changes: object) -> int:
     beats = Beats()
-    collector = Collector(volume.job(**changes), volume.events.append, liveness=beats)
+    collector = Collector(volume.job(**changes), Events(volume.events.append), liveness=beats)
     collector.run_pass()
     collector.close()
     return beats.count
@@ -70,7 +71,7 @@ def test_a_long_copy_of_a_dead_mover_is_compared_with_beats(across: Volume, enco
     write_long(across, "c1/logs/a.log")
 
     def die(_: object) -> None:
-        mover.Mover._let_go = lambda self, done: os.kill(os.getpid(), 9)  # type: ignore
+        mover.Mover._release = lambda self, done: os.kill(os.getpid(), 9)  # type: ignore
         across.one_pass(compress=encoding)
 
     with Child(die) as child:
@@ -97,7 +98,7 @@ def test_a_long_file_is_synced_in_slices_with_beats_between(volume: Volume, monk
         real(fd, offset, length)
 
     monkeypatch.setattr(mover, "sync_range", sync_range)
-    collector = Collector(volume.job(), volume.events.append, liveness=beats)
+    collector = Collector(volume.job(), Events(volume.events.append), liveness=beats)
     collector.run_pass()
     collector.close()
     assert [offset for offset, _ in seen] == list(range(0, (CHUNKS - 10) * CHUNK, 10 * CHUNK))

@@ -14,7 +14,9 @@ from support.sidecar.service_process import service, settled
 from support.sidecar.volume import Volume
 
 from sharedvol_sidecar.catalog.catalog import Catalog
-from sharedvol_sidecar.events import Deduplicator, Event
+from sharedvol_sidecar.event import Event
+from sharedvol_sidecar.events import Events
+from sharedvol_sidecar.monitor.deduplicator import Deduplicator
 from sharedvol_sidecar.retention import pruner as retention
 from sharedvol_sidecar.service.prune_schedule import EVERY, PORTION, PruneSchedule
 from sharedvol_sidecar.transfer.rate import Rate
@@ -61,7 +63,7 @@ def test_spending_again_before_the_wait_is_over_adds_up() -> None:
 
 
 def pruned_by(volume: Volume, mode: str, clock: Clock, told: list[Event]) -> PruneSchedule:
-    return PruneSchedule(("results=0s",), mode, Deduplicator(told.append), clock)  # type: ignore[arg-type]
+    return PruneSchedule(("results=0s",), mode, Events(Deduplicator(told.append)), clock)  # type: ignore[arg-type]
 
 
 def test_retention_is_said_first_and_done_once_an_hour(volume: Volume) -> None:
@@ -188,13 +190,13 @@ def test_a_service_collects_between_two_portions_without_a_pause(volume: Volume)
 import sharedvol_sidecar.service.prune_schedule as pruning, sharedvol_sidecar.retention.pruner as retention
 pruning.PORTION = 0.0
 retention._BATCH = 1
-real = pruning.Pruning.look
+real = pruning.PruneSchedule.look
 def look(self, collector, stop):
     real(self, collector, stop)
     if self.unfinished:
         say("portion")
         wait_for(sys.argv[sys.argv.index("--from") + 1] + "/../go")
-pruning.Pruning.look = look
+pruning.PruneSchedule.look = look
 """
     for number in range(5):
         volume.write(f"c1/results/{number}", "x")

@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,10 @@ from support.sidecar.service_process import service, settled
 from support.sidecar.volume import CLI, Volume
 
 from sharedvol_sidecar.cli import main
-from sharedvol_sidecar.events import Deduplicator, Event, PassCounts
+from sharedvol_sidecar.counters import PassCounts
+from sharedvol_sidecar.event import Event, Listener
+from sharedvol_sidecar.events import Events
+from sharedvol_sidecar.monitor.deduplicator import Deduplicator
 from sharedvol_sidecar.monitor.log_limit import LineLimit
 from sharedvol_sidecar.monitor.log_output import LogOutput
 from sharedvol_sidecar.monitor.minute_summary import MinuteSummary
@@ -182,8 +185,8 @@ def test_a_summary_comes_once_a_minute_and_only_if_something_happened() -> None:
     summary = MinuteSummary(60.0, clock)
     assert summary.take() is None
     summary.add(PassCounts(collected=2, bytes=10, writing=5))
-    summary.event(Event("collected", "a", "b", age=1.5))
-    summary.event(Event("collected", "a", "b", age=0.5))
+    summary.event(Event(Events.COLLECTED, "a", "b", age=1.5))
+    summary.event(Event(Events.COLLECTED, "a", "b", age=0.5))
     assert summary.take() == (PassCounts(collected=2, bytes=10), 1.5)
     summary.add(PassCounts(collected=1))
     clock.now += 59
@@ -221,7 +224,7 @@ def _pass(once: Deduplicator, events: list[Event]) -> None:
 
 
 def _links(directory: str, count: int) -> list[Event]:
-    return [Event("refused", f"{directory}/results/{number}", "a symbolic link") for number in range(count)]
+    return [Event(Events.REFUSED, f"{directory}/results/{number}", "a symbolic link") for number in range(count)]
 
 
 def test_many_problems_are_a_few_lines_and_their_number_however_often_they_are_found() -> None:
@@ -230,11 +233,11 @@ def test_many_problems_are_a_few_lines_and_their_number_however_often_they_are_f
     for _ in range(10):
         _pass(once, _links("evil", 12_000))
     assert len(told) == Deduplicator.EACH + 1
-    assert told[-1] == Event("refused", "evil", "and 11,980 more")
+    assert told[-1] == Event(Events.REFUSED, "evil", "and 11,980 more")
     _pass(once, _links("evil", 13_000))
     assert len(told) == Deduplicator.EACH + 1  # not a new magnitude
     _pass(once, _links("evil", 30_000))
-    assert told[-1] == Event("refused", "evil", "and 29,980 more") and len(told) == Deduplicator.EACH + 2
+    assert told[-1] == Event(Events.REFUSED, "evil", "and 29,980 more") and len(told) == Deduplicator.EACH + 2
 
 
 def test_a_problem_that_comes_back_is_reported_again() -> None:
@@ -259,7 +262,7 @@ def test_many_directories_with_a_problem_each_are_bounded_as_well() -> None:
     once = Deduplicator(told.append)
     for _ in range(3):
         _pass(once, [event for number in range(20_000) for event in _links(f"d{number}", 1)])
-    assert len(told) == Deduplicator.ALL + 1 and told[-1] == Event("refused", "", "and 19,800 more")
+    assert len(told) == Deduplicator.ALL + 1 and told[-1] == Event(Events.REFUSED, "", "and 19,800 more")
     _pass(once, [])
     told.clear()
     _pass(once, _links("d7", 1))
@@ -306,12 +309,13 @@ def test_once_prints_a_bounded_list(volume: Volume) -> None:
 
 
 def test_once_bounds_what_happens_again_and_again(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    def collect(job: object, tell: Callable[[Event], None], after_batch: object) -> PassCounts:
+    def collect(job: object, listener: Listener, after_batch: object) -> PassCounts:
+        events = Events(listener)
         for number in range(1000):
-            tell(Event("put_back", f"c/results/{number}", "a writer opened it again while it was moved"))
+            events.put_back(f"c/results/{number}", "a writer opened it again while it was moved")
         return PassCounts()
 
-    monkeypatch.setattr("sharedvol_sidecar.service.service.once", collect)
+    monkeypatch.setattr("sharedvol_sidecar.collect.once.once", collect)
     result = CliRunner().invoke(main, ["once", "--from", str(volume.spool), "--to", str(volume.collected)])
     lines = [line for line in result.output.splitlines() if line.startswith("put_back")]
     assert len(lines) == Deduplicator.ALL + 1 and lines[-1] == "put_back: and 800 more"

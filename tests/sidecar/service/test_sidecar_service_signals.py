@@ -18,11 +18,11 @@ from support.sidecar.volume import Volume
 HELD = """
 import sharedvol_sidecar.transfer.mover as mover
 real = mover.Mover._place
-def place(self, items, tally):
+def place(self, items):
     if items and not os.path.exists({gate!r}):
         say("held")
         wait_for({gate!r})
-    return real(self, items, tally)
+    return real(self, items)
 mover.Mover._place = place
 """
 

@@ -13,7 +13,6 @@ from support.sidecar.volume import CLI, Volume
 
 import sharedvol_sidecar.fs.content as contents_module
 from sharedvol_sidecar.errors import ConfigError
-from sharedvol_sidecar.events import PassCounts
 from sharedvol_sidecar.spool.scanner import Candidate, Scanner
 
 
@@ -29,8 +28,8 @@ def test_a_name_that_a_scan_gives_twice_does_not_replace_a_claim(
     real = Scanner.candidates
     rename = os.rename
 
-    def twice(self: Scanner, tally: PassCounts, *args: Any) -> Iterator[Candidate]:
-        for candidate in real(self, tally, *args):
+    def twice(self: Scanner, *args: Any) -> Iterator[Candidate]:
+        for candidate in real(self, *args):
             yield candidate
             yield candidate
 
@@ -55,7 +54,7 @@ def test_a_private_directory_that_others_can_write_is_not_believed(volume: Volum
     private = volume.spool / ".sharedvol"
     private.mkdir()
     private.chmod(mode)
-    with pytest.raises(ConfigError, match="look at the directory"):
+    with pytest.raises(ConfigError, match="check the directory"):
         volume.collector()
 
 

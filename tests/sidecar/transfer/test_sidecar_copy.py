@@ -149,7 +149,7 @@ def test_copy_that_a_dead_mover_left_is_not_trusted_when_the_claim_has_changed(a
     across.write("c1/results/a", "x")
 
     def die(_: Any) -> None:
-        Mover._let_go = lambda self, done: os.kill(os.getpid(), 9)  # type: ignore
+        Mover._release = lambda self, done: os.kill(os.getpid(), 9)  # type: ignore
         across.one_pass(template="{name}")
 
     child = Child(die)
@@ -222,7 +222,7 @@ def test_a_claim_that_is_changed_on_another_day_keeps_its_one_name(where: str, r
     os.utime(volume.write("c1/results/a", "x"), (1_000_000_000, 1_000_000_000))
 
     def die(_: Any) -> None:
-        Mover._let_go = lambda self, done: os.kill(os.getpid(), 9)  # type: ignore
+        Mover._release = lambda self, done: os.kill(os.getpid(), 9)  # type: ignore
         volume.one_pass()
 
     child = Child(die)

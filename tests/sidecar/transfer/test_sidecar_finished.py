@@ -15,6 +15,7 @@ import sharedvol_sidecar.transfer.mover as mover
 from sharedvol import publish
 from sharedvol.publishing.mark import is_marked
 from sharedvol_sidecar.collect.collector import Collector
+from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.spool.put_backs import OLD, PutBacks
 from sharedvol_sidecar.spool.watcher import Watch
 from sharedvol_sidecar.transfer.mover import Mover
@@ -154,7 +155,7 @@ def watched(volume: Volume) -> Iterator[tuple[Collector, Watch]]:
     """A collector that watches the spool, as `run` does. The quiet time is an hour."""
     volume.write("c1/results/.first")
     with Watch() as watch:
-        collector = Collector(volume.job(quiet=HOUR), volume.events.append, watch.add, placed=watch.placed)
+        collector = Collector(volume.job(quiet=HOUR), Events(volume.events.append), watch.add, placed=watch.placed)
         collector.run_pass()
         yield collector, watch
         collector.close()

@@ -24,7 +24,8 @@ from support.torture.layouts import EVERYTHING, LIMIT, timeout
 
 from sharedvol_sidecar.catalog.catalog import Catalog, Filters
 from sharedvol_sidecar.config.settings import load
-from sharedvol_sidecar.events import Event
+from sharedvol_sidecar.event import Event
+from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.fs.directory import open_root
 from sharedvol_sidecar.retention.pruner import apply, parse_rules, plan
 from sharedvol_sidecar.retention.relief import make_room
@@ -177,7 +178,7 @@ def test_nothing_that_the_rules_keep_is_deleted_for_room(tmp_path: Path) -> None
         volume, before = full_volume(top)
         told: list[Event] = []
         now = [1000.0]
-        pruning = PruneSchedule(("results=90d", "logs=1K"), "apply", told.append, lambda: now[0])
+        pruning = PruneSchedule(("results=90d", "logs=1K"), "apply", Events(told.append), lambda: now[0])
         assert not pruning.relieve(volume.job())
         assert files(volume) == set(before) and {event.name for event in told} == {"catalog"}
         told.clear()

@@ -22,7 +22,6 @@ import sharedvol_sidecar.fs.content as contents
 import sharedvol_sidecar.fs.directory as directories
 import sharedvol_sidecar.transfer.linker as publisher
 from sharedvol_sidecar.destination.destination import Destination
-from sharedvol_sidecar.events import PassCounts
 from sharedvol_sidecar.transfer.item import Item
 from sharedvol_sidecar.transfer.linker import Linker
 from sharedvol_sidecar.transfer.mover import Mover
@@ -127,13 +126,13 @@ def overwrite(self: Linker, item: Item, directory: Any, final: str) -> None:
     os.replace(f"{final}.new", final, src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
 
 
-def skip_claim(self: Mover, item: Item, batch: Any, tally: PassCounts) -> bool:
+def skip_claim(self: Mover, item: Item, batch: Any) -> bool:
     item.claim = item.candidate.directory
     item.claim_path = f"{self._claims.slot}/{batch.name}/{item.candidate.path}"
     return True
 
 
-def unlink_first(self: Mover, items: list[Item], tally: PassCounts) -> list[Item]:
+def unlink_first(self: Mover, items: list[Item]) -> list[Item]:
     for item in items:
         target = self._publisher._template.target(item.candidate.origin, item.day)
         directory, name = self._destination.locate(target)
@@ -145,7 +144,7 @@ def unlink_first(self: Mover, items: list[Item], tally: PassCounts) -> list[Item
     return items
 
 
-def name_before_content(self: Mover, items: list[Item], tally: PassCounts) -> list[Item]:
+def name_before_content(self: Mover, items: list[Item]) -> list[Item]:
     for item in items:
         target = self._publisher._template.target(item.candidate.origin, item.day)
         directory, name = self._destination.locate(target)

@@ -77,7 +77,7 @@ STEPS: dict[str, tuple[Any, str, Callable[..., bool]]] = {
     "before it is claimed": (os, "rename", lambda name, *args, **options: name == "a.json"),
     "before the claim is looked at": (Directory, "inode", lambda self, name: name == "a.json"),
     "before it gets its name": (publisher.Linker, "publish", lambda self, item: True),
-    "before the lease is asked again": (Mover, "_confirm", lambda self, item, tally: True),
+    "before the lease is asked again": (Mover, "_confirm", lambda self, item: True),
     "before the claim goes": (os, "unlink", lambda name, *args, **options: name == "a.json"),
 }
 
@@ -205,7 +205,7 @@ def test_hard_link_that_everybody_may_read_is_copied_and_its_original_stays_as_i
     def die() -> int:
         pid = os.fork()
         if pid == 0:
-            monkeypatch.setattr(Mover, "_place", lambda self, items, tally: os._exit(9))
+            monkeypatch.setattr(Mover, "_place", lambda self, items: os._exit(9))
             hostile.volume.one_pass()
             os._exit(0)
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

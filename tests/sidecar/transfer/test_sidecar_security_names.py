@@ -317,7 +317,7 @@ def test_owner_and_mode_are_those_that_are_set(hostile: Scene, how: str, monkeyp
     if how == "recovered":
 
         def die() -> None:
-            monkeypatch.setattr(Mover, "_confirm", lambda self, item, tally: os._exit(9))
+            monkeypatch.setattr(Mover, "_confirm", lambda self, item: os._exit(9))
             hostile.volume.one_pass(**changes)
 
         with Child(lambda connection: (become(hostile.user), die())) as child:

@@ -17,8 +17,8 @@ from support.sidecar.asking import ask, serving
 from support.sidecar.board_scene import HOSTILE, Clocks, busy_board, hostile_board
 
 from sharedvol_sidecar.config.listen import HostRule, parse_listen
+from sharedvol_sidecar.counters import PassCounts
 from sharedvol_sidecar.errors import ConfigError
-from sharedvol_sidecar.events import PassCounts
 from sharedvol_sidecar.monitor.state import ServiceState
 from sharedvol_sidecar.web.server import Server
 
@@ -300,11 +300,11 @@ def test_an_error_of_ours_is_500_with_headers_and_one_line_in_the_log(
 
 PROGRAM = """
 import signal, sys, threading
-from sharedvol_sidecar.monitor.state import Board
-from sharedvol_sidecar.events import Tally
+from sharedvol_sidecar.monitor.state import ServiceState
+from sharedvol_sidecar.counters import PassCounts
 from sharedvol_sidecar.web.server import Server
-board = Board()
-board.passed(Tally(), 0.1)
+board = ServiceState()
+board.passed(PassCounts(), 0.1)
 def stop(number, frame):
     board.stopping()
 signal.signal(signal.SIGTERM, stop)

@@ -9,7 +9,9 @@ import pytest
 from support.processes import LIMIT
 from support.sidecar.board_scene import NOON, Clocks
 
-from sharedvol_sidecar.events import Event, PassCounts
+from sharedvol_sidecar.counters import PassCounts
+from sharedvol_sidecar.event import Event
+from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.humanize import LONGEST
 from sharedvol_sidecar.monitor.snapshot import ReplicaView
 from sharedvol_sidecar.monitor.state import CONTAINERS, LISTED, PATIENCE, ServiceState
@@ -120,7 +122,7 @@ def test_silence_of_the_main_loop_is_death_only_after_the_bound(board: ServiceSt
         lambda board: board.pass_began(),
         lambda board: board.progress(PassCounts()),
         lambda board: board.passed(PassCounts(), 0.1),
-        lambda board: board.event(Event("refused", "a", "b")),
+        lambda board: Events(board.event).refused("a", "b"),
         lambda board: board.backlog({}),
         lambda board: board.replicas([]),
         lambda board: board.followed(0),
@@ -193,10 +195,12 @@ def test_followed_bytes_are_throughput_without_files(board: ServiceState) -> Non
 
 
 def test_errors_and_dropped_are_told_apart(board: ServiceState) -> None:
-    for name in "failed refused unmatched unfinished truncated put_back scan_only collected".split():
-        board.event(Event(name, f"{name}.json", ""))
-    board.event(Event("catalog", "", "", counts="catalog"))
-    board.event(Event("pruned", "pruned.json", "", counts="pruned"))
+    events = Events(board.event)
+    for name in "failed refused unmatched unfinished truncated put_back unfollowed".split():
+        getattr(events, name)(f"{name}.json", "")
+    board.event(Event(Events.COLLECTED, "collected.json", ""))
+    events.catalog_failed("")
+    events.pruned("pruned.json", "")
     board.moved(PassCounts(truncated=1, put_back=1, collected=1))
     board.left(PassCounts(failed=1, refused=1, unmatched=1, unfinished=1), True)
     picture = board.picture()
@@ -206,14 +210,14 @@ def test_errors_and_dropped_are_told_apart(board: ServiceState) -> None:
     )
     assert {entry.name for entry in picture.recent_errors} == {"failed", "catalog"}
     assert {entry.name for entry in picture.recent_dropped} == set(picture.dropped)
-    assert {entry.name for entry in picture.notes} == {"put_back", "scan_only", "pruned"}
+    assert {entry.name for entry in picture.notes} == {"put_back", "unfollowed", "pruned"}
     assert [entry.name for entry in picture.recent] == ["collected"]
 
 
 def test_lists_keep_the_newest(board: ServiceState, clocks: Clocks) -> None:
     for number in range(LISTED + 5):
         clocks.now += 1
-        board.event(Event("collected", str(number), f"to/{number}", "c1", number))
+        board.event(Event(Events.COLLECTED, str(number), f"to/{number}", "c1", number))
     recent = board.picture().recent
     assert len(recent) == LISTED
     assert (recent[0].detail, recent[0].container, recent[0].size) == ("to/24", "c1", 24)
@@ -223,7 +227,7 @@ def test_lists_keep_the_newest(board: ServiceState, clocks: Clocks) -> None:
 
 def test_whatever_is_told_the_board_stays_small(board: ServiceState) -> None:
     for number in range(500):
-        board.event(Event("failed", "x" * 100_000, "y" * 100_000, "z" * 100_000))
+        board.event(Event(Events.FAILED, "x" * 100_000, "y" * 100_000, "z" * 100_000))
         board.fault("permission", "x" * 100_000)
         board.passed(PassCounts(collected=1), float(number))
     board.backlog({f"{number}" + "x" * 5000: (1, 1) for number in range(5000)})

@@ -16,7 +16,7 @@ from support.sidecar.board_scene import Clocks
 
 from sharedvol_sidecar.cli import main
 from sharedvol_sidecar.config.listen import format_address
-from sharedvol_sidecar.events import PassCounts
+from sharedvol_sidecar.counters import PassCounts
 from sharedvol_sidecar.monitor.state import ServiceState
 from sharedvol_sidecar.web.server import Server
 

@@ -14,7 +14,8 @@ from support.sidecar.asking import ask, serving
 from support.sidecar.board_scene import HOSTILE, NOON, Clocks, busy_board, hostile_board
 
 import sharedvol
-from sharedvol_sidecar.events import Event, PassCounts
+from sharedvol_sidecar.counters import PassCounts
+from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.monitor.snapshot import FAULTS, REASONS
 from sharedvol_sidecar.monitor.state import ServiceState
 from sharedvol_sidecar.web.metrics import PREFIX, registry
@@ -46,7 +47,7 @@ def test_the_counters_are_those_of_the_passes(clocks: Clocks) -> None:
     )
     board.passed(PassCounts(collected=1, bytes=7, orphans_removed=1, writing=9, failed=2, uncatalogued=3), 400.0)
     for _ in range(2):
-        board.event(Event("pruned", "a", "b", counts="pruned"))
+        Events(board.event).pruned("a", "b")
     board.moved(PassCounts(followed=1234))
     board.followed(2)
     found = scraped(board)

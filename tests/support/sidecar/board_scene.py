@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
-from sharedvol_sidecar.events import Event, PassCounts
+from sharedvol_sidecar.counters import PassCounts
+from sharedvol_sidecar.event import Event
+from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.monitor.snapshot import ReplicaView
 from sharedvol_sidecar.monitor.state import ServiceState
 
@@ -40,10 +42,10 @@ def hostile_board(clocks: Clocks) -> ServiceState:
     """Every list, table and fault of the board is about hostile names."""
     board = clocks.board()
     for number, name in enumerate(HOSTILE.values()):
-        board.event(Event("collected", f"c1/results/{name}", f"results/{name}", name, number))
+        board.event(Event(Events.COLLECTED, f"c1/results/{name}", f"results/{name}", name, number))
         board.fault(f"fault {name}", f"cannot write {name}")
         for event in ("failed", "refused", "put_back"):
-            board.event(Event(event, name, f"about {name}"))
+            getattr(Events(board.event), event)(name, f"about {name}")
     board.left(PassCounts(failed=len(HOSTILE), refused=len(HOSTILE)), True)
     board.backlog(dict.fromkeys(HOSTILE.values(), (1, 2)))
     board.replicas(ReplicaView(name, None, None, None) for name in HOSTILE.values())
@@ -62,13 +64,12 @@ def busy_board(clocks: Clocks, minutes: int = 60) -> ServiceState:
         clocks.now += 1
         where = f"results/2027-01-15/3f9c0d1e2b4a/job_{number}.json"
         board.event(
-            Event("collected", f"3f9c0d1e2b4a/results/job_{number}.json", where, "3f9c0d1e2b4a", 70_000 * number)
+            Event(Events.COLLECTED, f"3f9c0d1e2b4a/results/job_{number}.json", where, "3f9c0d1e2b4a", 70_000 * number)
         )
-    board.event(
-        Event("failed", "9b1d/logs/api.log", "cannot claim it: permission denied (EACCES); give write permission")
-    )
-    board.event(Event("refused", "9b1d/results/pipe", "no regular file"))
-    board.event(Event("put_back", "9b1d/results/a.json", "a writer opened it again while it was moved"))
+    events = Events(board.event)
+    events.failed("9b1d/logs/api.log", "cannot claim it: permission denied (EACCES); give write permission")
+    events.refused("9b1d/results/pipe", "no regular file")
+    events.put_back("9b1d/results/a.json", "a writer opened it again while it was moved")
     board.backlog({f"{number:012x}": (number * 3, number * 1_000_000) for number in range(1, 7)})
     board.replicas(ReplicaView(f"{number:012x}", number != 4, number, NOON) for number in range(1, 6))
     board.moved(PassCounts(followed=5_000_000))

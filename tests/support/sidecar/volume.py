@@ -14,7 +14,9 @@ from typing import Any
 
 from sharedvol_sidecar.collect.collector import Collector
 from sharedvol_sidecar.config.collector_config import CollectorConfig
-from sharedvol_sidecar.events import Event, PassCounts
+from sharedvol_sidecar.counters import PassCounts
+from sharedvol_sidecar.event import Event
+from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.spool.layout import LIVE
 
 CLI = (sys.executable, "-c", "import sys; from sharedvol_sidecar.cli import main; sys.exit(main())")
@@ -49,7 +51,7 @@ class Volume:
         return target
 
     def collector(self, **changes: Any) -> Collector:
-        return Collector(self.job(**changes), self.events.append)
+        return Collector(self.job(**changes), Events(self.events.append))
 
     def one_pass(self, **changes: Any) -> PassCounts:
         """One pass of a new collector, which then gives up its slot."""

@@ -12,7 +12,6 @@ import sharedvol_sidecar.transfer.linker as publisher
 import sharedvol_sidecar.transfer.staging as staging
 from sharedvol_sidecar.destination.destination import Destination
 from sharedvol_sidecar.errors import DestinationError, SpoolError
-from sharedvol_sidecar.events import PassCounts
 from sharedvol_sidecar.follow.live_copies import LiveCopies
 from sharedvol_sidecar.follow.store import FollowedLog
 from sharedvol_sidecar.fs.directory import Directory
@@ -38,7 +37,7 @@ def overwrite() -> None:
 def no_claim() -> None:
     """Files are taken from where they lie, so whoever comes after a death does not know how far it got."""
 
-    def claim(self: Mover, item: Item, batch: Batch, tally: PassCounts) -> bool:
+    def claim(self: Mover, item: Item, batch: Batch) -> bool:
         item.claim = item.candidate.directory
         item.claim_path = batch.prefix(item.day) + item.candidate.path
         return True
@@ -74,7 +73,7 @@ def claims_not_synced() -> None:
 
 def row_after_the_claim() -> None:
     """The catalog's row is written when the claim is gone: who dies between the two leaves none for ever."""
-    add, let_go = CatalogWriter.add, Mover._let_go
+    add, let_go = CatalogWriter.add, Mover._release
     CatalogWriter.add = lambda self, items: True  # type: ignore
 
     def late(self: Mover, confirmed: Iterable[Item]) -> None:
@@ -82,7 +81,7 @@ def row_after_the_claim() -> None:
         let_go(self, items)
         add(self._register, items)
 
-    Mover._let_go = late  # type: ignore
+    Mover._release = late  # type: ignore
 
 
 def no_row_of_the_recovered() -> None:
@@ -124,7 +123,7 @@ def row_stays() -> None:
 
 def live_after_the_claim() -> None:
     """A followed log's live file goes when its claim is gone, so that nobody knows of it any more."""
-    let_go = Mover._let_go
+    let_go = Mover._release
 
     def late(self: Mover, confirmed: Iterable[Item]) -> None:
         unfollow, self._unfollow = self._unfollow, lambda id: None
@@ -135,7 +134,7 @@ def live_after_the_claim() -> None:
                 unfollow(item)
         self._unfollow = unfollow
 
-    Mover._let_go = late  # type: ignore
+    Mover._release = late  # type: ignore
 
 
 def live_file_begins_anew() -> None:
@@ -143,9 +142,9 @@ def live_file_begins_anew() -> None:
     copy = LiveCopies._copy
     known: set[str] = set()
 
-    def anew(self: LiveCopies, log: FollowedLog, have: int, size: int, tally: PassCounts) -> int:
+    def anew(self: LiveCopies, log: FollowedLog, have: int, size: int) -> int:
         if log.id in known:
-            return copy(self, log, have, size, tally)
+            return copy(self, log, have, size)
         known.add(log.id)
         os.lseek(log.live, have, os.SEEK_SET)
         return os.sendfile(log.live, log.fd, 0, size)
@@ -162,7 +161,7 @@ def cut_is_not_seen() -> None:
 def unlink_first() -> None:
     """The source goes before the copy has a name."""
 
-    def place(self: Mover, items: list[Item], tally: PassCounts) -> list[Item]:
+    def place(self: Mover, items: list[Item]) -> list[Item]:
         for item in items:
             directory, name = _named(self, item)
             content = os.pread(item.fd, 1000, 0)
@@ -178,7 +177,7 @@ def unlink_first() -> None:
 def name_before_content() -> None:
     """The copy is written under its final name."""
 
-    def place(self: Mover, items: list[Item], tally: PassCounts) -> list[Item]:
+    def place(self: Mover, items: list[Item]) -> list[Item]:
         for item in items:
             directory, name = _named(self, item)
             _write(directory, name, os.pread(item.fd, 1000, 0))
@@ -228,21 +227,21 @@ def failure_not_told() -> None:
     _without_catalog()
     move = Mover.move
 
-    def silent(self: Mover, items: Sequence[Item], tally: PassCounts) -> None:
+    def silent(self: Mover, items: Sequence[Item]) -> None:
         with contextlib.suppress(DestinationError, SpoolError, OSError):
-            move(self, items, tally)
+            move(self, items)
 
     Mover.move = silent  # type: ignore
     left: set[str] = set()
-    Mover._fail = lambda self, item, why, tally: left.add(item.candidate.path)  # type: ignore
-    Mover._cannot_claim = lambda self, candidate, error, tally: left.add(candidate.path)  # type: ignore
-    Mover._is_due = lambda self, item, tally: item.candidate.path not in left  # type: ignore
+    Mover._fail = lambda self, item, why: left.add(item.candidate.path)  # type: ignore
+    Mover._cannot_claim = lambda self, candidate, error: left.add(candidate.path)  # type: ignore
+    Mover._is_due = lambda self, item: item.candidate.path not in left  # type: ignore
 
 
 def failure_not_caught() -> None:
     """A failure ends in an exception of another kind than those that are foreseen."""
 
-    def cannot_claim(self: Mover, candidate: Candidate, error: OSError, tally: PassCounts) -> None:
+    def cannot_claim(self: Mover, candidate: Candidate, error: OSError) -> None:
         raise KeyError(candidate.path)
 
     Mover._cannot_claim = cannot_claim  # type: ignore

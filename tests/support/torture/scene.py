@@ -17,10 +17,11 @@ import tqdm  # noqa: F401
 from sharedvol import SharedVolError
 from sharedvol_sidecar.catalog import session as catalog_session
 from sharedvol_sidecar.cli import main
+from sharedvol_sidecar.collect import once
 from sharedvol_sidecar.collect.collector import Collector
 from sharedvol_sidecar.config.collector_config import CollectorConfig
+from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.fs import content as contents
-from sharedvol_sidecar.service import service
 from support.torture import judge
 from support.torture.isolated import libc
 from support.torture.judge import Expected, Look, Violation
@@ -57,7 +58,7 @@ class Stand:
     def passes(self, between: Sequence[Callable[[], object]] = ()) -> int:
         """A pass, and after each of ``between`` another, of one mover that stays, as a service does. Returns 0."""
         self._prepare()
-        collector = Collector(self._job, print)
+        collector = Collector(self._job, Events(print))
         try:
             collector.run_pass()
             for act in between:
@@ -77,7 +78,7 @@ class Stand:
         """One run, in this process. Returns 1 if it could not move something, and said so, else 0."""
         self._prepare()
         try:
-            return int(service.once(self._job, print).failed > 0)
+            return int(once.once(self._job, print).failed > 0)
         except (OSError, SharedVolError) as error:
             print(error)
             return 1
@@ -97,7 +98,7 @@ class Stand:
     def _prepare(self) -> None:
         contents.CHUNK = 16  # several calls for one copy, so that it can be cut
         # Where a lock is taken, and only the answer was a fault, nobody will ever give it back.
-        catalog_session._PATIENCE, service.PATIENCE = 0.5, 0.5  # type: ignore[misc]
+        catalog_session._PATIENCE, once.PATIENCE = 0.5, 0.5  # type: ignore[misc]
         self._patch()
 
     def traced(self) -> Traced:
@@ -203,9 +204,7 @@ class Scene:
                 Path(there, name).mkdir()
             Path(there, "spool", "results").mkdir()
             Path(there, "spool", "results", "job_7_c9.json").touch()
-            service.once(
-                CollectorConfig(f"{there}/spool", f"{there}/collected", quiet=0.0, workers=1), lambda event: None
-            )
+            once.once(CollectorConfig(f"{there}/spool", f"{there}/collected", quiet=0.0, workers=1), lambda event: None)
 
     def _fill(self, stand: Stand) -> None:
         old = stand.collected / OLD
