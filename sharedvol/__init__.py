@@ -39,7 +39,8 @@ from sharedvol.locks import FileHolder, FileLock, Holder, Lock, Semaphore, open_
 from sharedvol.paths import ParsedName, container_path, log_path, parse_name, unique_path
 from sharedvol.publishing import publish, remove_stale_temporaries, stale_temporaries
 from sharedvol.volume import Volume
-from sharedvol.volume.volume import Membership, Replica
+from sharedvol.volume.membership import Membership
+from sharedvol.volume.record import Replica
 
 if TYPE_CHECKING:
     from sharedvol.cache import Cache

@@ -1,4 +1,4 @@
-"""What times and sizes callers may give, and the errors that say so. One place for all classes."""
+"""Check the times and sizes that callers pass."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _SIZE: Final = re.compile(r"(\d{1,15}(?:\.\d{1,3})?)\s*([KMGT]?)(?:i?B)?", re.AS
 
 
 def check_seconds(value: float | None, name: str = "timeout") -> None:
-    """Refuse what is not a time to wait: a number of seconds that is 0 or more, or None.
+    """Check that a value is a time to wait: a number of seconds that is not negative, or None.
 
     Args:
-        value: what was given.
-        name: the parameter.
+        value: the value that was passed.
+        name: the parameter's name, for the message.
 
     Raises:
         TypeError: it is not a number.
@@ -31,13 +31,13 @@ def check_seconds(value: float | None, name: str = "timeout") -> None:
 
 
 def parse_size(text: str) -> int | None:
-    """Return ``500M``, ``20G``, ``1.5T`` as bytes, in steps of 1,024; None if it is not a size."""
+    """Return the bytes of a size such as ``500M``, ``20G`` or ``1.5T`` (K is 1,024); None if it is not a size."""
     found = _SIZE.fullmatch(text)
     return int(float(found[1]) * _UNITS[found[2].upper()]) if found else None
 
 
 def size_of(value: object, name: str) -> int:
-    """Return a number of bytes that may be given in words: ``10_000_000`` or ``"10M"``.
+    """Return a number of bytes that was passed as a number or as text: ``10_000_000`` or ``"10M"``.
 
     Raises:
         TypeError: it is neither a number nor text.

@@ -1,4 +1,4 @@
-"""The environment variables that sharedvol reads, and those that look like a mistyped one of them."""
+"""The environment variables that sharedvol reads, and how to find mistyped ones."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ NAMES: Final = frozenset(
 )
 """Every variable that the library or the sidecar reads."""
 
-_SHORT: Final = 4  # letters after the prefix, from which on one wrong letter still tells what was meant
-_LONG: Final = 6  # the same for two
+_SHORT: Final = 4  # letters after the prefix that a name needs to be recognised with one wrong letter
+_LONG: Final = 6  # the same with two wrong letters
 
 
 def mistyped(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Find variables that nothing reads and that are nearly the name of one that is read.
+    """Find variables that sharedvol does not read but whose names are close to one that it reads.
 
-    Other programs may have variables with our prefix. So a name that is not near one of ours is not reported.
+    Other programs may use the same prefix, so a name that is not close to a known one is not reported.
 
     Returns:
         Pairs of the name that is set and the name that was probably meant.
@@ -45,7 +45,7 @@ def _limit(known: str) -> int:
 
 
 def _distance(one: str, other: str) -> int:
-    """Count the letters to insert, remove, replace, or exchange with their neighbour."""
+    """Count the edits between two names: insert, remove, replace, or swap neighbours."""
     if abs(len(one) - len(other)) > 2:
         return 3
     before: list[int] = []

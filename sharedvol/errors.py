@@ -1,4 +1,4 @@
-"""The errors of sharedvol: one small hierarchy, each telling what happened, to what, and what to do."""
+"""The errors of sharedvol: one small hierarchy. Each message says what happened, to what, and what to do."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _OWN = ("args", "errno", "strerror", "filename", "filename2")
 def reduce_error(error: BaseException) -> tuple[Any, ...]:
     """Reduce an error for `pickle` and `copy`, so that the copy has its attributes and notes.
 
-    Python itself calls the class with ``args``, which fails where ``__init__`` has other parameters, and
-    ``filelock.Timeout`` leaves attributes out. Here the copy is made without ``__init__``.
+    Python calls the class with ``args``, which fails if ``__init__`` has other parameters, and ``filelock.Timeout``
+    omits attributes. So the copy is made without ``__init__``.
     """
-    # Those of an `OSError` are not in its dictionary. None is left out: it would change what `str` says.
+    # The attributes of an `OSError` are not in its dictionary. None is left out because it would change the message.
     own = {name: value for name in _OWN if (value := getattr(error, name, None)) is not None}
     return copyreg.__newobj__, (type(error),), {**vars(error), **own}  # type: ignore[attr-defined] # not in typeshed
 
@@ -30,17 +30,17 @@ class SharedVolError(Exception):
 
 
 class IdentityError(SharedVolError):
-    """Nothing names this container, so no path made here would be unique."""
+    """The container has no name of its own, so no path made here would be unique."""
 
 
 class InvalidNameError(SharedVolError, ValueError):
-    """A file name that cannot be built, or that no builder of ours made."""
+    """A file name cannot be built, or is not in a form that sharedvol builds."""
 
 
 class AlreadyPublishedError(SharedVolError, FileExistsError):
-    """The final name is taken; the file there was left as it is.
+    """The final name is taken. The file with that name was not changed.
 
-    ``errno`` is EEXIST, ``filename`` the final name.
+    ``errno`` is EEXIST and ``filename`` is the final name.
     """
 
     def __init__(self, errno: int, message: str, filename: str) -> None:
@@ -51,7 +51,7 @@ class AlreadyPublishedError(SharedVolError, FileExistsError):
 
 
 class PublishError(SharedVolError, OSError):
-    """The directory cannot take a published file (no hard links, read-only, missing).
+    """The directory cannot take a published file, for example because it is missing or read-only, or has no hard links.
 
     ``errno`` and ``filename`` are those of the failed system call.
     """
@@ -64,16 +64,16 @@ class PublishError(SharedVolError, OSError):
 
 
 class LockError(SharedVolError):
-    """The base of what a lock can raise."""
+    """The base of the errors of locks."""
 
 
 class LockTimeout(LockError, filelock.Timeout):
-    """The lock was not free in time. Also a ``filelock.Timeout`` and a ``TimeoutError``.
+    """The lock was not free in time. This is also a ``filelock.Timeout`` and a ``TimeoutError``.
 
     Attributes:
         lock_file: the path of the lock file, or the name of the lock on its server.
-        waited: the time that was allowed, in seconds.
-        holder: who has it, where that is known: a `sharedvol.locks.Holder` or one of its kinds.
+        waited: the timeout, in seconds.
+        holder: the holder, if it is known: a `sharedvol.locks.Holder` or a similar record of an engine.
     """
 
     def __init__(self, lock_file: str, waited: float = 0.0, holder: object = None) -> None:
@@ -86,12 +86,12 @@ class LockTimeout(LockError, filelock.Timeout):
         if self.waited:
             what = f"gave up after {self.waited:g} s; allow a longer timeout, or look for a holder that hangs"
         else:
-            what = "not waiting; try again later, or give a timeout"
+            what = "not waiting; try again later, or set a timeout"
         return f"lock {self.lock_file!r} is held by {who}: {what}"
 
 
 class LockFileError(LockError, OSError):
-    """The lock file cannot be opened or locked where it is.
+    """The lock file cannot be opened or locked.
 
     ``errno`` and ``filename`` are those of the failed system call.
     """
@@ -112,34 +112,34 @@ class NetworkFileSystemWarning(UserWarning):
 
 
 class LockDeadlockError(LockError):
-    """Waiting would never end: the holder waits for the caller, or is the caller itself."""
+    """Waiting would never end, because the holder waits for the caller or is the caller."""
 
 
 class NotLockedError(LockError, RuntimeError):
-    """A release by a thread or task that does not hold the lock."""
+    """A thread or task that does not hold the lock tried to release it."""
 
 
 class LockLostError(LockError):
-    """A lock ended before it was released: its connection or descriptor is gone, or something else freed it.
+    """A lock was lost before it was released, for example because its connection or descriptor was closed.
 
-    Another process may have it by now. What was done under it since the last check is in doubt.
+    Another process may hold it by now. Do not trust what was done under it since the last check.
     """
 
 
 class LockUnsafeError(LockError):
-    """The server has the lock but would not keep others out: a cluster, or a pooler in between."""
+    """The server grants the lock but would not exclude other clients, because it is a cluster or behind a pooler."""
 
 
 class PresenceError(SharedVolError):
-    """Who is alive cannot be found out or recorded on this volume."""
+    """The register of replicas on this volume cannot be read or written."""
 
 
 class DuplicateReplicaError(PresenceError):
-    """A live replica of another container has the name.
+    """A live replica of another container has the same name.
 
     Attributes:
         name: the name.
-        holder: the `sharedvol.Replica` that has it, as far as its information can be read.
+        holder: the `sharedvol.Replica` that has it, as far as its record can be read.
     """
 
     def __init__(self, message: str, name: str, holder: object = None) -> None:
@@ -152,19 +152,19 @@ class NotJoinedError(PresenceError, RuntimeError):
 
 
 class ReplicaAliveError(PresenceError):
-    """What may only be done to a dead replica was asked for a live one."""
+    """The replica is alive, and only a dead one can be forgotten."""
 
 
 class CacheError(SharedVolError):
-    """The cache directory cannot be used as it is, or is not one."""
+    """The cache directory cannot be used, or is not a cache directory."""
 
 
 class CacheTimeout(CacheError, TimeoutError):
-    """Another process, thread or task computed the entry and was not ready in time. Also a ``TimeoutError``.
+    """Another process, thread or task did not finish computing the entry in time. This is also a ``TimeoutError``.
 
     Attributes:
         key: the entry's key.
-        waited: the time that was allowed, in seconds.
+        waited: the timeout, in seconds.
     """
 
     def __init__(self, message: str, key: object = None, waited: float = 0.0) -> None:
@@ -173,15 +173,15 @@ class CacheTimeout(CacheError, TimeoutError):
 
 
 class CacheValueError(CacheError, ValueError):
-    """A computed value that the cache's codec cannot put into bytes."""
+    """The cache's codec cannot encode a computed value."""
 
 
 class DatabaseError(SharedVolError):
-    """The database refused, or cannot be reached.
+    """The database refused a statement or a connection, or cannot be reached.
 
     Attributes:
-        code: the server's or driver's error number, where it gave one.
-        lost: the connection is gone, so that what was sent last may or may not have been done.
+        code: the error number of the server or driver, if there is one.
+        lost: whether the connection was lost. The last statement may or may not have been executed.
     """
 
     def __init__(self, message: str, code: int | None = None, *, lost: bool = False) -> None:
@@ -191,15 +191,15 @@ class DatabaseError(SharedVolError):
 
 
 class MigrationError(SharedVolError):
-    """The base of what the migrations can raise."""
+    """The base of the errors of migrations."""
 
 
 class ScriptError(MigrationError, ValueError):
-    """An SQL script that cannot be taken apart into statements.
+    """An SQL script cannot be split into statements.
 
     Attributes:
         what: what is wrong.
-        line: where, counted from 1.
+        line: the line number, counted from 1.
     """
 
     def __init__(self, what: str, line: int) -> None:
@@ -208,19 +208,19 @@ class ScriptError(MigrationError, ValueError):
 
 
 class ManifestError(MigrationError):
-    """The migrations that came with this image are not those that it expects, or cannot be read."""
+    """The migrations in this image do not match their manifest, or cannot be read."""
 
 
 class LedgerError(MigrationError):
-    """The table of applied migrations cannot be read or written, or contradicts the directory."""
+    """The table of applied migrations cannot be read or written, or contradicts the migrations directory."""
 
 
 class HalfAppliedError(MigrationError):
-    """A migration began earlier and did not end, and cannot be gone on with by itself."""
+    """A migration was applied in part and cannot be resumed automatically."""
 
 
 class DriftError(MigrationError):
-    """A migration that was applied has been changed since."""
+    """A migration was changed after it had been applied."""
 
 
 class AheadError(MigrationError):
@@ -228,7 +228,7 @@ class AheadError(MigrationError):
 
 
 def describe(error: OSError) -> str:
-    """``error`` in words with its symbolic name: ``read-only file system (EROFS)``."""
+    """Return an error in words with its symbolic name: ``read-only file system (EROFS)``."""
     if error.errno is None:
         return str(error)
     name = _errno.errorcode.get(error.errno, str(error.errno))

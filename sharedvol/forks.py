@@ -1,11 +1,11 @@
-"""What a forked child does before it uses anything of its parent's.
+"""The registry of what a forked child renews before it uses anything of its parent.
 
 `os.fork` runs the hooks of `os.register_at_fork`. C code that calls fork(2) itself runs none of them: an application
 server such as uWSGI, an extension module, ctypes. So everything that belongs to one process calls `notice` before it
 is used, released or finalised, and `notice` compares the process id. Both ways lead to the same renewal, once for each
 child.
 
-This is the only place that registers a hook or remembers whose process this is.
+This is the only module that registers hooks and remembers the process id.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ class Renewable(Protocol):
     """An object with state of the process that made it."""
 
     def renew(self) -> None:
-        """Forget what belongs to the parent process. Runs in the child; may neither wait nor raise."""
+        """Drop what belongs to the parent process. This runs in the child, and may neither wait nor raise."""
 
 
 _hooks: list[Callable[[], object]] = []
+_before: list[Callable[[], object]] = []
+_in_parent: list[Callable[[], object]] = []
 _objects: weakref.WeakValueDictionary[int, Renewable] = weakref.WeakValueDictionary()
 _pid = os.getpid()
-_renewing = 0  # the process that is at it
+_renewing = 0  # the process that runs the hooks now
 _mutexes: dict[int, Any] = {}
 
 
@@ -38,13 +40,22 @@ def in_child(hook: Callable[[], object]) -> Callable[[], object]:
     return hook
 
 
+def around(before: Callable[[], object], in_parent: Callable[[], object]) -> None:
+    """Run ``before`` ahead of each fork that Python sees, and ``in_parent`` after it in the parent.
+
+    A lock that ``before`` takes and ``in_parent`` releases keeps other threads from changing its data during the fork.
+    """
+    _before.append(before)
+    _in_parent.append(in_parent)
+
+
 def track(one: Renewable) -> None:
-    """Call ``one.renew()`` in each forked child for as long as the object lives, which this does not prolong."""
+    """Call ``one.renew()`` in each forked child. This does not keep the object alive."""
     _objects[id(one)] = one
 
 
 def notice() -> None:
-    """Renew everything if this is a forked child that has not done so. Costs one getpid(2) otherwise."""
+    """Renew everything if this is a forked child that has not done so. Otherwise this costs one getpid(2)."""
     if os.getpid() != _pid:
         _renew(seen=False)
 
@@ -53,28 +64,38 @@ def _renew(*, seen: bool = True) -> None:
     """Run the hooks and renew the objects.
 
     Args:
-        seen: Python ran its hooks. The process id may then be the parent's, in another PID namespace.
+        seen: whether Python saw the fork. The child may then have its parent's process id, in another PID namespace.
     """
     global _pid, _renewing
     pid = os.getpid()
     if seen:
         _mutexes.clear()
         _renewing = 0
-    # A mutex for each process: no thread of the parent can hold the one that its child makes.
+    # Each process makes its own mutex, because a thread of the parent may have held the parent's.
     with _mutexes.setdefault(pid, threading.RLock()):
         if _renewing == pid or (pid == _pid and not seen):
             return
         _renewing = pid
         try:
-            # `valuerefs` copies in one step: another thread of the parent may have been adding an object.
+            # `valuerefs` copies in one step, because another thread of the parent may have been adding an object.
             for renew in (*_hooks, *(one.renew for ref in _objects.valuerefs() if (one := ref()) is not None)):
                 try:
                     renew()
-                except Exception:  # as Python reports what fails in a hook of its own: the others must run
+                except Exception:  # the other hooks must run; Python reports a failed hook in the same way
                     traceback.print_exc()
         finally:
             _pid, _renewing = pid, 0
 
 
+def _run_before() -> None:
+    for hook in reversed(_before):
+        hook()
+
+
+def _run_in_parent() -> None:
+    for hook in _in_parent:
+        hook()
+
+
 if hasattr(os, "register_at_fork"):  # absent on Windows, as fork is
-    os.register_at_fork(after_in_child=_renew)
+    os.register_at_fork(before=_run_before, after_in_parent=_run_in_parent, after_in_child=_renew)

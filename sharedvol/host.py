@@ -6,7 +6,7 @@ import os
 
 
 def here() -> tuple[str | None, int | None]:
-    """Return the boot id and mount namespace of the caller; None for each that /proc does not show.
+    """Return the boot id and the mount namespace of the caller. Both are None if /proc does not show them.
 
     See random(4) and mount_namespaces(7).
     """

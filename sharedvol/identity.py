@@ -1,6 +1,6 @@
-"""Who am I: the container, the worker process, and this run of the container.
+"""The identity of the calling process: its container, its worker token, and this run of the container.
 
-A path is unique only if its parts are, so nothing here ever falls back to a constant.
+A path is unique only if its parts are, so nothing here falls back to a constant.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ MAX_CONTAINER_BYTES = 64
 """The longest container name: HOST_NAME_MAX of Linux, see gethostname(2)."""
 
 _CLEAN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*", re.ASCII)
-# What `sanitize` appends, and the tail of a unique path: raw names that look like either are hashed
-# too, or two different raw names could meet in one.
+# What `sanitize` appends, and the tail of a unique path. A raw name that looks like either is hashed as well, because
+# otherwise two raw names could become the same name.
 _RESERVED = re.compile(r"(.*_h[0-9a-f]{16}|(.*_)?u[a-z0-9]{13}-[0-9]+)", re.ASCII)
-# Names that many machines share: they identify nobody. "default" is what R code falls back to.
+# Names that many machines share, so they identify none of them. "default" is what R code falls back to.
 _CONSTANTS = frozenset({"default", "localhost", "localhost.localdomain", "(none)", "unknown"})
 _CONTAINER_ID = re.compile(r"/containers/(?:[^/ ]+/)?([0-9a-f]{64})/")
 _BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -31,16 +31,16 @@ _BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What `whoami` returns.
+    """The identity of a process, from `whoami`.
 
     Attributes:
-        container: the container's name, safe as a part of a file name.
+        container: the container's name, safe as part of a file name.
         source: where it came from: ``HOSTNAME``, ``hostname`` or ``mountinfo``.
         raw: the name before it was made safe.
-        worker: this process's token: 13 characters, never the same after a fork or a restart.
-        pid: the process id in its own PID namespace (so often 1).
-        incarnation: this run of the container; the same for all its processes, another after a restart.
-            None where ``/proc`` does not tell.
+        worker: this process's token, of 13 characters. It changes with a fork or a restart.
+        pid: the process id in its own PID namespace, which is often 1.
+        incarnation: a token of this run of the container. It is the same for all its processes and changes with a
+            restart. None if ``/proc`` does not show it.
     """
 
     container: str
@@ -51,16 +51,16 @@ class Identity:
     incarnation: str | None
 
     def as_dict(self) -> dict[str, str | int | None]:
-        """The JSON of ``sharedvol whoami --json``."""
+        """Return the JSON object that ``sharedvol whoami --json`` prints."""
         return asdict(self)
 
 
 def sanitize(raw: str) -> str:
-    """``raw`` as a safe part of a file name; two different names never become one.
+    """Return ``raw`` as a safe part of a file name. Two different names never become the same.
 
-    A name of ``[A-Za-z0-9._-]`` that starts with none of ``.`` and ``-`` (hidden files, options of
-    commands) and has at most 64 bytes stays as it is. Any other has what is unsafe replaced and a hash
-    of the whole appended.
+    A name of ``[A-Za-z0-9._-]`` stays as it is if it has at most 64 bytes and does not start with ``.`` (a hidden file)
+    or ``-`` (an option of a command). In any other name unsafe characters are replaced and a hash of the whole name is
+    appended.
 
     Raises:
         IdentityError: ``raw`` is empty.
@@ -75,11 +75,11 @@ def sanitize(raw: str) -> str:
 
 
 def container_id() -> str:
-    """The name of this container, safe as a part of a file name.
+    """Return the name of this container, safe as part of a file name.
 
-    From the environment's ``HOSTNAME`` (the short container id under Docker), else the kernel's host
-    name, else the container id in ``/proc/self/mountinfo``. Empty names and names that many machines
-    share (``default``, ``localhost``) are passed over.
+    It is read from the environment variable ``HOSTNAME`` (the short container id under Docker), else from the kernel's
+    host name, else from the container id in ``/proc/self/mountinfo``. Empty names and names that many machines share
+    (``default``, ``localhost``) are skipped.
 
     Raises:
         IdentityError: none of the three names this container.
@@ -88,16 +88,15 @@ def container_id() -> str:
 
 
 def worker_token() -> str:
-    """A random token of this process: 13 characters of ``[0-9a-z]``, 64 bits.
+    """Return a random token of this process: 13 characters of ``[0-9a-z]``, 64 bits.
 
-    Two workers of a container, a restarted container whose process ids begin at 1 again, and a forked
-    child never have the same.
+    Two workers of a container never have the same token. A forked child and a restarted container get new ones.
     """
     return _worker.token()
 
 
 def whoami() -> Identity:
-    """All that identifies the caller.
+    """Return everything that identifies the calling process.
 
     Raises:
         IdentityError: as `container_id`.
@@ -107,14 +106,15 @@ def whoami() -> Identity:
 
 
 def incarnation() -> str | None:
-    """A token of this run of the container: boot id, PID namespace and start time of its process 1.
+    """Return a token of this run of the container, from boot id, PID namespace and start time of its process 1.
 
-    With ``pid: host`` process 1 is the host's, and a restart is not told apart. See proc_pid_stat(5).
+    With ``pid: host``, process 1 is the host's, and a restart of the container does not change the token. See
+    proc_pid_stat(5). None if ``/proc`` does not show it.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = os.readlink("/proc/self/ns/pid")
-        # The command name, field 2, may hold spaces and parentheses: count fields after the last ")".
+        # The command name, field 2, may contain spaces and parentheses, so count fields after the last ")".
         started = Path("/proc/1/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return None
@@ -141,7 +141,7 @@ def _kernel_hostname() -> str:
 
 
 def _mountinfo_id() -> str:
-    """The short container id, from the files an engine mounts over /etc (hostname, hosts, resolv.conf)."""
+    """Return the short container id, from the files that an engine mounts over /etc (hostname, hosts, resolv.conf)."""
     try:
         text = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
     except OSError:
@@ -154,7 +154,7 @@ def _mountinfo_id() -> str:
 
 
 class _Worker:
-    """Holds the token of this process."""
+    """The token of this process."""
 
     _token: str
 

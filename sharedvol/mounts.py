@@ -1,4 +1,4 @@
-"""What a file is mounted from, see proc_pid_mountinfo(5), and on which file systems locks cannot be relied on."""
+"""The mount that a file is on, and the file systems whose locks are not reliable. See proc_pid_mountinfo(5)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ NETWORK: Final = frozenset(
     "acfs afs beegfs ceph cifs coda davfs davfs2 fhgfs gfs gfs2 glusterfs gpfs lustre mvfs ncpfs nfs nfs3 "
     "nfs4 ocfs2 orangefs panfs pvfs2 smb smb2 smb3 smbfs sshfs vxfs wekafs".split()
 )
-"""File systems of other machines, or shared with them."""
+"""File systems that other machines serve or share."""
 DESKTOP: Final = frozenset(
     "9p drvfs fakeowner fuse.grpcfuse fuse.osxfs fuse.vmhgfs-fuse hgfs osxfs prl_fs vboxsf virtiofs vmhgfs".split()
 )
-"""Directories of the machine around a virtual one, such as bind mounts of Docker Desktop."""
+"""Directories of the host of a virtual machine, such as bind mounts of Docker Desktop."""
 _LOCAL_FUSE: Final = frozenset(("fuse.fuse-overlayfs", "fuse.lxcfs", "fuse.squashfuse", "fuse.snapfuse"))
-"""What container engines and the system mount themselves: no volume of replicas is one of these."""
+"""File systems that container engines and the system mount. A volume of replicas is never one of these."""
 
-_EMPTY_PATH, _DONT_SYNC = 0x1000, 0x4000  # AT_EMPTY_PATH, AT_STATX_DONT_SYNC: no file server is asked
+_EMPTY_PATH, _DONT_SYNC = 0x1000, 0x4000  # AT_EMPTY_PATH, AT_STATX_DONT_SYNC: do not query a file server
 _MOUNT_ID, _UNIQUE_ID = 0x1000, 0x4000  # STATX_MNT_ID, STATX_MNT_ID_UNIQUE (Linux 6.8)
 _STATX_BYTES, _AT = 256, 144  # struct statx, and where stx_mnt_id is in it
 
@@ -41,7 +41,7 @@ class Mount(NamedTuple):
 def is_network(kind: str) -> bool:
     """Return whether two holders may have one lock at once on this kind of file system.
 
-    FUSE counts whole: a program decides what its locks are, and mostly the kernel keeps them for one mount alone.
+    All of FUSE counts, because a program implements its locks, and mostly the kernel keeps them for one mount alone.
     """
     if kind in NETWORK or kind in DESKTOP or kind == "fuse":
         return True
@@ -49,7 +49,7 @@ def is_network(kind: str) -> bool:
 
 
 def parse(text: str) -> list[Mount]:
-    """All lines of mountinfo."""
+    """Parse the text of a mountinfo file."""
     mounts = []
     for line in text.splitlines():
         fields, _, rest = line.partition(" - ")
@@ -65,7 +65,7 @@ def _plain(text: str) -> str:
 
 
 def read_mounts() -> list[Mount]:
-    """All mounts that this process sees.
+    """Return all mounts that this process sees.
 
     Raises:
         OSError: ``/proc`` is not mounted.
@@ -75,7 +75,7 @@ def read_mounts() -> list[Mount]:
 
 
 def mount_of(fd: int) -> Mount | None:
-    """Return the mount that a descriptor was opened through; None where it is mounted no more.
+    """Return the mount that a descriptor was opened through; None if it was unmounted.
 
     Raises:
         OSError: ``/proc`` is not mounted.
@@ -90,9 +90,9 @@ def _mount_id(fd: int) -> int:
 
 
 def network_mount(fd: int) -> tuple[Hashable, Mount] | None:
-    """Return the mount of a descriptor if it is of a network file system, with a key of its own; else None.
+    """Return the mount of a descriptor and a key for it, if it is a network file system; otherwise None.
 
-    Of each mount this is found out once for a process; after that it costs one system call.
+    The result is cached for each mount. A cached answer costs one system call.
     """
     try:
         key = _key(fd)
@@ -100,7 +100,7 @@ def network_mount(fd: int) -> tuple[Hashable, Mount] | None:
             mount = mount_of(fd)
             _known[key] = mount if mount is not None and is_network(mount.kind) else None
     except OSError:
-        return None  # no /proc: nothing is known
+        return None  # /proc is not mounted, so the mount is unknown
     found = _known[key]
     return None if found is None else (key, found)
 
@@ -109,9 +109,9 @@ _known: dict[Hashable, Mount | None] = {}
 
 
 def _key(fd: int) -> Hashable:
-    """What tells the mount of a descriptor from all others, also from those that come after it.
+    """Return a key that no other mount has, not even one that is mounted later.
 
-    Before Linux 6.8 another mount may get the number of one that has ended, so the device is looked at, too.
+    Before Linux 6.8 a new mount may reuse the number of an old one, so the key includes the device.
     """
     statx = _statx()
     if statx is not None:
@@ -128,5 +128,5 @@ def _key(fd: int) -> Hashable:
 
 @functools.cache
 def _statx() -> Any:
-    """Return statx(2) of the C library, which Python 3.11 lacks; None where the library lacks it as well."""
+    """Return statx(2) of the C library, which Python 3.11 lacks; None if the library lacks it as well."""
     return getattr(ctypes.CDLL(None), "statx", None)

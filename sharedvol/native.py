@@ -1,10 +1,10 @@
-"""Threads of the operating system, and what wakes those who wait for one, also where gevent has replaced `threading`.
+"""Threads of the operating system and signals between them, which also work when gevent has replaced `threading`.
 
-A wait in the kernel stops the thread that it runs in. Where gevent has patched `threading`, all "threads" of the
-process are greenlets of one thread, and such a wait would stop all of them, the holder of the lock included. So waits
-run in threads that gevent did not make, and the greenlet that needs the result waits for a `Bell`, while others run.
+A wait in the kernel stops the thread that it runs in. When gevent has patched `threading`, all "threads" of the process
+are greenlets of one thread, and such a wait would stop all of them, including the holder of the lock. So waits run in
+threads that gevent did not make. The greenlet that needs the result waits for a `Bell`, and other greenlets run.
 
-Whether gevent has patched anything is asked at each wait: an application server patches after it has imported the
+Each wait checks whether gevent has patched anything, because an application server patches after it has imported the
 application's settings.
 """
 
@@ -25,16 +25,16 @@ _YIELD_SECONDS = 0.001
 
 
 def has_greenlets() -> bool:
-    """Return whether gevent has made greenlets of this process's threads."""
+    """Return whether gevent has replaced the threads of this process with greenlets."""
     monkey: Any = sys.modules.get("gevent.monkey")
     return monkey is not None and bool(monkey.is_module_patched("threading"))
 
 
 def refuse_eventlet() -> None:
-    """Refuse a process in which eventlet has replaced the threads: nothing can wait there without stopping all of them.
+    """Refuse a process in which eventlet has replaced the threads, because a wait there would stop all of them.
 
     Raises:
-        LockError: eventlet has.
+        LockError: eventlet has replaced them.
     """
     patcher: Any = sys.modules.get("eventlet.patcher")
     if patcher is not None and patcher.is_monkey_patched("thread"):
@@ -45,19 +45,19 @@ def refuse_eventlet() -> None:
 
 
 def _real(module: Any, name: str) -> Any:
-    """``module.name`` as it was before gevent replaced it."""
+    """Return ``module.name`` as it was before gevent replaced it."""
     monkey: Any = sys.modules.get("gevent.monkey")
     return getattr(module, name) if monkey is None else monkey.get_original(module.__name__, name)
 
 
 def mutex() -> Any:
-    """Return a re-entrant lock of the operating system's threads. Wait for nothing else while it is held."""
-    # That of C has no parts in Python that could be patched; greenlets of one thread are one owner to it.
+    """Return a re-entrant lock of the operating system's threads. Do not wait for anything else while you hold it."""
+    # The lock in C has no parts in Python that gevent could patch. All greenlets of a thread are the same owner to it.
     return _thread.RLock()
 
 
 def start_thread(function: Callable[[], object], name: str) -> None:
-    """Run ``function`` in a thread of the operating system that does not keep the process from ending.
+    """Run ``function`` in a daemon thread of the operating system.
 
     Raises:
         RuntimeError: no thread can be started.
@@ -69,20 +69,20 @@ def start_thread(function: Callable[[], object], name: str) -> None:
 
 
 class Bell(Protocol):
-    """Wakes the one who waits, from any thread. Made by `bell`, in the thread or greenlet that waits."""
+    """Wakes a thread or greenlet that waits, from any thread. The one that waits makes it with `bell`."""
 
     def ring(self) -> None:
-        """Wake it, or let its next wait end at once."""
+        """Wake the waiter, or let its next wait end at once."""
 
     def wait(self, seconds: float | None) -> bool:
-        """Wait until it is rung, and forget the ring. False if the time is over first."""
+        """Wait until the bell rings, and reset it. Return False if the time is over first."""
 
     def close(self) -> None:
-        """No one waits any more."""
+        """Free the bell's resources. Do not wait for it any more."""
 
 
 def bell() -> Bell:
-    """Return a bell that lets greenlets run while one waits, where there are any."""
+    """Return a bell. While a greenlet waits for it, other greenlets run."""
     return _GreenletBell() if has_greenlets() and not _is_hub() else _ThreadBell()
 
 
@@ -92,7 +92,7 @@ class _ThreadBell:
         self._lock.acquire()
 
     def ring(self) -> None:
-        with contextlib.suppress(RuntimeError):  # it was rung already
+        with contextlib.suppress(RuntimeError):  # it has rung already
             self._lock.release()
 
     def wait(self, seconds: float | None) -> bool:
@@ -103,7 +103,7 @@ class _ThreadBell:
 
 
 class _GreenletBell:
-    """An asynchronous watcher of gevent's loop: the one thing of a loop that other threads may use."""
+    """A bell that is an asynchronous watcher of gevent's loop, the only part of a loop that other threads may use."""
 
     def __init__(self) -> None:
         from gevent import get_hub  # type: ignore[import-untyped, unused-ignore]
@@ -133,23 +133,23 @@ class _GreenletBell:
 
 
 def _is_hub() -> bool:
-    """Whether the caller is gevent's own loop, as in a signal handler, which cannot wait for itself."""
+    """Return whether the caller is gevent's own loop, as in a signal handler. A loop cannot wait for its own events."""
     from gevent import get_hub, getcurrent
 
     return bool(getcurrent() is get_hub())
 
 
 class Turnstile:
-    """A lock that may be made before gevent patches and used after it: who waits for it lets other greenlets run.
+    """A lock that may be made before gevent patches and used afterwards. Waiting for it lets other greenlets run.
 
-    A lock of `threading` that was made before would stop the greenlet that holds it as well.
+    Waiting for a lock of `threading` that was made before would also stop the greenlet that holds it.
     """
 
     def __init__(self) -> None:
         self._lock = _real(_thread, "allocate_lock")()
 
     def locked(self) -> bool:
-        """Return whether it is taken."""
+        """Return whether the lock is held."""
         return bool(self._lock.locked())
 
     def __enter__(self) -> None:

@@ -1,7 +1,7 @@
-"""What is done where a lock is on a network file system: a warning, an error with ``strict``, or nothing.
+"""What to do about a lock on a network file system: warn, raise an error with ``strict``, or accept it.
 
-Two mounts of one directory may each keep locks of their own there, and then two replicas hold one lock at once. Nothing
-that a single process can try shows that, so the kind of the mount decides.
+Two mounts of one directory may each keep their own locks there, and then two replicas hold one lock at once. A single
+process cannot test for that, so the kind of the mount decides.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sharedvol.mounts import DESKTOP, Mount, network_mount
 from sharedvol.text import shown
 
 STRICT_VARIABLE: Final = "SHAREDVOL_STRICT"
-"""The environment variable that makes the warning an error where the code does not say."""
+"""The environment variable that makes the warning an error, unless the code passes ``strict``."""
 
 _NOT_STRICT: Final = ("", "0", "false", "no", "off")
 _SKIPPED: Final = ("sharedvol", "sharedvol_sidecar", "contextlib")
@@ -32,11 +32,11 @@ class NetworkPolicy:
     """What to do about a network file system.
 
     Attributes:
-        allow: nothing.
+        allow: accept it without a warning.
         strict: raise an error instead of a warning; None as ``SHAREDVOL_STRICT`` says.
 
     Raises:
-        ValueError: both.
+        ValueError: both are set.
     """
 
     allow: bool = False
@@ -50,9 +50,9 @@ class NetworkPolicy:
         """Warn once for each mount, or raise.
 
         Args:
-            fd: a descriptor on the mount. Anything else is the handle of another system's lock, which is not checked.
-            what: the noun of what is there, such as ``lock``.
-            path: where it is, for the message.
+            fd: a descriptor on the mount. Any other object is a lock handle of another system and is not checked.
+            what: what is on the mount, such as ``lock``, for the message.
+            path: its path, for the message.
 
         Raises:
             NetworkFileSystemError: it is on a network file system, and this is strict.
@@ -72,12 +72,12 @@ class NetworkPolicy:
         try:
             warnings.warn(text, NetworkFileSystemWarning, stacklevel=_level_of_caller())
         except BaseException:
-            del _warned[key]  # warnings are errors here: the next use is one as well
+            del _warned[key]  # warnings are errors here, so the next use must raise as well
             raise
 
 
 ALLOWED: Final = NetworkPolicy(allow=True)
-"""For what is below a directory that was checked."""
+"""The policy for files in a directory that was checked already."""
 
 
 def strict_by_environment() -> bool:
@@ -86,7 +86,7 @@ def strict_by_environment() -> bool:
 
 
 def describe_mount(mount: Mount, accept: str = "allow_network=True") -> str:
-    """Return what is wrong with a network file system and what to do, to follow the name of what is on it.
+    """Describe the risk of a network file system and what to do, as the end of a sentence about a file on it.
 
     Args:
         mount: of a kind that `sharedvol.mounts.is_network` names.
@@ -104,7 +104,7 @@ def describe_mount(mount: Mount, accept: str = "allow_network=True") -> str:
 
 
 def _level_of_caller() -> int:
-    """Return the ``stacklevel`` of the code that uses the library, for a warning that the caller of this gives."""
+    """Return the ``stacklevel`` with which a warning points at the code that uses the library."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _SKIPPED:
         frame, level = frame.f_back, level + 1

@@ -1,6 +1,6 @@
-"""Paths that no other container, worker, thread or restart will ever make, and their inverse.
+"""Paths that are unique across containers, workers, threads and restarts, and the parser of their names.
 
-Three forms, of which the first two are what the R services write:
+There are three forms. R services write the first two:
 
 =========  ======================================  ==============================================
 form       built by                                example
@@ -10,7 +10,7 @@ log        ``log_path("logs")``                     ``logs/3f9c0d1e2b4a_20260131
 unique     ``unique_path("results", "a.json")``     ``results/a_3f9c0d1e2b4a_u5k2m9x0q7t1vz-1.json``
 =========  ======================================  ==============================================
 
-A name's suffix is its last extension, and the one before it where the last is a compression
+A name's suffix is its last extension. If that is a compression, the suffix includes the extension before it
 (``.json.gz``). An extension is a dot, a letter, and up to nine more letters or digits.
 """
 
@@ -43,11 +43,11 @@ PathLike = str | os.PathLike[str]
 
 @dataclass(frozen=True, slots=True)
 class ParsedName:
-    """What a file name says of its maker.
+    """What a file name says about the process that made it.
 
     Attributes:
         form: which builder made it: ``container``, ``log`` or ``unique``.
-        name: the name that was given to the builder; for a log, the file name itself.
+        name: the name that was passed to the builder; for a log, the file name.
         container: the container's name.
         date: a log's day, else None.
         worker: the worker token of a unique name, else None.
@@ -82,17 +82,17 @@ forks.in_child(_counter.renew)
 
 
 def unique_path(directory: PathLike, name: str) -> Path:
-    """A path below ``directory`` that nobody else makes, without a look at the disk.
+    """Return a path in ``directory`` that no other process makes. The disk is not touched.
 
-    Unique across containers, workers, forks, restarts and threads: container, a random token of the
-    process and a counter are put before the suffix.
+    The path is unique across containers, workers, forks, restarts and threads: the container's name, a random token of
+    the process and a counter come before the suffix.
 
     Args:
-        directory: where the file is to be; need not exist.
+        directory: where the file will be; it need not exist.
         name: one file name, such as ``job_42.json``.
 
     Raises:
-        InvalidNameError: ``name`` is no file name, or too long with what is added.
+        InvalidNameError: ``name`` is not a file name, or is too long with the parts that are added.
         IdentityError: see `sharedvol.container_id`.
     """
     tail = f"_{container_id()}_u{worker_token()}-{_counter.next()}"
@@ -100,29 +100,29 @@ def unique_path(directory: PathLike, name: str) -> Path:
 
 
 def container_path(directory: PathLike, name: str, *, container: str | None = None) -> Path:
-    """``name`` with the container's name before its suffix: R's ``results/job_7_<container>.json``.
+    """Return ``name`` with the container's name before its suffix, as R does: ``results/job_7_<container>.json``.
 
-    Unique between containers; two workers of one container get the same.
+    The path is unique between containers. Two workers of one container get the same path.
 
     Args:
-        directory: where the file is to be; need not exist.
+        directory: where the file will be; it need not exist.
         name: one file name, such as ``job_7.json``.
-        container: another container's name instead of one's own.
+        container: the name of another container; by default this one's.
 
     Raises:
-        InvalidNameError: ``name`` is no file name, or too long with what is added.
+        InvalidNameError: ``name`` is not a file name, or is too long with the parts that are added.
         IdentityError: see `sharedvol.container_id`.
     """
     return Path(directory, _with_tail(name, f"_{_known(container)}"))
 
 
 def log_path(directory: PathLike, *, container: str | None = None, date: Date | None = None) -> Path:
-    """The day's log of a container: R's ``logs/<container>_<YYYYMMDD>.log``.
+    """Return the path of a container's log of the day, as R does: ``logs/<container>_<YYYYMMDD>.log``.
 
     Args:
-        directory: where the file is to be; need not exist.
-        container: another container's name instead of one's own.
-        date: another day than today (local time, as R's ``Sys.time()``).
+        directory: where the file will be; it need not exist.
+        container: the name of another container; by default this one's.
+        date: another day; by default today in local time, as R's ``Sys.time()``.
 
     Raises:
         IdentityError: see `sharedvol.container_id`.
@@ -132,17 +132,16 @@ def log_path(directory: PathLike, *, container: str | None = None, date: Date | 
 
 
 def parse_name(path: PathLike, *, containers: Iterable[str] | None = None) -> ParsedName:
-    """The inverse of `unique_path`, `container_path` and `log_path`, by the last component of ``path``.
+    """Parse a name that `unique_path`, `container_path` or `log_path` made, from the last component of ``path``.
 
-    A container's name may itself hold ``_`` and ``.``, as R's forms allow, and then only who knows
-    the name can tell where it begins. So known names are tried first, the longest first, and a name
-    that ends with none of them is split at its last ``_``, which is right for every container name
-    without ``_``: every container id is one. Note that ``my_report.json`` has the container form too;
-    give ``containers`` where that matters.
+    A container's name may contain ``_`` and ``.``. Then its beginning can only be found if the name is known. So known
+    names are tried first, the longest before the others. Any other name is split at its last ``_``, which is right for
+    every container name without ``_``, such as a container id. Note that ``my_report.json`` has the container form as
+    well; pass ``containers`` if that matters.
 
     Args:
         path: a path or a file name.
-        containers: the names to believe; no other is then accepted. Default: one's own, then any.
+        containers: the names to accept, and no others. By default this container's name is tried, then any.
 
     Raises:
         InvalidNameError: the name has none of the three forms.
@@ -167,7 +166,7 @@ def parse_name(path: PathLike, *, containers: Iterable[str] | None = None) -> Pa
 
 
 def split_suffix(name: str) -> tuple[str, str]:
-    """``job.json.gz`` → ``("job", ".json.gz")``; ``v1.2`` and ``.bashrc`` have no suffix."""
+    """Split ``job.json.gz`` into ``("job", ".json.gz")``. ``v1.2`` and ``.bashrc`` have no suffix."""
     stem, suffix = _split_extension(name)
     if suffix in _COMPRESSIONS:
         inner_stem, inner = _split_extension(stem)
@@ -186,7 +185,7 @@ def _known(container: str | None) -> str:
     if container is None:
         return container_id()
     if not container or "/" in container or container in (".", "..") or _CONTROL.search(container):
-        raise InvalidNameError(f"container name {container!r} cannot be a part of a file name")
+        raise InvalidNameError(f"container name {container!r} cannot be part of a file name")
     return container
 
 
@@ -217,7 +216,7 @@ def _with_tail(name: str, tail: str) -> str:
 
 
 def _parse(name: str, container: str | None) -> ParsedName | None:
-    """``name`` as one of the three forms, of ``container`` if that is given."""
+    """Parse ``name`` as one of the three forms, for ``container`` if that is given."""
     log = _LOG.fullmatch(name)
     if log and container in (None, log["container"]):
         day = _day(log["date"])
@@ -234,8 +233,8 @@ def _parse(name: str, container: str | None) -> ParsedName | None:
             stem, found = head.removesuffix(f"_{container}"), container
             if stem == head:
                 continue
-        # Only what the builder would have split this way: else a dot of the container's name was taken
-        # for the suffix's.
+        # Accept only a split that the builder would have made. Otherwise the suffix would begin at a dot of the
+        # container's name.
         if stem and found and split_suffix(stem + suffix) == (stem, suffix):
             form: Literal["unique", "container"] = "unique" if tail else "container"
             return ParsedName(form, stem + suffix, found, None, worker, count)
@@ -243,7 +242,7 @@ def _parse(name: str, container: str | None) -> ParsedName | None:
 
 
 def _splits(name: str, container: str | None) -> list[tuple[str, str]]:
-    """The places where the suffix may begin: one by the rule, every dot where the container is known."""
+    """Return the possible splits: the one of the rule, or one for each dot if the container is known."""
     if container is None:
         return [split_suffix(name)]
     places = [i for i, letter in enumerate(name) if letter == "." and i > 0]

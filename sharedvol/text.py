@@ -1,11 +1,11 @@
-"""Make text that other programs wrote fit for a terminal: no control characters, no credentials."""
+"""Make text from other programs safe to print: without control characters and credentials."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
-# A password may hold anything, also quotes, blanks and @. So what is hidden ends at the last @ of the text.
+# A password may contain quotes, blanks and @. So everything up to the last @ of the text is hidden.
 _CREDENTIALS: Final = re.compile(
     r"(?P<scheme>[\w+.-]*:/+)(?P<login>.*)@"
     r"|(?<![^\s'\"=])[^\s'\"@/:]+:\S+@(?=[\w.\[-])",  # without a scheme: user:password@host
@@ -13,19 +13,23 @@ _CREDENTIALS: Final = re.compile(
 )
 _OPTIONS: Final = re.compile(r"(://[^\s'\"?]*\?)[^\s'\"]+")
 ACCOUNT: Final = re.compile(r"[a-z][a-z_-]{0,15}")
-"""A user of a URL that is certainly not a password. It is named also where no password is next to it."""
+"""A user name of a URL that is certainly not a password, so it is shown."""
 
 
 def shown(text: str) -> str:
-    """Return ``text`` with escapes for what is not printable, and for the backslash, so that no escape is forged."""
+    """Return ``text`` with escapes for the backslash and for unprintable characters.
+
+    Use it for names from other processes: two different names never look the same. `escape_unprintable` is for whole
+    lines, in which names may be escaped already.
+    """
     return escape_unprintable(text.replace("\\", "\\\\"))
 
 
 def escape_unprintable(text: str) -> str:
-    r"""Return ``text`` with escapes such as ``\n`` or ``\u202e`` for what is not printable.
+    r"""Return ``text`` with escapes such as ``\n`` or ``\u202e`` for unprintable characters.
 
-    Control characters, line breaks, direction overrides and lone surrogates (bytes that are not UTF-8) are not
-    printable. Text that was escaped before stays as it is.
+    These are control characters, line breaks, direction overrides and lone surrogates (bytes that are not UTF-8). Text
+    that was escaped before stays as it is.
     """
     if text.isprintable():
         return text

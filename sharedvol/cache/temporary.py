@@ -12,7 +12,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from sharedvol.identity import worker_token
-from sharedvol.publishing.publication import TEMPORARY_SUFFIX
+from sharedvol.publishing.temporaries import TEMPORARY_SUFFIX
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer

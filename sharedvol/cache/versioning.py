@@ -35,7 +35,7 @@ from sharedvol.filesystem import open_directory, read_file
 from sharedvol.locks.file.below import LockBelow
 from sharedvol.network import ALLOWED, NetworkPolicy
 from sharedvol.publishing import publish, remove_stale_temporaries
-from sharedvol.publishing.publication import TEMPORARY_SUFFIX
+from sharedvol.publishing.temporaries import TEMPORARY_SUFFIX
 
 MAX_VERSION: Final = 200
 """The longest version, in characters."""

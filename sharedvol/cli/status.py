@@ -15,8 +15,8 @@ from sharedvol.cli.terminal import Progress, write_error, write_line
 from sharedvol.errors import describe
 from sharedvol.locks import Holder
 from sharedvol.text import shown
-from sharedvol.volume.status import KINDS, Backlog, Lock, Status, look
-from sharedvol.volume.volume import Replica
+from sharedvol.volume.record import Replica
+from sharedvol.volume.status import KINDS, Backlog, LockStatus, Status, read_status
 
 EXIT_DIRECTORY: Final = 66  # EX_NOINPUT of sysexits.h
 
@@ -74,7 +74,7 @@ def _run(options: argparse.Namespace) -> int:
         return EXIT_DIRECTORY
     progress = Progress(sys.stderr, time.monotonic, every=0.2)
     try:
-        status = look(options.directory, options.kinds, _counted(progress))
+        status = read_status(options.directory, options.kinds, _counted(progress))
     finally:
         progress.end()
     for line in [json.dumps(status.as_dict())] if options.json else _in_words(status):
@@ -127,7 +127,7 @@ def _replica(one: Replica) -> list[str]:
     return [shown(one.name), "alive" if one.alive else "dead", slot, since, shown(one.purpose)]
 
 
-def _holders(lock: Lock) -> str:
+def _holders(lock: LockStatus) -> str:
     if lock.state == "unknown":
         return "cannot be read"
     known = [

@@ -21,7 +21,7 @@ from sharedvol.integrations.family import join_later, slot_of_family
 from sharedvol.integrations.process import START_UP_FAILED, end_process
 from sharedvol.migrations.coordinator import MigrationCoordinator
 from sharedvol.volume import Volume
-from sharedvol.volume.volume import Membership
+from sharedvol.volume.membership import Membership
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

@@ -1,8 +1,8 @@
-"""`ReplicaFileHandler`: logs of a replica of many processes, with rotation that loses nothing.
+"""`ReplicaFileHandler`: the logs of a replica with several processes, with rotation that loses nothing.
 
-Nothing is ever renamed, cut or shared: each process has a file for itself (`sharedvol.logs.files`), puts each
-record at its end by one write(2) without any buffer, and goes on in a file of another name when the day or the
-file is over. So there is no moment at which two processes have to agree, and none that a kill could fall into.
+No file is renamed, truncated or shared. Each process has its own file (`sharedvol.logs.files`), appends each record
+with one write(2) and without a buffer, and starts a file with another name when the day ends or the file is full. So
+processes never have to coordinate, and a kill cannot interrupt a rotation.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NEVER = sys.maxsize
 
 
 class ReplicaFileHandler(logging.Handler):
-    """Writes records to a replica's own log files, below a directory that replicas share.
+    """A logging handler that writes to log files of this replica, below a directory that replicas share.
 
     ::
 
@@ -46,30 +46,31 @@ class ReplicaFileHandler(logging.Handler):
             "root": {"handlers": ["file"], "level": "INFO"},
         })
 
-    A file is opened by the first record. Each process of the replica has its own; see docs/logging.md. What
-    cannot be written goes to standard error, and the log says so once it can be written again; nothing of that
-    is raised.
+    The first record opens a file. Each process of the replica has its own; see docs/logging.md. The handler does not
+    raise if a record cannot be written. It writes the record to standard error and adds a note to the log as soon as
+    the log can be written again.
 
     Args:
-        directory: where the files are. ``{container}`` stands for the replica's name; from there on it is made
-            where it is missing, and what is before that must exist.
-        name: what the files' names begin with, to tell two handlers apart; None for R's form.
-        max_bytes: a file has no more, unless a single record does; a number, or text such as ``"50M"``; 0 for no limit.
-        at_midnight: begin another file each day, local time.
-        encoding: one in which a line ends with the byte of ASCII.
-        errors: what is done with what cannot be encoded, as for `open`.
-        permissions: of new files, such as ``0o640`` or ``"0640"``; else ``0o666`` less the umask.
+        directory: the directory of the files. ``{container}`` is replaced by the replica's name. Missing directories
+            are made from there on; those before it must exist.
+        name: the beginning of the files' names, to distinguish two handlers; None for R's form.
+        max_bytes: the maximum size of a file, unless a single record is larger; a number, or text such as ``"50M"``; 0
+            for no limit.
+        at_midnight: start another file each day, in local time.
+        encoding: an encoding in which a line ends with the byte of ASCII.
+        errors: how to handle characters that cannot be encoded, as for `open`.
+        permissions: the mode of new files, such as ``0o640`` or ``"0640"``; by default ``0o666`` less the umask.
         sync_level: records of this level and above are on the disk when the call returns; None for none.
         level: as for every handler.
         allow_network: accept a network file system without a warning.
-        strict: refuse one; None as the environment variable ``SHAREDVOL_STRICT`` says.
+        strict: refuse a network file system; None as the environment variable ``SHAREDVOL_STRICT`` says.
 
     Raises:
-        IdentityError: nothing names this container; see `sharedvol.container_id`.
-        InvalidNameError: ``name`` cannot be a part of a file name.
-        LookupError: no such encoding.
+        IdentityError: this container has no name of its own; see `sharedvol.container_id`.
+        InvalidNameError: ``name`` cannot be part of a file name.
+        LookupError: the encoding is unknown.
         NetworkFileSystemError: the directory is on a network file system, and the handler is ``strict``.
-        ValueError: an argument that cannot be used.
+        ValueError: an argument cannot be used.
     """
 
     def __init__(  # noqa: PLR0913 - the keys of a logging configuration
@@ -97,7 +98,7 @@ class ReplicaFileHandler(logging.Handler):
         container = container_id()
         self._sync_level = _level(sync_level)
         place = LogDirectory(directory, container)
-        # Here, and not with the first record: a warning that is logged would come back to this handler.
+        # Not with the first record, because a warning that is logged would come back to this handler.
         place.check(NetworkPolicy(allow_network, strict))
         self._files = LogFiles(
             place,
@@ -107,31 +108,31 @@ class ReplicaFileHandler(logging.Handler):
         )
         self._max_bytes, self._at_midnight = limit or math.inf, at_midnight
         self.encoding, self.errors = encoding, errors
-        self._told = _StandardError(self)
+        self._reporter = _StandardError(self)
         self._writer = self._new_writer()
         forks.track(self)
 
     @property
     def path(self) -> str | None:
-        """The file that is written to; None before the first record, and when it was closed."""
+        """The current file; None before the first record and after `close`."""
         return self._writer.path
 
     @property
     def lost(self) -> int:
-        """How many records of this process could not be written to a file."""
+        """The number of records of this process that could not be written to a file."""
         return self._writer.lost
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Write one record if the filters let it through."""
+        """Write one record if it passes the filters."""
         forks.notice()  # before the handler's lock, which a thread of the parent may have held
         return super().handle(record)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record; never raises because of the file."""
+        """Write one record. Errors of the file are not raised."""
         try:
             data, sync = self.line(record), record.levelno >= self._sync_level
-            if self._told.busy:
-                self._told.back(data)
+            if self._reporter.busy:
+                self._reporter.echo(data)
             else:
                 self._writer.write(data, sync)
         except RecursionError:  # as in logging: see CPython issue 36272
@@ -140,16 +141,16 @@ class ReplicaFileHandler(logging.Handler):
             self.handleError(record)
 
     def line(self, record: logging.LogRecord) -> bytes:
-        """A record as it stands in the file."""
+        """Return a record as it is written to the file."""
         return f"{self.format(record)}\n".encode(self.encoding, self.errors)
 
     def flush(self) -> None:
-        """Finish what was begun. There is no buffer."""
+        """Finish a record that was written in part. There is no buffer."""
         with self._locked():
             self._writer.drain()
 
     def close(self) -> None:
-        """Close the file; a record that comes later opens it again."""
+        """Close the file. A later record opens it again."""
         with self._locked():
             self._writer.close()
         super().close()
@@ -164,22 +165,22 @@ class ReplicaFileHandler(logging.Handler):
             self.release()
 
     def _new_writer(self) -> LogWriter:
-        return LogWriter(self._files, self._max_bytes, self._at_midnight, self._told)
+        return LogWriter(self._files, self._max_bytes, self._at_midnight, self._reporter)
 
     def renew(self) -> None:
-        """In a forked child: begin with no file, at once.
+        """Close the parent's file in a forked child, at once.
 
-        As long as a child has its parent's file open, a sidecar cannot tell that it is finished.
+        While a child has its parent's file open, a sidecar cannot see that the file is finished.
         """
-        self.createLock()  # as logging does, where Python sees the fork
-        before, self._told = self._writer, _StandardError(self)
+        self.createLock()  # logging does this only if Python sees the fork
+        before, self._reporter = self._writer, _StandardError(self)
         self._writer = self._new_writer()
         before.abandon()
         self._files.prepare()
 
     def __del__(self) -> None:
-        # Not `close`, which takes the lock of logging itself: another thread may hold that and wait for this one.
-        with contextlib.suppress(Exception):  # __init__ may have failed; the interpreter may be ending
+        # Not `close`, which takes the lock of logging: another thread may hold that lock and wait for this one.
+        with contextlib.suppress(Exception):  # __init__ may have failed, or the interpreter is ending
             forks.notice()
             self._writer.close()
 
@@ -189,28 +190,28 @@ class ReplicaFileHandler(logging.Handler):
 
 
 class _StandardError:
-    """Takes what a handler cannot write; what cannot be put there either is lost, as nobody is left to tell.
+    """Standard error, for records that a handler cannot write and for its own errors. Its failures are ignored.
 
     Attributes:
-        busy: it is being written to, and what is logged meanwhile comes from there.
+        busy: whether it is being written to. Records that are logged meanwhile come from there.
     """
 
     def __init__(self, handler: ReplicaFileHandler) -> None:
         self._encoding = handler.encoding
-        self._line = weakref.WeakMethod(handler.line)  # a cycle would keep the file of a handler that was dropped
+        self._line = weakref.WeakMethod(handler.line)  # a reference cycle would keep a dropped handler's file open
         self.busy = False
 
     def failed(self, path: str, error: OSError) -> None:
-        self._say(f"cannot write {path!r}: {describe(error)}; {_hint(error)}; until then records follow here")
+        self._say(f"cannot write {path!r}: {describe(error)}; {_hint(error)}; until then, records go to standard error")
 
     def unsynced(self, path: str, error: OSError) -> None:
-        self._say(f"cannot sync {path!r}: {describe(error)}; what was written last may be lost with a power cut")
+        self._say(f"cannot sync {path!r}: {describe(error)}; the last records may be lost in a power cut")
 
     def lost(self, data: bytes) -> None:
         self._show(data.decode(self._encoding, "replace"))
 
-    def back(self, data: bytes) -> None:
-        """What was logged because standard error leads back to the log: to the one that the process began with."""
+    def echo(self, data: bytes) -> None:
+        """Write a record that came from standard error, which leads to the log, to the original standard error."""
         with contextlib.suppress(Exception):
             print(data.decode(self._encoding, "replace"), end="", file=sys.__stderr__, flush=True)
 
@@ -222,7 +223,7 @@ class _StandardError:
             line = self._line()
             assert line is not None
             return line(record)
-        except Exception:  # the handler was dropped, or its formatter wants what only the application's records have
+        except Exception:  # the handler was dropped, or its formatter needs attributes that this record lacks
             return f"sharedvol.logs: {text}\n".encode()
 
     def _say(self, text: str) -> None:
@@ -231,7 +232,7 @@ class _StandardError:
     def _show(self, text: str) -> None:
         self.busy = True
         try:
-            with contextlib.suppress(Exception):  # None, closed, or a pipe that nobody reads
+            with contextlib.suppress(Exception):  # None, closed, or a pipe without a reader
                 sys.stderr.write(text)
                 sys.stderr.flush()
         finally:
@@ -245,27 +246,27 @@ def _level(level: int | str | None) -> int:
         return level
     known = logging.getLevelNamesMapping()
     if level not in known:
-        raise ValueError(f"sync_level {level!r} is no level: give one of {', '.join(known)}, or a number")
+        raise ValueError(f"sync_level {level!r} is not a level: use one of {', '.join(known)}, or a number")
     return known[level]
 
 
 def _mode(permissions: int | str | None) -> int | None:
-    """A mode; JSON and TOML have no octal numbers, so it may be digits in a string."""
+    """Return a file mode. It may be a string of octal digits, because JSON and TOML have no octal numbers."""
     if isinstance(permissions, str):
         try:
             permissions = int(permissions, 8)
         except ValueError:
-            raise ValueError(f'permissions {permissions!r} are no octal mode: give one such as "0640"') from None
+            raise ValueError(f'permissions {permissions!r} is not an octal mode: use one such as "0640"') from None
     if permissions is not None and not (0 <= permissions <= 0o777 and permissions & 0o600 == 0o600):
-        raise ValueError(f"permissions {permissions:#o} do not let their own user read and write: use 0o640")
+        raise ValueError(f"permissions {permissions:#o} do not allow the owner to read and write: use 0o640")
     return permissions
 
 
 def _hint(error: OSError) -> str:
     return {
         errno.ENOENT: "mount the volume, or create the directory before {container}",
-        errno.ENOTDIR: "no symbolic link is followed there: remove what is in the way",
-        errno.ELOOP: "no symbolic link is followed there: remove what is in the way",
+        errno.ENOTDIR: "remove the file or symbolic link with its name; links are not followed",
+        errno.ELOOP: "remove the symbolic link; links are not followed",
         errno.EROFS: "mount the volume read-write",
         errno.EACCES: "give this user write permission on the directory",
         errno.ENOSPC: "free some space",

@@ -1,10 +1,10 @@
-"""The names of a `sharedvol.logs.ReplicaFileHandler`'s files, all of which tell the replica's name.
+"""The names of the files of a `sharedvol.logs.ReplicaFileHandler`. Each contains the replica's name.
 
 ::
 
     3f9c0d1e2b4a_20260131.log            the first of the day, in R's form
     log-20260131-2_3f9c0d1e2b4a.log      the second, and so on
-    api-20260131_3f9c0d1e2b4a.log        the first where the handler has the name "api"
+    api-20260131_3f9c0d1e2b4a.log        the first one of a handler with the name "api"
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from sharedvol.identity import worker_token
 from sharedvol.paths import container_path, log_path
 
 MAX_NUMBER = 1000
-"""Names that are tried before one is made that nobody else ever makes."""
+"""How many numbered names are tried before a unique name is made."""
 
 
 class LogNames:
     """The names of a replica's logs.
 
     Args:
-        name: what they begin with; None for R's form.
+        name: the beginning of the names; None for R's form.
         container: the replica's name.
 
     Raises:
-        InvalidNameError: ``name`` cannot be a part of a file name.
+        InvalidNameError: ``name`` cannot be part of a file name.
     """
 
     def __init__(self, name: str | None, container: str) -> None:
@@ -40,14 +40,14 @@ class LogNames:
         self.unique(Date.max)
 
     def number(self, day: Date | None, number: int) -> str:
-        """The name of a day's log with a number that counts from 1; of no day where they are not parted by days."""
+        """Return the name of the day's log with a number, counted from 1. ``day`` is None for logs without a day."""
         if number == 1 and day is not None and self._name is None:
             return log_path("", container=self._container, date=day).name
         more = f"-{number}" if number > 1 else ""
         return container_path("", f"{self._stem(day)}{more}.log", container=self._container).name
 
     def unique(self, day: Date | None) -> str:
-        """One that no other process makes, and this one not again: in the form of `sharedvol.unique_path`."""
+        """Return a name that is never made again, in the form of `sharedvol.unique_path`."""
         who = f"{self._container}_u{worker_token()}-{next(self._made)}"
         return container_path("", f"{self._stem(day)}.log", container=who).name
 

@@ -1,7 +1,7 @@
-"""Who will write a replica's logs: a server may start as root and let its workers run as another user.
+"""The user who will write a replica's logs, because a server may start as root and run its workers as another user.
 
 gunicorn does so with ``user=``. It forks its workers as root, and they change their user after they have logged a first
-record. A directory that root made would then take no further file of theirs.
+record. After that they could not make files in a directory that root made.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import stat
 
 
 def future_owner() -> tuple[int, int] | None:
-    """Return user and group that this process, or its children, will change to. None if there is no such change."""
+    """Return the user and group that this process or its children will change to, or None."""
     if os.geteuid() != 0:
         return None
-    # gunicorn's arbiter has the settings. It handles SIGTERM in the master, and in a worker until that has its user.
+    # gunicorn's arbiter has the settings. It handles SIGTERM in the master, and in a worker until its user changes.
     arbiter = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     settings = getattr(arbiter, "cfg", None)
     uid, gid = getattr(settings, "uid", 0), getattr(settings, "gid", 0)
@@ -24,10 +24,10 @@ def future_owner() -> tuple[int, int] | None:
 
 
 class OwnDirectories:
-    """The directories that a handler made, to be handed over to the user who will write.
+    """The directories that a handler gives to the user who will write.
 
     Args:
-        own: whether others of the same path belong to this replica alone, because its name is in them.
+        own: whether existing directories on the path belong to this replica alone, because they contain its name.
     """
 
     def __init__(self, own: bool) -> None:
@@ -37,7 +37,7 @@ class OwnDirectories:
     def made(self, fd: int) -> None:
         """Remember a directory that this process has just made."""
         info = os.fstat(fd)
-        # Where others may write, it may be another one by now. To own an empty one gives a user nothing.
+        # In a directory that others may write, it may have been replaced. A user gains nothing from an empty directory.
         if info.st_uid == os.geteuid() and not os.listdir(fd):
             self._made.add((info.st_dev, info.st_ino))
 

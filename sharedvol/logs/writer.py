@@ -1,8 +1,8 @@
-"""How records get into a log file: whole, in order and once, whatever comes between.
+"""Write records to a log file: complete, in order and once, in spite of interruptions.
 
-Between any two steps of this a signal handler or a finalizer may log, raise or fork, the disk may be full, or the
-process may be killed. So a record waits in a queue until the file has all of it, and how much the file has is
-asked of the file itself: nobody else writes it.
+Between any two steps a signal handler or a finalizer may log, raise or fork, the disk may be full, or the process may
+be killed. So a record waits in a queue until the file contains all of it. The size of the file shows how much it
+contains, because no other process writes it.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from typing import Protocol
 
 from sharedvol.logs.files import LogFile, LogFiles
 
-LOOK_EVERY = 1.0
-"""Seconds after which a record first looks whether the file still has its name."""
+CHECK_EVERY = 1.0
+"""Seconds after which a record checks again whether the file still has its name."""
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class FailureReporter(Protocol):
-    """Who is told of what cannot be written."""
+    """Receives what cannot be written."""
 
     def failed(self, path: str, error: OSError) -> None:
-        """The first record that cannot be written since one could."""
+        """Report an error. Called for the first record that fails after one that was written."""
 
     def unsynced(self, path: str, error: OSError) -> None:
-        """A record was written, and fsync(2) failed."""
+        """Report that a record was written but fsync(2) failed."""
 
     def lost(self, data: bytes) -> None:
-        """A record that is not in the log, nor will be."""
+        """Take a record that will not be in the log."""
 
     def note(self, lost: int, since: float) -> bytes:
-        """What the log is to say of records that it does not have, the first lost at the time ``since``."""
+        """Return a note for the log about the records that are missing, the first since the time ``since``."""
 
 
 class _Entry:
@@ -46,9 +46,9 @@ class _Entry:
 
     Attributes:
         data: its line or lines.
-        sync: whether fsync(2) is to follow.
-        start: where in the file it begins, once it may have begun; else -1.
-        done: it is in the file.
+        sync: whether to call fsync(2) after it.
+        start: its position in the file once a part of it may be there; otherwise -1.
+        done: whether the file contains it.
     """
 
     __slots__ = ("data", "done", "start", "sync")
@@ -61,41 +61,41 @@ class LogWriter:
     """Writes the records of one process. Calls must not overlap in two threads; in one thread they may.
 
     Args:
-        files: where to.
-        max_bytes: a file has no more, unless a single record does.
-        at_midnight: begin another file each day.
-        told: is told of what cannot be written.
+        files: the log files.
+        max_bytes: the maximum size of a file, unless a single record is larger.
+        at_midnight: start another file each day.
+        reporter: receives what cannot be written.
 
     Attributes:
-        lost: how many records could not be written.
+        lost: the number of records that could not be written.
     """
 
-    def __init__(self, files: LogFiles, max_bytes: float, at_midnight: bool, told: FailureReporter) -> None:
-        self._files, self._max_bytes, self._at_midnight, self._told = files, max_bytes, at_midnight, told
+    def __init__(self, files: LogFiles, max_bytes: float, at_midnight: bool, reporter: FailureReporter) -> None:
+        self._files, self._max_bytes, self._at_midnight, self._reporter = files, max_bytes, at_midnight, reporter
         self._queue: deque[_Entry] = deque()
         self._busy = False
         self._file: LogFile | None = None
         self._number, self._day = 1, Date.min
         self._end = 0
         self._valid_from = self._valid_until = 0.0
-        self._bytes, self._covered = b"", 0  # of the first in the queue: what is written for it
+        self._bytes, self._covered = b"", 0  # what is written for the first record of the queue
         self._failing = False
-        self.lost = self._untold = 0
+        self.lost = self._unreported = 0
         self._since = 0.0
 
     @property
     def path(self) -> str | None:
-        """The file that is open."""
+        """The path of the open file."""
         return None if self._file is None else self._file.path
 
     def write(self, data: bytes, sync: bool) -> None:
-        """Put a record at the end of the log. Raises nothing of its own."""
+        """Append a record to the log. Errors of the file are not raised."""
         self._queue.append(_Entry(data, sync))
         self.drain()
 
     def drain(self) -> None:
-        """Go on with what an exception or a full disk has left unfinished."""
-        # Who logs in the middle of this, from a signal handler or a finalizer, only leaves it in the queue.
+        """Write what is in the queue, such as a record that an exception or a full disk interrupted."""
+        # A signal handler or finalizer that logs during this only adds its record to the queue.
         while self._queue and not (self._busy and self._is_draining()):
             self._busy = True
             try:
@@ -108,27 +108,27 @@ class LogWriter:
                 self._busy = False
 
     def close(self) -> None:
-        """Close the file; the next record opens it again. What cannot be finished is told."""
+        """Close the file. The next record opens it again. Records that cannot be finished are reported."""
         if self._busy and self._is_draining():
-            return  # from a signal handler in the middle of a write, which needs the file
-        if self._untold:
+            return  # called by a signal handler during a write, which needs the file
+        if self._unreported:
             self._queue.append(_Entry(b"", False))
         self.drain()
         self._leave()
         self._give_up()
 
     def abandon(self) -> None:
-        """In a forked child: the file and what was on its way into it are the parent's."""
-        self._untold = 0
+        """Drop the file and the queue in a forked child, because the parent writes them."""
+        self._unreported = 0
         for entry in self._queue:
             entry.done = True
         if not (self._busy and self._is_draining()):
             self._leave()
         elif self._file is not None:
-            self._file.blind()  # the fork came in the middle of a write, with which the child goes on
+            self._file.blind()  # the fork interrupted a write, which the child will continue
 
     def _is_draining(self) -> bool:
-        """Whether a caller is in `drain`: an exception may come when it is about to say that it no longer is."""
+        """Return whether a caller runs `drain`. An exception may leave ``_busy`` set, so the stack decides."""
         frame = sys._getframe(2)
         while frame is not None:
             if frame.f_code is LogWriter.drain.__code__ and frame.f_locals["self"] is self:
@@ -146,7 +146,7 @@ class LogWriter:
                     return
                 if self._file is None or self._failing or error.errno in _FULL:
                     raise
-                self._leave()  # too long for a limit, or broken: perhaps another one can be written
+                self._leave()  # over a limit, or broken: try another file
                 self._number += 1
                 self._write(entry)
         self._queue.popleft()
@@ -156,49 +156,55 @@ class LogWriter:
         if file is None or not self._is_as_left(entry):
             file, size = self._ready(entry)
         if entry.start < 0:
-            self._bytes, self._covered = entry.data, self._untold
-            if file.torn or self._untold:
-                note = self._told.note(self._untold, self._since) if self._untold else b""
+            self._bytes, self._covered = entry.data, self._unreported
+            if file.torn or self._unreported:
+                note = self._reporter.note(self._unreported, self._since) if self._unreported else b""
                 self._bytes = (b"\n" if file.torn else b"") + note + entry.data
             entry.start = size
-        # How much of it is there the file itself tells, as it is ours alone: that holds after an exception, too.
+        # The size of the file shows how much of the record it contains, even after an exception: no other process
+        # writes it.
         missing = self._bytes[size - entry.start :]
         while missing and not entry.done:
             written = os.write(file.fd, missing)
             if not written:
                 raise OSError(errno.EIO, "nothing was written")
             missing = missing[written:]
-        # In this order: an exception may come after each line, and then they are run again.
+        # The order matters: an exception may interrupt after each line, and then all of them run again.
         self._end = entry.start + len(self._bytes)
         if self._failing or self._covered or file.torn:
-            self._untold, self._covered, self._failing, file.torn = self._untold - self._covered, 0, False, False
+            self._unreported, self._covered, self._failing, file.torn = (
+                self._unreported - self._covered,
+                0,
+                False,
+                False,
+            )
         entry.done = True
         if entry.sync:
             try:
                 os.fsync(file.fd)
             except OSError as error:
-                self._told.unsynced(file.path, error)
+                self._reporter.unsynced(file.path, error)
 
     def _is_as_left(self, entry: _Entry) -> bool:
-        """Whether it goes into the file as the last record did: the usual case, and told by two cheap calls."""
+        """Return whether the file is as the last record left it. Two cheap calls show that in the usual case."""
         file = self._file
-        if file is None or entry.start >= 0 or self._untold or file.torn:
+        if file is None or entry.start >= 0 or self._unreported or file.torn:
             return False
         if not self._valid_from <= time.time() < self._valid_until or self._end + len(entry.data) > self._max_bytes:
             return False
         try:
-            # Only we write it. Of another size it is not what it was: other code closed the descriptor, as daemons
-            # do, and it is something else by now.
+            # No other process writes the file. If the size has changed, other code closed the descriptor, as daemons
+            # do, and its number now belongs to another file.
             return os.lseek(file.fd, 0, os.SEEK_END) == self._end
         except OSError:
             return False
 
     def _ready(self, entry: _Entry) -> tuple[LogFile, int]:
-        """The file that an entry goes to, and its size."""
+        """Return the file for an entry, and its size."""
         now = time.time()
-        size = self._look()
+        size = self._check_file()
         if self._file is not None and 0 <= entry.start < size:
-            return self._file, size  # a part of it is there: the rest belongs behind it
+            return self._file, size  # a part of it is there, and the rest follows
         entry.start = -1
         day, until = _day_of(now) if self._at_midnight else (Date.min, math.inf)
         if day != self._day:
@@ -212,13 +218,13 @@ class LogWriter:
             self._file = self._files.open(day if self._at_midnight else None, self._number, room)
             self._number = self._file.number
             size = os.fstat(self._file.fd).st_size
-        self._valid_from, self._valid_until = now, min(now + LOOK_EVERY, until)
+        self._valid_from, self._valid_until = now, min(now + CHECK_EVERY, until)
         return self._file, size
 
-    def _look(self) -> int:
-        """The size of the file; 0, after it was left, where it is not what it was or has lost its name.
+    def _check_file(self) -> int:
+        """Return the size of the file. Leave it and return 0 if it was replaced or has lost its name.
 
-        Without leases a sidecar takes a file that has been quiet for long; or somebody else moved it.
+        A sidecar without leases collects a file that has been quiet for long, and a user may move one.
         """
         file = self._file
         if file is None:
@@ -231,7 +237,7 @@ class LogWriter:
         return 0
 
     def _leave(self) -> None:
-        """What was half written into the file that is left is written whole into the next."""
+        """Close the file. A record that it contains in part is written to the next file in full."""
         file, self._file = self._file, None
         if self._queue:
             self._queue[0].start = -1
@@ -241,20 +247,20 @@ class LogWriter:
     def _fail(self, error: OSError) -> None:
         if not self._failing:
             self._failing = True
-            self._told.failed(self.path or self._files.directory, error)
+            self._reporter.failed(self.path or self._files.directory, error)
         self._give_up()
 
     def _give_up(self) -> None:
-        """Tell what cannot be written. A record that was begun stays, to be finished."""
+        """Report the records that cannot be written. One that was written in part stays in the queue."""
         kept = 1 if self._queue and self._is_begun(self._queue[0]) else 0
         while len(self._queue) > kept:
             entry = self._queue[kept]
             if entry.data and not entry.done:
-                if not self._untold:
+                if not self._unreported:
                     self._since = time.time()
                 self.lost += 1
-                self._untold += 1
-                self._told.lost(entry.data)
+                self._unreported += 1
+                self._reporter.lost(entry.data)
             del self._queue[kept]
 
     def _is_begun(self, entry: _Entry) -> bool:
@@ -266,7 +272,7 @@ class LogWriter:
 
 
 def _day_of(now: float) -> tuple[Date, float]:
-    """The local day of a time, and when it ends."""
+    """Return the local day of a time, and the time when it ends."""
     at = time.localtime(now)
     end = time.mktime((at.tm_year, at.tm_mon, at.tm_mday + 1, 0, 0, 0, 0, 0, -1))
     return Date(at.tm_year, at.tm_mon, at.tm_mday), end

@@ -1,4 +1,4 @@
-"""Why two containers can have one name: the words of `sharedvol.DuplicateReplicaError`."""
+"""Explain why two containers have the same name: the message of `sharedvol.DuplicateReplicaError`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Final
 
 from sharedvol.volume.record import ReplicaRecord
 
-_ID_LENGTH: Final = 12  # of the short container id, which engines give as host name
+_ID_LENGTH: Final = 12  # of the short container id, which engines use as host name
 
 
 def describe_duplicate(known: ReplicaRecord, volume: str, *, given: bool) -> str:
-    """What is known of the live replica that has the name, why that can be, and what to change.
+    """Describe the live replica that has the name, the likely reason, and what to change.
 
     Args:
-        known: what it wrote.
+        known: the replica's record.
         volume: the volume's path.
-        given: whether the name was passed to ``join``.
+        given: whether the caller passed the name to ``join``.
     """
     taken = f"replica name {known.name!r} is taken on {volume!r} by a live replica"
     if known.slot is None or known.mount_namespace is None:
         return (
-            f"{taken} whose information cannot be read, so that it counts as another container: end its processes, "
-            f"and join again; or, {_cause(given)}"
+            f"{taken} whose record cannot be read, so it counts as another container: end its processes and join "
+            f"again; or: {_cause(given)}"
         )
     about = [f"slot {known.slot}"]
     about += [f"since {known.joined_at:%Y-%m-%d %H:%M:%S %Z}"] if known.joined_at else []
@@ -33,22 +33,22 @@ def describe_duplicate(known: ReplicaRecord, volume: str, *, given: bool) -> str
 
 
 def _cause(given: bool) -> str:
-    """Why two containers have one name, the likeliest first, and what to change."""
+    """Return the likeliest reason why two containers have the same name, and what to change."""
     if given:
-        return "the name was passed to join(): pass another in each replica, or none"
+        return "the name was passed to join(): pass a different name in each replica, or none"
     host = socket.gethostname()
     environment = os.environ.get("HOSTNAME", "")
     if environment and environment != host:
         return (
             f"HOSTNAME={environment} is set in the environment of several replicas (`environment:` or `env_file:` in "
-            "the compose file): leave it out"
+            "the compose file): remove it"
         )
     if len(host) == _ID_LENGTH and all(letter in "0123456789abcdef" for letter in host):
         return (
-            "this container shares another's host name (`network_mode: service:...` or `container:...` in the compose "
-            "file): leave that out, or set HOSTNAME to a name of its own in each"
+            "this container shares the host name of another (`network_mode: service:...` or `container:...` in the "
+            "compose file): remove that, or set HOSTNAME to a different name in each container"
         )
     return (
-        "the replicas share a host name (`hostname:`, `network_mode: host` or `uts: host` in the compose file): leave "
-        "that out, so that each is named by its container id"
+        "the replicas share a host name (`hostname:`, `network_mode: host` or `uts: host` in the compose file): remove "
+        "that, so that each is named after its container id"
     )

@@ -1,4 +1,4 @@
-"""The register of replicas as it is open: what is read and changed, always relative to descriptors."""
+"""An open register of replicas, which reads and changes files relative to descriptors only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import stat
 from dataclasses import dataclass
 
 from sharedvol.errors import LockFileError, PresenceError, PublishError, describe
-from sharedvol.filesystem import read_file
+from sharedvol.filesystem import open_file, read_file
 from sharedvol.locks.file import linux as kernel
 from sharedvol.locks.file.fork import close_handle, remember_handle
 from sharedvol.publishing import publish, remove_stale_temporaries
@@ -20,10 +20,10 @@ from sharedvol.volume.register_making import GATE
 
 @dataclass(frozen=True, slots=True)
 class OpenRegister:
-    """The three directories of a register.
+    """The three open directories of a register.
 
     Attributes:
-        path: of the register, to name it to people. It is never used to reach anything.
+        path: the register's path, for messages. It is never opened.
         top: a descriptor of ``.replicas``.
         names: a descriptor of ``.replicas/names``.
         slots: a descriptor of ``.replicas/slots``.
@@ -35,11 +35,11 @@ class OpenRegister:
     slots: int
 
     def name_lock(self, name: str) -> str:
-        """Return the path of a name's lock file, for people."""
+        """Return the path of a name's lock file, for messages."""
         return os.path.join(self.path, "names", f"{name}.lock")
 
     def slot_lock(self, slot: int) -> str:
-        """Return the path of a slot's lock file, for people."""
+        """Return the path of a slot's lock file, for messages."""
         return os.path.join(self.path, "slots", f"{slot}.lock")
 
     def list_names(self) -> list[str]:
@@ -62,7 +62,7 @@ class OpenRegister:
         return [number for number in numbers if is_held(self.slots, f"{number}.lock")]
 
     def is_alive(self, name: str) -> bool:
-        """Return whether a process holds the name now. Takes nothing.
+        """Return whether a process holds the name now. This takes no lock.
 
         Raises:
             PresenceError: the file system has no locks.
@@ -78,27 +78,27 @@ class OpenRegister:
         return True
 
     def read(self, name: str) -> ReplicaRecord:
-        """Return the record of a replica. What cannot be read or believed is unknown."""
+        """Return the record of a replica. Fields that cannot be read or are not valid are unknown."""
         return ReplicaRecord.parse(name, read_file(f"{name}.json", self.names))
 
-    def write(self, information: ReplicaRecord) -> None:
-        """Write the record of a replica, whole. It replaces an earlier one.
+    def write(self, record: ReplicaRecord) -> None:
+        """Write the record of a replica. It replaces an earlier one atomically.
 
         Raises:
             PresenceError: it cannot be written.
         """
         directory = f"/proc/self/fd/{self.names}"
-        shown = os.path.join(self.path, "names", f"{information.name}.json")
+        shown = os.path.join(self.path, "names", f"{record.name}.json")
         try:
-            remove_stale_temporaries(directory, allow_network=True)  # `Register.open` has checked
-            self._remove_special(f"{information.name}.json")
-            with publish(f"{directory}/{information.name}.json", replace=True, permissions=0o644) as file:
-                json.dump(information.as_dict(), file)
+            remove_stale_temporaries(directory, allow_network=True)  # `ReplicaRegistry.open` has checked
+            self._remove_special(f"{record.name}.json")
+            with publish(f"{directory}/{record.name}.json", replace=True, permissions=0o644) as file:
+                json.dump(record.as_dict(), file)
         except OSError as error:
             if error.errno in (errno.EPERM, errno.EACCES, errno.EISDIR):
                 raise PresenceError(
-                    f"cannot replace {shown!r}, which another user's replica left, or which is a directory: "
-                    "remove it as root or as that user"
+                    f"cannot replace {shown!r}: it belongs to another user, or is a directory; remove it as root or as "
+                    "that user"
                 ) from error
             cause = error.__cause__ if isinstance(error, PublishError) else error
             reason = describe(cause) if isinstance(cause, OSError) else str(error)
@@ -107,7 +107,7 @@ class OpenRegister:
             ) from error
 
     def _remove_special(self, name: str) -> None:
-        """Remove a FIFO or device that was put where a record is to be: `publish` does not replace those."""
+        """Remove a FIFO or device at the name of a record, because `publish` does not replace those."""
         with contextlib.suppress(FileNotFoundError):
             mode = os.stat(name, dir_fd=self.names, follow_symlinks=False).st_mode
             if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
@@ -126,25 +126,25 @@ class OpenRegister:
         except OSError as error:
             raise PresenceError(
                 f"cannot remove {os.path.join(self.path, 'names', name + '.json')!r}: {describe(error)}; "
-                "do it as root or as the user who owns it"
+                "remove it as root or as the user who owns it"
             ) from error
 
     def forget(self, name: str) -> bool:
         """Remove the record and the lock file of a dead replica. The caller holds ``join.lock``.
 
         Returns:
-            False where there is nothing, a process holds the name, or this process may not remove a file.
+            False if there is nothing to remove, a process holds the name, or this process may not remove a file.
         """
         path = self.name_lock(name)
         try:
-            lock = remember_handle(kernel, lambda: _open(self.names, f"{name}.lock", os.O_RDWR))
+            lock = remember_handle(kernel, lambda: open_file(f"{name}.lock", self.names, os.O_RDWR))
         except FileNotFoundError:
             return self.is_known(name) and self._unlink(f"{name}.json")
         except OSError:
             return False
         try:
             is_ours = stat.S_ISREG(os.fstat(lock).st_mode) and kernel.try_both(lock, path, False)
-            # The record first: a lock file without one says nothing.
+            # The record first, because a lock file without a record means nothing.
             return (
                 is_ours
                 and kernel.is_current(path, kernel.identify(lock, path), self.names)
@@ -161,9 +161,9 @@ class OpenRegister:
         self._unlink(f"{name}.lock")
 
     def is_changing(self) -> bool:
-        """Return whether a process holds ``join.lock`` now. Takes nothing."""
+        """Return whether a process holds ``join.lock`` now. This takes no lock."""
         try:
-            fd = _open(self.top, GATE, os.O_RDONLY)
+            fd = open_file(GATE, self.top)
         except OSError:
             return False
         try:
@@ -192,17 +192,17 @@ class OpenRegister:
 
 
 def is_held(directory: int, name: str) -> bool:
-    """Return whether replicas hold a lock file: a shared lock. An exclusive one is of a process that removes.
+    """Return whether replicas hold a lock file. They hold it shared; an exclusive lock is of a process that removes it.
 
     Raises:
         PresenceError: the file system has no locks.
     """
     try:
-        fd = _open(directory, name, os.O_RDONLY)
+        fd = open_file(name, directory)
     except PermissionError:
-        return True  # the kernel cannot be asked: to take a dead one for alive does no harm
+        return True  # the lock cannot be queried, and it does no harm to report a dead replica as alive
     except OSError:
-        return False  # missing, or no file that any process could hold
+        return False  # missing, or not a file that a process could hold
     with contextlib.ExitStack() as opened:
         opened.callback(os.close, fd)
         try:
@@ -212,9 +212,5 @@ def is_held(directory: int, name: str) -> bool:
             return found is not None and not found[0]
         except OSError as error:
             raise PresenceError(
-                f"cannot ask who holds {name!r}: {describe(error)}; keep the volume on a local file system"
+                f"cannot query the lock {name!r}: {describe(error)}; keep the volume on a local file system"
             ) from error
-
-
-def _open(directory: int, name: str, how: int) -> int:
-    return os.open(name, how | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=directory)

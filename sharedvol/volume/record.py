@@ -1,6 +1,6 @@
-"""What a replica writes about itself, beside the lock that says whether it is alive.
+"""The record that a replica writes about itself, next to the lock that shows whether it is alive.
 
-Anybody may have written what is read here.
+Any process that may write the volume may have written it, so every field is checked.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class ReplicaRecord:
-    """What lies beside the lock of a name. Every field but the name may be unknown.
+    """The record of a replica. Every field except the name may be unknown.
 
     Attributes:
         name: the replica's name.
         slot: its slot.
-        joined_at: when its first process joined, in UTC, by that machine's clock: for people.
-        purpose: what it said that it is for. Anything may stand here.
-        pid: the process that joined first, in its own PID namespace.
-        worker: that process's token.
-        boot_id: the boot of the kernel that it ran on.
-        mount_namespace: what tells containers of one boot from each other.
+        joined_at: when its first process joined, in UTC, by the clock of its machine. It is only shown.
+        purpose: what the replica is for, in its own words. It may contain any text.
+        pid: the id of its first process, in that process's PID namespace.
+        worker: the token of that process.
+        boot_id: the boot of the kernel that it runs on.
+        mount_namespace: which differs between the containers of a boot.
     """
 
     name: str
@@ -45,18 +45,21 @@ class ReplicaRecord:
     mount_namespace: int | None = None
 
     def in_this_container(self) -> bool:
-        """Whether it is of the caller's container, if it is alive: a mount namespace ends with its last process."""
+        """Return whether a live replica is of the caller's container.
+
+        A mount namespace ends with its last process, so a live replica with the same one is in the same container.
+        """
         boot_id, mount_namespace = here()
         known = None not in (boot_id, mount_namespace)
         return known and (self.boot_id, self.mount_namespace) == (boot_id, mount_namespace)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: the time as text."""
+        """Return a JSON object, with the time as text."""
         return {**asdict(self), "joined_at": self.joined_at.isoformat() if self.joined_at else None}
 
     @staticmethod
     def parse(name: str, text: bytes | None) -> ReplicaRecord:
-        """The information about ``name`` in a file. Each field for itself: one that is damaged leaves the others."""
+        """Parse the record of ``name``. Each field is read separately, so a damaged one does not affect the others."""
         try:
             fields = json.loads(text or b"")
         except (ValueError, RecursionError):
@@ -84,8 +87,27 @@ class ReplicaRecord:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Replica(ReplicaRecord):
+    """A replica that joined a volume.
+
+    Only ``alive`` is certain. The replica wrote the rest, and fields that cannot be read are None or empty. ``purpose``
+    may contain any text, including control characters that a terminal would obey.
+
+    Attributes:
+        alive: whether one of its processes is alive, even if that is stopped or hangs.
+    """
+
+    alive: bool = False
+
+    @staticmethod
+    def of(record: ReplicaRecord, alive: bool) -> Replica:
+        """Return the replica with this record."""
+        return Replica(**asdict(record), alive=alive)
+
+
 def is_name(name: str) -> bool:
-    """Whether a replica can have this name."""
+    """Return whether a replica can have this name."""
     return bool(_NAME.fullmatch(name)) and len(name) <= MAX_CONTAINER_BYTES
 
 

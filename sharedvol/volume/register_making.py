@@ -1,7 +1,7 @@
-"""Making the register of replicas: a skeleton under another name, which is renamed into place when it is whole.
+"""Make the register of replicas: a skeleton under another name, which is renamed into place when it is complete.
 
 Any process that may write the volume can rename or replace the skeleton at any moment. So each step is relative to a
-descriptor of a directory that was empty when it was opened, and a skeleton is only removed where it is empty.
+descriptor of a directory that was empty when it was opened, and a skeleton is only removed if it is empty.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ import os
 import stat
 from typing import Final
 
+from sharedvol.filesystem import open_subdirectory
 from sharedvol.identity import worker_token
 from sharedvol.locks.file import linux as kernel
 
-OPEN: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 MODE: Final = 0o1777
 PARTS: Final = ("names", "slots")
 GATE: Final = "join.lock"
 
 
 def make_register(root: int, name: str) -> None:
-    """Make the register whole, with its modes: no umask and no kill leaves half of it.
+    """Make the register with its modes. Neither a umask nor a kill leaves half of it.
 
     Args:
         root: a descriptor of the volume.
-        name: of the register.
+        name: the register's name.
 
     Raises:
-        OSError: it cannot be made; ENOTEMPTY or EEXIST where there is one already.
+        OSError: it cannot be made; ENOTEMPTY or EEXIST if there is one already.
     """
     made = f"{name}.{worker_token()}.new"
     os.mkdir(made, 0o700, dir_fd=root)
@@ -42,16 +42,16 @@ def make_register(root: int, name: str) -> None:
 
 
 def remove_skeletons(root: int, name: str) -> None:
-    """Remove what killed makers left. One that lives makes its skeleton again."""
+    """Remove the skeletons of killed processes. A process that is alive makes its skeleton again."""
     for found in os.listdir(root):
         if found.startswith(f"{name}.") and found.endswith(".new"):
             remove_skeleton(root, found)
 
 
 def remove_skeleton(root: int, name: str) -> None:
-    """Remove a skeleton if it is a directory that has nothing but what `make_register` puts there."""
+    """Remove a skeleton if it is a directory that contains only what `make_register` puts there."""
     with contextlib.suppress(OSError):
-        made = os.open(name, OPEN, dir_fd=root)
+        made = open_subdirectory(name, root)
         try:
             if not all(_is_empty_part(made, part) for part in os.listdir(made)):
                 return
@@ -66,13 +66,13 @@ def remove_skeleton(root: int, name: str) -> None:
 
 
 def _fill(root: int, name: str) -> None:
-    made = os.open(name, OPEN, dir_fd=root)
+    made = open_subdirectory(name, root)
     try:
         if os.listdir(made):  # another process put its directory there
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
         for part in PARTS:
             os.mkdir(part, 0o700, dir_fd=made)
-            inside = os.open(part, OPEN, dir_fd=made)
+            inside = open_subdirectory(part, made)
             try:
                 os.fchmod(inside, MODE)
             finally:
@@ -89,7 +89,7 @@ def _is_empty_part(made: int, part: str) -> bool:
         return stat.S_ISREG(info.st_mode) and not info.st_size
     if part not in PARTS:
         return False
-    inside = os.open(part, OPEN, dir_fd=made)
+    inside = open_subdirectory(part, made)
     try:
         return not os.listdir(inside)
     finally:

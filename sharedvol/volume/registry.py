@@ -1,20 +1,21 @@
-"""Who is alive on a volume: the files on the disk, and how the kernel is asked.
+"""The register of the replicas on a volume: its files, and the locks that show which replicas are alive.
 
 ::
 
     .replicas/                 mode 1777, for replicas of every user
-      join.lock                one join or removal at a time
-      names/<name>.lock        held shared by each process of the replica, for life
-      names/<name>.json        what is known of it; never believed over the lock
-      slots/<n>.lock           held like the name's
+      join.lock                held during a join or a removal
+      names/<name>.lock        held shared by each process of the replica while it lives
+      names/<name>.json        the replica's record, which never overrides the lock
+      slots/<n>.lock           held like the name's lock
 
-Only the lock says who is alive, so no clock is needed to tell the dead from the slow: the kernel frees it
-when its last holder dies, not before. A reader asks whether the lock is held and takes nothing, so it never
-delays a process that joins. The name is locked last: once it is, all else about the replica is true.
+Only the lock shows whether a replica is alive. The kernel frees it when the last holder dies and not before, so no
+clock is needed to distinguish a dead replica from a slow one. A reader queries the lock and does not take it, so it
+never delays a process that joins. The name is locked last: once it is locked, everything else about the replica is
+valid.
 
-Any process that may write the volume can write here, so whatever is found is checked before it is used. Everything is
-reached by descriptors of directories: no symbolic link is followed, and a directory that is swapped between two
-steps changes only where the register itself is written. Only regular files are read, and only their beginnings.
+Any process that may write the volume can write here, so everything is checked before it is used. Files are opened
+relative to descriptors of directories and symbolic links are not followed. A directory that is swapped between two
+steps only changes where the register is written. Only regular files are read, and only their beginnings.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ from typing import Any, Final
 
 from sharedvol import forks
 from sharedvol.errors import LockFileError, NetworkFileSystemError, PresenceError, describe
+from sharedvol.filesystem import open_subdirectory, open_top
 from sharedvol.locks.file import linux as kernel
 from sharedvol.locks.file.below import LockBelow
 from sharedvol.locks.file.fork import close_handle, remember_handle
 from sharedvol.network import ALLOWED, NetworkPolicy
 from sharedvol.volume.open_register import OpenRegister
 from sharedvol.volume.record import MAX_SLOTS
-from sharedvol.volume.register_making import GATE, OPEN, PARTS, make_register, remove_skeletons
+from sharedvol.volume.register_making import GATE, PARTS, make_register, remove_skeletons
 
 DIRECTORY: Final = ".replicas"
 _UNUSABLE: Final = (errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.EACCES)
@@ -42,13 +44,13 @@ _TRIES: Final = 100
 
 
 class LifetimeLock:
-    """A lock file to be held shared for as long as the process lives, or until `drop`.
+    """A lock that a process holds shared until it ends or calls `release`.
 
-    Unlike a `FileLock` it belongs to no thread. A forked child starts without it, and must not drop it.
+    Unlike a `FileLock` it does not belong to a thread. A forked child starts without it.
 
     Args:
         directory: a descriptor of the lock file's directory.
-        path: the lock file. Only its last part is looked up.
+        path: the lock file. Only its last part is opened.
 
     Raises:
         LockFileError: the file cannot be opened.
@@ -60,19 +62,19 @@ class LifetimeLock:
         forks.track(self)
 
     def renew(self) -> None:
-        """Have nothing: in a forked child, where `handles` has closed the descriptor."""
+        """Drop the handle in a forked child, where `sharedvol.locks.file.fork` has closed the descriptor."""
         self._handle = None
 
     def is_held(self) -> bool:
-        """Return whether any process, this one included, holds it through another descriptor."""
+        """Return whether any process, including this one, holds the lock through another descriptor."""
         return kernel.conflict(self._handle) is not None
 
-    def take(self, directory: int) -> bool:
-        """Hold it, together with others who do. Return False if a process holds it exclusively."""
+    def acquire(self, directory: int) -> bool:
+        """Acquire the lock shared. Return False if a process holds it exclusively."""
         identity = kernel.identify(self._handle, self._path)
         return kernel.try_both(self._handle, self._path, True) and kernel.is_current(self._path, identity, directory)
 
-    def drop(self) -> None:
+    def release(self) -> None:
         """Unlock and close."""
         forks.notice()
         close_handle(kernel, self._handle)
@@ -83,7 +85,7 @@ class ReplicaRegistry:
 
     Args:
         volume: the volume's absolute path.
-        root: a descriptor of the volume, which stays the caller's; else the path is opened for each use.
+        root: a descriptor of the volume, which the caller closes; without it the path is opened for each use.
         network: what to do about a network file system.
     """
 
@@ -94,10 +96,10 @@ class ReplicaRegistry:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[OpenRegister | None]:
-        """Open the register. Yield None where no replica ever joined.
+        """Open the register. Yield None if no replica ever joined.
 
         Raises:
-            PresenceError: it cannot be opened, or is not as the protocol wants it.
+            PresenceError: it cannot be opened, or does not conform to the protocol.
             NetworkFileSystemError: the volume is on a network file system, which ``network`` refuses.
         """
         opened: list[int] = []
@@ -105,16 +107,16 @@ class ReplicaRegistry:
             try:
                 opened.append(self._open_root())
                 self._network.check(opened[0], "volume", self._volume)
-                opened.append(os.open(DIRECTORY, OPEN, dir_fd=opened[0]))
+                opened.append(open_subdirectory(DIRECTORY, opened[0]))
                 for part in PARTS:
-                    opened.append(os.open(part, OPEN, dir_fd=opened[1]))
+                    opened.append(open_subdirectory(part, opened[1]))
             except FileNotFoundError:
                 yield None
                 return
             except NetworkFileSystemError:
                 raise
             except OSError as error:
-                raise self._failed("open", error) from error
+                raise self._error("open", error) from error
             self._check(opened)
             yield OpenRegister(self._top, *opened[1:])
         finally:
@@ -123,10 +125,10 @@ class ReplicaRegistry:
 
     @contextlib.contextmanager
     def existing(self) -> Iterator[OpenRegister]:
-        """Open a register that must be there.
+        """Open a register that must exist.
 
         Raises:
-            PresenceError: as `open`; or it is missing.
+            PresenceError: as for `open`; or it is missing.
         """
         with self.open() as found:
             if found is None:
@@ -144,7 +146,7 @@ class ReplicaRegistry:
         return LockBelow(self.gate, directory, timeout=timeout, allow_network=True)  # `open` has checked
 
     def name_lock(self, name: str) -> LockBelow:
-        """Return the lock of a name, for a process that removes what a dead replica left."""
+        """Return the lock of a name, for a process that removes a dead replica."""
 
         @contextlib.contextmanager
         def directory() -> Iterator[int]:
@@ -155,7 +157,7 @@ class ReplicaRegistry:
         return LockBelow(path, directory, timeout=0, allow_network=True)
 
     def make(self) -> None:
-        """Make the register where it is missing.
+        """Make the register if it is missing.
 
         Raises:
             PresenceError: it cannot be made.
@@ -167,10 +169,10 @@ class ReplicaRegistry:
             try:
                 self._make()
             except OSError as error:
-                # A process that made the register first removes what is being made here, which fails in several ways.
+                # A process that was first removes this skeleton, which makes this fail in several ways.
                 if not os.path.isdir(os.path.join(self._volume, DIRECTORY)):
-                    raise self._failed("make", error) from error
-        raise PresenceError(f"cannot make {self._top!r}: other processes remove it again; find out which")
+                    raise self._error("make", error) from error
+        raise PresenceError(f"cannot make {self._top!r}: other processes keep removing it; find and stop them")
 
     def _make(self) -> None:
         root = self._open_root()
@@ -181,7 +183,7 @@ class ReplicaRegistry:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             with self.open() as found:
-                if found is None:  # something is there, but not what would have been made
+                if found is None:  # a directory is there, but not a register
                     raise PresenceError(
                         f"{self._top!r} is not a whole register of replicas: remove it while no replica runs"
                     ) from error
@@ -192,10 +194,10 @@ class ReplicaRegistry:
     def _open_root(self) -> int:
         if self._root is not None:
             return os.dup(self._root)
-        return os.open(self._volume, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return open_top(self._volume)
 
     def _check(self, opened: list[int]) -> None:
-        """Refuse directories that the protocol's maker did not make: they could be another use's."""
+        """Refuse directories that are not made by the protocol, because they may belong to another program."""
         volume, top, *_ = found = [os.fstat(fd) for fd in opened]
         for info, part in zip(found[1:], ("", *PARTS), strict=True):
             why = None
@@ -204,26 +206,26 @@ class ReplicaRegistry:
             elif info.st_uid != top.st_uid:
                 why = f"belongs to user {info.st_uid}, and the register to user {top.st_uid}"
             elif info.st_mode & 0o022 and not info.st_mode & stat.S_ISVTX:
-                why = f"has mode {stat.S_IMODE(info.st_mode):04o}, with which others can replace its files (not 1777)"
+                why = f"has mode {stat.S_IMODE(info.st_mode):04o}, so other users can replace its files (not 1777)"
             if why is not None:
                 raise PresenceError(
                     f"{os.path.join(self._top, part).rstrip('/')!r} {why}: it is not used; remove {self._top!r} while "
                     "no replica runs, and the next to join makes it again"
                 )
 
-    def _failed(self, what: str, error: OSError) -> PresenceError:
+    def _error(self, what: str, error: OSError) -> PresenceError:
         hint = {
             errno.ENOENT: "create the directory, or mount its volume",
-            errno.EROFS: "a process that joins writes there: mount the volume read-write",
+            errno.EROFS: "mount the volume read-write, because a replica that joins writes there",
             errno.EACCES: "give this user permission on the volume's directory",
-            errno.ENOTDIR: "something else has its name, or a symbolic link, which is never followed: remove it",
-            errno.ELOOP: "a symbolic link, which is never followed, has its name: remove it",
+            errno.ENOTDIR: "remove what has its name; symbolic links are never followed",
+            errno.ELOOP: "remove the symbolic link with its name; links are never followed",
         }.get(error.errno or 0, "see the reason")
         return PresenceError(f"cannot {what} {self._top!r}: {describe(error)}; {hint}")
 
 
 def claim_slot(register: OpenRegister) -> tuple[int, LifetimeLock]:
-    """Hold the lowest slot that is free, and return it.
+    """Acquire the lowest free slot, and return it with its lock.
 
     Raises:
         LockFileError: a slot's file cannot be opened or locked.
@@ -234,13 +236,13 @@ def claim_slot(register: OpenRegister) -> tuple[int, LifetimeLock]:
             claim = LifetimeLock(register.slots, register.slot_lock(slot))
         except LockFileError as error:
             if error.errno in _UNUSABLE:
-                continue  # something else has this slot's name, and so the number is not free
+                continue  # this name is not of a lock file, so the slot is not free
             raise
         try:
-            if not claim.is_held() and claim.take(register.slots):
+            if not claim.is_held() and claim.acquire(register.slots):
                 return slot, claim
         except BaseException:
-            claim.drop()
+            claim.release()
             raise
-        claim.drop()
+        claim.release()
     raise PresenceError(f"all {MAX_SLOTS} slots of {register.path!r} are taken: find the processes that hold them")

@@ -1,4 +1,4 @@
-"""What is going on on a volume: replicas, slots, locks, and what waits to be collected."""
+"""The status of a volume: replicas, slots, locks, and files that wait to be collected."""
 
 from __future__ import annotations
 
@@ -8,34 +8,35 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from sharedvol.errors import InvalidNameError
+from sharedvol.filesystem import open_directory, open_top
 from sharedvol.locks.file.holder_file import read_record
 from sharedvol.locks.file.proc_locks import Holders, Holding
 from sharedvol.locks.holder import Holder
 from sharedvol.paths import parse_name
 from sharedvol.volume import Volume
+from sharedvol.volume.record import Replica
 from sharedvol.volume.registry import DIRECTORY, ReplicaRegistry
-from sharedvol.volume.volume import Replica
 
 KINDS: Final = ("results", "logs")
 MAX_DEPTH: Final = 64
-"""How deep below a kind's directory files are looked for."""
+"""How deep files are searched below the directory of a kind."""
 LOCK_DEPTH: Final = 4
-"""How deep below the volume lock files are looked for."""
+"""How deep lock files are searched below the volume."""
 LOCK_ENTRIES: Final = 100_000
-"""How many directory entries are looked at for lock files."""
+"""How many directory entries are read in the search for lock files."""
 
 Tick = Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
-class Lock:
-    """A lock file.
+class LockStatus:
+    """The state of a lock file.
 
     Attributes:
         path: relative to the volume.
         state: ``free``, ``shared``, ``exclusive``, ``unknown``.
         holders: the processes that are known, and their replicas: ``{"pid": 12, "replica": "c1"}``.
-        holder: what the holder of a fenced lock says of itself, which may be forged; None where it says nothing.
+        holder: the record that the holder of a fenced lock wrote, which may be forged; None if there is none.
     """
 
     path: str
@@ -44,7 +45,7 @@ class Lock:
     holder: Holder | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: the time as text."""
+        """Return a JSON object, with the time as text."""
         return {
             "path": self.path,
             "state": self.state,
@@ -55,7 +56,14 @@ class Lock:
 
 @dataclass(slots=True)
 class Backlog:
-    """What waits in a kind's directories for one container; None where a flat file's name tells none."""
+    """The files of one kind and container that wait to be collected.
+
+    Attributes:
+        container: the container; None if the name of a file does not contain one.
+        kind: the kind.
+        files: how many files there are.
+        bytes: their size.
+    """
 
     container: str | None
     kind: str
@@ -65,22 +73,22 @@ class Backlog:
 
 @dataclass(slots=True)
 class Status:
-    """What `look` found.
+    """The status of a volume, from `read_status`.
 
     Attributes:
-        slots: each slot that is held, and the name of its replica, None where that is not known.
-        complete: False where directories could not be read, or there were too many entries: a part is missing.
+        slots: each slot that is held, with the name of its replica; None if that is not known.
+        complete: False if a part is missing, because directories could not be read or had too many entries.
     """
 
     directory: str
     replicas: list[Replica]
     slots: dict[int, str | None]
-    locks: list[Lock]
+    locks: list[LockStatus]
     backlog: list[Backlog] = field(default_factory=list)
     complete: bool = True
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON of ``sharedvol status --json``."""
+        """Return the JSON object that ``sharedvol status --json`` prints."""
         return {
             "directory": self.directory,
             "replicas": [replica.as_dict() for replica in self.replicas],
@@ -91,18 +99,18 @@ class Status:
         }
 
 
-def look(directory: str, kinds: Sequence[str] = KINDS, tick: Tick = lambda: None) -> Status:
-    """Look at a volume; changes nothing, waits for nobody.
+def read_status(directory: str, kinds: Sequence[str] = KINDS, tick: Tick = lambda: None) -> Status:
+    """Read the status of a volume. This changes nothing and takes no locks.
 
     Args:
         directory: the volume.
-        kinds: the directories whose files wait to be collected.
+        kinds: the names of directories whose files the sidecar collects.
         tick: called for every directory entry.
 
     Raises:
         PresenceError: the register of replicas cannot be read.
     """
-    volume = Volume(directory, strict=False)  # it only shows, also what cannot be relied on
+    volume = Volume(directory, strict=False)  # reading the status relies on no lock
     replicas = volume.replicas()
     named: dict[int | None, str] = {replica.slot: replica.name for replica in replicas if replica.alive}
     slots = {slot: named.get(slot) for slot in volume.slots()}
@@ -114,43 +122,43 @@ def look(directory: str, kinds: Sequence[str] = KINDS, tick: Tick = lambda: None
 
 
 def _names_of(replicas: list[Replica]) -> Callable[[int], str | None]:
-    """Which replica a process belongs to: the live one in whose mount namespace it is."""
+    """Return a function that names the replica of a process: the live one with the same mount namespace."""
     here = {one.mount_namespace: one.name for one in replicas if one.alive}
 
     def name_of(pid: int) -> str | None:
         try:
             return here.get(os.stat(f"/proc/{pid}/ns/mnt").st_ino)
         except OSError:
-            return None  # gone, or of another user
+            return None  # it has ended, or belongs to another user
 
     return name_of
 
 
 class _Walk:
-    """Walks a volume without following links. What cannot be read is left out, and told by ``complete``."""
+    """A walk through a volume that follows no links. ``complete`` is False if something could not be read."""
 
     def __init__(self, top: str, tick: Tick) -> None:
         self._top, self._tick = top, tick
         self._left = LOCK_ENTRIES
         self.complete = True
 
-    def locks(self, kinds: Sequence[str], name_of: Callable[[int], str | None]) -> list[Lock]:
-        """The lock files of the volume, but those of presence itself, except for its gate."""
+    def locks(self, kinds: Sequence[str], name_of: Callable[[int], str | None]) -> list[LockStatus]:
+        """Return the lock files of the volume. Of the register of replicas only ``join.lock`` is included."""
         holders = Holders()
         found = [path for path in self._lock_files("", kinds, LOCK_DEPTH) if path]
         gate = os.path.relpath(ReplicaRegistry(self._top).gate, self._top)
         if os.path.lexists(os.path.join(self._top, gate)):
             found.append(gate)
 
-        def lock(path: str) -> Lock:
+        def lock(path: str) -> LockStatus:
             whole = os.path.abspath(os.path.join(self._top, path))
             held: Holding = holders.look(whole)
-            said = read_record(whole) if held.state == "exclusive" else None
-            return Lock(
+            record = read_record(whole) if held.state == "exclusive" else None
+            return LockStatus(
                 path,
                 held.state,
                 [{"pid": pid, "replica": name_of(pid)} for pid in held.pids],
-                Holder(**said) if said is not None else None,
+                Holder(**record) if record is not None else None,
             )
 
         return [lock(path) for path in sorted(found)]
@@ -169,7 +177,7 @@ class _Walk:
                 yield path
 
     def backlog(self, kinds: Sequence[str]) -> list[Backlog]:
-        """What waits, by container and kind."""
+        """Return the files that wait to be collected, by container and kind."""
         found: dict[tuple[str | None, str], Backlog] = {}
 
         def add(container: str | None, kind: str, size: int) -> None:
@@ -190,7 +198,7 @@ class _Walk:
         return [found[key] for key in sorted(found, key=lambda key: (key[0] is None, key[0] or "", key[1]))]
 
     def _files(self, below: str, depth: int) -> Iterator[tuple[str, int]]:
-        """Name and size of each regular file that is not hidden."""
+        """Yield name and size of each regular file that is not hidden."""
         for entry in self._entries(below):
             if entry.name.startswith("."):
                 continue
@@ -203,14 +211,12 @@ class _Walk:
                 elif entry.is_file(follow_symlinks=False):
                     yield entry.name, entry.stat(follow_symlinks=False).st_size
             except FileNotFoundError:
-                continue  # collected meanwhile
+                continue  # it was collected in the meantime
 
     def _entries(self, below: str) -> Iterator[os.DirEntry[str]]:
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        path = os.path.join(self._top, below)
         try:
-            # The volume itself may be reached by a link, what is in it not.
-            fd = os.open(path, flags if below else flags & ~os.O_NOFOLLOW)
+            # The path of the volume may be a symbolic link. A directory in it may not.
+            fd = open_directory(os.path.join(self._top, below)) if below else open_top(self._top)
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError:
@@ -232,4 +238,6 @@ def _container(name: str) -> str | None:
         found = parse_name(name).container
     except InvalidNameError:
         return None
-    return found if not found.startswith(".") else None  # as the sidecar: ``x_...json`` names the container ``..``
+    return (
+        found if not found.startswith(".") else None
+    )  # as in the sidecar: ``x_...json`` would name the container ``..``

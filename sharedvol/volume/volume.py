@@ -1,6 +1,6 @@
-"""`Volume`: one directory that replicas share, and who is there.
+"""`Volume`: a directory that replicas share, and the replicas that are alive there.
 
-A replica joins when it starts and is alive until its last process ends; see `sharedvol.volume.registry` for how.
+A replica joins when it starts and is alive until its last process ends; see `sharedvol.volume.registry`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,8 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from sharedvol.errors import (
@@ -31,63 +29,10 @@ from sharedvol.locks.file import linux as kernel
 from sharedvol.locks.file.below import LockBelow
 from sharedvol.network import NetworkPolicy
 from sharedvol.volume.duplicates import describe_duplicate
+from sharedvol.volume.membership import Membership
 from sharedvol.volume.open_register import OpenRegister
-from sharedvol.volume.record import ReplicaRecord, is_name
+from sharedvol.volume.record import Replica, ReplicaRecord, is_name
 from sharedvol.volume.registry import LifetimeLock, ReplicaRegistry, claim_slot
-
-
-@dataclass(frozen=True, slots=True)
-class Replica(ReplicaRecord):
-    """A replica that joined a volume.
-
-    Only ``alive`` is certain. The rest is what the replica wrote, and None or empty where that cannot be
-    read; ``purpose`` may hold anything, also what a terminal would obey.
-
-    Attributes:
-        alive: whether one of its processes lives; true of one that is stopped or hangs, too.
-    """
-
-    alive: bool = False
-
-
-class Membership:
-    """A process's part in a volume, from `Volume.join`. Ends with `leave`, with a ``with``, or with the process.
-
-    Attributes:
-        name: the replica's name.
-        slot: its slot: the lowest that was free when its first process joined.
-    """
-
-    def __init__(self, name: str, slot: int, claims: tuple[LifetimeLock, ...]) -> None:
-        self.name, self.slot = name, slot
-        self._claims = claims
-        self._worker = worker_token()
-
-    @property
-    def active(self) -> bool:
-        """Whether the caller is a member by this: not after `leave`, and not in a forked child."""
-        return bool(self._claims) and self._worker == worker_token()
-
-    def leave(self) -> None:
-        """Be a member no more; what is known of the replica stays.
-
-        Does nothing the second time, or in a forked child.
-        """
-        if self.active:
-            claims, self._claims = self._claims, ()
-            for claim in claims:
-                claim.drop()
-
-    def __enter__(self) -> Membership:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.leave()
-
-    def __repr__(self) -> str:
-        return f"<Membership {self.name!r} slot {self.slot}{'' if self.active else ', ended'}>"
 
 
 class Volume:
@@ -101,14 +46,14 @@ class Volume:
 
     Args:
         path: the directory; it must exist when it is joined.
-        timeout: seconds that any method may wait while others join or are removed, which takes milliseconds.
+        timeout: seconds that a method may wait while other replicas join or are removed, which takes milliseconds.
         allow_network: accept a network file system without a warning.
-        strict: refuse one: each method raises `NetworkFileSystemError`. None as the environment variable
-            ``SHAREDVOL_STRICT`` says.
+        strict: refuse a network file system: each method raises `NetworkFileSystemError`. None as the environment
+            variable ``SHAREDVOL_STRICT`` says.
 
     Raises:
-        PresenceError: this is not Linux: no other kernel has open file description locks.
-        ValueError: ``timeout`` is negative or not a number; ``allow_network`` and ``strict``.
+        PresenceError: this is not Linux. No other kernel has open file description locks.
+        ValueError: ``timeout`` is negative or not a number, or both ``allow_network`` and ``strict`` are set.
     """
 
     def __init__(
@@ -133,12 +78,12 @@ class Volume:
 
     @classmethod
     def opened(cls, directory: int, path: str | os.PathLike[str], *, timeout: float = 30.0) -> Volume:
-        """Return the volume that is open already: its path is only shown, so nothing else can take its place.
+        """Return a volume for a directory that is open already. Its path is only shown and never opened.
 
-        A network file system is accepted without a warning: the caller has the descriptor to check.
+        A network file system is accepted without a warning, because the caller can check the descriptor.
 
         Args:
-            directory: a descriptor of it, which stays the caller's and open as long as the volume is used.
+            directory: a descriptor of the directory. The caller keeps it open for as long as it uses the volume.
             path: its path, for messages.
             timeout: as for `Volume`.
         """
@@ -154,21 +99,21 @@ class Volume:
     def join(self, name: str | None = None, *, purpose: str = "") -> Membership:
         """Claim a name and a slot, for as long as this process lives.
 
-        Other processes of the same container may join under the same name: they share its slot, and the
-        replica is alive until the last of them ends. A forked child starts without its parent's part and
-        joins by itself.
+        Other processes of the same container may join under the same name. They share its slot, and the replica is
+        alive until the last of them ends. A forked child is not a member until it calls this method.
 
         Args:
-            name: of the replica; the container's own where it is not given.
-            purpose: a few words for people who look, at most 200 characters.
+            name: the replica's name; by default the container's.
+            purpose: what the replica is for, in at most 200 characters. `sharedvol status` shows it.
 
         Raises:
-            DuplicateReplicaError: a live replica of another container has the name; says why that can be.
-            InvalidNameError: ``name`` is not safe as a part of a file name.
+            DuplicateReplicaError: a live replica of another container has the name. The message says why.
+            InvalidNameError: ``name`` is not safe as part of a file name.
             PresenceError: the volume cannot be written, or this process has joined it already.
-            LockTimeout, LockFileError: another one that joins does not end; a lock file cannot be used.
+            LockTimeout: another process that joins does not finish in time.
+            LockFileError: a lock file cannot be used.
             NetworkFileSystemError: it is on a network file system, and the volume is ``strict``.
-            IdentityError: nothing names this container.
+            IdentityError: this container has no name of its own.
             ValueError: ``purpose`` is too long.
         """
         if len(purpose) > MAX_PURPOSE:
@@ -177,68 +122,70 @@ class Volume:
         if not is_name(own):
             raise InvalidNameError(
                 f"replica name {own!r} is not safe as a file name: use at most 64 of [A-Za-z0-9._-], not beginning "
-                "with '.' or '-'; without a name the container's own is taken and made safe"
+                "with '.' or '-', or pass no name to use the container's"
             )
         self._register.make()
         with self._gate, self._register.existing() as register:
             if self._membership is not None and self._membership.active:
                 raise PresenceError(
-                    f"this process has joined {self._path!r} as {self._membership.name!r} already: keep what join() "
-                    "gave, or leave() first"
+                    f"this process has already joined {self._path!r} as {self._membership.name!r}: use what join() "
+                    "returned, or call leave() first"
                 )
             self._membership = self._join(register, own, given=name is not None, purpose=purpose)
         return self._membership
 
     def _join(self, register: OpenRegister, name: str, *, given: bool, purpose: str) -> Membership:
         with contextlib.ExitStack() as undo:
-            claim = LifetimeLock(register.names, register.name_lock(name))
-            undo.callback(claim.drop)
+            name_lock = LifetimeLock(register.names, register.name_lock(name))
+            undo.callback(name_lock.release)
             if register.is_alive(name):
-                slot, place = self._share(register, name, given)
-                undo.callback(place.drop)
-            elif claim.is_held():
-                raise self._foreign(register.name_lock(name))
+                slot, slot_lock = self._share(register, name, given)
+                undo.callback(slot_lock.release)
+            elif name_lock.is_held():
+                raise self._held_error(register.name_lock(name))
             else:
-                slot, place = claim_slot(register)
-                undo.callback(place.drop)
+                slot, slot_lock = claim_slot(register)
+                undo.callback(slot_lock.release)
                 boot_id, mount_namespace = here()
                 now = datetime.now(UTC)
                 register.write(
                     ReplicaRecord(name, slot, now, purpose, os.getpid(), worker_token(), boot_id, mount_namespace)
                 )
-            # Last: a process that finds the name held can believe its record.
-            if not claim.take(register.names):
-                raise self._foreign(register.name_lock(name))
+            # Last, so that a process that finds the name locked can trust the record.
+            if not name_lock.acquire(register.names):
+                raise self._held_error(register.name_lock(name))
             undo.pop_all()
-        return Membership(name, slot, (claim, place))
+        return Membership(name, slot, (name_lock, slot_lock))
 
     def _share(self, register: OpenRegister, name: str, given: bool) -> tuple[int, LifetimeLock]:
-        """Hold the slot of another process of this container together with it."""
+        """Acquire the slot of another process of this container, and share it with that process."""
         known = register.read(name)
         if not known.in_this_container() or known.slot is None:
-            raise DuplicateReplicaError(describe_duplicate(known, self._path, given=given), name, _replica(known, True))
+            raise DuplicateReplicaError(
+                describe_duplicate(known, self._path, given=given), name, Replica.of(known, True)
+            )
         path = register.slot_lock(known.slot)
-        place = LifetimeLock(register.slots, path)
-        if not place.take(register.slots):
-            place.drop()
-            raise self._foreign(path)
-        return known.slot, place
+        slot_lock = LifetimeLock(register.slots, path)
+        if not slot_lock.acquire(register.slots):
+            slot_lock.release()
+            raise self._held_error(path)
+        return known.slot, slot_lock
 
     @property
     def slot(self) -> int:
         """The slot of this process's replica.
 
         Raises:
-            NotJoinedError: it has not joined, or left; or it is a forked child that has not joined by itself.
+            NotJoinedError: the process has not joined, has left, or is a forked child that has not joined.
         """
         if self._membership is None or not self._membership.active:
             raise NotJoinedError(
-                f"this process has no slot on {self._path!r}: call join() first; a forked worker calls it by itself"
+                f"this process has no slot on {self._path!r}: call join() first, in each forked worker"
             )
         return self._membership.slot
 
     def replicas(self) -> list[Replica]:
-        """The replicas that live, and the dead that are not forgotten, by name. Waits for nobody.
+        """Return the live replicas and those that are dead but not forgotten, by name. This takes no lock.
 
         Raises:
             PresenceError: the volume cannot be read.
@@ -248,14 +195,14 @@ class Volume:
             if register is None:
                 return found
             for name in register.list_names():
-                # First the lock: the record of a name that is held was written by its holder or a later one.
+                # Query the lock first: then the record of a live name is by its holder or by a later one.
                 alive = register.is_alive(name)
                 if alive or register.is_known(name):
-                    found.append(_replica(register.read(name), alive))
+                    found.append(Replica.of(register.read(name), alive))
         return found
 
     def slots(self) -> list[int]:
-        """The slots that are held now. Waits for nobody.
+        """Return the slots that are held now. This takes no lock.
 
         Raises:
             PresenceError: the volume cannot be read.
@@ -264,7 +211,7 @@ class Volume:
             return [] if register is None else register.held_slots()
 
     def is_alive(self, name: str) -> bool | None:
-        """Whether the replica lives; None if none of that name ever joined, or it was forgotten. Waits for nobody.
+        """Return whether a replica is alive. None if it never joined or was forgotten. This takes no lock.
 
         Raises:
             PresenceError: the volume cannot be read.
@@ -285,37 +232,39 @@ class Volume:
             Whether there was anything to remove.
 
         Raises:
-            ReplicaAliveError: it lives.
+            ReplicaAliveError: the replica is alive.
             PresenceError: the volume cannot be read or written.
-            LockTimeout, LockFileError: another one that joins does not end; a lock file cannot be used.
+            LockTimeout: another process that joins does not finish in time.
+            LockFileError: a lock file cannot be used.
         """
         with self.hold_dead(name) as dead:
             if dead:
                 with self._register.existing() as register:
                     register.remove(name)
                     with contextlib.suppress(LockError):
-                        self._removing[name].check()  # a lock file that replaced it may be of a live replica
+                        self._removing[name].check()  # a lock file that replaced this one may be of a live replica
                         register.remove_lock(name)
                 return True
             if self.is_alive(name) is not None:
-                raise ReplicaAliveError(f"replica {name!r} on {self._path!r} is alive: stop it before it is forgotten")
+                raise ReplicaAliveError(f"replica {name!r} on {self._path!r} is alive: stop it before you forget it")
             return False
 
     def forget_dead(self, names: Iterable[str], *, seconds: float = 0.02) -> list[str]:
-        """Forget those of many replicas that are dead. A name that cannot be forgotten is passed over.
+        """Forget the dead ones of many replicas. A name that cannot be forgotten is skipped.
 
-        This also removes the lock files that earlier releases left of replicas that were forgotten.
+        This also removes lock files that earlier releases left behind when a replica was forgotten.
 
         Args:
-            names: of replicas.
-            seconds: how long to take at most: no replica can join meanwhile.
+            names: the names of the replicas.
+            seconds: the maximum duration, because no replica can join meanwhile.
 
         Returns:
             The names that were forgotten.
 
         Raises:
             PresenceError: the volume cannot be read.
-            LockTimeout, LockFileError: another process that joins does not end; a lock file cannot be used.
+            LockTimeout: another process that joins does not finish in time.
+            LockFileError: a lock file cannot be used.
         """
         forgotten = []
         with self._gate, self._register.existing() as register:
@@ -329,21 +278,22 @@ class Volume:
 
     @contextlib.contextmanager
     def hold_dead(self, name: str) -> Iterator[bool]:
-        """Keep a dead replica dead for the block: nobody joins meanwhile. `forget` may be called inside.
+        """Keep a dead replica dead for the block: no replica can join meanwhile. The block may call `forget`.
 
         ::
 
             with volume.hold_dead(name) as dead:
                 if dead:
-                    ...  # be quick: no replica can join
+                    ...  # be quick, because no replica can join
                     volume.forget(name)
 
         Yields:
-            True for a dead one; False for one that lives or never joined, which may then join at any time.
+            True if the replica is dead. False if it is alive or never joined: then it may join at any time.
 
         Raises:
             PresenceError: the volume cannot be read.
-            LockTimeout, LockFileError: another one that joins does not end; a lock file cannot be used.
+            LockTimeout: another process that joins does not finish in time.
+            LockFileError: a lock file cannot be used.
         """
         if self.is_alive(name) is None:
             yield False
@@ -353,31 +303,27 @@ class Volume:
             yield self.is_alive(name) is False and self._take_dead(name, held)
 
     def _take_dead(self, name: str, held: contextlib.ExitStack) -> bool:
-        """The name's own lock, too: it keeps out one who joins past a gate that somebody deleted."""
+        """Acquire the name's lock as well. It excludes a process that joins after ``join.lock`` was deleted."""
         lock = self._removing.setdefault(name, self._register.name_lock(name))
         held.callback(lambda: None if lock.held else self._removing.pop(name, None))
         try:
             held.enter_context(lock)
         except LockTimeout:
-            return False  # a process that is no replica holds it: be careful
+            return False  # a process that is not a replica holds it
         return True
 
-    def _foreign(self, path: str) -> PresenceError:
+    def _held_error(self, path: str) -> PresenceError:
         return PresenceError(
-            f"lock {path!r} is held by a process that is no replica: find it with `sharedvol status {self._path}`"
+            f"lock {path!r} is held by a process that is not a replica: find it with `sharedvol status {self._path}`"
         )
 
     def __repr__(self) -> str:
         return f"<Volume {self._path!r}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Another process has not joined.
+        # Without the membership, which belongs to this process.
         return _rebuild, (self._path, self._timeout, self._network.allow, self._network.strict)
 
 
 def _rebuild(path: str, timeout: float, allow_network: bool = False, strict: bool | None = None) -> Volume:
     return Volume(path, timeout=timeout, allow_network=allow_network, strict=strict)
-
-
-def _replica(known: ReplicaRecord, alive: bool) -> Replica:
-    return Replica(**asdict(known), alive=alive)

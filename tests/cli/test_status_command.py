@@ -166,7 +166,7 @@ def test_looking_makes_nobodys_try_fail_where_the_kernel_tells_all(
     write(tmp_path / "a.lock", "")
     tried = []
     monkeypatch.setattr(fcntl, "flock", lambda *_: tried.append("flock"))
-    assert [(lock.path, lock.state) for lock in status.look(str(tmp_path)).locks] == [("a.lock", "free")]
+    assert [(lock.path, lock.state) for lock in status.read_status(str(tmp_path)).locks] == [("a.lock", "free")]
     assert tried == []
 
 
@@ -174,7 +174,7 @@ def test_in_a_container_a_look_delays_nobody_who_waits(tmp_path: Path, monkeypat
     """The shared lock that is tried there is dropped at once."""
     monkeypatch.setattr(holders, "_HOSTS_PIDS", "another")
     write(tmp_path / "a.lock", "")
-    assert [lock.state for lock in status.look(str(tmp_path)).locks] == ["free"]
+    assert [lock.state for lock in status.read_status(str(tmp_path)).locks] == ["free"]
 
     def take() -> bool:
         try:
@@ -222,7 +222,7 @@ def test_too_much_to_look_at_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(status, "LOCK_ENTRIES", 3)
     for number in range(5):
         write(tmp_path / f"{number}.lock")
-    looked = status.look(str(tmp_path))
+    looked = status.read_status(str(tmp_path))
     assert (len(looked.locks), looked.complete) == (3, False)
 
 
@@ -274,7 +274,7 @@ def test_a_file_that_is_collected_meanwhile_is_left_out(tmp_path: Path) -> None:
     def collect() -> None:
         shutil.rmtree(tmp_path / "c1", ignore_errors=True)
 
-    looked = status.look(str(tmp_path), tick=collect)
+    looked = status.read_status(str(tmp_path), tick=collect)
     assert looked.complete is True
     assert sum(one.files for one in looked.backlog) < 5
 
@@ -290,7 +290,7 @@ def test_a_directory_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: py
         return opened(path, *arguments, **options)
 
     monkeypatch.setattr(os, "open", refuse)
-    looked = status.look(str(tmp_path))
+    looked = status.read_status(str(tmp_path))
     assert ([one.container for one in looked.backlog], looked.complete) == (["c2"], False)
 
 

@@ -244,7 +244,7 @@ def test_a_missing_volume_is_told_and_nothing_is_made_in_its_place(tmp_path: Pat
 
 def test_a_directory_that_is_removed_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the file in it, as nobody should, and as soon as anybody looks."""
-    monkeypatch.setattr(log_writer, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(log_writer, "CHECK_EVERY", 0.0)
     with opened(tmp_path / "{container}" / "logs") as handler:
         log(handler, "gone")
         shutil.rmtree(tmp_path / container_id())
@@ -280,7 +280,7 @@ def test_a_log_that_was_moved_or_deleted_is_begun_again(tmp_path: Path, monkeypa
         assert handler.path is not None
         os.rename(handler.path, tmp_path / "moved")
         log(handler, "2")
-        clock[0] += log_writer.LOOK_EVERY
+        clock[0] += log_writer.CHECK_EVERY
         log(handler, "3")
         os.unlink(handler.path)
         clock[0] -= 10  # set back: looked at as well

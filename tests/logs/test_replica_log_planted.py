@@ -116,7 +116,7 @@ def move(place: Path) -> None:
     """As a sidecar without leases does, that copies."""
     (place / "logs").mkdir()
     with opened(place / "logs") as handler, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(log_writer, "LOOK_EVERY", 0.0)
+        patch.setattr(log_writer, "CHECK_EVERY", 0.0)
         log(handler, "before")
         assert handler.path is not None
         os.rename(handler.path, place / "claimed")
@@ -175,7 +175,7 @@ PLANTED: list[tuple[Callable[[Path], None], object, str, object]] = [
     (fill, LogWriter, "_is_begun", lambda self, entry: False),
     (fork, ReplicaFileHandler, "renew", lambda self: None),
     (move, LogFile, "_is_at_its_path", lambda self: True),
-    (plant_link, LogFiles, "_look", _follow),
+    (plant_link, LogFiles, "_open_or_create", _follow),
 ]
 
 

@@ -20,7 +20,7 @@ from support.processes import LIMIT, Child, run_forked
 
 from sharedvol import AlreadyPublishedError, InvalidNameError, PublishError, publish, stale_temporaries
 from sharedvol.publishing.mark import is_marked, marked_time
-from sharedvol.publishing.publication import TEMPORARY_SUFFIX
+from sharedvol.publishing.temporaries import TEMPORARY_SUFFIX
 
 DAY_NS = 86_400 * 10**9
 

@@ -14,7 +14,7 @@ import pytest
 from support.processes import Child
 
 from sharedvol import publish, remove_stale_temporaries, stale_temporaries
-from sharedvol.publishing.publication import TEMPORARY_SUFFIX
+from sharedvol.publishing.temporaries import TEMPORARY_SUFFIX
 
 
 @pytest.fixture

@@ -121,7 +121,7 @@ def test_status_in_a_container_knows_its_own_processes_and_that_there_are_others
         for name, one in (("c1", first), ("c2", second)):
             lock = tmp_path / f"{name}.lock"
             one.ask(f"globals().update(lock=FileLock({str(lock)!r})) or lock.acquire() is None")
-        look = "__import__('sharedvol.volume.status').volume.status.look(str(volume.path)).as_dict()['locks']"
+        look = "__import__('sharedvol.volume.status').volume.status.read_status(str(volume.path)).as_dict()['locks']"
         assert {lock["path"]: (lock["state"], lock["holders"]) for lock in first.ask(look)} == {
             ".replicas/join.lock": ("free", []),
             "c1.lock": ("exclusive", [{"pid": 1, "replica": "c1"}]),

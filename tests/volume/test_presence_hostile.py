@@ -149,7 +149,7 @@ def test_a_lock_that_something_else_holds_alone_is_no_replica(names: Path, tmp_p
     volume = Volume(tmp_path)
     with FileLock(names / "c1.lock"):
         assert volume.is_alive("c1") is False
-        with pytest.raises(PresenceError, match="no replica"):
+        with pytest.raises(PresenceError, match="not a replica"):
             volume.join("c1")
         with volume.hold_dead("c1") as dead:
             assert dead is False

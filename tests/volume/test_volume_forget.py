@@ -49,7 +49,7 @@ def test_nobody_joins_past_a_gate_that_was_deleted_while_a_dead_one_is_held(tmp_
     with volume.hold_dead("c1") as dead:
         assert dead is True
         os.unlink(tmp_path / GATE)
-        with pytest.raises(PresenceError, match="no replica"):
+        with pytest.raises(PresenceError, match="not a replica"):
             run_raising(lambda: Volume(tmp_path).join("c1"))
     assert volume.join("c1").slot == 0
 

@@ -87,5 +87,4 @@ def _before_fork() -> None:
     _guard.acquire()
 
 
-if hasattr(os, "register_at_fork"):  # absent on Windows, as fork is
-    os.register_at_fork(before=_before_fork, after_in_parent=lambda: _guard.release())
+forks.around(_before_fork, lambda: _guard.release())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sharedvol import stale_temporaries
 from sharedvol.errors import describe
-from sharedvol.publishing.publication import TEMPORARY_SUFFIX
+from sharedvol.publishing.temporaries import TEMPORARY_SUFFIX
 from sharedvol_sidecar.errors import OUT_OF_DESCRIPTORS, RAISE_LIMIT
 from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.fs.directory import Directory

@@ -165,7 +165,7 @@ def test_a_sidecar_without_leases_takes_a_silent_log_and_the_next_record_begins_
     log(handler, "before")
     volume.drain(seal_after=0.0)
     assert list(volume.files().values()) == ["before\n"]
-    clock[0] += log_writer.LOOK_EVERY
+    clock[0] += log_writer.CHECK_EVERY
     log(handler, "after")
     handler.close()
     volume.drain(seal_after=0.0)
