@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from support.counted import summary
 from support.installed import FLAVOURS, FUSE_MISSING, MYSQL_MISSING, NO_AUTHORITIES, R_MISSING, NotInstalled
@@ -23,6 +24,9 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 if "SHAREDVOL_TEST_ENGINE" not in os.environ:  # the engine's commands download
     os.environ.update(NO_AUTHORITIES)
 
+
+hypothesis.settings.register_profile("sharedvol", deadline=None)  # a busy machine is slow
+hypothesis.settings.load_profile("sharedvol")
 
 TESTS = Path(__file__).parent
 TORTURE = (

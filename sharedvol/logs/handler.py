@@ -265,8 +265,8 @@ def _mode(permissions: int | str | None) -> int | None:
 def _hint(error: OSError) -> str:
     return {
         errno.ENOENT: "mount the volume, or create the directory before {container}",
-        errno.ENOTDIR: "remove the file or symbolic link with its name; links are not followed",
-        errno.ELOOP: "remove the symbolic link; links are not followed",
+        errno.ENOTDIR: "remove what has its name; no symbolic link is followed",
+        errno.ELOOP: "remove the symbolic link; no symbolic link is followed",
         errno.EROFS: "mount the volume read-write",
         errno.EACCES: "give this user write permission on the directory",
         errno.ENOSPC: "free some space",

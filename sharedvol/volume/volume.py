@@ -128,7 +128,7 @@ class Volume:
         with self._gate, self._register.existing() as register:
             if self._membership is not None and self._membership.active:
                 raise PresenceError(
-                    f"this process has already joined {self._path!r} as {self._membership.name!r}: use what join() "
+                    f"this process has joined {self._path!r} as {self._membership.name!r} already: use what join() "
                     "returned, or call leave() first"
                 )
             self._membership = self._join(register, own, given=name is not None, purpose=purpose)
