@@ -261,10 +261,10 @@ def _url(options: argparse.Namespace) -> URL:
     try:
         url = database_url.read_url(text)
     except ModuleNotFoundError as error:
-        raise UsageError("SQLAlchemy is not installed, which databases need: install sharedvol[mysql]") from error
+        raise UsageError(database_url.NOT_INSTALLED) from error
     except ValueError as error:
         raise UsageError(str(error)) from None
-    if url.drivername.startswith("sqlite"):
+    if database_url.is_sqlite(url):
         if options.password_file:
             raise UsageError("an SQLite file has no password: leave --password-file out")
         return url

@@ -1,8 +1,7 @@
-"""One connection to a database server: opened once, spoken to in plain SQL, never reopened.
+"""One connection to a database server, which is opened once, takes plain SQL, and is never reopened.
 
-The locks and the migrations need what a pool hides: the very session that holds a lock, and no other. So this
-goes through SQLAlchemy's dialects to the driver (PEP 249) and leaves pool and transactions alone: any driver
-that SQLAlchemy knows for the server will do.
+Locks and migrations need what a pool hides: the session that holds a lock. So this uses SQLAlchemy's dialects to reach
+the driver (PEP 249), without SQLAlchemy's pool and transactions. Any driver that SQLAlchemy knows for the server works.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from sharedvol.database import url as database_url
+from sharedvol.database.driver_errors import translated
 from sharedvol.errors import DatabaseError
 
 if TYPE_CHECKING:
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
     Target = str | URL | Engine | Connection
-    """What a database may be named by."""
+    """What names a database."""
 
 _LOGIN_SECONDS: Final = 10
-# Drivers that take these keywords; with them, connecting costs no further round trip.
+# Drivers that take these keywords, which save a round trip.
 _AUTOCOMMIT_AT_CONNECT: Final = ("pymysql", "mysqldb", "mysqlconnector")
 _FLAGS_AT_CONNECT: Final = ("pymysql", "mysqldb")
 
 
 class Database:
-    """A connection of our own, in autocommit mode.
+    """A connection of its own, in autocommit mode.
 
-    In autocommit mode every question sees what others have committed; within a transaction it would be
-    answered from the snapshot of the first one (MySQL manual, "Consistent Nonlocking Reads").
+    In autocommit mode every query sees what others have committed. Within a transaction it would see the snapshot of
+    the first query (MySQL manual, "Consistent Nonlocking Reads").
 
     Attributes:
-        label: what to call the database in a message: without the password.
-        kind: ``mysql`` (MariaDB too) or ``sqlite``.
-        home: the schema that the session began with, once it was asked for.
-        owned: whether `close` ends the session; an SQLAlchemy ``Connection`` is its owner's to close.
+        label: the name of the database for messages, without the password.
+        kind: ``mysql`` (also for MariaDB) or ``sqlite``.
+        home: the schema that the session began with, once it is known.
+        owned: `close` ends the session. The owner of an SQLAlchemy ``Connection`` closes it.
     """
 
     def __init__(
@@ -53,23 +53,21 @@ class Database:
 
     @classmethod
     def open(cls, target: Target, *, patience: float | None = None) -> Database:
-        """Connect to what ``target`` names; an SQLAlchemy ``Connection`` is used as it is and not closed.
+        """Connect to ``target``. An SQLAlchemy ``Connection`` is used as it is and not closed.
 
         Args:
-            target: what to connect to.
-            patience: seconds to wait for each answer; None for ever, as a migration may take that long. From a
-                URL and by PyMySQL only; there the log-in has a limit in any case.
+            target: the database.
+            patience: seconds to wait for each answer; None for no limit, because a migration may take long. It applies
+                to URLs with PyMySQL only. There the log-in always has a limit.
 
         Raises:
-            DatabaseError: it cannot be reached, refuses us, or the packages for it are missing.
-            ValueError: ``target`` is no URL.
+            DatabaseError: it cannot be reached, refuses the log-in, or its packages are missing.
+            ValueError: ``target`` is not a URL, or names an asynchronous driver.
         """
         try:
             import sqlalchemy
         except ModuleNotFoundError as error:
-            raise DatabaseError(
-                "SQLAlchemy is not installed, which databases need: install sharedvol[mysql]"
-            ) from error
+            raise DatabaseError(database_url.NOT_INSTALLED) from error
         if isinstance(target, sqlalchemy.Connection):
             return cls._from_connection(target)
         if isinstance(target, sqlalchemy.Engine):
@@ -77,7 +75,7 @@ class Database:
         url = database_url.read_url(target)
         dialect_class = database_url.dialect_class(url)
         if dialect_class.is_async:
-            raise ValueError(f"{database_url.scheme(url)} is an asynchronous driver: say mysql:// for one that is not")
+            raise ValueError(f"{database_url.scheme(url)} is an asynchronous driver: use mysql:// instead")
         try:
             dialect = dialect_class(dbapi=dialect_class.import_dbapi())
         except ModuleNotFoundError as error:
@@ -92,22 +90,22 @@ class Database:
         label = database_url.label(url)
         try:
             arguments, options = dialect.create_connect_args(url)
-        except Exception:  # of a dialect whose options are not checked before
+        except Exception:  # from a dialect whose options were not checked before
             raise ValueError(f"the URL of {label} has an option that cannot be used") from None
         if dialect.driver in _AUTOCOMMIT_AT_CONNECT:
             options.setdefault("autocommit", True)
         if dialect.driver in _FLAGS_AT_CONNECT:
-            # As the stock clients do; the marks around a statement of a migration travel with it.
+            # The stock clients set it as well. A migration's statement and its marks then travel in one packet.
             options["client_flag"] = options.get("client_flag", 0) | (1 << 16)  # CLIENT_MULTI_STATEMENTS
-        if dialect.driver == "pymysql" and isinstance(options.get("password"), str):
-            options["password"] = options["password"].encode()  # PyMySQL would say it in Latin-1
+        if dialect.driver == "pymysql":
+            database_url.encode_password(options)
         impatient = dialect.driver == "pymysql" and "read_timeout" not in options
         if impatient:
-            # Something may take the connection and say nothing; PyMySQL limits the wait for its greeting by this.
+            # A server may accept the connection and stay silent. This also limits PyMySQL's wait for the greeting.
             options["read_timeout"] = patience or _LOGIN_SECONDS
         if dialect.name == "sqlite":
             options["isolation_level"] = None  # autocommit, whatever the version of Python
-        with _told(dialect, None, f"cannot connect to {label}", url):
+        with translated(dialect, None, f"cannot connect to {label}", url):
             try:
                 raw = dialect.connect(*arguments, **options)
             except (TypeError, ValueError, AttributeError, LookupError):
@@ -118,24 +116,24 @@ class Database:
         return cls(raw, dialect, label, owned=True, again=again)._in_autocommit()
 
     @classmethod
-    def _from_engine(cls, engine: Engine, beside: Any = None) -> Database:
+    def _from_engine(cls, engine: Engine, other: Any = None) -> Database:
         import sqlalchemy
 
         if engine.dialect.is_async:
-            raise ValueError(f"{engine.dialect.driver} is an asynchronous driver: use an engine of one that is not")
+            raise ValueError(f"{engine.dialect.driver} is an asynchronous driver: use an engine with a synchronous one")
         label = database_url.label(engine.url)
-        with _told(engine.dialect, None, f"cannot connect to {label}", engine.url):
+        with translated(engine.dialect, None, f"cannot connect to {label}", engine.url):
             try:
-                # An empty pool of the same making: the engine's own may be exhausted, by those who wait for us, and
-                # has its parent's connections in a forked child.
+                # A new pool of the same kind. The engine's own may be exhausted by threads that wait for this one, and
+                # has the parent's connections in a forked child.
                 pooled = engine.pool.recreate().connect()
                 raw = pooled.driver_connection
-                pooled.detach()  # the pool must not give a session that holds a lock to somebody else
+                pooled.detach()  # the pool must not give a session that holds a lock to other code
             except sqlalchemy.exc.DBAPIError as error:
                 if error.orig is None:
                     raise
                 raise error.orig from error
-        if raw is beside is not None:
+        if raw is other is not None:
             raise DatabaseError(f"the engine of {label} has one connection only, and a second one is needed")
         return cls(raw, engine.dialect, label, owned=True, again=cls._again_on(engine, raw))._in_autocommit()
 
@@ -156,10 +154,10 @@ class Database:
         return cls(raw, engine.dialect, label, owned=False, again=cls._again_on(engine, raw))
 
     def another(self) -> Database:
-        """A second connection to where this one leads, of our own and in autocommit mode. To be closed.
+        """Open a second connection to the same database, in autocommit mode. The caller closes it.
 
         Raises:
-            DatabaseError: there is none to be had.
+            DatabaseError: there is no second connection.
         """
         if self._again is None:
             raise DatabaseError(f"there is no second connection to {self.label}")
@@ -168,7 +166,7 @@ class Database:
     def _in_autocommit(self) -> Database:
         try:
             if self._dialect.name != "sqlite" or self._raw.isolation_level is not None:
-                with _told(self._dialect, self._raw, f"cannot use {self.label}"):
+                with translated(self._dialect, self._raw, f"cannot use {self.label}"):
                     self._dialect.set_isolation_level(self._raw, "AUTOCOMMIT")
         except BaseException:
             self.close()
@@ -176,57 +174,57 @@ class Database:
         return self
 
     def query(self, sql: str, **values: Any) -> list[tuple[Any, ...]]:
-        """The rows that ``sql``, with ``:name`` for each of ``values``, gives."""
+        """Return the rows of ``sql``, which names ``values`` as ``:name``."""
         with self._cursor(sql, values) as cursor:
             return [tuple(row) for row in cursor.fetchall()]
 
     def change(self, sql: str, **values: Any) -> int:
-        """How many rows ``sql`` found or made, with ``:name`` for each of ``values``."""
+        """Run ``sql``, which names ``values`` as ``:name``. Return how many rows it matched or inserted."""
         with self._cursor(sql, values) as cursor:
             return int(cursor.rowcount)
 
     def send(self, text: str) -> Iterator[None]:
-        """Send ``text`` as it is; one step for each result of the server, until all are read.
+        """Send ``text`` as it is. Yield once for each result of the server, until all are read.
 
-        A server goes on after the first result, and an error in a later one is told only to who reads it.
+        A server continues after the first result, and an error in a later one appears only when that is read.
         """
-        with self._asking():
+        with self._errors_translated():
             cursor = self._raw.cursor()
         try:
-            with self._asking():
-                cursor.execute(text)  # without arguments no driver looks for % or ? in it
+            with self._errors_translated():
+                cursor.execute(text)  # without arguments no driver replaces % or ? in it
             yield
             if not hasattr(cursor, "nextset"):
                 return
             while True:
-                with self._asking():
+                with self._errors_translated():
                     more = cursor.nextset()
                 if not more:
                     return
                 yield
         finally:
-            with contextlib.suppress(Exception), self._asking():  # a broken connection cannot close a cursor either
-                cursor.close()  # which reads what is left
+            with contextlib.suppress(Exception), self._errors_translated():  # a broken connection cannot close a cursor
+                cursor.close()  # reads the remaining results
 
     def run(self, text: str) -> None:
-        """`send` to the end."""
+        """Send ``text`` and read all results."""
         for _ in self.send(text):
             pass
 
     @property
     def driver_session(self) -> int | None:
-        """The session's id as the driver was told when it connected, where it keeps that."""
-        told = getattr(self._raw, "thread_id", None) or getattr(self._raw, "connection_id", None)
-        told = told() if callable(told) else told
-        if isinstance(told, tuple):
-            told = told[0]
-        return told if isinstance(told, int) else None
+        """The session's id that the driver got when it connected, if the driver keeps it."""
+        number = getattr(self._raw, "thread_id", None) or getattr(self._raw, "connection_id", None)
+        number = number() if callable(number) else number
+        if isinstance(number, tuple):
+            number = number[0]
+        return number if isinstance(number, int) else None
 
     @property
     def read_timeout(self) -> float | None:
-        """Seconds after which the driver takes a server that does not answer for lost, where it says so."""
-        told = getattr(self._raw, "_read_timeout", None)  # PyMySQL
-        return float(told) if isinstance(told, int | float) else None
+        """Seconds after which the driver gives up on a silent server, if it reports that."""
+        seconds = getattr(self._raw, "_read_timeout", None)  # PyMySQL
+        return float(seconds) if isinstance(seconds, int | float) else None
 
     @property
     def raw(self) -> Any:
@@ -235,12 +233,12 @@ class Database:
 
     @property
     def is_ours(self) -> bool:
-        """Whether this process made the connection: a forked child must not speak on its parent's."""
+        """Whether this process opened the connection. A forked child must not use its parent's."""
         return os.getpid() == self._pid
 
     @contextlib.contextmanager
     def sqlalchemy(self) -> Iterator[Connection]:
-        """An SQLAlchemy ``Connection`` on this very session, in transactions as SQLAlchemy makes them."""
+        """Yield an SQLAlchemy ``Connection`` on this session, with SQLAlchemy's transactions."""
         import sqlalchemy
         from sqlalchemy.pool import StaticPool
 
@@ -253,12 +251,12 @@ class Database:
             with engine.connect() as connection:
                 yield connection
         finally:
-            # The engine is dropped, not disposed of: that would close the session, and the lock with it.
+            # The engine is not disposed of, because that would close the session and free its lock.
             with contextlib.suppress(DatabaseError):
                 self._set_autocommit(True)
 
     def _set_autocommit(self, on: bool) -> None:
-        with self._asking():
+        with self._errors_translated():
             if self._dialect.name == "sqlite":
                 self._raw.isolation_level = None if on else ""
             elif callable(self._raw.autocommit):
@@ -267,19 +265,19 @@ class Database:
                 self._raw.autocommit = on
 
     def close(self) -> None:
-        """End the session, which frees its locks; one that is not ours is left alone."""
+        """End the session, which frees its locks, if this process opened it."""
         if self.owned and self.is_ours:
-            with contextlib.suppress(Exception):  # it may be gone already, which is what we want
+            with contextlib.suppress(Exception):  # it may have ended already, which is fine
                 self._raw.close()
 
     @contextlib.contextmanager
-    def _asking(self) -> Iterator[None]:
-        """Errors as ours; and an interrupt ends the session, also one that is not ours.
+    def _errors_translated(self) -> Iterator[None]:
+        """Translate the driver's errors. Close the session after an interrupt, even if another owns it.
 
-        The answer would still come, and be taken for that to the next question: SQLAlchemy, too, gives such a
-        connection up.
+        The answer would still arrive, and be taken as the answer to the next query. SQLAlchemy discards such a
+        connection as well.
         """
-        with _told(self._dialect, self._raw, self.label):
+        with translated(self._dialect, self._raw, self.label):
             try:
                 yield
             except self._dialect.loaded_dbapi.Error:
@@ -292,7 +290,7 @@ class Database:
 
     @contextlib.contextmanager
     def _cursor(self, sql: str, values: dict[str, Any]) -> Iterator[Any]:
-        with self._asking():
+        with self._errors_translated():
             cursor = self._raw.cursor()
             try:
                 if values:
@@ -306,12 +304,17 @@ class Database:
 
 
 def quoted(name: str) -> str:
-    """``name`` as an identifier of MySQL (manual, "Schema Object Names")."""
+    """Return ``name`` as an identifier of MySQL (manual, "Schema Object Names")."""
     return "`" + name.replace("`", "``") + "`"
 
 
+def as_text(value: object) -> str:
+    """Return a value of a column as text, which some drivers return as bytes."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
 def _bound(dialect: Dialect, sql: str, values: dict[str, Any]) -> tuple[str, Any]:
-    """``sql`` and ``values`` in the parameter style of the driver."""
+    """Return ``sql`` and ``values`` in the parameter style of the driver."""
     dialect_class: Any = type(dialect)
     text, order = _compiled(dialect_class, dialect.paramstyle, sql)
     return text, values if order is None else tuple(values[name] for name in order)
@@ -323,28 +326,3 @@ def _compiled(dialect_class: Any, paramstyle: str, sql: str) -> tuple[str, tuple
 
     compiled: Any = sqlalchemy.text(sql).compile(dialect=dialect_class(paramstyle=paramstyle))
     return str(compiled), None if compiled.positiontup is None else tuple(compiled.positiontup)
-
-
-@contextlib.contextmanager
-def _told(dialect: Dialect, raw: Any, what: str, url: URL | None = None) -> Iterator[None]:
-    """Raise what the driver raises as an error of ours; without the secrets of ``url``, where it may repeat them."""
-    driver_error = dialect.loaded_dbapi.Error
-    try:
-        yield
-    except driver_error as error:
-        raise _as_ours(dialect, raw, what, error, url) from error
-    except (OSError, RuntimeError) as error:  # PyMySQL: the socket, or a missing package for the log-in
-        words = str(error) if url is None else database_url.redact(str(error), url)
-        raise DatabaseError(f"{what}: {words}", lost=True) from error
-
-
-def _as_ours(
-    dialect: Dialect, raw: Any, what: str, error: BaseException | None, url: URL | None = None
-) -> DatabaseError:
-    code = error.args[0] if error is not None and error.args and isinstance(error.args[0], int) else None
-    words = str(error.args[1] if code is not None and len(error.args) > 1 else error)  # type: ignore[union-attr]
-    lost = raw is None or code == 0 or bool(dialect.is_disconnect(error, raw, None))  # type: ignore[arg-type]
-    words = words or "the connection is closed"
-    if url is not None:
-        words = database_url.redact(words, url)
-    return DatabaseError(f"{what}: {words}" + (f" (error {code})" if code else ""), code, lost=lost)

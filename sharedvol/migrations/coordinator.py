@@ -1,8 +1,8 @@
-"""Applying migrations once, however many replicas start at the same moment.
+"""Apply migrations once, however many replicas start at the same moment.
 
-The order is the one of the R start-up: check what the image brought; look, without a lock, whether anything is
-pending; only then take the lock, look again, apply, record. The lock is taken on the very connection that
-migrates: when a replica is killed, the server keeps the lock until the statement it was running has ended.
+The order is that of the R start-up: check the image's migrations, query without a lock whether any are pending, and
+only then take the lock, query again, apply and record. The lock is taken on the connection that migrates. If a replica
+is killed, the server keeps the lock until the statement that it was running has ended.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from sharedvol.arguments import check_seconds
 from sharedvol.database.connection import Database
@@ -24,18 +24,15 @@ from sharedvol.errors import (
     HalfAppliedError,
     LedgerError,
     LockError,
-    LockLostError,
     LockTimeout,
     ManifestError,
     MigrationError,
     SharedVolError,
 )
-from sharedvol.locks.file import FileLock
-from sharedvol.locks.mysql import NamedLock
 from sharedvol.locks.mysql.lock import Waiting
-from sharedvol.locks.mysql.server import LockHolder, Server, inspect
-from sharedvol.locks.mysql.token_table import find_holder
-from sharedvol.migrations import manifest
+from sharedvol.locks.mysql.server import LockHolder
+from sharedvol.migrations.lock import MigrationLock
+from sharedvol.migrations.manifest import Expected, Manifest
 from sharedvol.migrations.sources.base import HalfAppliedPolicy, Session, Source
 from sharedvol.migrations.sources.directory import Directory
 from sharedvol.migrations.status import MigrationFailed, MigrationStatus, Step, Survey
@@ -45,14 +42,11 @@ if TYPE_CHECKING:
 
     from sharedvol.database.connection import Target
 
-LOCK: Final = "sharedvol_migration"
-"""What the lock is called within its schema, where no name is given."""
-
 _log = logging.getLogger(__name__)
 
 
 class MigrationCoordinator:
-    """Applies what is pending, in one replica at a time.
+    """Applies pending migrations, in one replica at a time.
 
     ::
 
@@ -60,32 +54,33 @@ class MigrationCoordinator:
 
     Args:
         url_or_engine: the database: a URL, an SQLAlchemy ``URL`` or ``Engine``. MySQL, MariaDB, or SQLite for
-            development (guarded by a `FileLock` beside the file). From a URL a driver that can is told to take
-            several statements in one packet, without which a kill in the middle of one leaves its end unknown.
+            development, which is guarded by a `FileLock` next to the file. With a URL, a driver that supports it takes
+            several statements in one packet. Without that, a kill during a statement leaves its end unknown.
         migrations: a directory of ``*.sql`` files, or another kind: `sharedvol.migrations.AlembicMigrations`,
             `sharedvol.migrations.PythonMigrations`.
-        lock_name: a literal name of the lock on the server, such as one that R replicas use. Without it the
-            name is the schema's own, so that two applications on one server do not wait for each other.
-        lock_timeout: seconds to wait for another replica; None waits for ever.
+        lock_name: a literal name of the lock on the server, such as one that R replicas use. By default the name is
+            the schema's own, so that two applications on one server do not wait for each other.
+        lock_timeout: seconds to wait for another replica; None to wait indefinitely.
         expected_latest: the name that the last migration of the image must have.
         expected_min_count: how many migrations the image must have at least.
-        renames: old names and the new ones of the same files: their rows are renamed, and nothing is run again.
-        half_applied: what to do with a migration that began and did not end. ``resume`` goes on at the very
-            statement, where that is known, and refuses where it is not; ``refuse`` always refuses; ``rerun``
-            starts at its first statement again.
-        resume_at: names with the statement to go on at, for what was refused and looked at by a person.
-        drift: whether to ``tell`` of an applied migration whose text has been changed since, or to ``refuse``.
-        ahead: whether to ``allow`` a database with migrations that this image does not have, or to ``refuse``.
-        allow_empty: no migrations at all is fine.
-        allow_unsafe: go on although the server's lock may not keep other replicas out (a cluster, a pooler).
-        observer: called with each `Step`; what it raises stops the run.
+        renames: old names of files, with the new names of the same files. Their rows are renamed, and nothing runs
+            again.
+        half_applied: what to do with a migration that began and did not end. ``resume`` resumes at the exact statement
+            if that is known, and otherwise refuses; ``refuse`` always refuses; ``rerun`` runs it from its first
+            statement again.
+        resume_at: the statement at which to resume a migration, by its name, after a refusal and a check by a person.
+        drift: ``tell`` logs a warning if the text of an applied migration has changed, ``refuse`` refuses to run.
+        ahead: whether to ``allow`` or ``refuse`` a database with migrations that this image does not have.
+        allow_empty: accept an image without migrations.
+        allow_unsafe: run even if the server's lock may not exclude other replicas (a cluster, a pooler).
+        observer: called with each `Step`. An exception that it raises stops the run.
 
     Raises:
-        ValueError: an option has no such value.
+        ValueError: an option has an invalid value.
         TypeError: ``url_or_engine`` is an SQLAlchemy ``Connection``.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 # keyword options of a public class
         self,
         url_or_engine: Target,
         migrations: str | os.PathLike[str] | Source,
@@ -110,25 +105,21 @@ class MigrationCoordinator:
             raise ValueError("lock_name is empty: leave it out for the schema's own lock")
         check_seconds(lock_timeout, "lock_timeout")
         if hasattr(url_or_engine, "in_transaction"):
-            # In its transaction the look with the lock would show what was there before the lock.
+            # Its transaction would show the state from before the lock.
             raise TypeError("a migration needs a session of its own: give the URL or the Engine, not a Connection")
         self._target = url_or_engine
         self._source = Directory(migrations, renames) if isinstance(migrations, str | os.PathLike) else migrations
-        self._lock_name, self._lock_timeout = lock_name, lock_timeout
-        self._expected = {
-            "expected_latest": expected_latest,
-            "expected_min_count": expected_min_count,
-            "allow_empty": allow_empty,
-        }
+        self._lock, self._lock_timeout = MigrationLock(lock_name, allow_unsafe, self._report_wait), lock_timeout
+        self._expected = Expected(expected_latest, expected_min_count, allow_empty)
         self._half_applied, self._resume_at = half_applied, dict(resume_at or {})
-        self._drift, self._ahead, self._allow_unsafe = drift, ahead, allow_unsafe
+        self._drift, self._ahead = drift, ahead
         self._observer = observer
         self._current = MigrationStatus()
         self._waits = 0
 
     @property
     def current(self) -> MigrationStatus:
-        """What this coordinator does or did, without a look at the database; safe from any thread."""
+        """What this coordinator does or did. Does not query the database, and is safe from any thread."""
         return self._current
 
     def run(self) -> MigrationStatus:
@@ -137,13 +128,13 @@ class MigrationCoordinator:
         When it returns, nothing is pending. When it raises, `current` says what was applied before.
 
         Raises:
-            ManifestError: the image does not have what was expected, or a script that cannot be read.
+            ManifestError: the image does not have what was expected, or a script cannot be read.
             DatabaseError: the database cannot be reached.
-            LockTimeout: another replica did not end in time; its text names the holder.
-            LockUnsafeError: the server's lock would not keep other replicas out.
-            LedgerError: what has been applied cannot be read, or contradicts the directory.
-            HalfAppliedError: a migration began earlier, did not end, and is not to be gone on with.
-            DriftError, AheadError: as the options ask.
+            LockTimeout: another replica did not end in time. The message names the holder.
+            LockUnsafeError: the server's lock would not exclude other replicas.
+            LedgerError: the ledger cannot be read, or contradicts the directory.
+            HalfAppliedError: a migration began earlier, did not end, and cannot or may not be resumed.
+            DriftError, AheadError: the options refuse the state of the database.
             MigrationFailed: a migration failed; ``status`` says what was applied before.
         """
         self._current = MigrationStatus(state="migrating", activity="looking for pending migrations")
@@ -153,13 +144,13 @@ class MigrationCoordinator:
         except BaseException as error:
             self._change(state="failed", error=str(error) or type(error).__name__, activity=None)
             applied = ", ".join(self._current.filenames)
-            told = f"; applied by this run before: {applied}" if applied and applied not in str(error) else ""
-            _log.error("migrations failed: %s%s", self._current.error, told)
+            before = f"; applied by this run before: {applied}" if applied and applied not in str(error) else ""
+            _log.error("migrations failed: %s%s", self._current.error, before)
             raise
         return self._current
 
     def plan(self) -> Survey:
-        """What `run` would find pending now. Takes no lock and changes nothing.
+        """Return what `run` would find pending now. Takes no lock and changes nothing.
 
         Raises:
             ManifestError, DatabaseError, LedgerError: as `run`.
@@ -171,11 +162,11 @@ class MigrationCoordinator:
 
     @property
     def engine(self) -> Engine | None:
-        """The SQLAlchemy engine that it was given; None where that was a URL."""
+        """The SQLAlchemy engine that was given; None if that was a URL."""
         return cast("Engine", self._target) if hasattr(self._target, "pool") else None
 
-    def read_manifest(self) -> manifest.Manifest:
-        """What the image has now. Does not query the database.
+    def read_manifest(self) -> Manifest:
+        """Return what the image has now. Does not query the database.
 
         Raises:
             ManifestError: it does not have what was expected, or a script that cannot be read.
@@ -183,10 +174,10 @@ class MigrationCoordinator:
         return self._check(self._source.load())
 
     def status(self, *, patience: float | None = None, connection: Connection | None = None) -> MigrationStatus:
-        """What the database says now, with the lock's holder. Takes no lock and changes nothing.
+        """Return the state of the database now, with the lock's holder. Takes no lock and changes nothing.
 
         Args:
-            patience: seconds to wait for each answer of the server; None for ever. PyMySQL only.
+            patience: seconds to wait for each answer of the server; None for no limit. PyMySQL only.
             connection: an SQLAlchemy connection to the same database, in autocommit mode, to use instead of a new one.
 
         Raises:
@@ -195,7 +186,7 @@ class MigrationCoordinator:
         checked = self._check(self._source.load())
         with contextlib.closing(Database.open(connection or self._target, patience=patience)) as database:
             survey = self._source.survey(database)
-            name, holder = self._holder(database)
+            name, holder = self._lock.find_holder(database)
         return _surveyed(
             MigrationStatus(manifest=checked, lock_name=name, lock_holder=holder.as_dict() if holder else None), survey
         )
@@ -213,11 +204,11 @@ class MigrationCoordinator:
             begun = time.monotonic()
             with self._locked(database, begun) as session:
                 self._change(lock_acquired=True, state="migrating", activity="looking again, with the lock")
-                others_had_it = self._waits > 0
-                if not others_had_it:
+                waited = self._waits > 0
+                if not waited:
                     survey = self._apply_pending(session)
-            if others_had_it:
-                # Most likely they did it all. Looking without the lock, a crowd of waiters does not look one by one.
+            if waited:
+                # Most likely the other replica did it all. Without the lock, a crowd of waiters can check at once.
                 survey = self._survey(database)
                 if survey.pending:
                     with self._locked(database, begun) as session:
@@ -225,7 +216,7 @@ class MigrationCoordinator:
             self._end(survey)
 
     def _apply_pending(self, session: Session) -> Survey:
-        survey = self._survey(session.database)  # what was seen before the lock may have changed since
+        survey = self._survey(session.database)  # it may have changed before the lock was taken
         if survey.pending:
             self._apply(session, survey)
             survey = self._survey(session.database)
@@ -238,17 +229,17 @@ class MigrationCoordinator:
                 left = [other for other in self._current.pending if other != name]
                 self._change(filenames=done, newly_applied=len(done), pending=left, pending_migrations=len(left))
         except (HalfAppliedError, LedgerError, LockError, ManifestError):
-            self._look_again(session.database)
+            self._refresh(session.database)
             raise
         except Exception as error:
             done = self._current.filenames
             before = f"; applied by this run before: {', '.join(done)}" if done else ""
-            self._look_again(session.database)
+            self._refresh(session.database)
             self._change(state="failed", error=str(error), activity=None)
             raise MigrationFailed(f"{error}{before}", self._current) from error
 
-    def _look_again(self, database: Database) -> None:
-        """After a failure: say truthfully what is pending, if the database still answers."""
+    def _refresh(self, database: Database) -> None:
+        """Update what is pending after a failure, if the database still answers."""
         with contextlib.suppress(SharedVolError):
             self._current = _surveyed(self._current, self._source.survey(database))
 
@@ -259,75 +250,34 @@ class MigrationCoordinator:
             text = f"changed since they were applied: {', '.join(survey.drifted)}"
             if self._drift == "refuse":
                 raise DriftError(
-                    f"migrations were {text}; put the old text back and write a new migration, or say drift=tell"
+                    f"migrations were {text}; restore the old text and write a new migration, or set drift=tell"
                 )
             _log.warning("migrations were %s", text)
         if survey.ahead:
             text = f"the database has migrations that this image does not know: {', '.join(survey.ahead)}"
             if self._ahead == "refuse":
-                raise AheadError(f"{text}; use the newer image, or say ahead=allow")
+                raise AheadError(f"{text}; use the newer image, or set ahead=allow")
             _log.warning("%s", text)
         return survey
 
     @contextlib.contextmanager
     def _locked(self, database: Database, begun: float) -> Iterator[Session]:
-        """The lock, waited for until ``lock_timeout`` has passed since ``begun``."""
+        """Hold the lock. Wait for it until ``lock_timeout`` has passed since ``begun``."""
         left = None if self._lock_timeout is None else max(0.0, self._lock_timeout - (time.monotonic() - begun))
-        if database.kind == "sqlite":
-            with self._file_lock(database, left):
-                self._change(waited=time.monotonic() - begun)
-                yield self._session(database, None, None)
-            return
-        lock = NamedLock(
-            database,
-            self._lock_name or LOCK,
-            literal=self._lock_name is not None,
-            timeout=left,
-            allow_unsafe=self._allow_unsafe,
-            on_wait=self._waiting,
-        )
         try:
-            lock.acquire()
+            held = self._lock.acquire(database, left)
         except LockTimeout as error:
             holder = error.holder.as_dict() if isinstance(error.holder, LockHolder) else None
-            self._change(lock_holder=holder, lock_name=lock.name, waited=time.monotonic() - begun)
+            self._change(lock_name=error.lock_file, lock_holder=holder, waited=time.monotonic() - begun)
             raise
-        self._change(lock_name=lock.name, lock_holder=None, waited=time.monotonic() - begun)
+        name = held.name or self._current.lock_name
+        self._change(lock_name=name, lock_holder=None, waited=time.monotonic() - begun)
         try:
-            yield self._session(database, lock.server, lock.name)
+            yield Session(database, held.server, held.name, self._half_applied, self._resume_at, self._report)
         finally:
-            try:
-                lock.release()
-            except LockLostError as error:
-                # What was done under it is not in doubt: each write of the ledger asked for the lock itself.
-                _log.warning("%s", error)
+            held.release()
 
-    @contextlib.contextmanager
-    def _file_lock(self, database: Database, timeout: float | None) -> Iterator[None]:
-        """The lock for an SQLite file: beside it, since the file itself must not be opened by anybody else."""
-        path = next((row[2] for row in database.query("PRAGMA database_list") if row[1] == "main"), None)
-        if not path:
-            raise MigrationError("an SQLite database in memory is gone when its connection ends: name a file")
-        lock = FileLock(f"{path}.migration-lock", timeout=timeout)
-        try:
-            held = lock.acquire(timeout=0)
-        except LockTimeout:
-            self._waiting(Waiting(str(lock.path), None, 0.0, timeout))
-            held = lock.acquire()
-        with held:
-            yield
-
-    def _session(self, database: Database, server: Server | None, lock_name: str | None) -> Session:
-        return Session(database, server, lock_name, self._half_applied, self._resume_at, self._tell)
-
-    def _holder(self, database: Database) -> tuple[str | None, LockHolder | None]:
-        if database.kind != "mysql":
-            return None, None
-        server = inspect(database)
-        name = server.checked(self._lock_name) if self._lock_name else server.scoped(LOCK)
-        return name, find_holder(database, server, name)
-
-    def _waiting(self, waiting: Waiting) -> None:
+    def _report_wait(self, waiting: Waiting) -> None:
         self._waits += 1
         who = f"held by {waiting.holder}" if waiting.holder else "held by another process"
         _log.info("waiting for lock %r, %s, for %.0f s so far", waiting.name, who, waiting.waited)
@@ -341,7 +291,7 @@ class MigrationCoordinator:
         if self._observer is not None:
             self._observer(Step("waiting", waiting.name, seconds=waiting.waited, detail=str(waiting.holder or "")))
 
-    def _tell(self, step: Step) -> None:
+    def _report(self, step: Step) -> None:
         if step.kind == "statement":
             what = f"statement {step.statement} of {step.statements} ({step.detail})"
             self._change(activity=f"migration {step.number} of {step.of}: {step.name}, {what}")
@@ -356,13 +306,11 @@ class MigrationCoordinator:
         if survey.pending:
             raise MigrationError(f"still pending after the run: {', '.join(survey.pending)}")
 
-    def _check(self, names: list[str]) -> manifest.Manifest:
+    def _check(self, names: list[str]) -> Manifest:
         try:
-            return manifest.check(names, self._source.label, **self._expected)  # type: ignore[arg-type]
+            return self._expected.check(names, self._source.label)
         except ManifestError:
-            expected, empty = self._expected["expected_latest"], bool(self._expected["allow_empty"])
-            found = manifest.Manifest(False, empty, len(names), expected, names[-1] if names else None)  # type: ignore[arg-type]
-            self._change(manifest=found)
+            self._change(manifest=self._expected.compared(names, ok=False))
             raise
 
     def _change(self, **values: Any) -> None:
@@ -384,4 +332,4 @@ def _surveyed(status: MigrationStatus, survey: Survey) -> MigrationStatus:
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"{name} is one of {', '.join(allowed)}, not {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")

@@ -1,19 +1,19 @@
-"""The tables that remember: the ledger that R shares, and our own, which R does not look at.
+"""Read and write the tables of applied migrations: the ledger, which R shares, and our own table of progress.
 
-``schema_version`` has a row for each migration that ended, written once it did. ``sharedvol_migration`` has a
-row for each that ever began here: how far it got, statement by statement, and what its text was.
+``schema_version`` gets a row for each migration when it ends. ``sharedvol_migration`` has a row for each migration that
+ever began here: how far it got, statement by statement, and what its text was.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from sharedvol.database.connection import Database, quoted
+from sharedvol.database.connection import Database, as_text, quoted
 from sharedvol.errors import DatabaseError, LedgerError, LockLostError
+from sharedvol.migrations.records import Progress, Records
 from sharedvol.migrations.sql.mysql_script import Statement
 
 _NO_SUCH_TABLE: Final = 1146
@@ -26,7 +26,7 @@ _LEDGER: Final = (
     "applied_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP, success BOOLEAN DEFAULT TRUE)"
 )
 _PROGRESS: Final = {
-    # The names compare byte by byte whatever the schema's collation: two files are two rows.
+    # Names compare byte by byte, whatever the schema's collation, so that two files are two rows.
     "mysql": "CREATE TABLE IF NOT EXISTS {progress} ("
     "id INT NOT NULL AUTO_INCREMENT PRIMARY KEY, "
     "filename VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL UNIQUE, "
@@ -44,85 +44,47 @@ _PROGRESS: Final = {
 }
 
 
-@dataclass(frozen=True)
-class Progress:
-    """A row of our own table.
-
-    Attributes:
-        id: the row's number, for the marks.
-        name: the migration.
-        checksum: of its text when it was run last; empty where only others ran it.
-        applied: it ended.
-        statements: how many it had.
-        started: the last statement that was begun.
-        done: the last statement that ended.
-        error_at: the statement that failed and of which nothing remains; 0 if there is none.
-        error: what the server said.
-    """
-
-    id: int
-    name: str
-    checksum: str
-    applied: bool
-    statements: int
-    started: int
-    done: int
-    error_at: int
-    error: str | None
-
-
-@dataclass(frozen=True)
-class Records:
-    """Both tables, as they were read.
-
-    Attributes:
-        exists: whether there is a ledger at all.
-        applied: recorded names, with whether they succeeded.
-        progress: our rows by name; None where this account may not read them.
-    """
-
-    exists: bool
-    applied: Mapping[str, bool]
-    progress: Mapping[str, Progress] | None
-
-
 class Ledger:
     """The two tables in one database.
 
     Args:
         database: the connection that holds the lock, or one that only reads.
-        lock_name: the lock that must be held for a write; None where a file lock stands for it.
+        lock_name: the lock that must be held to write; None if a file lock is used instead.
+
+    Attributes:
+        database: the connection.
+        table: the name of the ledger in SQL.
     """
 
     def __init__(self, database: Database, lock_name: str | None = None) -> None:
-        self._database = database
+        self.database = database
         self._lock_name = lock_name
-        self._ledger, self._progress = "schema_version", "sharedvol_migration"
+        self.table, self._progress = "schema_version", "sharedvol_migration"
         if database.home is not None:
-            # In full: a migration may have said USE.
+            # Qualified, because a migration may have changed the schema with USE.
             home = quoted(database.home)
-            self._ledger, self._progress = f"{home}.schema_version", f"{home}.sharedvol_migration"
+            self.table, self._progress = f"{home}.schema_version", f"{home}.sharedvol_migration"
 
     def read(self) -> Records:
-        """Both tables. Two round trips.
+        """Read both tables, in two round trips.
 
         Raises:
-            LedgerError: one of them is there and cannot be read: that is never taken for "nothing applied".
+            LedgerError: one of them exists and cannot be read. That never counts as "nothing applied".
         """
         try:
-            rows = self._database.query(f"SELECT filename, success FROM {self._ledger}")
+            rows = self.database.query(f"SELECT filename, success FROM {self.table}")
         except DatabaseError as error:
-            if not _is_missing(error, self._ledger):
-                raise _unreadable(self._ledger, error) from error
+            if not _is_missing(error, self.table):
+                raise _unreadable(self.table, error) from error
             exists, rows = False, []
         else:
             exists = True
-        applied = {_text(name): bool(success) for name, success in rows}
+        applied = {as_text(name): bool(success) for name, success in rows}
         return Records(exists, applied, self._read_progress())
 
     def _read_progress(self) -> Mapping[str, Progress] | None:
         try:
-            rows = self._database.query(
+            rows = self.database.query(
                 "SELECT id, filename, checksum, applied, statements, started, done, error_at, error "
                 f"FROM {self._progress}"
             )
@@ -130,36 +92,38 @@ class Ledger:
             if _is_missing(error, self._progress):
                 return {}
             if error.code in _DENIED:
-                return None  # an account that was made before our table was: it matters only if there is work
+                return None  # the account is older than our table; this matters only if something is pending
             raise _unreadable(self._progress, error) from error
         return {
-            _text(name): Progress(row, _text(name), _text(checksum), bool(applied), total, started, done, at, message)
+            as_text(name): Progress(
+                row, as_text(name), as_text(checksum), bool(applied), total, started, done, at, message
+            )
             for row, name, checksum, applied, total, started, done, at, message in rows
         }
 
     def digests(self, row: Progress) -> list[str]:
-        """What the statements were when the migration was run last, one digest each."""
-        ((digests,),) = self._database.query(f"SELECT digests FROM {self._progress} WHERE id = :id", id=row.id)
-        return str(_text(digests)).split()
+        """Return the digests of the migration's statements when it ran last."""
+        ((digests,),) = self.database.query(f"SELECT digests FROM {self._progress} WHERE id = :id", id=row.id)
+        return str(as_text(digests)).split()
 
     def create(self, exists: bool) -> None:
-        """Make what is missing of the tables.
+        """Create the tables that are missing.
 
         Raises:
-            LedgerError: with the statement that an account with the right to may run.
+            LedgerError: this account may not. The message has the statement, for an account that may.
         """
-        for table, sql in (("ledger", _LEDGER), ("progress", _PROGRESS[self._database.kind])):
+        for table, sql in (("ledger", _LEDGER), ("progress", _PROGRESS[self.database.kind])):
             if table == "ledger" and exists:
-                continue  # an account that may not create can still migrate what it may
-            statement = sql.format(ledger=self._ledger, progress=self._progress)
+                continue  # an account without the right to create tables can still migrate
+            statement = sql.format(ledger=self.table, progress=self._progress)
             try:
-                self._database.query(f"SELECT 1 FROM {self._progress if table == 'progress' else self._ledger} LIMIT 1")
+                self.database.query(f"SELECT 1 FROM {self._progress if table == 'progress' else self.table} LIMIT 1")
                 continue
             except DatabaseError as error:
                 if error.lost:
                     raise
             try:
-                self._database.run(statement)
+                self.database.run(statement)
             except DatabaseError as error:
                 if error.lost:
                     raise
@@ -168,51 +132,8 @@ class Ledger:
                     f"another one run: {statement}"
                 ) from error
 
-    def clashes(self, names: Collection[str]) -> list[tuple[str, str]]:
-        """Pairs of different names that the ledger would take for one.
-
-        Its column has the schema's collation, to which case and accents may mean nothing.
-        """
-        if self._database.kind != "mysql" or not names:
-            return []
-        charset, collation = self._collation()
-        if charset == "binary":
-            return []
-        values = {f"n{number}": name for number, name in enumerate(sorted(names))}
-        table = " UNION ALL ".join(
-            f"SELECT CONVERT(:{key} USING {charset}) COLLATE {collation} AS name, {number} AS number"
-            for number, key in enumerate(values)
-        )
-        ordered = list(values.values())
-        rows = self._database.query(
-            f"SELECT MIN(number), MAX(number) FROM ({table}) AS names GROUP BY name HAVING COUNT(*) > 1", **values
-        )
-        return [(ordered[int(first)], ordered[int(last)]) for first, last in rows]
-
-    def unfit(self, names: Collection[str]) -> list[str]:
-        """Names that the ledger's character set cannot hold: they would be run, and not be recorded."""
-        if self._database.kind != "mysql" or not names:
-            return []
-        charset, _ = self._collation()
-        if charset in ("binary", "utf8mb4"):
-            return []
-        values = {f"n{number}": name for number, name in enumerate(sorted(names))}
-        table = " UNION ALL ".join(f"SELECT :{key} AS name" for key in values)
-        rows = self._database.query(
-            f"SELECT name FROM ({table}) AS names WHERE HEX(CONVERT(CONVERT(name USING {charset}) USING utf8mb4)) "
-            "<> HEX(CONVERT(name USING utf8mb4))",
-            **values,
-        )
-        return [_text(name) for (name,) in rows]
-
-    def _collation(self) -> tuple[str, str]:
-        """The character set and the collation of the ledger's names."""
-        rows = self._database.query(f"SHOW FULL COLUMNS FROM {self._ledger} WHERE Field = 'filename'")
-        collation = _text(rows[0][2]) if rows and rows[0][2] else "binary"
-        return collation.split("_")[0], collation
-
     def begin(self, name: str, checksum: str, statements: Sequence[Statement], replica: str, done: int) -> int:
-        """Write down that a migration is about to be run behind statement ``done``; the row's number."""
+        """Record that a migration is about to run after statement ``done``. Return the row's number."""
         values = {
             "name": name,
             "checksum": checksum,
@@ -221,7 +142,7 @@ class Ledger:
             "done": done,
             "replica": replica[:255],
         }
-        known = self._database.query(f"SELECT id FROM {self._progress} WHERE filename = :name", name=name)
+        known = self.database.query(f"SELECT id FROM {self._progress} WHERE filename = :name", name=name)
         if known:
             sql = (
                 f"UPDATE {self._progress} SET checksum = :checksum, statements = :statements, digests = :digests, "
@@ -235,15 +156,15 @@ class Ledger:
             )
         self._write(sql, **values)
         if not known:
-            known = self._database.query(f"SELECT id FROM {self._progress} WHERE filename = :name", name=name)
+            known = self.database.query(f"SELECT id FROM {self._progress} WHERE filename = :name", name=name)
         return int(known[0][0])
 
     def mark_started(self, row: int, number: int, *, done: int | None = None) -> str:
-        """The statement that writes down that ``number`` is about to run.
+        """Return the SQL that records that ``number`` is about to run.
 
-        It is the fence, too: without the lock it fails, and with it what is sent behind it in one packet.
-        An UPDATE cannot raise an error of its own choice; a subquery with two rows does (MySQL manual,
-        "Subquery Errors"), and is evaluated only when the lock is not ours.
+        It is also the fence: without the lock it fails, and so does everything after it in the same packet. An UPDATE
+        cannot raise an error directly. A subquery with two rows can (MySQL manual, "Subquery Errors"), and is evaluated
+        only if this connection does not hold the lock.
         """
         value = str(number)
         if self._lock_name is not None:
@@ -254,12 +175,12 @@ class Ledger:
         return f"UPDATE {self._progress} SET started = {value}{also}, error_at = 0, error = NULL WHERE id = {row}"
 
     def mark_done(self, row: int, number: int) -> str:
-        """The statement that writes down that ``number`` ended."""
+        """Return the SQL that records that ``number`` ended."""
         return f"UPDATE {self._progress} SET started = {number}, done = {number} WHERE id = {row}"
 
     def mark_failed(self, row: int, number: int, message: str, *, whole: bool) -> None:
-        """Write down that ``number`` failed; ``whole``: and that nothing of it remains."""
-        self._database.change(
+        """Record that ``number`` failed and, if ``whole``, that nothing of it remains."""
+        self.database.change(
             f"UPDATE {self._progress} SET started = :number, "
             "error_at = CASE WHEN :whole THEN :number ELSE 0 END, error = :message WHERE id = :row",
             row=row,
@@ -269,38 +190,38 @@ class Ledger:
         )
 
     def record(self, name: str, row: int | None, records: Records) -> None:
-        """Write down that a migration ended, if the lock is still ours.
+        """Record that a migration ended, if this connection still holds the lock.
 
         Raises:
-            LockLostError: it is not, and nothing was written.
+            LockLostError: it does not, and nothing was written.
             LedgerError: the ledger cannot be written.
         """
         fence, values = self._fence()
         if name in records.applied:  # with success = FALSE
-            sql = f"UPDATE {self._ledger} SET success = TRUE, applied_at = CURRENT_TIMESTAMP WHERE filename = :name"
+            sql = f"UPDATE {self.table} SET success = TRUE, applied_at = CURRENT_TIMESTAMP WHERE filename = :name"
             sql += f" AND {fence}"
         else:
-            dual = " FROM DUAL" if self._database.kind == "mysql" else ""
-            sql = f"INSERT INTO {self._ledger} (filename, success) SELECT :name, TRUE{dual} WHERE {fence}"
-        with self._both():
+            dual = " FROM DUAL" if self.database.kind == "mysql" else ""
+            sql = f"INSERT INTO {self.table} (filename, success) SELECT :name, TRUE{dual} WHERE {fence}"
+        with self._transaction():
             self._fenced(sql, name, **values)
             if row is not None:
                 self._write(f"UPDATE {self._progress} SET applied = TRUE WHERE id = :row", row=row)
 
     def rename(self, old: str, new: str, records: Records) -> None:
-        """The row of ``old`` becomes that of ``new``; if ``new`` has one too, ``old`` goes.
+        """Rename the row of ``old`` to ``new``, or remove it if ``new`` has a row as well.
 
         Raises:
             LockLostError, LedgerError: as `record`.
         """
         fence, values = self._fence()
         if new in records.applied:
-            sql = f"DELETE FROM {self._ledger} WHERE filename = :old AND {fence}"
+            sql = f"DELETE FROM {self.table} WHERE filename = :old AND {fence}"
         else:
-            sql = f"UPDATE {self._ledger} SET filename = :new WHERE filename = :old AND {fence}"
+            sql = f"UPDATE {self.table} SET filename = :new WHERE filename = :old AND {fence}"
             values["new"] = new
-        with self._both():
-            if old in records.applied:  # else it only began
+        with self._transaction():
+            if old in records.applied:  # otherwise it only began
                 self._fenced(sql, old, old=old, **values)
             if new in records.applied or new in (records.progress or ()):
                 self._write(f"DELETE FROM {self._progress} WHERE filename = :old", old=old)
@@ -308,7 +229,7 @@ class Ledger:
                 self._write(f"UPDATE {self._progress} SET filename = :new WHERE filename = :old", old=old, new=new)
 
     def adopt(self, name: str, checksum: str) -> None:
-        """Remember the text of a migration that somebody else applied, so that a later change is seen."""
+        """Record the text of a migration that another program applied, so that a later change is noticed."""
         self._write(
             f"INSERT INTO {self._progress} (filename, checksum, statements, digests, applied) "
             "VALUES (:name, :checksum, 0, '', TRUE)",
@@ -330,20 +251,20 @@ class Ledger:
             )
 
     @contextlib.contextmanager
-    def _both(self) -> Iterator[None]:
-        """One transaction: a kill must not leave the two tables telling different things."""
-        self._database.run("BEGIN")
+    def _transaction(self) -> Iterator[None]:
+        """Open a transaction, so that a kill cannot leave the two tables in contradiction."""
+        self.database.run("BEGIN")
         try:
             yield
         except BaseException:
             with contextlib.suppress(DatabaseError):
-                self._database.run("ROLLBACK")
+                self.database.run("ROLLBACK")
             raise
-        self._database.run("COMMIT")
+        self.database.run("COMMIT")
 
     def _write(self, sql: str, **values: Any) -> int:
         try:
-            return self._database.change(sql, **values)
+            return self.database.change(sql, **values)
         except DatabaseError as error:
             if error.lost:
                 raise
@@ -351,17 +272,17 @@ class Ledger:
 
 
 def digest(statement: Statement) -> str:
-    """What tells a statement from another: 80 bits are plenty among the statements of one file."""
+    """Return a digest that tells statements apart. 80 bits are enough within one file."""
     return hashlib.sha256(statement.text.encode()).hexdigest()[:20]
 
 
 def lock_was_lost(error: DatabaseError) -> bool:
-    """Whether ``error`` is the fence of `Ledger.mark_started`."""
+    """Return whether ``error`` comes from the fence of `Ledger.mark_started`."""
     return error.code == _FENCE_FAILED
 
 
 def _is_missing(error: DatabaseError, table: str) -> bool:
-    """Whether it is ``table`` that is not there: SQLite says the same of a view whose own table is gone."""
+    """Return whether ``table`` itself is missing. SQLite reports a view with a missing table in the same way."""
     return error.code == _NO_SUCH_TABLE or str(error).endswith(f"no such table: {table}")
 
 
@@ -373,7 +294,3 @@ def _unreadable(table: str, error: DatabaseError) -> LedgerError | DatabaseError
     return LedgerError(
         f"cannot read the table {table}, so what has been applied is not known and nothing is run: {error}"
     )
-
-
-def _text(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)

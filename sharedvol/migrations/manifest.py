@@ -1,4 +1,4 @@
-"""The migrations that came with an image: a directory of SQL files, checked before anything is touched."""
+"""Read and check the migrations that come with an image, before anything is changed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ MAX_NAME: Final = 255  # characters of the ledger's column
 
 @dataclass(frozen=True)
 class Manifest:
-    """What the image brought, against what it was said to bring.
+    """The migrations that an image has, compared with what was expected.
 
     Attributes:
-        ok: the migrations are those that were expected.
-        allowed_empty: no migrations at all would do, too.
+        ok: the migrations are as expected.
+        allowed_empty: no migrations at all would also be accepted.
         count: how many there are.
-        expected_latest: the name that the last one should have, if that was said.
-        latest: the name that the last one has.
+        expected_latest: the expected name of the last one, if it was given.
+        latest: the name of the last one.
     """
 
     ok: bool
@@ -35,18 +35,55 @@ class Manifest:
     latest: str | None
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the fields for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
-class MigrationFile:
-    """One SQL file, as it was read once.
+class Expected:
+    """What an image should have.
 
     Attributes:
-        name: the file's name: what the ledger knows it by.
-        path: where it was read.
-        text: its text, lines ending in LF, without a byte order mark.
-        checksum: SHA-256 of ``text``, in hex: the same for a checkout with other line ends.
+        latest: the name of its last migration.
+        min_count: how many migrations it should have at least.
+        allow_empty: no migrations at all are fine.
+    """
+
+    latest: str | None = None
+    min_count: int | None = None
+    allow_empty: bool = False
+
+    def compared(self, names: Sequence[str], *, ok: bool) -> Manifest:
+        """Return the manifest of an image with these migrations."""
+        return Manifest(ok, self.allow_empty, len(names), self.latest, names[-1] if names else None)
+
+    def check(self, names: Sequence[str], source: str) -> Manifest:
+        """Compare the names of an image's migrations with what is expected.
+
+        Raises:
+            ManifestError: in the words of the R implementation.
+        """
+        found = self.compared(names, ok=True)
+        if not names and not self.allow_empty:
+            raise ManifestError(f"No migration files found in: {source}")
+        if self.latest is not None and found.latest != self.latest:
+            raise ManifestError(f"Expected latest migration mismatch: expected {self.latest}, found {found.latest}")
+        if self.min_count is not None and found.count < self.min_count:
+            raise ManifestError(
+                f"Migration file count too low: found {found.count}, expected at least {self.min_count}"
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class MigrationFile:
+    """One SQL file.
+
+    Attributes:
+        name: the file's name, which is its key in the ledger.
+        path: the file's path.
+        text: its text without a byte order mark, with lines that end in LF.
+        checksum: SHA-256 of ``text`` in hex. It does not depend on the line ends of the checkout.
     """
 
     name: str
@@ -55,10 +92,10 @@ class MigrationFile:
     checksum: str
 
     def statements(self, *, backslash_escapes: bool = True) -> list[Statement]:
-        """Its statements.
+        """Split it into statements.
 
         Raises:
-            ManifestError: it cannot be taken apart.
+            ManifestError: it cannot be split.
         """
         try:
             return parse_script(self.text, backslash_escapes=backslash_escapes)
@@ -67,14 +104,14 @@ class MigrationFile:
 
 
 def read_directory(directory: str | os.PathLike[str]) -> list[MigrationFile]:
-    """The ``*.sql`` files of a directory, in the order of their names' bytes.
+    """Read the ``*.sql`` files of a directory, in the order of their names' bytes.
 
-    Names that begin with a dot are left out, as R's list.files() does. Symbolic links are followed: mounted
+    Names that begin with a dot are skipped, as by R's list.files(). Symbolic links are followed, because mounted
     configuration consists of them.
 
     Raises:
-        ManifestError: the directory does not exist, or a file in it cannot be read, is no UTF-8 or has a name
-            that the ledger cannot hold.
+        ManifestError: the directory does not exist, or a file in it cannot be read, is not UTF-8 or has a name that the
+            ledger cannot hold.
     """
     place = Path(directory)
     try:
@@ -84,29 +121,6 @@ def read_directory(directory: str | os.PathLike[str]) -> list[MigrationFile]:
     except OSError as error:
         raise ManifestError(f"cannot read the migrations directory {str(place)!r}: {describe(error)}") from error
     return [_read(place, name) for name in names if name.endswith(".sql") and not name.startswith(".")]
-
-
-def check(
-    names: Sequence[str],
-    source: str,
-    *,
-    expected_latest: str | None = None,
-    expected_min_count: int | None = None,
-    allow_empty: bool = False,
-) -> Manifest:
-    """Hold the names of an image's migrations against what was expected of them.
-
-    Raises:
-        ManifestError: with the words that R uses.
-    """
-    if not names and not allow_empty:
-        raise ManifestError(f"No migration files found in: {source}")
-    latest = names[-1] if names else None
-    if expected_latest is not None and latest != expected_latest:
-        raise ManifestError(f"Expected latest migration mismatch: expected {expected_latest}, found {latest}")
-    if expected_min_count is not None and len(names) < expected_min_count:
-        raise ManifestError(f"Migration file count too low: found {len(names)}, expected at least {expected_min_count}")
-    return Manifest(True, allow_empty, len(names), expected_latest, latest)
 
 
 def _read(place: Path, name: str) -> MigrationFile:
@@ -120,7 +134,7 @@ def _read(place: Path, name: str) -> MigrationFile:
             f"the ledger cannot hold the name {name!r}: {MAX_NAME} printable characters at most; rename the file"
         )
     try:
-        # Looked at before it is opened: opening a FIFO would wait for ever.
+        # Checked before the open, because opening a FIFO would block.
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ManifestError(f"{path!r} is not a regular file: move it elsewhere or give it another suffix")
         with open(path, "rb") as file:

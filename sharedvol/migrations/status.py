@@ -1,4 +1,4 @@
-"""What is known of the migrations: plain data, for a start-up's log, a health check or a person."""
+"""What is known about the migrations, as plain data for logs, health checks and people."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class HalfApplied:
 
     Attributes:
         name: the migration.
-        statements: how many it has now.
-        done: how many were run to their end.
-        next: the statement to go on with, counted from 1; the one that failed, or whose end is not known.
-        line: its line in the file; 0 where that is not known.
-        words: its first words, such as ``ALTER TABLE orders``; never its values.
-        error: what the server said, if it said anything.
-        obstacle: why it cannot be gone on with by itself; None if it can.
+        statements: how many statements it has now.
+        done: how many statements ended.
+        next: the statement to resume with, counted from 1: the one that failed, or whose end is not known.
+        line: the line of that statement in the file; 0 if that is not known.
+        words: the first words of that statement, such as ``ALTER TABLE orders``; never its values.
+        error: what the server said, if anything.
+        obstacle: why it cannot be resumed automatically; None if it can.
     """
 
     name: str
@@ -37,6 +37,7 @@ class HalfApplied:
     obstacle: str | None
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the fields for JSON, with ``can_resume``."""
         return {**self.__dict__, "can_resume": self.obstacle is None}
 
     def __str__(self) -> str:
@@ -52,16 +53,16 @@ class HalfApplied:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a look at the database shows, beside the migrations of the image.
+    """The state of the database, compared with the migrations of the image.
 
     Attributes:
         names: every migration of the image, in order.
         pending: those that are not recorded as applied, in order.
-        renames: pairs of an old name that is recorded and the new name of its file.
+        renames: pairs of a recorded old name and the new name of its file.
         ahead: recorded names that the image does not have.
-        drifted: applied migrations whose text is another now.
+        drifted: applied migrations whose text has changed.
         half_applied: those that began and did not end.
-        statements: how many each of the pending ones has, where that is known.
+        statements: how many statements each pending one has, if that is known.
     """
 
     names: list[str]
@@ -74,6 +75,7 @@ class Survey:
 
     @property
     def state(self) -> State:
+        """The state in one word."""
         if self.pending:
             return "pending"
         return "ahead" if self.ahead else "up_to_date"
@@ -86,21 +88,23 @@ class MigrationStatus:
     Attributes:
         pending_migrations: how many are still to be applied.
         total_migrations: how many the image has.
-        last_run: when this was found out, in UTC.
+        last_run: the time of this status, in UTC.
         newly_applied: how many this run applied.
         filenames: their names, in the order of application.
         fast_path: nothing was pending, and no lock was taken.
         lock_acquired: the lock was taken.
-        manifest: what the image brought.
+        manifest: the migrations that the image has.
         error: why the run failed.
-        state: ``up_to_date``, ``ahead`` (the database has migrations that the image does not know),
-            ``pending``, ``waiting`` or ``migrating`` (now, by this process), ``failed`` or ``unknown``.
+        state: ``up_to_date``, ``ahead`` (the database has migrations that the image does not know), ``pending``,
+            ``waiting`` or ``migrating`` (now, by this process), ``failed`` or ``unknown``.
         pending: the names of those that are still to be applied.
-        ahead, drifted, half_applied: see `Survey`.
-        lock_name: the lock's name, where it was asked for.
-        lock_holder: who has the lock now or had it when the wait ended, as JSON.
-        waited: seconds that the lock was waited for.
-        activity: what goes on now, in words.
+        ahead: as in `Survey`.
+        drifted: as in `Survey`.
+        half_applied: as in `Survey`.
+        lock_name: the lock's name, once it is known.
+        lock_holder: the holder of the lock now, or when the wait ended, for JSON.
+        waited: seconds spent waiting for the lock.
+        activity: what is happening now, in words.
     """
 
     pending_migrations: int = 0
@@ -128,8 +132,8 @@ class MigrationStatus:
         return self.state in ("up_to_date", "ahead") and self.error is None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON. ``error`` is there only if there is one, as in R."""
-        told: dict[str, Any] = {
+        """Return the fields for JSON. ``error`` is included only if there is one, as in R."""
+        fields: dict[str, Any] = {
             "pending_migrations": self.pending_migrations,
             "total_migrations": self.total_migrations,
             "last_run": self.last_run.isoformat(timespec="milliseconds"),
@@ -140,8 +144,8 @@ class MigrationStatus:
             "manifest": self.manifest.as_dict() if self.manifest else None,
         }
         if self.error is not None:
-            told["error"] = self.error
-        return told | {
+            fields["error"] = self.error
+        return fields | {
             "state": self.state,
             "pending": self.pending,
             "ahead": self.ahead,
@@ -156,18 +160,18 @@ class MigrationStatus:
 
 @dataclass(frozen=True)
 class Step:
-    """Told to an observer while migrations run.
+    """An event of a run, for an observer.
 
     Attributes:
         kind: ``waiting``, ``started``, ``statement`` (about to run), ``applied`` or ``renamed``.
         name: the migration; the lock's name for ``waiting``.
-        number: which of the pending migrations it is, counted from 1; 0 for ``waiting`` and ``renamed``.
-        of: how many are pending.
-        statement: the statement, counted from 1; how many were run for ``applied``.
-        statements: how many the migration has.
+        number: its number among the pending migrations, counted from 1; 0 for ``waiting`` and ``renamed``.
+        of: how many migrations are pending.
+        statement: the statement, counted from 1; for ``applied`` the number of statements that ran.
+        statements: how many statements the migration has.
         line: the line of the statement.
-        seconds: since the wait, or the migration, began.
-        detail: who has the lock; the first words of the statement; the old name.
+        seconds: the time since the wait or the migration began.
+        detail: the lock's holder; the first words of the statement; the old name.
     """
 
     kind: Literal["waiting", "started", "statement", "applied", "renamed"]
@@ -182,10 +186,10 @@ class Step:
 
 
 class MigrationFailed(MigrationError):
-    """A run that did not end well. What was applied before stays applied and recorded.
+    """A run of the migrations failed. What was applied before stays applied and recorded.
 
     Attributes:
-        status: what was done until then, ``error`` included.
+        status: the state of the run, including ``error``.
     """
 
     def __init__(self, message: str, status: MigrationStatus) -> None:

@@ -1,4 +1,4 @@
-"""A connection to a database: how it is opened, what is told when it cannot be, and what goes through it unchanged."""
+"""A connection to a database: how it opens, the error if it cannot, and what passes through it unchanged."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_what_is_no_url_is_told_without_its_text(url: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["mysqll", "mysql+nodriver", "mysql+one+another"])
 def test_an_unknown_kind_of_database_is_named(kind: str) -> None:
-    assert told(f"{kind}://u:s3cret@h/db", ValueError) == f"SQLAlchemy knows no database '{kind}': say mysql://"
+    assert told(f"{kind}://u:s3cret@h/db", ValueError) == f"SQLAlchemy knows no database '{kind}': use mysql://"
 
 
 def test_an_asynchronous_driver_is_refused() -> None:
@@ -67,11 +67,11 @@ def test_a_missing_driver_is_named(url: str) -> None:
 
 
 def test_a_refused_login_is_told_without_the_password(server: Server) -> None:
-    text = told(server.url("db", "nobody", "s3cret"), DatabaseError)
-    assert text.startswith(f"cannot connect to nobody@127.0.0.1:{server.port}/db: Access denied for user 'nobody'")
+    text = told(server.url("db", "guest", "s3cret"), DatabaseError)
+    assert text.startswith(f"cannot connect to guest@127.0.0.1:{server.port}/db: Access denied for user 'guest'")
     assert text.endswith("(error 1045)")
-    assert "cannot connect to nobody@" in told(
-        sqlalchemy.create_engine(server.url("db", "nobody", "s3cret")), DatabaseError
+    assert "cannot connect to guest@" in told(
+        sqlalchemy.create_engine(server.url("db", "guest", "s3cret")), DatabaseError
     )
 
 

@@ -1,4 +1,4 @@
-"""Servers that kill connections or restart, links that break: the error tells the truth, the next run goes on."""
+"""Servers that kill connections or restart, links that break: the error is true, and the next run resumes."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_connection_killed_between_statements_loses_nothing(database: Database, 
     with coordinating(database, directory, at=is_statement("2.sql", number)) as (child, _):
         database.server.query(f"KILL {holder(database)}")
         wait_ended(database)
-        child.send("go on")
+        child.send("continue")
         status = child.receive()
     assert_truthful(status, database)
     assert status.filenames == ["1.sql"] and "2.sql" in str(status.error)
@@ -87,7 +87,7 @@ def test_alter_that_the_server_kills_is_gone_on_with_or_refused(database: Databa
     with closing(database.connect(autocommit=False)) as reader, reader.cursor() as cursor:
         with coordinating(database, directory, at=is_statement("2.sql", 2)) as (child, _):
             cursor.execute("SELECT * FROM big")
-            child.send("go on")
+            child.send("continue")
             wait_until(lambda: METADATA in [state for _, state in sessions(database)], "the ALTER to wait")
             ((altering,),) = [(session,) for session, state in sessions(database) if state == METADATA]
             database.server.query(f"{how} {altering}")
@@ -116,7 +116,7 @@ def test_insert_that_the_server_kills_is_undone_and_run_again_or_refused(
     directory = write(tmp_path / "sql", files)
     with coordinating(database, directory, at=is_statement("2.sql", 2)) as (child, _):
         session = holder(database)
-        child.send("go on")
+        child.send("continue")
         wait_until(lambda: "sleep" in sessions(database)[0][1].lower(), "the INSERT to run")
         database.server.query(f"{how} {session}")
         status = child.receive()
@@ -156,7 +156,7 @@ def test_mark_that_cannot_be_written_is_no_failure_of_its_statement(database: Da
         "IF NEW.done = 2 THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no space'; END IF"
     )
     write(directory, {"1.sql": "CREATE TABLE a (id INT);\n", "2.sql": "DO 1;\nCREATE TABLE b (id INT);\nDO 3;\n"})
-    with pytest.raises(SharedVolError, match=r"2\.sql: statement 2 was done, and that .* no space"):
+    with pytest.raises(SharedVolError, match=r"2\.sql: statement 2 is done, but this .* no space"):
         coordinator(database, directory).run()
     database.query("DROP TRIGGER full")
     with pytest.raises(HalfAppliedError, match="statement 2 was begun"):
@@ -172,7 +172,7 @@ def test_server_that_ends_and_comes_back_is_gone_on_with(
     directory = write(tmp_path / "sql", FILES)
     with coordinating(database, directory, at=is_statement("2.sql", 6)) as (child, _):
         end(private_server)
-        child.send("go on")
+        child.send("continue")
         status = child.receive()
         assert status.state == "failed" and status.filenames == ["1.sql"] and status.error
         with pytest.raises(DatabaseError, match="cannot connect"):
@@ -181,7 +181,7 @@ def test_server_that_ends_and_comes_back_is_gone_on_with(
     go_on(database, directory)
 
 
-# A link that drops: the packet has been obeyed and its answer is lost, or it has never arrived.
+# A link that drops: the packet was executed and its answer is lost, or it never arrived.
 
 PLACES = {
     "request for the lock": b"GET_LOCK",

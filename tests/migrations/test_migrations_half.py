@@ -1,4 +1,4 @@
-"""Migrations that stopped half-way: told to the statement, gone on with exactly there, or refused."""
+"""Migrations that stopped half-way are reported to the statement, and resumed exactly there or refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def broken(before: str, line: str = "INSERT INTO missing VALUES ('s3cret');\n", 
 
 
 def stop(database: Database, directory: Path, files: Mapping[str, str]) -> HalfApplied:
-    """Run files of which the second fails; what is told of it."""
+    """Run files of which the second fails. Return how far it got."""
     error, current = failing(database, write(directory, files))
     assert isinstance(error, MigrationFailed) and error.status == replace(current, error=error.status.error)
     ((half),) = current.half_applied
@@ -73,7 +73,7 @@ def test_mended_file_goes_on_at_the_very_statement(database: Database, tmp_path:
     status = migrate(database, write(tmp_path / "sql", files))
     assert status.filenames == ["002.sql", "003.sql"] and steps(database) == [1, 2, 3, 4, 5, 9]
     assert status.half_applied == []
-    assert migrate(database, tmp_path / "sql").drifted == []  # it is the mended text that was applied
+    assert migrate(database, tmp_path / "sql").drifted == []  # the fixed text is the one that was applied
 
 
 def test_file_that_fails_again_and_again_does_nothing_twice(database: Database, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_ddl_that_fails_while_autocommit_is_off_is_known_to_have_failed(database
 NEEDS_THE_SESSION = {
     "temporary table": ("CREATE TEMPORARY TABLE work (id INT);\n", "INSERT INTO work VALUES (1);\n"),
     "variable": ("SELECT COUNT(*) INTO @n FROM log;\n", "INSERT INTO log VALUES ('f', @n, NULL);\n"),
-    "variable set anew of another": (
+    "variable set again from another": (
         "SELECT COUNT(*) INTO @n FROM log;\nSET @m = @n + 1;\n",
         "INSERT INTO log VALUES ('f', @m, NULL);\n",
     ),

@@ -182,9 +182,9 @@ def record_first() -> None:
     record = Ledger.record
     Ledger.record = lambda self, name, row, records: None  # type: ignore[assignment, method-assign]
 
-    def wrong(self: Any, session: Any, ledger: Any, *rest: Any) -> None:
-        record(ledger, rest[3], None, rest[1])
-        apply_one(self, session, ledger, *rest)
+    def wrong(self: Any, run: Any, statements: Any, started: Any) -> None:
+        record(run.ledger, started.name, None, run.records)
+        apply_one(self, run, statements, started)
 
     Directory._apply_one = wrong  # type: ignore[method-assign]
 
@@ -208,7 +208,7 @@ def test_planted_bug_is_found(server: Server, tmp_path: Path, bug: Callable[[], 
         one_history(Killer(alive, bug), picture, seed=1)
 
 
-# A statement that goes on although its client is dead.
+# A statement that continues although its client is dead.
 
 LONG = {
     "001.sql": f"{LOG}; CREATE TABLE big (id INT PRIMARY KEY); INSERT INTO big VALUES (1);",
@@ -228,17 +228,17 @@ def test_alter_goes_on_when_its_client_is_gone_and_the_next_waits_for_it(
     with closing(database.connect(autocommit=False)) as reader, reader.cursor() as cursor:
         with coordinating(database, directory, at=is_statement("002.sql", 2)) as (first, _):
             cursor.execute("SELECT * FROM big")  # as a long query would: ALTER waits for the end of its transaction
-            first.send("go on")
+            first.send("continue")
             wait_until(lambda: is_altering(database), "the ALTER to wait")
             os.kill(first.pid, how)
             assert first.wait() != 0
             first.kill()  # reaped already: tells the ``with`` that its status is no failure
         with coordinating(database, directory, at=is_waiting) as (second, step):
-            assert is_altering(database)  # though nobody is there to read its answer
+            assert is_altering(database)  # though no client is left to read its answer
             ((session, _),) = [one for one in sessions(database) if one[1] == METADATA]
             assert f"connection {session} " in step.detail
             assert steps(database) == [1]
-            second.send("go on")
+            second.send("continue")
             cursor.execute("COMMIT")
             status = second.receive()
     assert status.ready and status.filenames == ["002.sql", "003.sql"] and status.lock_acquired

@@ -140,8 +140,8 @@ def test_ledger_that_may_not_be_read_is_an_error(database: Database, tmp_path: P
 BROKEN = {
     "no column for success": "CREATE TABLE schema_version (filename VARCHAR(255) PRIMARY KEY)",
     "no column for names": "CREATE TABLE schema_version (name VARCHAR(255) PRIMARY KEY, success BOOLEAN)",
-    "view of a table that is gone": "CREATE VIEW schema_version AS SELECT filename, success FROM gone",
-    "view of a column that is gone": "CREATE VIEW schema_version AS SELECT filename, success FROM kept",
+    "view of a dropped table": "CREATE VIEW schema_version AS SELECT filename, success FROM gone",
+    "view of a dropped column": "CREATE VIEW schema_version AS SELECT filename, success FROM kept",
     "our own without a column": "CREATE TABLE sharedvol_migration (id INT)",
     "our own a broken view": "CREATE VIEW sharedvol_migration AS SELECT filename FROM gone",
 }
@@ -212,7 +212,7 @@ def test_lock_released_by_the_last_statement_records_nothing(database: Database,
 
 
 def test_lock_lost_to_another_connection_writes_nothing_more(database: Database, tmp_path: Path) -> None:
-    # As through a pooler that changes sessions: what is ours goes on, and the lock is elsewhere.
+    # As through a pooler that changes sessions: our connection continues, and another one has the lock.
     files = {"1.sql": f"{LOG};\n", "2.sql": f"{note(1)}{note(2)}{note(3)}"}
     with closing(database.connect()) as other, other.cursor() as cursor:
         made = coordinator(database, write(tmp_path / "sql", files))

@@ -76,7 +76,7 @@ def test_each_file_is_applied_by_exactly_one_of_many(database: Database, tmp_pat
 def test_nobody_takes_the_lock_where_the_schema_is_current(database: Database, tmp_path: Path, processes: int) -> None:
     directory = write(tmp_path / "sql", FILES)
     migrate(database, directory)
-    with lock_of(database):  # whoever asked for it would wait
+    with lock_of(database):  # a run that took it would wait
         statuses = released_together(database, directory, processes)
     assert all(status.ready and status.fast_path and not status.lock_acquired for status in statuses)
     assert_all_once(database)
@@ -98,8 +98,8 @@ def test_waiter_finds_nothing_left_to_do(database: Database, tmp_path: Path) -> 
     ):
         holder = lock_of(database).holder()
         assert holder is not None and f"connection {holder.connection_id} " in step.detail
-        waiter.send("go on")
-        worker.send("go on")
+        waiter.send("continue")
+        worker.send("continue")
         done, idle = worker.receive(), waiter.receive()
     assert (done.newly_applied, idle.newly_applied) == (len(FILES), 0)
     assert idle.ready and idle.lock_acquired and not idle.fast_path and idle.waited > 0
@@ -112,7 +112,7 @@ def test_coordinator_finds_done_what_an_r_replica_did_on_another_connection(data
         cursor.execute("SELECT GET_LOCK(%s, 30)", (R_LOCK,))
         with coordinating(database, directory, at=is_waiting, lock_name=R_LOCK) as (ours, step):
             assert f"connection {lock.thread_id()} " in step.detail
-            ours.send("go on")
+            ours.send("continue")
             database.query(R_LEDGER)
             for name, text in FILES.items():
                 for statement in text.split(";\n")[:-1]:
@@ -130,7 +130,7 @@ def test_coordinator_goes_on_behind_an_r_replica_that_stopped_half_way(database:
     with closing(database.connect()) as lock, lock.cursor() as cursor:
         cursor.execute("SELECT GET_LOCK(%s, 30)", (R_LOCK,))
         with coordinating(database, directory, at=is_waiting, lock_name=R_LOCK) as (ours, _):
-            ours.send("go on")
+            ours.send("continue")
             database.query(R_LEDGER)
             database.query(LOG)
             database.query("INSERT INTO schema_version (filename) VALUES ('000_log.sql')")
@@ -149,10 +149,10 @@ def test_r_replica_waits_while_we_migrate(database: Database, tmp_path: Path) ->
     ):
         cursor.execute("SELECT GET_LOCK(%s, 0)", (R_LOCK,))
         assert cursor.fetchone() == (0,)
-        ours.send("go on")
+        ours.send("continue")
         cursor.execute("SELECT GET_LOCK(%s, 30)", (R_LOCK,))
         assert cursor.fetchone() == (1,)
-        assert recorded(database) == dict.fromkeys(FILES, 1)  # what R looks at again, with the lock
+        assert recorded(database) == dict.fromkeys(FILES, 1)  # what R reads again, with the lock
         assert ours.receive().ready
 
 
@@ -199,7 +199,7 @@ def test_schemas_on_one_server_do_not_wait_for_each_other(server: Server, tmp_pa
         with coordinating(first, directory, at=is_statement("001_table.sql", 2)) as (worker, _):
             assert migrate(second, directory, lock_timeout=0).newly_applied == len(FILES)
             assert recorded(first) == {"000_log.sql": 1}
-            worker.send("go on")
+            worker.send("continue")
             assert worker.receive().newly_applied == len(FILES)
         for one in (first, second):
             assert_all_once(one)
@@ -215,7 +215,7 @@ def test_schemas_with_one_literal_name_do_wait(server: Server, tmp_path: Path) -
         with coordinating(first, directory, at=is_statement("001_table.sql", 2), lock_name=R_LOCK) as (worker, _):
             error, _ = failing(second, directory, lock_name=R_LOCK, lock_timeout=0)
             assert isinstance(error, LockTimeout) and not second.query("SHOW TABLES")
-            worker.send("go on")
+            worker.send("continue")
             assert worker.receive().ready
         wait_until(lambda: not sessions(first), "the lock")
         assert migrate(second, directory, lock_name=R_LOCK).newly_applied == len(FILES)
@@ -239,7 +239,7 @@ def test_engine_whose_sessions_keep_snapshots_looks_again_with_the_lock(database
 
         def let_go(step: Step) -> None:
             if step.kind == "waiting" and not done:
-                worker.send("go on")
+                worker.send("continue")
                 done.append(worker.receive())
 
         done: list[MigrationStatus] = []

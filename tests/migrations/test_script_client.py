@@ -35,7 +35,7 @@ def plain(statement: str) -> str:
 def sent(server: Server, script: str, database: str) -> list[str]:
     """The statements, made `plain`, that the stock client sent for ``script``."""
     with server.log() as log:
-        # MySQL's client of today obeys only DELIMITER unless it is told to be as it ever was.
+        # MySQL's present client runs only DELIMITER, unless an option restores the other commands.
         server.client(script.encode(), database, *(["--commands"] if server.flavour == "mysql" else []))
         texts = [
             f"use {entry.text}" if entry.command == "Init DB" else entry.text

@@ -71,13 +71,13 @@ def test_any_text_that_was_split_is_not_split_further(text: str) -> None:
 
 
 class Work:
-    """Counts the characters that are looked at."""
+    """Counts the characters that are read."""
 
     def __init__(self) -> None:
         self.characters = 0
 
     def pattern(self, pattern: re.Pattern[str], *, scans: bool) -> Any:
-        """``pattern``; one that ``scans`` looks at all the rest before it fails."""
+        """Return ``pattern``, counted. One that ``scans`` reads all the rest before it fails."""
         work = self
 
         class Counted:

@@ -1,10 +1,10 @@
-"""Statements are told apart so that a kill, a retry or a later session never does one twice or differently."""
+"""Statements are classified so that a kill, a retry or a later session never runs one twice or differently."""
 
 from __future__ import annotations
 
 import pytest
 
-from sharedvol.migrations.sql import session_state as resuming
+from sharedvol.migrations.sql import session_state
 from sharedvol.migrations.sql import statements as kinds
 from sharedvol.migrations.sql.mysql_script import parse_script
 
@@ -67,7 +67,7 @@ def said(text: str) -> set[str]:
     """What holds of a statement."""
     names = ("commits_implicitly", "sets_session", "is_repeatable", "is_whole", "can_be_followed")
     found = {name for name in names if getattr(kinds, name)(text)}
-    return found | ({"is_replayed"} if resuming.is_replayed(text) else set())
+    return found | ({"is_replayed"} if session_state.is_replayed(text) else set())
 
 
 COMMITS, SETS, REPEATS = "commits_implicitly", "sets_session", "is_repeatable"
@@ -154,7 +154,7 @@ def test_statement_is_of_its_kind(text: str, kind: set[str]) -> None:
 def obstacle(script: str) -> str | None:
     """With the cut where the script has a bar."""
     before, after = script.split("|")
-    return resuming.obstacle(parse_script(before + after), len(parse_script(before)))
+    return session_state.obstacle(parse_script(before + after), len(parse_script(before)))
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_other_session_can_go_on(script: str) -> None:
 
 @pytest.mark.parametrize("text", ["INSERT INTO t VALUES (1)", "SET @a = @a + 1", "DROP TABLE t"])
 def test_nothing_is_missing_before_the_first_statement(text: str) -> None:
-    assert resuming.obstacle(parse_script(text), 0) is None
+    assert session_state.obstacle(parse_script(text), 0) is None
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_nothing_is_missing_before_the_first_statement(text: str) -> None:
         ("SET sql_mode = f();| SELECT 1", "statement 1 changed the session"),
         ("SET @a = 1, SESSION sql_mode = f();| SELECT 1", "statement 1 changed the session"),
         ("SET SESSION a = 1, GLOBAL b = 1;| SELECT 1", "statement 1 changed the session"),
-        ("SET INSERT_ID = 5;| INSERT INTO t VALUES (NULL)", "statement 1 was meant for the one behind it"),
+        ("SET INSERT_ID = 5;| INSERT INTO t VALUES (NULL)", "statement 1 was meant for the statement after it"),
         ("INSERT INTO t VALUES (1);| INSERT INTO u VALUES (LAST_INSERT_ID())", "statement 2 needs what the statement"),
         ("INSERT INTO t VALUES (1);| SELECT 1; SELECT @@identity", "statement 3 needs what the statement"),
         ("INSERT t VALUES (1);| INSERT log VALUES (1); INSERT u VALUES (LAST_INSERT_ID())", "statement 3 needs what"),
@@ -248,14 +248,14 @@ def test_other_session_cannot_go_on(script: str, why: str) -> None:
 
 def test_variable_is_not_missed_where_a_backslash_escapes_nothing() -> None:
     statements = parse_script("SELECT 1 INTO @a; INSERT t VALUES ('C:\\', @a, '\\')", backslash_escapes=False)
-    assert resuming.obstacle(statements, 1) is not None
+    assert session_state.obstacle(statements, 1) is not None
 
 
 def test_dump_can_be_gone_on_with_anywhere() -> None:
     statements = parse_script(DUMP_HEAD)
     assert len(statements) > 20
     for done in range(len(statements) + 1):
-        assert resuming.obstacle(statements, done) is None
+        assert session_state.obstacle(statements, done) is None
     assert all(
-        resuming.is_replayed(one.text) for one in statements if " SET " in one.text and "TRIGGER" not in one.text
+        session_state.is_replayed(one.text) for one in statements if " SET " in one.text and "TRIGGER" not in one.text
     )

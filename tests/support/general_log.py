@@ -1,4 +1,4 @@
-"""What a MariaDB or MySQL server was asked, read from its general log."""
+"""The queries of a MariaDB or MySQL server, read from its general log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 # MySQL:   "2026-01-31T10:20:30.123456Z\t    8 Query\tselect 1"
 # MariaDB: "260131 10:20:30\t     8 Query\tselect 1", and "\t\t     8 Query\t..." for more in the same second.
-# A text goes on over as many lines as it has; a line of it that looks like a head would be taken for one.
+# A text spans several lines. A line of it that looks like a head counts as one.
 _HEAD = re.compile(
     rb"^(?:\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(?:Z|[+-]\d\d:\d\d)\t|\d{6} [ \d]\d:\d\d:\d\d\t|\t\t)"
     rb" *(?P<connection>\d+) (?P<command>[A-Z][A-Za-z ]*)\t",

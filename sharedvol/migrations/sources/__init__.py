@@ -1,1 +1,1 @@
-"""Where migrations come from: directories of SQL files, Alembic, Python functions."""
+"""The sources of migrations: directories of SQL files, Alembic, Python functions."""

@@ -1,4 +1,4 @@
-"""Alembic's revisions, run by one replica at a time on the connection that holds the lock."""
+"""Migrations that are Alembic's revisions, run on the connection that holds the lock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 _RECIPE = (
-    "let its run_migrations_online() use config.attributes['connection'] where that is set "
+    "let its run_migrations_online() use config.attributes['connection'] if that is set "
     '(Alembic cookbook, "Sharing a Connection across one or more programmatic migration commands")'
 )
 
@@ -30,13 +30,13 @@ class AlembicMigrations:
 
         MigrationCoordinator("mysql://app@db/shop", AlembicMigrations("alembic.ini")).run()
 
-    What is applied is recorded by Alembic, in its own table. The environment (``env.py``) must run the
-    migrations on ``config.attributes["connection"]``, which is the connection that holds the lock: one that
-    opens another is found out before anything is run.
+    Alembic records what is applied in its own table. The environment (``env.py``) must run the migrations on
+    ``config.attributes["connection"]``, which is the connection that holds the lock. An environment that opens another
+    connection is refused before anything runs.
 
     Args:
-        config: the path of ``alembic.ini``, or an ``alembic.config.Config``. From a path, the logging that the
-            file configures is left out, so that the application's own stays.
+        config: the path of ``alembic.ini``, or an ``alembic.config.Config``. With a path, the logging settings in the
+            file are ignored, so that the application's own settings stay.
     """
 
     def __init__(self, config: str | os.PathLike[str] | Config) -> None:
@@ -45,7 +45,7 @@ class AlembicMigrations:
         self._revisions: list[str] = []
 
     def load(self) -> list[str]:
-        """The revisions, from the first to the last.
+        """Return the revisions, from the first to the last.
 
         Raises:
             ManifestError: Alembic is missing, or cannot read its files.
@@ -64,18 +64,22 @@ class AlembicMigrations:
         return list(self._revisions)
 
     def survey(self, database: Database) -> Survey:
-        """What is pending. Changes nothing: not even Alembic's table is made."""
+        """Return which revisions are pending. Changes nothing, and does not create Alembic's table."""
         with database.sqlalchemy() as connection:
             heads = self._heads(connection)
         return self._surveyed(heads)
 
     def apply(self, session: Session, survey: Survey) -> Iterator[str]:
-        """Upgrade to all heads; gives the revisions that were applied, also those before one that failed."""
+        """Upgrade to all heads. Yield each revision once it is applied.
+
+        Raises:
+            DatabaseError, MigrationError: a revision failed.
+        """
         from alembic import command
 
         names = list(survey.pending)
         for number, name in enumerate(names, 1):
-            session.tell(Step("started", name, number, len(names), 0, 1))
+            session.report(Step("started", name, number, len(names), 0, 1))
             try:
                 with session.database.sqlalchemy() as connection:
                     config = self._config()
@@ -83,8 +87,8 @@ class AlembicMigrations:
                     command.upgrade(config, name)
                     connection.commit()
             except Exception as error:
-                raise _as_ours(error, name) from error
-            session.tell(Step("applied", name, number, len(names), 1, 1))
+                raise _translated(error, name) from error
+            session.report(Step("applied", name, number, len(names), 1, 1))
             yield name
 
     def _surveyed(self, heads: tuple[str, ...]) -> Survey:
@@ -92,17 +96,17 @@ class AlembicMigrations:
         ahead = [head for head in heads if head not in self._revisions]
         scripts = self._scripts(self._config())
         done = {script.revision for script in scripts.iterate_revisions(tuple(known), "base")} if known else set()
-        # A database that is ahead of the image has what the image has, and more.
+        # A database that is ahead of the image has everything that the image has.
         pending = [] if ahead else [name for name in self._revisions if name not in done]
         return Survey(names=list(self._revisions), pending=pending, ahead=ahead)
 
     def _heads(self, connection: Connection) -> tuple[str, ...]:
-        """The revisions that the database is at; and the proof that ``env.py`` uses our connection."""
+        """Return the revisions of the database, and verify that ``env.py`` uses our connection."""
         from alembic.runtime.environment import EnvironmentContext
 
         found: list[tuple[str, ...]] = []
 
-        def look(heads: Any, context: MigrationContext) -> list[Any]:
+        def read(heads: Any, context: MigrationContext) -> list[Any]:
             theirs = context.connection
             ours = connection.connection.driver_connection
             if theirs is None or theirs.connection.driver_connection is not ours:
@@ -116,13 +120,13 @@ class AlembicMigrations:
         config.attributes["connection"] = connection
         scripts = self._scripts(config)
         try:
-            # Not to touch the table is what `alembic current` asks for, too.
-            with EnvironmentContext(config, scripts, fn=_typed(look), dont_mutate=True):
+            # `alembic current` also leaves the table alone in this way.
+            with EnvironmentContext(config, scripts, fn=_typed(read), dont_mutate=True):
                 scripts.run_env()
         except MigrationError:
             raise
         except Exception as error:
-            failed = _as_ours(error, f"the env.py of {self.label} failed")
+            failed = _translated(error, f"the env.py of {self.label} failed")
             failed.args = (f"{failed}; if it opens a connection of its own, {_RECIPE}",)
             raise failed from error
         if not found:
@@ -135,7 +139,9 @@ class AlembicMigrations:
         if not isinstance(self._given, str | os.PathLike):
             return self._given
         config = Config(os.fspath(self._given))
-        _ = config.file_config  # read now: env.py passes the name, if there is one, to logging.config.fileConfig
+        _ = (
+            config.file_config
+        )  # read now, because env.py passes the name, if there is one, to logging.config.fileConfig
         config.config_file_name = None
         return config
 
@@ -145,7 +151,7 @@ class AlembicMigrations:
         return ScriptDirectory.from_config(config)
 
 
-def _as_ours(error: Exception, name: str) -> DatabaseError | MigrationError:
+def _translated(error: Exception, name: str) -> DatabaseError | MigrationError:
     import sqlalchemy
 
     if isinstance(error, sqlalchemy.exc.DBAPIError):
@@ -154,5 +160,5 @@ def _as_ours(error: Exception, name: str) -> DatabaseError | MigrationError:
     return MigrationError(f"{name}: {type(error).__name__}: {error}")
 
 
-def _typed(look: Callable[..., list[Any]]) -> Any:
-    return look
+def _typed(read: Callable[..., list[Any]]) -> Any:
+    return read

@@ -1,4 +1,4 @@
-"""Python functions as migrations, each recorded by its name."""
+"""Migrations that are Python functions, each recorded by its name."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from sharedvol.database.connection import Database
 from sharedvol.errors import ManifestError
-from sharedvol.migrations.ledger import Ledger, Records
-from sharedvol.migrations.sources.base import Session, begin_at, ledger_for, refuse_clashes, refuse_resumes, replica
+from sharedvol.migrations.ledger import Ledger
+from sharedvol.migrations.ledger_names import check_names
+from sharedvol.migrations.records import Records
+from sharedvol.migrations.sources.base import Session, begin_at, check_resume_at, replica_name, writable_ledger
 from sharedvol.migrations.status import HalfApplied, Step, Survey
 
 if TYPE_CHECKING:
@@ -17,18 +19,18 @@ if TYPE_CHECKING:
 
 
 class PythonMigrations:
-    """Functions, each of which is called once with an SQLAlchemy ``Connection``, and recorded by its name.
+    """Functions that are called once each with an SQLAlchemy ``Connection``, and recorded by name.
 
     ::
 
         PythonMigrations({"2026_01_fill_totals": fill_totals})
 
-    The connection is the one that holds the lock, in a transaction that is committed behind the function. A
-    function that failed or was interrupted is not called again by itself, as DDL commits what came before it:
-    unless ``repeatable`` says that all of them can be.
+    The connection is the one that holds the lock, in a transaction that is committed after the function. A function
+    that failed or was interrupted is not called again, because DDL commits what came before it. Set ``repeatable`` if
+    all functions can be called again.
 
     Args:
-        functions: by name, in order.
+        functions: the functions by name, in order.
         repeatable: a function may be called again after it failed.
     """
 
@@ -38,12 +40,22 @@ class PythonMigrations:
         self._repeatable = repeatable
 
     def load(self) -> list[str]:
+        """Return the names in order.
+
+        Raises:
+            ManifestError: the ledger cannot hold one of them.
+        """
         for name in self._functions:
             if not name or len(name) > 255 or not name.isprintable():
                 raise ManifestError(f"the ledger cannot hold the name {name!r}: 1 to 255 printable characters")
         return list(self._functions)
 
     def survey(self, database: Database) -> Survey:
+        """Return which functions are pending.
+
+        Raises:
+            LedgerError: the ledger cannot be read.
+        """
         return self._survey(Ledger(database).read())
 
     def _survey(self, records: Records) -> Survey:
@@ -52,30 +64,37 @@ class PythonMigrations:
         half = [
             HalfApplied(
                 name, 1, 0, 1, 0, "", progress[name].error,
-                None if self._repeatable else "the function was begun and what it did before it ended is not known",
+                None if self._repeatable else "the function began, and it is not known what it did",
             )
             for name in pending
-            if name in progress and not progress[name].applied and progress[name].started > 0
+            if name in progress and progress[name].half_applied
         ]  # fmt: skip
         return Survey(names=list(self._functions), pending=pending, half_applied=half)
 
     def apply(self, session: Session, survey: Survey) -> Iterator[str]:
-        ledger = ledger_for(session)
+        """Call the pending functions. Yield each name once it is applied and recorded.
+
+        Raises:
+            HalfAppliedError: a function began earlier and may not be called again.
+            LedgerError, LockLostError: the ledger cannot be written, or the lock was lost.
+            Exception: what a function raised.
+        """
+        ledger = writable_ledger(session)
         records = ledger.read()
         done = {one.name: begin_at(one, session) for one in survey.half_applied}
-        refuse_resumes(session, survey, dict.fromkeys(survey.pending, 1))
+        check_resume_at(session, survey, dict.fromkeys(survey.pending, 1))
         ledger.create(records.exists)
-        refuse_clashes(ledger, {*self._functions, *records.applied})
+        check_names(ledger, {*self._functions, *records.applied})
         for number, name in enumerate(survey.pending, 1):
             begun = time.monotonic()
-            session.tell(Step("started", name, number, len(survey.pending), 0, 1))
-            row = ledger.begin(name, "", (), replica(), 0)
+            session.report(Step("started", name, number, len(survey.pending), 0, 1))
+            row = ledger.begin(name, "", (), replica_name(), 0)
             session.database.run(ledger.mark_started(row, 1))
-            if not done.get(name):  # else a person looked, and it did all it does
+            if not done.get(name):  # otherwise a person found that it is done
                 self._call(session, ledger, row, name)
             ledger.record(name, row, records)
             seconds = time.monotonic() - begun
-            session.tell(Step("applied", name, number, len(survey.pending), 1, 1, seconds=seconds))
+            session.report(Step("applied", name, number, len(survey.pending), 1, 1, seconds=seconds))
             yield name
 
     def _call(self, session: Session, ledger: Ledger, row: int, name: str) -> None:

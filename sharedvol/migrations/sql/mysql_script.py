@@ -1,19 +1,18 @@
-"""Taking an SQL script apart into statements, by the rules of the stock MySQL and MariaDB clients.
+r"""Split an SQL script into statements, by the rules of the stock MySQL and MariaDB clients.
 
-The rules are those of the client in batch mode (MySQL manual, "mysql Client Commands" and "Comments"), which
-is what authors of migration files have in mind:
+The rules are those of the client in batch mode (MySQL manual, "mysql Client Commands" and "Comments"), because authors
+of migration files expect them:
 
-- a statement ends at the delimiter, wherever that stands outside strings, quoted identifiers and comments;
-- ``DELIMITER x`` at the start of a line, between statements, sets another one, in any case of letters;
-- ``#`` and ``--`` with white space behind it start a comment to the end of the line, and between statements
-  ``--`` alone does, too; ``/* */`` is a comment; ``/*! */``, ``/*M! */`` and, within a statement, the hint
-  ``/*+ */`` are not;
-- ``$$ $$`` and ``$tag$ $tag$`` quote, as MySQL 9 has it;
-- ``\\g`` and ``\\G`` end a statement as the delimiter does; ``\\N`` is a value; no other backslash stands
-  outside a string;
-- a line ends at LF or CR LF, inside strings too, and is sent with LF.
+- A statement ends at the delimiter outside strings, quoted identifiers and comments.
+- ``DELIMITER x`` at the start of a line, between statements, sets another delimiter. Its case does not matter.
+- ``#``, and ``--`` before white space, start a comment to the end of the line. Between statements ``--`` alone does so.
+- ``/* */`` is a comment. ``/*! */`` and ``/*M! */`` are not. Within a statement the hint ``/*+ */`` is not.
+- ``$$ $$`` and ``$tag$ $tag$`` quote, as in MySQL 9.
+- ``\g`` and ``\G`` end a statement as the delimiter does. ``\N`` is a value. Any other backslash outside a string is an
+  error.
+- A line ends at LF or CR LF, also inside strings, and is sent with LF.
 
-Comments inside a statement stay where they are, since a routine's belong to it; those around it go.
+Comments inside a statement stay, because a routine's comments belong to it. Comments around a statement are removed.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from typing import Final, NoReturn
 
 from sharedvol.errors import ScriptError
 
-_MAX_DELIMITER: Final = 15  # the client cuts a longer one silently; here it is an error
+_MAX_DELIMITER: Final = 15  # the client silently truncates a longer one, so here it is an error
 _SPACE: Final = re.compile(r"[ \t\n\v\f\r]+")
 _DELIMITER_WORD: Final = re.compile(r"delimiter(?![^ \t\n\v\f\r])", re.IGNORECASE | re.ASCII)
-# No group here or below is possessive, as Python before 3.11.5 loses its way in one that has a choice in it
-# (gh-106052); none need be, as each text is matched in one way only: what nothing closes is found out in one pass.
+# No group here or below is possessive, because Python before 3.11.5 matches possessive groups with alternatives wrongly
+# (gh-106052). None has to be: each text matches in one way only, so an unclosed quote is found in one pass.
 _STRINGS: Final = {
     (quote, escapes): re.compile(
         rf"{quote}(?:[^{quote}\\]++|\\.)*{quote}" if escapes and quote != "`" else rf"{quote}[^{quote}]*+{quote}",
@@ -37,9 +36,8 @@ _STRINGS: Final = {
     for quote in "'\"`"
     for escapes in (True, False)
 }
-# The client's rules for what is in a comment: a ``*/`` that has a ``/*!`` before it on its line belongs to that, so
-# that part of a dump can be commented out, and so does one to a ``/*!`` before the comment; a ``/*`` is no half of
-# ``/*/``.
+# The client's rules within a comment. A ``*/`` closes the ``/*!`` before it on its line, so that part of a dump can be
+# commented out. It also closes a ``/*!`` before the comment. In ``/*/`` the star does not count twice.
 _TO_STAR: Final = r"(?:[^*\n]++|\*(?!/))*(?:\*(?=/)|(?=\n|\Z))"
 _COMMENT: Final = rf"(?:/\*!{_TO_STAR}|/\*(?!M?!)|[^*/]++|\*(?!/)|/(?!\*)|/(?=\*M!))*\*/"
 _COMMENTS: Final = {
@@ -48,7 +46,7 @@ _COMMENTS: Final = {
 }
 _NAMES: Final = {"'": "string", '"': "string", "`": "quoted identifier"}
 
-# The client's own commands: those that mean nothing to a server. The second set takes arguments.
+# Commands of the client, which a server does not know. Those of the second set take arguments.
 _COMMANDS: Final = frozenset(
     "clear edit ego exit go nopager notee nowarning print quit rehash resetconnection sandbox "
     "ssl_session_data_print status warnings".split()
@@ -64,8 +62,8 @@ class Statement:
     """One statement of a script.
 
     Attributes:
-        text: what is sent to the server, without its delimiter.
-        line: where it begins in the script, counted from 1.
+        text: what is sent to the server, without the delimiter.
+        line: the line of the script where it begins, counted from 1.
     """
 
     text: str
@@ -73,11 +71,11 @@ class Statement:
 
 
 def split_script(text: str, *, backslash_escapes: bool = True) -> list[str]:
-    """The statements of a script, as the stock client would send them.
+    r"""Return the statements of a script, as the stock client would send them.
 
     ::
 
-        >>> split_script("SELECT 1; -- one\\nDELIMITER //\\nSELECT ';' //")
+        >>> split_script("SELECT 1; -- one\nDELIMITER //\nSELECT ';' //")
         ['SELECT 1', "SELECT ';'"]
 
     Args:
@@ -85,19 +83,20 @@ def split_script(text: str, *, backslash_escapes: bool = True) -> list[str]:
         backslash_escapes: False for a server whose sql_mode has NO_BACKSLASH_ESCAPES.
 
     Raises:
-        ScriptError: a string, quoted identifier or comment that does not end; a last statement without the
-            delimiter that the script has set; a client command that is not SQL, such as ``source``; a NUL.
+        ScriptError: a string, quoted identifier or comment is not closed; the last statement does not end with the
+            delimiter that the script set; the script has a client command that is not SQL, such as ``source``, or a
+            NUL.
     """
     return [statement.text for statement in parse_script(text, backslash_escapes=backslash_escapes)]
 
 
 def parse_script(text: str, *, backslash_escapes: bool = True) -> list[Statement]:
-    """As `split_script`, with the line of each statement."""
+    """Split as `split_script` does, and return the line of each statement."""
     return _Splitter(text, backslash_escapes).split()
 
 
 def plain(text: str) -> str:
-    """``text`` without a byte order mark, its lines ending in LF."""
+    """Return ``text`` without a byte order mark, with lines that end in LF."""
     return text.removeprefix("\ufeff").replace("\r\n", "\n")
 
 
@@ -106,9 +105,12 @@ class _Splitter:
         self._text = plain(text)
         self._escapes = backslash_escapes
         self._found: list[Statement] = []
-        self._fresh = True  # nothing but white space so far on this line
-        self._looked_up = (0, -1)  # from where to where there is no end of a line: looked for once, too
-        self._counted = (0, 1)  # a position, and its line: lines are counted once
+        self._fresh = True  # only white space so far on this line
+        self._line_rest = (0, -1)  # a range without an end of a line, so that each line is searched once
+        self._counted = (0, 1)  # a position and its line, so that each line is counted once
+        self._sent = 0  # the end of what is sent of the statement: without the comments at its end
+        self._conditional: int | None = None  # where the open ``/*!`` began
+        self._nested_until = 0  # where the first line of that ``/*!`` ends
         if (nul := self._text.find("\0")) >= 0:
             self._fail(nul, "a NUL character cannot be part of a statement")
         self._set_delimiter(";")
@@ -121,22 +123,22 @@ class _Splitter:
 
     def _set_delimiter(self, delimiter: str) -> None:
         self._delimiter = delimiter
-        # What may end a statement or hide its end. A backslash goes before the delimiter, the rest after it.
+        # What may end a statement or hide its end. The backslash is tried before the delimiter, the rest after it.
         line_comment = r"#|--(?=[ \t\n\v\f\r]|\Z)"
         special = (r"\\", re.escape(delimiter), "['\"`]", line_comment, r"/\*", r"\*/", r"(?<![\w$])\$\w*\$")
         first = re.escape(delimiter[0]) + r"\\'\"`#\-/*$"
-        # Many at once: twice as fast as a search.
+        # One match over many ordinary characters is twice as fast as a search.
         ordinary = f"(?:[^{first}]++|(?!{'|'.join(special)})[{first}])*"
         self._to_special = re.compile(ordinary + "(?:" + "|".join(f"({one})" for one in special) + ")", re.DOTALL)
 
     def _between(self, at: int) -> int:
-        """Step over one thing between statements, or one statement; where it ends."""
+        """Step over one item between statements, or over one statement. Return where it ends."""
         text = self._text
         if space := _SPACE.match(text, at):
             self._fresh = self._fresh or "\n" in space.group()
             return space.end()
-        if self._fresh and (behind := self._command_line(at)) is not None:
-            return behind
+        if self._fresh and (after := self._command_line(at)) is not None:
+            return after
         self._fresh = False
         if _DELIMITER_WORD.match(text, at):
             return self._late_delimiter(at)
@@ -145,89 +147,89 @@ class _Splitter:
         if text.startswith(("#", "--"), at):
             return self._end_of_line(at)
         if text.startswith("/*", at) and not self._is_conditional(at):
-            return self._end_of_comment(at)  # a hint, too: here it has nothing to be about
+            return self._end_of_comment(at)  # also a hint, which has no effect between statements
         return self._statement(at)
 
     def _statement(self, begin: int) -> int:
-        """Take the statement that begins here; where the next may begin."""
+        """Take the statement that begins here. Return where the next may begin."""
         text, at = self._text, begin
-        end = begin  # behind the last thing that is not a comment: comments at the end are not sent
-        conditional: int | None = None  # where the ``/*!`` that is open began
-        nesting = 0  # where its first line ends
+        self._sent, self._conditional, self._nested_until = begin, None, 0
         while match := self._to_special.match(text, at):
             special = match.start(match.lastindex or 0)
             if not _blank(text, at, special):
-                end = special
+                self._sent = special
             backslash, delimiter, quote, line_comment, comment, _, dollar = match.groups()
             if delimiter:
-                if conditional is not None:
-                    self._fail(conditional, f"the comment '/*!' is not closed before the delimiter {delimiter!r}")
-                return self._take(begin, end, match.end())
-            if backslash:
-                if conditional is None and text.startswith(("g", "G"), match.end()):
-                    return self._take(begin, end, match.end() + 1)
-                # mariadb-dump begins with /*M!999999\- enable the sandbox mode */
-                if not text.startswith("N" if conditional is None else ("N", "-"), match.end()):
-                    self._fail(special, f"the client command {text[special : special + 2]!r} is not SQL: leave it out")
-                at = end = match.end() + 1
-            elif quote:
-                at = end = self._end_of_string(special, quote)
-            elif dollar:
-                at = end = self._end_of_dollars(special, dollar)
-            elif line_comment:
+                self._refuse_open_conditional(f" before the delimiter {delimiter!r}")
+                return self._take(begin, self._sent, match.end())
+            if backslash and self._conditional is None and text.startswith(("g", "G"), match.end()):
+                return self._take(begin, self._sent, match.end() + 1)
+            if line_comment:
                 at = self._end_of_line(special)
-            elif comment and text.startswith("+", match.end()):
-                at = end = self._end_of_comment(special)
-            elif comment and not self._is_conditional(special):
-                if special < nesting and conditional is not None:
-                    at = end = self._end_of_comment(special, in_conditional=True)
-                    conditional = None
-                else:
-                    at = self._end_of_comment(special)
+            elif comment:
+                at = self._comment_in_statement(special)
+            elif quote:
+                at = self._sent = self._end_of_string(special, quote)
+            elif dollar:
+                at = self._sent = self._end_of_dollars(special, dollar)
+            elif backslash:
+                at = self._sent = self._end_of_backslash(special)
             else:
-                if comment:
-                    conditional = special
-                    nesting = 0 if text.startswith("M", match.end()) else self._end_of_line(special)
-                elif conditional is None:
-                    at = end = special + 1  # a star: the slash may open a comment, as in ``2*/* two */2``
-                    continue
-                else:
-                    conditional = None
-                at = end = match.end()
+                at = self._sent = self._end_of_conditional(special)
         if not _blank(text, at, len(text)):
-            end = len(text)
-        if conditional is not None:
-            self._fail(conditional, "the comment '/*!' is not closed")
+            self._sent = len(text)
+        self._refuse_open_conditional("")
         if self._delimiter != ";":
             self._fail(begin, f"the last statement does not end with its delimiter {self._delimiter!r}")
-        return self._take(begin, end, len(text))
+        return self._take(begin, self._sent, len(text))
 
-    def _take(self, begin: int, end: int, behind: int) -> int:
+    def _comment_in_statement(self, opened: int) -> int:
+        """Step over a comment, or over the mark that opens a conditional one."""
+        text, after = self._text, opened + 2
+        if self._is_conditional(opened):
+            self._conditional = opened
+            self._nested_until = 0 if text.startswith("M", after) else self._end_of_line(opened)
+            self._sent = after
+            return after
+        if text.startswith("+", after):
+            self._sent = self._end_of_comment(opened)
+            return self._sent
+        if self._conditional is not None and opened < self._nested_until:
+            self._conditional = None
+            self._sent = self._end_of_comment(opened, in_conditional=True)
+            return self._sent
+        return self._end_of_comment(opened)
+
+    def _refuse_open_conditional(self, where: str) -> None:
+        if self._conditional is not None:
+            self._fail(self._conditional, f"the comment '/*!' is not closed{where}")
+
+    def _take(self, begin: int, end: int, after: int) -> int:
         statement = self._text[begin:end].rstrip(" \t\n\v\f\r")
         if statement:
             command = _command(statement)
             if command and command not in ("help", "use"):
                 self._refuse_command(begin, command)
             if statement.lower() == "delimiter":
-                self._obey_delimiter(begin, statement)
+                self._apply_delimiter(begin, statement)
             self._found.append(Statement(statement, self._line(begin)))
-        return behind
+        return after
 
     # Commands of the client.
 
     def _command_line(self, at: int) -> int | None:
-        """Obey a client command on this line; where the line ends, or None if it is SQL."""
-        behind = self._end_of_line(at)
-        line = self._text[at:behind]
+        """Run a client command on this line. Return where the line ends, or None if it is SQL."""
+        after = self._end_of_line(at)
+        line = self._text[at:after]
         if _DELIMITER_WORD.match(line):
-            self._obey_delimiter(at, line)
-            return behind
+            self._apply_delimiter(at, line)
+            return after
         if self._delimiter in line or "\\g" in line:
-            return None  # the client, too, takes such a line for SQL
+            return None  # the client also reads such a line as SQL
         command = _command(line)
         if command == "use":
             self._found.append(Statement(line.rstrip(), self._line(at)))
-            return behind
+            return after
         if command:
             self._refuse_command(at, command)
         return None
@@ -236,16 +238,16 @@ class _Splitter:
         self._fail(at, f"the client command {command!r} is not SQL: leave it out")
 
     def _late_delimiter(self, at: int) -> int:
-        """``DELIMITER`` behind something else on its line: the client obeys it if the old delimiter is there."""
-        end = self._text.find(self._delimiter, at)
+        """Apply a ``DELIMITER`` in the middle of a line, as the client does if the old delimiter follows."""
+        delimiter = self._delimiter
+        end = self._text.find(delimiter, at)
         line = self._text[at:end]
         if end < 0 or "\n" in line:
             self._fail(at, "DELIMITER must stand at the start of its line")
-        behind = end + len(self._delimiter)
-        self._obey_delimiter(at, line)
-        return behind
+        self._apply_delimiter(at, line)
+        return end + len(delimiter)
 
-    def _obey_delimiter(self, at: int, line: str) -> None:
+    def _apply_delimiter(self, at: int, line: str) -> None:
         argument = line[len("delimiter") :].strip(" \t\v\f\r")
         if argument[:1] in ("'", '"', "`") and argument:
             delimiter = argument[1:].partition(argument[0])[0]
@@ -264,12 +266,25 @@ class _Splitter:
     # Where things end.
 
     def _end_of_line(self, at: int) -> int:
-        begin, end = self._looked_up
+        begin, end = self._line_rest
         if not begin <= at <= end:
             end = self._text.find("\n", at)
             end = len(self._text) if end < 0 else end
-            self._looked_up = (at, end)
+            self._line_rest = (at, end)
         return end
+
+    def _end_of_backslash(self, at: int) -> int:
+        # mariadb-dump begins with /*M!999999\- enable the sandbox mode */
+        if not self._text.startswith("N" if self._conditional is None else ("N", "-"), at + 1):
+            self._fail(at, f"the client command {self._text[at : at + 2]!r} is not SQL: leave it out")
+        return at + 2
+
+    def _end_of_conditional(self, at: int) -> int:
+        """Step over ``*/``, or over its star alone: in ``2*/* two */2`` the slash opens a comment."""
+        if self._conditional is None:
+            return at + 1
+        self._conditional = None
+        return at + 2
 
     def _end_of_comment(self, opened: int, *, in_conditional: bool = False) -> int:
         match = _COMMENTS[in_conditional].match(self._text, opened + 2)
@@ -290,7 +305,7 @@ class _Splitter:
         return end + len(tag)
 
     def _is_conditional(self, at: int) -> bool:
-        """Whether what is in the comment here means something to some server."""
+        """Return whether some server runs what is in the comment here."""
         return self._text.startswith(("!", "M!"), at + 2)
 
     def _line(self, at: int) -> int:
@@ -304,13 +319,13 @@ class _Splitter:
 
 
 def _blank(text: str, begin: int, end: int) -> bool:
-    """Whether there is nothing but white space from ``begin`` to ``end``."""
+    """Return whether there is only white space from ``begin`` to ``end``."""
     space = _SPACE.match(text, begin, end)
     return begin >= end or (space is not None and space.end() == end)
 
 
 def _command(text: str) -> str | None:
-    """The client command that ``text`` is, as the client reads it; None if it is SQL."""
+    """Return the client command in ``text``, as the client reads it, or None if it is SQL."""
     match = _COMMAND.match(text)
     if match is None:
         return None

@@ -1,6 +1,6 @@
-"""What another session must do, and cannot do, before it goes on with a file that stopped half-way.
+"""Decide what another session must restore before it resumes a half-applied file, and whether it can.
 
-Everything here errs on the side of "cannot": then a half-applied file is refused, not gone on with.
+In doubt the answer is that it cannot. Then a half-applied file is refused instead of resumed.
 """
 
 from __future__ import annotations
@@ -50,80 +50,101 @@ _INTO: Final = pattern(rf"\bINTO\s+({_VARIABLE}(?:\s*,\s*{_VARIABLE})*)|({_VARIA
 
 
 def is_replayed(text: str) -> bool:
-    """Whether a later session runs it again before it goes on: settings whose value cannot be another."""
+    """Return whether a later session runs the statement again before it resumes: a setting with a fixed value."""
     doubtful = _OF_THE_MOMENT.search(text) or _LAST_ID.search(text) or _LOOKS_BACK.search(text)
     of_one_transaction = words(text)[:2] == ("SET", "TRANSACTION")
     return sets_session(text) and not doubtful and not of_one_transaction and calls_only(text, SAME_TODAY)
 
 
 def obstacle(statements: Sequence[Statement], done: int) -> str | None:
-    """Why another session cannot go on behind statement number ``done``; None if it can.
+    """Return why another session cannot resume after statement number ``done``; None if it can.
 
-    What a session has and another has not: temporary tables, prepared statements, locks, settings and
-    ``@variables`` that cannot be set again, the values of LAST_INSERT_ID() and its like.
+    Another session lacks the temporary tables, prepared statements, locks and values such as LAST_INSERT_ID(), and some
+    settings and ``@variables`` cannot be set again.
     """
     before, after = [one.text for one in statements[:done]], [one.text for one in statements[done:]]
     if not before or not after:
         return None
-    return _gone(before) or _missed(before, after)
+    return _lost_state(before) or _missing_value(before, after)
 
 
-def _gone(before: Sequence[str]) -> str | None:
-    """What the statements left in their session that cannot be had again, but for the values of variables."""
+def _lost_state(before: Sequence[str]) -> str | None:
+    """Return what the statements left in their session that cannot be restored, apart from values of variables."""
     prepared: dict[str, int] = {}
     for number, text in enumerate(before, 1):
-        first, second, _ = words(text)
-        dynamic = first in ("PREPARE", "EXECUTE", "SET") and _MAKES_TEMPORARY.search(text)
-        if dynamic or (first == "CREATE" and TEMPORARY.match(text)):
-            return f"statement {number} made a temporary table, which is gone"
-        if first in ("SELECT", "SET", "DO") and _USER_LOCK.search(text):
-            return f"statement {number} took a lock, which is gone"
-        if first == "SET" and _FOR_THE_NEXT.search(text):
-            return f"statement {number} was meant for the one behind it"
+        if reason := _lost_by(text):
+            return f"statement {number} {reason}"
         if match := _PREPARED.match(text):
             dropped, name = match.group(1), match.group(2).strip("`").lower()
             if dropped:
                 prepared.pop(name, None)
             else:
                 prepared[name] = number
-        sets = first == "SET" and second not in ("PASSWORD", "DEFAULT", "STATEMENT", "TRANSACTION")
-        lost = sets and not is_replayed(text) and not _sets_variables_only(text)
-        if lost and (sets_session(text) or "," in text):
-            return f"statement {number} changed the session in a way that may come out differently now"
     if prepared:
-        return f"statement {min(prepared.values())} is a PREPARE whose prepared statement is gone"
+        return f"statement {min(prepared.values())} is a PREPARE whose prepared statement was lost"
     return None
 
 
-def _missed(before: Sequence[str], after: Sequence[str]) -> str | None:
-    """What of the earlier session's values the statements ``after`` need."""
+def _lost_by(text: str) -> str | None:
+    """Return what one statement left in its session that cannot be restored."""
+    first, second, _ = words(text)
+    dynamic = first in ("PREPARE", "EXECUTE", "SET") and _MAKES_TEMPORARY.search(text)
+    if dynamic or (first == "CREATE" and TEMPORARY.match(text)):
+        return "made a temporary table, which no longer exists"
+    if first in ("SELECT", "SET", "DO") and _USER_LOCK.search(text):
+        return "took a lock, which was lost"
+    if first != "SET":
+        return None
+    if _FOR_THE_NEXT.search(text):
+        return "was meant for the statement after it"
+    sets = second not in ("PASSWORD", "DEFAULT", "STATEMENT", "TRANSACTION")
+    lost = sets and not is_replayed(text) and not _sets_variables_only(text)
+    if lost and (sets_session(text) or "," in text):
+        return "changed the session in a way that may have another effect now"
+    return None
+
+
+def _missing_value(before: Sequence[str], after: Sequence[str]) -> str | None:
+    """Return why the statements ``after`` need a value of the earlier session that cannot be set again."""
     touched: set[str] = set()
-    known: set[str] = set()  # what the replayed statements will give the same values again
+    known: set[str] = set()  # variables that the replayed statements set to the same values again
     server_changed = any(words(text)[0] == "SET" and SETS_SERVER.search(text) for text in before)
     for number, text in enumerate(before, 1):
         assigned, used = _variables(text)
         touched |= assigned | used
-        if is_replayed(text) and used <= known and not (server_changed and "@@" in text):
+        replayed = is_replayed(text)
+        if replayed and used <= known and not (server_changed and "@@" in text):
             known |= assigned
-        elif is_replayed(text) and not _sets_variables_only(text):
-            return f"statement {number} set the session to a value that may be another now"
+        elif replayed and not _sets_variables_only(text):
+            return f"statement {number} set the session to a value that may differ now"
         else:
             known -= assigned | used if words(text)[0] == "SET" else assigned
     inserted = any(_may_insert(text) for text in before)
     for number, text in enumerate(after, len(before) + 1):
-        assigned, used = _variables(text)
-        if words(text)[0] == "CALL":
-            used = touched  # of which the routine may read any
-        elif words(text)[0] != "SET":
-            used = used | (assigned & touched)  # SELECT INTO that finds no row leaves the old value
+        assigned, used = _needed_variables(text, touched)
         if used - known:
             return f"statement {number} needs the value that {min(used - known)} had in the earlier session"
         known |= assigned
-        if STORED_PROGRAM.match(text):
-            continue
-        if (inserted and _LAST_ID.search(text)) or (number == len(before) + 1 and _LOOKS_BACK.search(text)):
+        if _needs_previous(text, inserted=inserted, is_next=number == len(before) + 1):
             return f"statement {number} needs what the statement before it left in the earlier session"
     return None
+
+
+def _needed_variables(text: str, touched: set[str]) -> tuple[set[str], set[str]]:
+    """Return what `_variables` does, with the variables that a statement may read without naming them."""
+    assigned, used = _variables(text)
+    if words(text)[0] == "CALL":
+        return assigned, touched  # the routine may read any of them
+    if words(text)[0] != "SET":
+        used = used | (assigned & touched)  # a SELECT INTO that finds no row keeps the old value
+    return assigned, used
+
+
+def _needs_previous(text: str, *, inserted: bool, is_next: bool) -> bool:
+    """Return whether a statement reads the result of an earlier one, such as ROW_COUNT()."""
+    if STORED_PROGRAM.match(text):
+        return False
+    return bool((inserted and _LAST_ID.search(text)) or (is_next and _LOOKS_BACK.search(text)))
 
 
 def _may_insert(text: str) -> bool:
@@ -137,15 +158,15 @@ def _sets_variables_only(text: str) -> bool:
 
 
 def _variables(text: str) -> tuple[set[str], set[str]]:
-    """The ``@variables`` that a statement gives values, and those whose values it needs."""
+    """Return the ``@variables`` that a statement assigns, and those that it reads."""
     first, _, _ = words(text)
     program = STORED_PROGRAM.match(text)
     if OF_ACCOUNTS.match(text) or (program and program.group(1).upper() != "EVENT"):
-        return set(), set()  # their @ is that of an account, or runs later
+        return set(), set()  # the @ belongs to an account, or the program runs later
     text = _DEFINER.sub(" ", text)
-    if first not in ("SET", "PREPARE", "EXECUTE", "CALL"):  # whose strings may become statements
+    if first not in ("SET", "PREPARE", "EXECUTE", "CALL"):  # strings of the others may become statements
         bare = _STRINGS.sub(lambda match: match.group(1) or " ", text)
-        # What cannot stand outside strings: then they were others, as under NO_BACKSLASH_ESCAPES.
+        # A quote outside strings means that they were read wrongly, as under NO_BACKSLASH_ESCAPES.
         text = text if re.search(r"['\"]|\\(?!N)", bare) else bare
     if first == "SET":
         patterns = [_SET_FIRST] if "(" in text else [_SET_FIRST, _SET_MORE]

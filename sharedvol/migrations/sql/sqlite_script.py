@@ -1,4 +1,4 @@
-"""Taking an SQLite script apart into statements: SQLite itself says where one ends."""
+"""Split an SQLite script into statements. SQLite itself says where each one ends."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _TO_SEMICOLON: Final = re.compile(
 
 
 def split_sqlite(text: str) -> list[Statement]:
-    """The statements of an SQLite script: SQLite itself knows where one ends, triggers included.
+    """Return the statements of an SQLite script, which may create triggers.
 
     Raises:
-        ScriptError: the last one does not end.
+        ScriptError: the last statement does not end, or the script has a NUL.
     """
     text = plain(text)
     if (nul := text.find("\0")) >= 0:
@@ -31,7 +31,7 @@ def split_sqlite(text: str) -> list[Statement]:
     while True:
         first = _end_of_lead(text, begin)
         line += text.count("\n", begin, first)
-        # Only at a semicolon outside strings: to ask at each would take for ever for a large INSERT of texts.
+        # Check only semicolons outside strings. To check all of them takes hours for a large INSERT of texts.
         while match := _TO_SEMICOLON.match(text, at):
             at = match.end()
             if sqlite3.complete_statement(text[first:at]):
@@ -51,6 +51,6 @@ def split_sqlite(text: str) -> list[Statement]:
 
 
 def _end_of_lead(text: str, begin: int) -> int:
-    """Behind the comments and the white space at ``begin``."""
+    """Return where the comments and the white space at ``begin`` end."""
     match = _SQLITE_LEAD.match(text, begin)
     return begin if match is None else match.end()

@@ -1,6 +1,6 @@
-"""What kind of statement it is: what a kill leaves of it, and what a later session must do before going on.
+"""Classify SQL statements: what a kill leaves of one, and what a later session needs before it can resume.
 
-Everything here errs on the side of "not known": then a half-applied file is refused, not gone on with.
+In doubt every function answers "not known". Then a half-applied file is refused instead of resumed.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from sharedvol.migrations.sql.mysql_script import split_script
 
 
 def pattern(text: str) -> re.Pattern[str]:
+    """Compile a pattern that ignores case and whose dot matches line ends."""
     return re.compile(text, re.IGNORECASE | re.DOTALL)
 
 
-# What may stand between words; of a conditional comment only its marks, but for what no server ever obeys.
-# Possessive wherever it is used: its parts could match the same text in many ways.
+# What may be between words. Of a conditional comment only its marks, unless no server ever runs its content.
+# Possessive wherever it is used, because its parts could match the same text in many ways.
 GAP: Final = r"(?:\s|/\*M?!999999.*?\*/|/\*M?!\d*|\*/|/\*(?!M?!).*?\*/|\#[^\n]*\n|--\s[^\n]*\n)"
 _REPLACE: Final = rf"(?:OR{GAP}++REPLACE{GAP}++)?"
 QUOTED: Final = r"(?:`[^`]*`|'[^']*'|\"[^\"]*\")"
@@ -48,10 +49,10 @@ COMPOSED: Final = frozenset("CALL EXECUTE BEGIN DO IF LOOP WHILE REPEAT CASE FOR
 _IDEMPOTENT: Final = pattern(
     r"\s*(?:CREATE\s+OR\s+REPLACE\b(?!.*\bEVENT\b)|DROP\s+\w+\s+IF\s+EXISTS\b[^,]*\Z|TRUNCATE\b)"
 )
-# A conditional comment may make it another statement on another server.
+# A conditional comment may turn it into another statement on another server.
 _DOUBTFUL_READING: Final = pattern(r"[(]|/\*|\bINTO\b|\bFOR\s+UPDATE\b|\bVALUE\s+FOR\b")
 
-# SET STATEMENT ... FOR runs a statement, the others are kept by the server.
+# SET STATEMENT ... FOR runs a statement. The server keeps the values of the others.
 _NOT_OF_THE_SESSION: Final = frozenset("GLOBAL PERSIST PERSIST_ONLY PASSWORD DEFAULT STATEMENT".split())
 _SERVER: Final = "(?:GLOBAL|PERSIST|PERSIST_ONLY)"
 SETS_SERVER: Final = pattern(rf"(?<!@)\b{_SERVER}\b|@@{_SERVER}\s*\.[\s\w.`]+:?=")
@@ -68,13 +69,13 @@ _WITHOUT_EFFECT: Final = SAME_TODAY | frozenset(
 
 
 def words(text: str) -> tuple[str, str, str]:
-    """The first three words of a statement, in capitals; those within ``/*! */`` count."""
+    """Return the first three words of a statement in capitals, including those within ``/*! */``."""
     first, second, third = _first_words(text)
     return first.upper(), second.upper(), third.upper()
 
 
 def heading(text: str) -> str:
-    """What to call a statement in a message, such as ``ALTER TABLE orders``: never its values."""
+    """Return the name of a statement for a message, such as ``ALTER TABLE orders``. It never contains values."""
     return " ".join(word for word in _first_words(text) if word)
 
 
@@ -85,31 +86,31 @@ def _first_words(text: str) -> tuple[str, str, str]:
 
 
 def commits_implicitly(text: str) -> bool:
-    """Whether the server commits when it runs the statement, so that it is done for good."""
+    """Return whether the server commits when it runs the statement, so that a ROLLBACK cannot undo it."""
     first, second, _ = words(text)
     if first == "ANALYZE" and second not in _ANALYZE_TABLE:
-        return False  # MariaDB's for a statement
+        return False  # MariaDB's ANALYZE of a statement
     return first in _IMPLICIT_COMMIT and not TEMPORARY.match(text)
 
 
 def locks_tables(text: str) -> bool:
-    """Whether other tables, such as that of our marks, are out of reach from here on."""
+    """Return whether later statements cannot use other tables, such as the table of our marks."""
     return words(text)[:2] in (("LOCK", "TABLES"), ("LOCK", "TABLE"))
 
 
 def unlocks_tables(text: str) -> bool:
-    """The end of `locks_tables`."""
+    """Return whether the statement ends the effect of one for which `locks_tables` is true."""
     return words(text)[:2] in (("UNLOCK", "TABLES"), ("UNLOCK", "TABLE"))
 
 
 def sets_session(text: str) -> bool:
-    """Whether the statement only prepares the session for those behind it."""
+    """Return whether the statement only prepares the session for later statements."""
     first, second, _ = words(text)
     return first == "USE" or (first == "SET" and second not in _NOT_OF_THE_SESSION and not SETS_SERVER.search(text))
 
 
 def is_repeatable(text: str) -> bool:
-    """Whether running it once more, when it may have run already, comes to the same."""
+    """Return whether running the statement again, although it may have run already, gives the same result."""
     first, second, _ = words(text)
     if sets_session(text):
         return calls_only(text, _WITHOUT_EFFECT)
@@ -121,10 +122,10 @@ def is_repeatable(text: str) -> bool:
 
 
 def is_whole(text: str) -> bool:
-    """Whether an error leaves nothing of the statement, in tables of a transactional engine.
+    """Return whether an error leaves nothing of the statement, in tables of a transactional engine.
 
-    MySQL manual, "Atomic Data Definition Statement Support". A CALL is not, nor is a text of several
-    statements that one delimiter ends, nor, on MariaDB, a DROP of several tables or anything with several users.
+    See the MySQL manual, "Atomic Data Definition Statement Support". The exceptions are a CALL, a text of several
+    statements with one delimiter and, on MariaDB, a DROP of several tables or a statement about several users.
     """
     first, second, _ = words(text)
     if first in COMPOSED or (first, second) == ("SET", "STATEMENT") or (first == "DROP" and "," in text):
@@ -132,7 +133,7 @@ def is_whole(text: str) -> bool:
     if OF_ACCOUNTS.match(text) and first not in ("GRANT", "REVOKE"):
         return "," not in text
     if STORED_PROGRAM.match(text) and _is_block(text):
-        return True  # its semicolons are its own
+        return True  # its semicolons belong to its body
     try:
         return len(split_script(text)) <= 1
     except ScriptError:
@@ -140,15 +141,15 @@ def is_whole(text: str) -> bool:
 
 
 def writes_rows(text: str) -> bool:
-    """Whether its wholeness depends on the engines of the tables."""
+    """Return whether the statement writes rows, so that the tables' engines decide whether an error undoes it."""
     return words(text)[0] in WRITING
 
 
 def can_be_followed(text: str) -> bool:
-    """Whether ``;`` and another statement may be sent behind it in one packet, changing nothing.
+    """Return whether ``;`` and another statement may follow it in the same packet without changing it.
 
-    MySQL stores the ``;`` as part of a routine with a body of one statement; and a conditional comment may
-    be nothing at all to this server, which does not take a ``;`` behind nothing.
+    MySQL stores the ``;`` as part of a routine whose body is one statement. A conditional comment may be empty to this
+    server, which refuses a ``;`` after an empty statement.
     """
     if text.startswith("/*"):
         return False
@@ -158,7 +159,7 @@ def can_be_followed(text: str) -> bool:
 
 
 def _is_block(text: str) -> bool:
-    """Whether it ends with the END of the first BEGIN in it, which is that of a routine's body."""
+    """Return whether the text ends with the END of its first BEGIN, which is that of a routine's body."""
     opened = semicolons = 0
     for match in _BLOCKS.finditer(text):
         semicolon, word, of = match.groups()
@@ -176,6 +177,7 @@ def _is_block(text: str) -> bool:
 
 
 def calls_only(text: str, functions: Iterable[str]) -> bool:
+    """Return whether a statement calls only some of ``functions``, given in capitals."""
     return all(not of and name.upper() in functions for of, name in _CALL.findall(text)) and "VALUE FOR" not in (
         " ".join(text.upper().split())
     )

@@ -344,7 +344,8 @@ class CatalogSession:
             waits = {"connect_timeout": _LOGIN, "read_timeout": answer, "write_timeout": answer}
             arguments = {name: seconds for name, seconds in waits.items() if name not in self._url.query}
             if self._url.password:
-                arguments["password"] = str(self._url.password).encode()  # PyMySQL would say it in Latin-1
+                arguments["password"] = str(self._url.password)
+                database_url.encode_password(arguments)
         return arguments
 
     def _worth_another(self, error: BaseException, fresh: bool) -> bool:

@@ -132,12 +132,12 @@ UNKNOWN = {
     "005_identity.sql": 3,
     "006_variable.sql": 2,
 }
-"""Where going on with `DOUBTFUL` is refused: the statement that would be next."""
+"""Where resuming `DOUBTFUL` is refused: the statement that would be next."""
 
 
 @dataclass
 class Killer:
-    """Kills runs in one scene, and looks at what they leave.
+    """Kills runs in one scene, and checks what they leave.
 
     Args:
         scene: where.
@@ -188,14 +188,14 @@ class Killer:
                 raise Violation(f"recorded, and not done: {name}")
 
     def finish(self, picture: dict[str, Any]) -> None:
-        """Let a run go to its end: everything is as if nobody had been killed, or it is refused.
+        """Let a run end. Everything is as if no process had been killed, or the run is refused.
 
         Raises:
             Refused: where it is.
             Violation: the outcome is another one.
         """
         if self.killed(lambda: lambda step: None):
-            raise AssertionError("killed by somebody else")
+            raise AssertionError("killed by something else")
         self.look()
         found = self.scene.picture()
         different = [key for key in sorted({*found, *picture}) if found.get(key) != picture.get(key)]
@@ -205,7 +205,7 @@ class Killer:
 
 
 class Refused(Exception):
-    """A run said that it cannot go on: the file, and the statement that would be next."""
+    """A run that cannot resume: the file, and the statement that would be next."""
 
     @property
     def where(self) -> tuple[str, int]:
@@ -228,7 +228,7 @@ def die_at_step(number: int, behind: Callable[[Step], bool] | None = None) -> Pr
 
     Args:
         number: which step.
-        behind: what the observer is told must be this before steps count; else they count from the start.
+        behind: steps count once the observer got this; from the start if it is None.
     """
 
     def prepare() -> Callable[[Step], object]:

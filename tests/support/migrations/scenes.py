@@ -182,7 +182,7 @@ def sessions(database: Database, doing: str = "%") -> list[tuple[int, str]]:
 
 @dataclass(frozen=True)
 class Scene:
-    """A database and another one beside it on the same server, with a directory of files for both."""
+    """A database and another one on the same server, with a directory of files for both."""
 
     database: Database
     other: Database
