@@ -1,4 +1,4 @@
-"""Compute once, share between replicas: values in files on a volume. Begin at `Cache`."""
+"""Values that replicas compute once and share in files on a volume. Start with `Cache`."""
 
 from sharedvol.cache.cache import Cache
 from sharedvol.cache.codecs import BYTES, JSON, PICKLE, TEXT, Codec

@@ -1,25 +1,24 @@
-"""`Cache`: compute once, share."""
+"""`Cache`: values that replicas compute once and share."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any, BinaryIO, Final, ParamSpec, TypeVar, cast, overload
 
 from sharedvol.arguments import check_seconds
-from sharedvol.cache import single_flight as computing
-from sharedvol.cache import versioning as versions
+from sharedvol.cache import single_flight, versioning
+from sharedvol.cache.arguments import awaitable, check_max_age, max_bytes_of, value
 from sharedvol.cache.codecs import JSON, Codec
 from sharedvol.cache.entries import Absent
-from sharedvol.cache.given import awaitable, check_max_age, limit_of, plain_key, value
 from sharedvol.cache.keys import NAME, Key, name_of
+from sharedvol.cache.memoize import memoize
 from sharedvol.cache.statistics import Statistics, Trimmed
 from sharedvol.cache.store import FILE, EntryStore, words
 from sharedvol.errors import CacheError, LockError, describe
-from sharedvol.locks.file import linux as kernel
+from sharedvol.locks.arguments import Default, limit_of
+from sharedvol.locks.file import linux
 from sharedvol.network import NetworkPolicy
 from sharedvol.publishing import remove_stale_temporaries
 
@@ -27,12 +26,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-class _Default:
-    def __repr__(self) -> str:
-        return "the cache's own"
-
-
-_DEFAULT: Final = _Default()
+_DEFAULT: Final = Default("the cache's own")
 
 
 class Cache:
@@ -43,41 +37,42 @@ class Cache:
         cache = Cache("/app/shared/cache", version="2", max_bytes=10**9, max_age=3600)
         report = cache.get(("report", user), lambda: make_report(user))
 
-    Of all processes, threads and tasks that ask for a missing entry, in any container, one computes; the others wait in
-    the kernel, without polling, and read. When the computer is killed, the next takes its place. When it fails, its
-    exception goes to its own caller, nothing is stored, and the others try in turn.
+    Of all processes, threads and tasks that get a missing entry, in any container, one computes it. The others wait in
+    the kernel, without polling, and then read it. If the process that computes is killed, the next one computes. If a
+    computation fails, its exception is raised in its own caller, nothing is stored, and the others try in turn.
 
-    A cache must not stop a service. Once it was made, a volume that is full or read-only or a lock that cannot be
-    had means that everyone computes for himself, said once in the log (``sharedvol.cache``). A damaged entry is never
-    returned: it is computed anew. What can go wrong for good (see Raises) is told here.
+    A cache must not stop a service. So if the volume is full or read-only, or a lock cannot be taken, each process
+    computes its own value, and one warning is logged (``sharedvol.cache``). A damaged entry is never returned, but
+    computed again. Permanent problems are raised when the object is made (see Raises).
 
-    It may be used by threads and tasks at once, and by forked children; it can be pickled.
+    A cache can be used by threads and tasks at once, and by forked children. It can be pickled.
 
     Args:
-        directory: made where missing; its parent must exist. It must be empty, or a cache.
-        version: of the code that computes. Of all replicas that start with another one than before, exactly one
-            removes the old entries; replicas of the old version go on, without storing.
-        max_bytes: the most that all entries may have together, headers included, as a number or as ``"500M"``; the
-            least recently used go first. Give every replica the same.
-        max_age: seconds after which an entry is computed anew, by the clock. One from the future is too old.
-        codec: `JSON`, `BYTES`, `TEXT`, or `PICKLE`, which is only for volumes that nobody else can write: reading a
-            pickle runs whatever code its writer wants.
-        timeout: seconds to wait while another one computes; None waits for ever. The computation itself is not
-            limited by it.
+        directory: created if it is missing; its parent must exist. It must be empty, or a cache.
+        version: the version of the code that computes. When replicas start with a new version, exactly one of them
+            removes the old entries. Replicas of the old version continue without storing.
+        max_bytes: the most that all entries may have together, including headers, as a number or as ``"500M"``. The
+            least recently used entries are removed first. Give every replica the same.
+        max_age: seconds after which an entry is computed again, by the clock. An entry from the future is too old.
+        codec: `JSON`, `BYTES`, `TEXT`, or `PICKLE`. `PICKLE` is only for volumes that no other user can write to,
+            because reading a pickle runs any code that its writer put into it.
+        timeout: seconds to wait while another process computes; None to wait indefinitely. It does not limit the
+            computation itself.
         allow_network: accept a network file system without a warning.
-        strict: refuse one; None as the environment variable ``SHAREDVOL_STRICT`` says.
+        strict: refuse a network file system. None uses the environment variable ``SHAREDVOL_STRICT``.
 
     Attributes:
-        purged: whether making this object put the directory into the hands of a new version, the first included.
+        purged: making this object changed the directory's version, or set its first one.
 
     Raises:
-        CacheError: the directory cannot be used: missing parent, no permission, read-only, not a cache; not Linux.
-        CacheTimeout: another one removes the old entries, and is not ready in time.
+        CacheError: the directory cannot be used: missing parent, no permission, read-only, not a cache; or not on
+            Linux.
+        CacheTimeout: another process removes the old entries, and is not ready in time.
         NetworkFileSystemError: it is on a network file system, and the cache is ``strict``.
-        TypeError, ValueError: an argument is of another type, or makes no sense.
+        TypeError, ValueError: an argument has a wrong type or value.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 # keyword options of a public class
         self,
         directory: str | os.PathLike[str],
         *,
@@ -89,16 +84,16 @@ class Cache:
         allow_network: bool = False,
         strict: bool | None = None,
     ) -> None:
-        if not kernel.AVAILABLE:
+        if not linux.AVAILABLE:
             raise CacheError("the cache needs open file description locks, which only Linux has: run it on Linux")
-        versions.check_version(version)
+        versioning.check_version(version)
         check_seconds(timeout)
-        limit = limit_of(max_bytes)
+        limit = max_bytes_of(max_bytes)
         check_max_age(max_age)
         if codec.name == FILE:
-            raise ValueError(f"codec name {codec.name!r}: give another, under this one lie the entries of open")
+            raise ValueError(f"codec name {codec.name!r}: choose another name, which the entries of open do not use")
         directory = os.path.abspath(os.fspath(directory))
-        self.purged = versions.enter(directory, version, timeout, NetworkPolicy(allow_network, strict))
+        self.purged = versioning.enter(directory, version, timeout, NetworkPolicy(allow_network, strict))
         self._use(directory, version, limit, max_age, codec, timeout)
 
     def _use(
@@ -115,102 +110,105 @@ class Cache:
         self._max_bytes, self._max_age = max_bytes, max_age
         self._storage = EntryStore(directory, version, max_bytes, max_age, codec)
 
-    def get(self, key: Key, compute: Callable[[], T], *, timeout: float | _Default | None = _DEFAULT) -> T:
-        """The value of ``key``; computed where it is missing.
+    def get(self, key: Key, compute: Callable[[], T], *, timeout: float | Default | None = _DEFAULT) -> T:
+        """Return the value of ``key``. Compute it if it is missing.
 
         Args:
-            key: a str, bytes, or a tuple of such.
-            compute: called without arguments, by one of all who ask. It may get other entries, but not so that two
-                wait for each other: in one process that is refused, between processes only ``timeout`` ends it.
-            timeout: seconds to wait while another one computes, None for ever, 0 not at all; else the cache's.
+            key: a str, bytes, or a tuple of these.
+            compute: called without arguments, by one of all callers. It may get other entries, but two computations
+                must not wait for each other. Within a process that is refused; between processes only ``timeout`` ends
+                it.
+            timeout: seconds to wait while another process computes; None to wait indefinitely, 0 not to wait. By
+                default the cache's timeout.
 
         Returns:
-            The value as it is read back from bytes, for him who computed it, too.
+            The value as it is read back from bytes, also if it was computed here.
 
         Raises:
-            CacheTimeout: another one computed and was not ready in time.
-            CacheValueError: the codec cannot put the value into bytes.
-            LockDeadlockError: this very computation, or one that waits for it, computes the entry; or a task of the
-                event loop that this would block.
-            TypeError: ``key`` is none.
+            CacheTimeout: another process computed and was not ready in time.
+            CacheValueError: the codec cannot turn the value into bytes.
+            LockDeadlockError: the entry is computed by this computation, by one that waits for it, or by a task of the
+                event loop that this call would block.
+            TypeError: ``key`` is not a key.
             Exception: whatever ``compute`` raised here.
         """
-        job = self._storage.value(key)
-        found = self._storage.find(job)
+        lookup = self._storage.value(key)
+        found = self._storage.find(lookup)
         if not isinstance(found, Absent):
             return cast(T, found)
-        steps = self._storage.steps(job, self._limit(timeout))
-        return cast(T, computing.run(steps, job.counted(lambda: value(compute()))))
+        steps = self._storage.steps(lookup, limit_of(timeout, self._timeout))
+        return cast(T, single_flight.run(steps, lookup.counted(lambda: value(compute()))))
 
     async def get_async(
-        self, key: Key, compute: Callable[[], Awaitable[T]], *, timeout: float | _Default | None = _DEFAULT
+        self, key: Key, compute: Callable[[], Awaitable[T]], *, timeout: float | Default | None = _DEFAULT
     ) -> T:
-        """As `get`, waiting without blocking the event loop. An entry that is there is read at once, on the loop.
+        """Return the value as `get` does, without blocking the event loop. An existing entry is read on the loop.
 
-        Cancelling it cancels the computation, if it is this task's: the next takes its place. What has been computed is
-        stored before the cancelled task ends.
+        Cancelling it also cancels the computation, if this task computes. Then the next caller computes. A value that
+        was already computed is stored before the cancelled task ends.
 
         Raises:
             CacheTimeout, CacheValueError, LockDeadlockError, Exception: as `get`.
-            TypeError: ``key`` is none, or ``compute`` returns what cannot be awaited.
+            TypeError: ``key`` is not a key, or ``compute`` returns a value that cannot be awaited.
         """
-        job = self._storage.value(key)
-        found = self._storage.find(job)
+        # The first lines repeat those of `get`, because a hit must cost no call more.
+        lookup = self._storage.value(key)
+        found = self._storage.find(lookup)
         if not isinstance(found, Absent):
             return cast(T, found)
-        steps = self._storage.steps(job, self._limit(timeout))
-        return cast(T, await computing.run_async(steps, job.counted(lambda: awaitable(compute()))))
+        steps = self._storage.steps(lookup, limit_of(timeout, self._timeout))
+        return cast(T, await single_flight.run_async(steps, lookup.counted(lambda: awaitable(compute()))))
 
     def open(
-        self, key: Key, write: Callable[[BinaryIO], object], *, timeout: float | _Default | None = _DEFAULT
+        self, key: Key, write: Callable[[BinaryIO], object], *, timeout: float | Default | None = _DEFAULT
     ) -> BinaryIO:
-        """The entry of ``key`` as a file, for what is too large for `get`; written where it is missing.
+        """Return the entry of ``key`` as a file, for data that is too large for `get`. Write it if it is missing.
 
         ::
 
             with cache.open("model", download_to) as file:
                 model = load(file)
 
-        The entry is verified from end to end each time it is opened. It stays whole while the file is open, whatever
-        happens to the entry. These entries and those of `get` are apart, whatever their keys.
+        The whole entry is verified each time it is opened. The open file stays complete, whatever happens to the entry.
+        An entry of `open` and an entry of `get` with the same key are separate.
 
         Args:
             key: as for `get`.
-            write: called with a binary file that can seek, which it fills.
+            write: called with a binary file that can seek, and writes the data to it.
             timeout: as for `get`.
 
         Returns:
-            A buffered binary file to read, which can seek; close it. It has no ``fileno``.
+            A buffered binary file to read, which can seek and has no ``fileno``. Close it after use.
 
         Raises:
             OSError: a file can be written neither on the volume nor in a temporary directory.
             CacheTimeout, LockDeadlockError, TypeError, Exception: as `get`.
         """
-        job = self._storage.file(key)
-        found = self._storage.find(job)
+        lookup = self._storage.file(key)
+        found = self._storage.find(lookup)
         if not isinstance(found, Absent):
             return cast(BinaryIO, found)
-        fill = job.counted(lambda: self._storage.filled(job.name, write))
-        return cast(BinaryIO, computing.run(self._storage.steps(job, self._limit(timeout)), fill))
+        fill = lookup.counted(lambda: self._storage.filled(lookup.name, write))
+        return cast(BinaryIO, single_flight.run(self._storage.steps(lookup, limit_of(timeout, self._timeout)), fill))
 
     def peek(self, key: Key, default: Any = None) -> Any:
-        """The value of ``key`` if it is there, else ``default``. Waits for nobody.
+        """Return the value of ``key`` if it is stored, otherwise ``default``. Never waits.
 
         Raises:
-            TypeError: ``key`` is none.
+            TypeError: ``key`` is not a key.
         """
         found = self._storage.find(self._storage.value(key))
         return default if isinstance(found, Absent) else found
 
     def delete(self, key: Key) -> bool:
-        """Remove the entries of ``key``, of `get` and of `open`. One that is computed just now is stored all the same.
+        """Remove the entries of ``key``, both of `get` and of `open`. An entry that is being computed is still stored.
 
         Returns:
             Whether there was any.
 
         Raises:
             CacheError: it cannot be removed.
-            TypeError: ``key`` is none.
+            TypeError: ``key`` is not a key.
         """
         try:
             removed = [self._storage.entries.remove(name_of(key, kind)) for kind in (self._codec.name, FILE)]
@@ -221,20 +219,20 @@ class Cache:
         return any(removed)
 
     def trim(self) -> Trimmed:
-        """Remove what is too old, too much, or was left by killed processes. Call it now and then.
+        """Remove expired entries, entries beyond the limit, and what killed processes left. Call it now and then.
 
-        Entries make room for new ones without it; nothing is removed for its age alone without it.
+        New entries make room for themselves without it. Expired entries are only removed by it.
 
         Raises:
-            CacheError: the limit cannot be kept: a file cannot be removed or written.
+            CacheError: the limit cannot be enforced, because a file cannot be removed or written.
         """
         temporaries = locks = 0
         try:
             for digits in self._storage.entries.fans():
                 with contextlib.suppress(OSError), self._storage.entries.fan(digits) as opened:  # purged since
-                    fan = f"/proc/self/fd/{opened}"  # by the descriptor, as the path may lead elsewhere meanwhile
+                    fan = f"/proc/self/fd/{opened}"  # because the path may lead elsewhere by now
                     temporaries += len(remove_stale_temporaries(fan, allow_network=True))
-                    locks += sum(computing.sweep(f"{fan}/{name}") for name in os.listdir(opened) if _is_lock(name))
+                    locks += sum(single_flight.sweep(f"{fan}/{name}") for name in os.listdir(opened) if _is_lock(name))
             expired = sum(self._storage.expire(found.name) for found in self._storage.entries.scan())
             evicted = self._storage.limits.trim()
         except (OSError, LockError) as error:
@@ -242,7 +240,7 @@ class Cache:
         return Trimmed(expired, evicted, temporaries, locks)
 
     def statistics(self) -> Statistics:
-        """What is stored, counted one by one, and what this process did.
+        """Count the entries, and return what this process did.
 
         Raises:
             CacheError: a directory of the entries cannot be read.
@@ -262,7 +260,7 @@ class Cache:
     @overload
     def memoize(self, key: Callable[P, T]) -> Callable[P, T]: ...
     def memoize(self, key: Callable[..., Any] | None = None) -> Callable[..., Any]:
-        """A decorator: what the function returns comes from `get`, or from `get_async` for a coroutine function.
+        """Decorate a function, so that `get`, or `get_async` for a coroutine function, returns its results.
 
         ::
 
@@ -272,46 +270,16 @@ class Cache:
             @cache.memoize
             def prices(day: str): ...
 
-        Without a function that makes the key, the key is the name of the function and its arguments. They must be text,
-        bytes, numbers, booleans, None, or tuples of them.
+        Without ``key``, the key consists of the function's name and its arguments. They must be text, bytes, numbers,
+        booleans, None, or tuples of these.
 
         Args:
-            key: returns the key for the arguments. Name the function in it: the keys of all are in one space.
+            key: returns the key for the arguments. Include the function's name, because all functions share the keys.
 
         Raises:
-            TypeError: at a call: an argument cannot be part of a key.
+            TypeError: when it is called: an argument cannot be part of a key.
         """
-        if key is None:
-            return self._memoized
-        if inspect.iscoroutinefunction(key):  # a key is not awaited: this is the function itself
-            return self._memoized(key)
-
-        @functools.wraps(key)
-        def either(*args: Any, **options: Any) -> Any:
-            # Written without parentheses, the decorator gets the function itself. A function is not part of a key, so
-            # only a call with one function asks to decorate it.
-            if len(args) == 1 and not options and inspect.isroutine(args[0]):
-                return self._memoized(args[0], key)
-            return plain(*args, **options)
-
-        plain = self._memoized(key)
-        return either
-
-    def _memoized(self, function: Callable[..., Any], key: Callable[..., Key] | None = None) -> Callable[..., Any]:
-        make = key if key is not None else functools.partial(plain_key, function)
-        if inspect.iscoroutinefunction(function):
-
-            @functools.wraps(function)
-            async def call_async(*args: Any, **options: Any) -> Any:
-                return await self.get_async(make(*args, **options), lambda: function(*args, **options))
-
-            return call_async
-
-        @functools.wraps(function)
-        def call(*args: Any, **options: Any) -> Any:
-            return self.get(make(*args, **options), lambda: function(*args, **options))
-
-        return call
+        return memoize(self, key)
 
     def __repr__(self) -> str:
         return f"<Cache {self._directory!r} version {self._version!r}>"
@@ -326,12 +294,6 @@ class Cache:
             self._timeout,
         )
 
-    def _limit(self, timeout: float | _Default | None) -> float | None:
-        if isinstance(timeout, _Default):
-            return self._timeout
-        check_seconds(timeout)
-        return timeout
-
 
 def _is_lock(name: str) -> bool:
     return name.endswith(".lock") and NAME.fullmatch(name.removesuffix(".lock")) is not None
@@ -345,7 +307,7 @@ def _rebuild(
     codec: Codec,
     timeout: float | None,
 ) -> Cache:
-    """Without asking whose the directory is: that was done, and an old version that is sent must not take it back."""
+    """Make a cache again from its pickle. The version is not compared, so that an old one cannot purge a newer one."""
     cache = Cache.__new__(Cache)
     cache.purged = False
     cache._use(directory, version, max_bytes, max_age, codec, timeout)

@@ -14,9 +14,9 @@ class Codec:
     """A way to put values into bytes and back.
 
     Attributes:
-        name: entries of one name are read by that codec alone: give another where the bytes change.
-        dumps: a value as bytes.
-        loads: the value that the bytes stand for.
+        name: only a codec of this name reads the entry. Choose another name if the bytes change.
+        dumps: turns a value into bytes.
+        loads: turns the bytes into the value.
     """
 
     name: str
@@ -45,7 +45,7 @@ def _text_loads(data: bytes) -> str:
 
 
 JSON: Final = Codec("json", _json_dumps, json.loads)
-"""What JSON knows. Everyone gets the value as it is read back, he who computed it too: a tuple as a list."""
+"""Values that JSON can hold. Every caller gets the value as it is read back, so a tuple becomes a list."""
 
 BYTES: Final = Codec("bytes", _bytes_dumps, bytes)
 """Bytes as they are."""
@@ -54,5 +54,5 @@ TEXT: Final = Codec("text", _text_dumps, _text_loads)
 """A str, as UTF-8."""
 
 PICKLE: Final = Codec("pickle", pickle.dumps, pickle.loads)
-"""Whatever can be pickled. **Whoever may write to the volume can run code in every process that reads from it**: an
-entry's checksum tells damage, not malice. Only for a volume that nobody but these replicas can write."""
+"""Any value that can be pickled. **A user who can write to the volume can run code in every process that reads it**,
+because an entry's checksum detects damage, not malice. Use it only on a volume that no other user can write to."""

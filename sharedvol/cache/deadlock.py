@@ -1,9 +1,9 @@
-"""Who computes and waits for what in this process: so that nobody waits for himself.
+"""Refuse a wait for an entry whose computation waits for the caller, within this process.
 
-To compute A may take B, whose computation may take A. Each computation knows what it waits for; a wait that leads back
-to a computation of one's own is refused. The chain is a context variable, so that it reaches the asyncio tasks and the
-`asyncio.to_thread` calls of a computation. Threads of its own make do without, and so do other processes: there only
-a time-out ends such a wait.
+The computation of A may need B, whose computation may need A. Each computation records what it waits for, and a wait
+that leads back to the caller's own computation is refused. The chain is a context variable, so that it reaches the
+asyncio tasks and the `asyncio.to_thread` calls of a computation. Other threads that a computation starts, and other
+processes, are not covered: there only a timeout ends such a wait.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _mutex = threading.RLock()  # re-entrant: a signal handler may use a cache while
 
 @contextlib.contextmanager
 def computing(path: str) -> Iterator[None]:
-    """While the entry of the lock file ``path`` is computed here."""
+    """Record for the block that the entry of the lock file ``path`` is computed here."""
     forks.notice()
     computation = _Computation()
     with _mutex:
@@ -47,19 +47,19 @@ def computing(path: str) -> Iterator[None]:
         with _mutex:
             if _running.get(path) is computation:
                 del _running[path]
-        with contextlib.suppress(ValueError):  # ended in another context: a generator that was thrown away
+        with contextlib.suppress(ValueError):  # ended in another context: a generator that was dropped
             _chain.reset(token)
 
 
 @contextlib.contextmanager
 def waiting(path: str) -> Iterator[None]:
-    """While the entry of the lock file ``path`` is waited for here.
+    """Record for the block that the caller waits for the entry of the lock file ``path``.
 
     Raises:
-        LockDeadlockError: this would wait for itself.
+        LockDeadlockError: the caller would wait for itself.
     """
     forks.notice()
-    # A forked child has its parent's chain, and a task may outlive the computation that began it.
+    # A forked child has its parent's chain, and a task may outlive the computation that started it.
     mine = [one for one in _chain.get() if one.active and one.pid == os.getpid()]
     if not mine:
         yield
@@ -67,8 +67,8 @@ def waiting(path: str) -> Iterator[None]:
     with _mutex:
         if _leads_to(path, mine):
             raise LockDeadlockError(
-                f"the cache entry of {path!r} is being computed, and that computation waits for this one, or is this "
-                "one: it would wait for itself for ever; do not get an entry while computing it"
+                f"the cache entry of {path!r} is being computed, and its computation waits for this or is this one: "
+                "it would wait for itself; do not get an entry while computing it"
             )
         for one in mine:
             one.waits_for.append(path)
@@ -81,18 +81,19 @@ def waiting(path: str) -> Iterator[None]:
 
 
 def refuse_own_thread(path: str) -> None:
-    """Before this thread blocks until the entry of the lock file ``path`` is computed.
+    """Refuse to block this thread until the entry of the lock file ``path`` is computed, if the thread computes it.
 
     Raises:
-        LockDeadlockError: a task of this thread's event loop computes it, or what a signal handler has interrupted.
+        LockDeadlockError: a task of this thread's event loop, or the code that a signal handler interrupted, computes
+            it.
     """
     forks.notice()
     with _mutex:
         running = _running.get(path)
     if running is not None and running.thread == threading.get_ident():
         raise LockDeadlockError(
-            f"the cache entry of {path!r} is being computed in this thread, which would block for itself for ever: in "
-            "an event loop await get_async instead of calling get"
+            f"the cache entry of {path!r} is being computed in this thread, which would wait for itself; in an event "
+            "loop await get_async instead of calling get"
         )
 
 

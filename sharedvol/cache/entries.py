@@ -1,21 +1,15 @@
-"""The entries of one version on the disk: written whole, verified when they are read.
+"""The entries of one version on the disk: written as whole files, verified when they are read.
 
 ::
 
-    entries/<version's digest>/<two digits>/<name>          an entry
-    entries/<version's digest>/<two digits>/<name>.lock     held while it is computed, then gone
+    entries/<version's digest>/<two digits>/<name>          an entry, see `sharedvol.cache.entry_file`
+    entries/<version's digest>/<two digits>/<name>.lock     locked while the entry is computed, then removed
     entries/<version's digest>/<two digits>/.….sharedvol-tmp    being written
     entries/<version's digest>/tally, limits.lock           see `sharedvol.cache.eviction`
 
-The name is the key's digest. An entry is one line and the payload::
-
-    sharedvol-cache 1 <name> <length of the payload> <created> <checksum>\\n
-
-``created`` is in microseconds since 1970; the numbers have 20 digits. The checksum, BLAKE2b of 32 bytes, is over the
-line up to it and the payload. So nothing need be synced: what a power cut left of an entry is not taken for one.
-
-The version is part of the path, and its directory is made only under the lock of `sharedvol.cache.versioning`: whoever
-still writes for a version that was purged finds no directory, and neither reads nor feeds those of the next.
+The name is the key's digest. The version is part of the path. Its directory is only created under the lock of
+`sharedvol.cache.versioning`. So a process that still writes for a purged version finds no directory, and cannot read or
+feed the entries of the next version.
 """
 
 from __future__ import annotations
@@ -23,27 +17,20 @@ from __future__ import annotations
 import contextlib
 import enum
 import errno
-import hashlib
-import io
 import os
 import stat
 import time
 from collections.abc import Iterator
-from typing import BinaryIO, Final, NamedTuple, cast
+from typing import BinaryIO, Final, NamedTuple
 
+from sharedvol.cache.entry_file import HEADER_BYTES, MAX_READ, checksum, checksum_of_file, parse_header, read_payload
 from sharedvol.cache.keys import NAME
-from sharedvol.cache.temporary import Temporary, Window, remove
+from sharedvol.cache.temporary import Temporary, remove
 from sharedvol.filesystem import open_directory, open_file
 
-_MAGIC: Final = "sharedvol-cache 1"
-_DIGEST_BYTES: Final = 32
-_LINE: Final = "{magic} {name} {length:020d} {created:020d} "
-HEADER_BYTES: Final = len(_MAGIC) + 1 + 65 + 21 + 21 + 2 * _DIGEST_BYTES + 1
 _TOUCH_SECONDS: Final = 60.0
 _CLOCK_SECONDS: Final = 1.0
-_CHUNK: Final = 1 << 20
 _FIRST_READ: Final = 1 << 16
-_MAX_READ: Final = 1 << 30  # Linux reads at most 0x7ffff000 bytes at once, see read(2)
 _UNUSABLE: Final = (errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENXIO)
 _GONE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
@@ -52,23 +39,16 @@ class Absent(enum.Enum):
     """Why there is no entry."""
 
     MISSING = "missing, or too old"
-    DAMAGED = "damaged, or no entry at all"
+    DAMAGED = "damaged, or not an entry"
 
 
-class Found(NamedTuple):
-    """A file that looks like an entry, in a scan."""
+class FoundEntry(NamedTuple):
+    """A file with the name of an entry, found by a scan."""
 
     name: str
     size: int
     used_ns: int
     regular: bool
-
-
-class _Header(NamedTuple):
-    line: bytes
-    length: int
-    created: int
-    checksum: bytes
 
 
 class Entries:
@@ -77,8 +57,8 @@ class Entries:
     Args:
         directory: the cache's directory.
         version: the name of the version's directory in ``entries/``.
-        max_age: seconds after which an entry is no more; None for never.
-        max_bytes: nothing larger is read: such a file is not an entry of ours.
+        max_age: seconds after which an entry expires; None for never.
+        max_bytes: the largest file that is read, because a larger one is not an entry of ours.
     """
 
     def __init__(self, directory: str, version: str, max_age: float | None, max_bytes: int | None) -> None:
@@ -88,46 +68,46 @@ class Entries:
         self._max_age, self._max_bytes = max_age, max_bytes
 
     def lock_path(self, name: str) -> str:
-        """The lock file of an entry that is computed."""
+        """Return the lock file of an entry that is being computed."""
         return os.path.join(self.path, name[:2], f"{name}.lock")
 
     def load(self, name: str) -> bytes | Absent:
-        """The payload of an entry, verified."""
+        """Return the verified payload of an entry."""
         opened = self._open(name)
         if isinstance(opened, Absent):
             return opened
         fd, info = opened
         try:
             data = os.read(fd, _FIRST_READ)
-            header = _parse(data[:HEADER_BYTES], name, info.st_size)
+            header = parse_header(data[:HEADER_BYTES], name, info.st_size)
             if header is None:
-                return Absent.DAMAGED  # and, whatever its size, not read
+                return Absent.DAMAGED  # without reading it, whatever its size
             data += _read(fd, info.st_size - len(data))
-            if _checksum(header.line, memoryview(data)[HEADER_BYTES:]) != header.checksum:
+            if checksum(header.line, memoryview(data)[HEADER_BYTES:]) != header.checksum:
                 return Absent.DAMAGED
             if self._is_old(header.created):
                 return Absent.MISSING
             _touch(fd, info)
             return data[HEADER_BYTES:]
         except OSError:
-            return Absent.DAMAGED  # EIO: the disk has lost it
+            return Absent.DAMAGED  # EIO: the disk lost it
         finally:
             os.close(fd)
 
     def open(self, name: str) -> BinaryIO | Absent:
-        """The payload of an entry as a file, verified from its beginning to its end."""
+        """Return the payload of an entry as a file, after verifying all of it."""
         opened = self._open(name)
         if isinstance(opened, Absent):
             return opened
         fd, info = opened
         try:
-            header = _parse(os.pread(fd, HEADER_BYTES, 0), name, info.st_size)
-            if header is None or _checksum_of_file(header.line, fd) != header.checksum:
+            header = parse_header(os.pread(fd, HEADER_BYTES, 0), name, info.st_size)
+            if header is None or checksum_of_file(header.line, fd) != header.checksum:
                 return Absent.DAMAGED
             if self._is_old(header.created):
                 return Absent.MISSING
             _touch(fd, info)
-            file = _reader(fd, header.length)
+            file = read_payload(fd, header.length)
             fd = -1
             return file
         except OSError:
@@ -137,13 +117,13 @@ class Entries:
                 os.close(fd)
 
     def is_expired(self, name: str) -> bool:
-        """Whether an entry is too old, by its header alone; or is no entry."""
+        """Return whether an entry is too old, judged by its header alone, or is not an entry."""
         opened = self._open(name)
         if isinstance(opened, Absent):
             return opened is Absent.DAMAGED
         fd, info = opened
         try:
-            header = _parse(os.pread(fd, HEADER_BYTES, 0), name, info.st_size)
+            header = parse_header(os.pread(fd, HEADER_BYTES, 0), name, info.st_size)
         except OSError:
             return False
         finally:
@@ -151,7 +131,7 @@ class Entries:
         return header is None or self._is_old(header.created)
 
     def remove(self, name: str) -> bool:
-        """Remove an entry, or whatever is in its place. False where there was nothing.
+        """Remove an entry, or whatever has its name. Return False if there was nothing.
 
         Raises:
             OSError: it cannot be removed.
@@ -163,10 +143,10 @@ class Entries:
             return False
 
     def make_fan(self, digits: str) -> None:
-        """Make the directory of the names that begin with two digits.
+        """Create the directory of the names that begin with two digits.
 
         Raises:
-            OSError: it cannot be made; FileNotFoundError if the version was purged.
+            OSError: it cannot be created; FileNotFoundError if the version was purged.
         """
         above = open_directory(self.top, self.version)
         try:
@@ -176,16 +156,16 @@ class Entries:
             os.close(above)
 
     def temporary(self, name: str) -> Temporary:
-        """A file that can become an entry.
+        """Create a file that can become an entry.
 
         Raises:
-            OSError: it cannot be made; FileNotFoundError also if the version was purged.
+            OSError: it cannot be created; FileNotFoundError also if the version was purged.
         """
         return Temporary(open_directory(self.top, self.version, name[:2]))
 
     @contextlib.contextmanager
     def fan(self, digits: str) -> Iterator[int]:
-        """A descriptor of the directory of the names that begin with two digits.
+        """Open the directory of the names that begin with two digits.
 
         Raises:
             OSError: it cannot be opened.
@@ -197,7 +177,7 @@ class Entries:
             os.close(fd)
 
     def fans(self) -> list[str]:
-        """The directories that exist. Empty if the version was purged.
+        """Return the directories that exist, none if the version was purged.
 
         Raises:
             OSError: they cannot be read.
@@ -214,11 +194,11 @@ class Entries:
         finally:
             os.close(fd)
 
-    def scan(self) -> Iterator[Found]:
-        """Every entry, expired ones included.
+    def scan(self) -> Iterator[FoundEntry]:
+        """Yield every entry, including expired ones.
 
         Raises:
-            OSError: a directory cannot be read: what is in it must not be taken for nothing.
+            OSError: a directory cannot be read. Its content must not count as nothing.
         """
         for digits in self.fans():
             try:
@@ -228,9 +208,9 @@ class Entries:
                             with contextlib.suppress(FileNotFoundError):  # removed since
                                 info = file.stat(follow_symlinks=False)
                                 regular = stat.S_ISREG(info.st_mode)
-                                yield Found(file.name, info.st_size, info.st_mtime_ns, regular)
+                                yield FoundEntry(file.name, info.st_size, info.st_mtime_ns, regular)
             except OSError as error:
-                if error.errno not in _GONE:  # purged since, or replaced by no directory of ours
+                if error.errno not in _GONE:  # purged since, or replaced by another user
                     raise
 
     def _open(self, name: str) -> tuple[int, os.stat_result] | Absent:
@@ -252,100 +232,23 @@ class Entries:
         return fd, info
 
     def _is_old(self, created: int) -> bool:
-        """A creation in the future is that of a clock that was set back since: nobody knows how old it is."""
+        """Return whether an entry is too old, or of unknown age because the clock was set back since its creation."""
         if self._max_age is None:
             return False
         return not -_CLOCK_SECONDS <= time.time() - created / 1e6 < self._max_age
 
 
-def write_payload(temporary: Temporary, name: str, payload: bytes) -> int:
-    """Make a temporary the entry of ``name``. Returns its size in bytes.
-
-    Raises:
-        OSError: the disk is full.
-    """
-    line = _line(name, len(payload))
-    data = line + _checksum(line, payload) + payload
-    view = memoryview(data)
-    while view:
-        view = view[os.write(temporary.fd, view[:_MAX_READ]) :]
-    return len(data)
-
-
-def payload_writer(temporary: Temporary) -> BinaryIO:
-    """A file to write a payload to, which `seal` then makes an entry.
-
-    Raises:
-        OSError: the disk is full.
-    """
-    os.pwrite(temporary.fd, bytes(HEADER_BYTES), 0)  # now, while a full disk can be told
-    return cast(BinaryIO, io.BufferedWriter(Window(os.dup(temporary.fd), HEADER_BYTES, None), _CHUNK))
-
-
-def seal(temporary: Temporary, name: str) -> int:
-    """Make a temporary with a payload the entry of ``name``. Returns its size in bytes.
-
-    Raises:
-        OSError: the disk is full, or damaged.
-    """
-    size = os.fstat(temporary.fd).st_size
-    line = _line(name, size - HEADER_BYTES)
-    os.pwrite(temporary.fd, line + _checksum_of_file(line, temporary.fd), 0)
-    return size
-
-
-def payload_reader(temporary: Temporary) -> BinaryIO:
-    """The payload that was written to a temporary, whether or not it ever gets its name."""
-    return _reader(os.dup(temporary.fd), os.fstat(temporary.fd).st_size - HEADER_BYTES)
-
-
-def _reader(fd: int, length: int) -> BinaryIO:
-    return cast(BinaryIO, io.BufferedReader(Window(fd, HEADER_BYTES, length), 1 << 16))
-
-
-def _line(name: str, length: int) -> bytes:
-    created = time.time_ns() // 1000
-    return _LINE.format(magic=_MAGIC, name=name, length=length, created=created).encode()
-
-
-def _parse(header: bytes, name: str, size: int) -> _Header | None:
-    """The header of a file of that size, if it is one of that name's entry."""
-    line, rest = header[: -2 * _DIGEST_BYTES - 1], header[-2 * _DIGEST_BYTES - 1 :]
-    try:
-        length, created = int(line[-42:-22]), int(line[-21:-1])
-        whole = line == _LINE.format(magic=_MAGIC, name=name, length=length, created=created).encode()
-    except ValueError:
-        return None
-    return _Header(line, length, created, rest) if whole and size == HEADER_BYTES + length else None
-
-
-def _checksum(line: bytes, payload: bytes | memoryview) -> bytes:
-    """The end of a header: the checksum, and the end of the line."""
-    digest = hashlib.blake2b(line, digest_size=_DIGEST_BYTES)
-    digest.update(payload)
-    return b"%s\n" % digest.hexdigest().encode()
-
-
-def _checksum_of_file(line: bytes, fd: int) -> bytes:
-    digest = hashlib.blake2b(line, digest_size=_DIGEST_BYTES)
-    position = HEADER_BYTES
-    while chunk := os.pread(fd, _CHUNK, position):
-        digest.update(chunk)
-        position += len(chunk)
-    return b"%s\n" % digest.hexdigest().encode()
-
-
 def _read(fd: int, size: int) -> bytes:
-    """The next bytes of a file, as many as there are."""
+    """Return the next ``size`` bytes of a file, or as many as there are."""
     parts = []
-    while size > 0 and (data := os.read(fd, min(size, _MAX_READ))):
+    while size > 0 and (data := os.read(fd, min(size, MAX_READ))):
         parts.append(data)
         size -= len(data)
     return b"".join(parts)
 
 
 def _touch(fd: int, info: os.stat_result) -> None:
-    """Note that an entry was used, once a minute at most: that is what eviction goes by."""
+    """Record for eviction that an entry was used, at most once a minute."""
     if abs(time.time() - info.st_mtime) > _TOUCH_SECONDS:
         with contextlib.suppress(OSError):  # another user's, or a read-only mount
             os.utime(fd)

@@ -1,9 +1,9 @@
-"""How much may be stored: the least recently used go first.
+"""Limit the size of the entries. The least recently used are evicted first.
 
-``tally`` holds the bytes of all entries, and is never too low: a new entry is added before it gets its name, an old
-one taken off after it is gone, all under ``limits.lock``. So a writer that is killed in between, or one who removes an
-entry without a word, leaves a tally that is too high, at worst. When there seems to be no room the entries are counted
-anew; so also after a reboot (the disk may have an old tally), and where the tally is missing or damaged.
+``tally`` holds the total bytes of the entries and is never too low: a new entry is added before it gets its name, and
+an old one is subtracted after it was removed, all under ``limits.lock``. So after a kill in between, or after another
+program removed an entry, the tally is at worst too high. The entries are counted again if there seems to be no room,
+after a reboot (the disk may have an old tally), and if the tally is missing or damaged.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import stat
 from collections.abc import Iterator
 from typing import Final
 
-from sharedvol.cache.entries import Entries, Found
+from sharedvol.cache.entries import Entries, FoundEntry
 from sharedvol.cache.temporary import Temporary
 from sharedvol.errors import LockLostError
 from sharedvol.filesystem import open_directory
@@ -27,8 +27,8 @@ _TALLY: Final = "tally"
 _LINE: Final = "sharedvol-tally 1 {total:020d} {boot:36}\n"
 _PATTERN: Final = re.compile(rb"sharedvol-tally 1 (\d{20}) (\S+) *\n", re.ASCII)
 _BYTES: Final = 18 + 21 + 37
-_LOCK_SECONDS: Final = 30.0  # a value that is computed must not wait for ever for one who is stopped
-_LEFT_AFTER_EVICTION: Final = 0.9  # of the limit: so that not every new entry has all others counted
+_LOCK_SECONDS: Final = 30.0  # a computed value must not wait indefinitely for a stopped process
+_LEFT_AFTER_EVICTION: Final = 0.9  # of the limit, so that not every new entry makes it count all others
 
 
 class SizeLimit:
@@ -36,7 +36,7 @@ class SizeLimit:
 
     Args:
         entries: the entries.
-        max_bytes: what they may have together, headers included; None for no limit.
+        max_bytes: the most bytes of all entries, including headers; None for no limit.
     """
 
     def __init__(self, entries: Entries, max_bytes: int | None) -> None:
@@ -45,15 +45,15 @@ class SizeLimit:
         self._lock = FileLock(os.path.join(entries.path, "limits.lock"), timeout=_LOCK_SECONDS, allow_network=True)
 
     def fits(self, size: int) -> bool:
-        """Whether an entry of so many bytes can be stored at all."""
+        """Return whether an entry of so many bytes can be stored at all."""
         return self._max is None or size <= self._max
 
     def place(self, temporary: Temporary, name: str, size: int) -> None:
-        """Give a sealed temporary its name, once there is room.
+        """Give a complete temporary its name, once there is room.
 
         Raises:
             OSError: it cannot be stored.
-            LockTimeout: another one who stores does not end.
+            LockTimeout: another process that stores an entry does not end.
         """
         if self._max is None:
             self._forget_tally()
@@ -72,7 +72,7 @@ class SizeLimit:
             tally.write(others + size)
 
     def trim(self) -> int:
-        """Evict what is too much, and count anew. Returns how many were evicted.
+        """Evict what exceeds the limit, and count again. Return how many entries were evicted.
 
         Raises:
             OSError, LockTimeout: as `place`.
@@ -80,14 +80,15 @@ class SizeLimit:
         if self._max is None:
             return 0
         with self._held():
-            # First: on a full disk the tally can only be made once there is room. Until then it is too high at worst.
+            # Evict first: on a full disk the tally can only be created once there is room. It may be too high until
+            # then.
             total, evicted = self._evict(self._max)
             with self._tally() as tally:
                 tally.write(total)
         return evicted
 
     def _evict(self, room: int, besides: str = "") -> tuple[int, int]:
-        """Make all other entries fit into ``room``. Returns the bytes that are left, and how many were evicted."""
+        """Make all other entries fit into ``room`` bytes. Return the bytes that are left, and how many were evicted."""
         assert self._max is not None
         found = [one for one in self._entries.scan() if one.regular and one.name != besides]
         total = sum(one.size for one in found)
@@ -106,13 +107,13 @@ class SizeLimit:
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:
-        if self._lock.held:  # a signal handler: what its thread has read of the tally would be old
+        if self._lock.held:  # in a signal handler: the thread that it interrupted has already read the tally
             raise OSError(errno.EDEADLK, "this thread is storing another entry")
-        with contextlib.suppress(LockLostError), self._lock:  # lost: the version was purged under our hands
+        with contextlib.suppress(LockLostError), self._lock:  # lost: the version was purged meanwhile
             yield
 
     @contextlib.contextmanager
-    def _tally(self) -> Iterator[_Tally]:
+    def _tally(self) -> Iterator[_TallyFile]:
         above = open_directory(self._entries.top, self._entries.version)
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -122,12 +123,12 @@ class SizeLimit:
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file", os.path.join(self._entries.path, _TALLY))
-            yield _Tally(fd, self._boot)
+            yield _TallyFile(fd, self._boot)
         finally:
             os.close(fd)
 
     def _forget_tally(self) -> None:
-        """Who stores without a limit does not count: whoever has one counts anew."""
+        """Remove the tally, because storing without a limit does not count. A process with a limit counts again."""
         above = open_directory(self._entries.top, self._entries.version)
         try:
             with contextlib.suppress(FileNotFoundError):
@@ -136,19 +137,19 @@ class SizeLimit:
             os.close(above)
 
 
-class _Tally:
-    """The file, open. Written in place with one pwrite, which SIGKILL does not tear."""
+class _TallyFile:
+    """The open file ``tally``, written in place by one pwrite, which a SIGKILL cannot interrupt."""
 
     def __init__(self, fd: int, boot: str) -> None:
         self._fd, self._boot = fd, boot
 
     def read(self) -> int | None:
-        """The bytes that are stored, or more; None where the file does not tell."""
+        """Return the bytes that are stored, or more; None if the file is missing, damaged or old."""
         found = _PATTERN.fullmatch(os.pread(self._fd, _BYTES + 1, 0))
         return int(found[1]) if found and found[2].decode("ascii", "replace") == self._boot != "-" else None
 
     def write(self, total: int) -> None:
-        """Write how many there are.
+        """Write how many bytes are stored.
 
         Raises:
             OSError: the disk is full.
@@ -156,5 +157,5 @@ class _Tally:
         os.pwrite(self._fd, _LINE.format(total=total, boot=self._boot).encode(), 0)
 
 
-def _last_use(entry: Found) -> int:
+def _last_use(entry: FoundEntry) -> int:
     return entry.used_ns

@@ -1,9 +1,9 @@
-"""Wait in the kernel until a lock file's holder has ended, or has let go: nothing is taken, and no file made.
+"""Wait in the kernel until the holder of a lock file releases it or ends, without keeping a lock or creating a file.
 
-Waiting is for a *shared* lock, so that all who wait are woken at once, and each drops it again at once. The fcntl lock
-is enough, which `FileLock` takes first and drops last. Without a time limit the caller itself blocks. With one, and in
-an asyncio task, a thread does: one for all in this process who wait for the same file, and it is still there for the
-next when one of them gives up. It ends with the wait.
+A waiter requests a *shared* lock, so that all waiters wake at once, and releases it at once. The fcntl lock is enough,
+because `FileLock` takes it first and releases it last. Without a timeout the caller itself blocks. With a timeout, and
+in an asyncio task, one thread blocks for all waiters for the same file in this process. It stays for the others when
+one of them gives up, and ends with the wait.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from typing import Any
 
 from sharedvol import forks, native
 from sharedvol.errors import LockError
-from sharedvol.locks.file import linux as kernel
+from sharedvol.locks.file import linux
 from sharedvol.locks.file.fork import close_handle, open_handle
 
-_this: Any = sys.modules[__name__]  # with open_lock_file and close, as `open_handle` wants them
+_this: Any = sys.modules[__name__]  # has open_lock_file and close, which `open_handle` calls
 
 Notify = Callable[[], None]
 
 
 def open_lock_file(path: str, mode: int) -> int:
-    """A descriptor of the lock file that is there."""
+    """Open an existing lock file."""
     return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
 
 
 def close(fd: int) -> None:
-    """Close it."""
-    kernel.close(fd)
+    """Close the descriptor."""
+    linux.close(fd)
 
 
 def wait(path: str, timeout: float | None) -> bool:
-    """Wait until nobody holds the lock file ``path`` exclusively, or it is gone. False if that took too long.
+    """Wait until no process holds the lock file exclusively, or it is removed. Return False after the timeout.
 
-    It may also end early, where the kernel cannot be asked: the caller has to look.
+    It also returns early if the kernel cannot be queried. So the caller has to check.
 
     Args:
         path: the lock file.
-        timeout: seconds, None for ever.
+        timeout: seconds to wait; None to wait indefinitely.
     """
     native.refuse_eventlet()
     if timeout is None and not native.has_greenlets():
@@ -62,11 +62,11 @@ def wait(path: str, timeout: float | None) -> bool:
 
 
 async def wait_async(path: str, timeout: float | None) -> bool:
-    """As `wait`, without blocking the event loop."""
+    """Wait as `wait` does, without blocking the event loop."""
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
     def notify() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop was closed, and its tasks with it
             loop.call_soon_threadsafe(ended.set)
 
     with _watched(path, notify):
@@ -78,7 +78,7 @@ async def wait_async(path: str, timeout: float | None) -> bool:
 
 
 class _Watcher:
-    """A thread that waits for one lock file, on behalf of all in this process who do."""
+    """A thread that waits for one lock file, for all waiters in this process."""
 
     def __init__(self, fd: Any, identity: object, path: str) -> None:
         self.fd, self.identity, self.path = fd, identity, path
@@ -86,8 +86,7 @@ class _Watcher:
         self.started = False
 
     def start(self) -> None:
-        """Begin to wait."""
-        # A wait that no one needs any more must not keep the process from ending.
+        """Start the thread, as a daemon: a wait must not keep the process from ending."""
         native.start_thread(self.run, f"sharedvol-cache {self.path}")
         self.started = True
 
@@ -96,10 +95,10 @@ class _Watcher:
             _block(self.fd, self.path)
         finally:
             with _mutex:
-                # Before the descriptor is closed: the inode's number is then used again.
+                # Before the descriptor is closed, because the inode's number can be reused then.
                 if _watchers.get(self.identity) is self:
                     del _watchers[self.identity]
-                waiting = list(self.notify)  # who is told takes himself off the list, at once
+                waiting = list(self.notify)  # a copy, because each waiter then removes itself from the list
             close_handle(_this, self.fd)
             for notify in waiting:
                 notify()
@@ -111,10 +110,10 @@ _mutex = native.mutex()  # re-entrant: a signal handler may wait while the main 
 
 @contextlib.contextmanager
 def _watched(path: str, notify: Notify) -> Iterator[None]:
-    """Have ``notify`` called, in another thread, when the wait ends."""
+    """Call ``notify`` in another thread when the wait ends."""
     try:
         watcher = _watch(path, notify)
-    except (OSError, RuntimeError):  # it is gone; or no thread can be started, and the caller goes on as if it were
+    except (OSError, RuntimeError):  # the file is removed, or no thread can be started
         notify()
         yield
         return
@@ -126,11 +125,11 @@ def _watched(path: str, notify: Notify) -> Iterator[None]:
 
 
 def _watch(path: str, notify: Notify) -> _Watcher:
-    fd: Any = open_handle(_this, path, 0)  # which notices a fork before the mutex is used
-    identity = kernel.identify(fd, path)
+    fd: Any = open_handle(_this, path, 0)  # before the mutex is used, because it detects a fork
+    identity = linux.identify(fd, path)
     with _mutex:
         watcher = _watchers.get(identity)
-        # One that was interrupted when it started may wake no one.
+        # A watcher that was interrupted while it started may wake no waiter.
         if watcher is not None and watcher.started:
             close_handle(_this, fd)
             watcher.notify.append(notify)
@@ -148,12 +147,12 @@ def _watch(path: str, notify: Notify) -> _Watcher:
 
 def _block(fd: Any, path: str) -> None:
     with contextlib.suppress(LockError):
-        kernel.wait_first(fd, path, True)
-        kernel.unlock_first(fd)  # and not by the close alone: a forked child may have a copy
+        linux.wait_first(fd, path, True)
+        linux.unlock_first(fd)  # closing is not enough: a forked child may have a copy
 
 
 @forks.in_child
 def _renew() -> None:
     global _mutex
     _mutex = native.mutex()
-    _watchers.clear()  # their threads stayed in the parent; `handles` closes the descriptors
+    _watchers.clear()  # their threads stayed in the parent; `fork` closes the descriptors

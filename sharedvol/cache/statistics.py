@@ -1,4 +1,4 @@
-"""What a cache tells about itself."""
+"""What a cache reports about itself."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class Statistics:
     """What `Cache.statistics` returns.
 
     Attributes:
-        entries: the entries that are stored, expired ones included.
-        bytes: their size on the volume, headers included.
+        entries: how many entries are stored, including expired ones.
+        bytes: their size on the volume, including headers.
         hits: how often this process found an entry.
         waits: how often this process got an entry that another process, thread or task had just computed for it.
-        computed: how often this process had to compute: the misses.
+        computed: how often this process had to compute (the misses).
     """
 
     entries: int
@@ -31,10 +31,10 @@ class Trimmed:
     """What `Cache.trim` removed.
 
     Attributes:
-        expired: entries older than ``max_age``, and files that are no entries under the names of such.
+        expired: entries older than ``max_age``, and files with the name of an entry that are not entries.
         evicted: the least recently used entries, to come below ``max_bytes``.
-        temporaries: half-written files of dead writers.
-        locks: lock files of dead computers.
+        temporaries: incomplete files of dead writers.
+        locks: lock files of processes that died while they computed.
     """
 
     expired: int
@@ -44,7 +44,7 @@ class Trimmed:
 
 
 class Counts:
-    """What a process did; a forked child begins at zero."""
+    """Counts what a process did. A forked child begins at zero."""
 
     def __init__(self) -> None:
         self._begin()
@@ -55,7 +55,7 @@ class Counts:
         self._hits = self._waits = self._computed = 0
 
     def add(self, hits: int = 0, waits: int = 0, computed: int = 0) -> None:
-        """Count."""
+        """Add to the counts."""
         if self._pid != os.getpid():
             self._begin()
         with self._mutex:
@@ -64,6 +64,6 @@ class Counts:
             self._computed += computed
 
     def values(self) -> tuple[int, int, int]:
-        """Hits, waits, computed."""
+        """Return hits, waits and computations."""
         self.add()
         return self._hits, self._waits, self._computed

@@ -1,4 +1,4 @@
-"""Files below a directory that anybody may have written to: opened through no symbolic link, made whole."""
+"""Remove and create files below a directory that other users may write to, without following symbolic links."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def remove(name: str, directory: int) -> bool:
-    """Remove whatever has the name, with what is in it. False where it was not there.
+    """Remove whatever has the name, with its contents. Return False if there was nothing.
 
     Raises:
         OSError: it cannot be removed.
@@ -31,30 +31,30 @@ def remove(name: str, directory: int) -> bool:
         except FileNotFoundError:
             return False
         except OSError:
-            with contextlib.suppress(FileNotFoundError):  # removed since: the next turn tells
+            with contextlib.suppress(FileNotFoundError):  # removed since: the next turn finds out
                 if not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
                     raise
         try:
             shutil.rmtree(name, dir_fd=directory)
             return True
         except FileNotFoundError:
-            continue  # another one removes there, too
+            continue  # another process removes there as well
         except OSError as error:
             if error.errno != errno.ENOTEMPTY:
                 raise
-            # A writer put something into a directory that we had just emptied: again.
+            # A writer put a file into a directory that was just emptied: try again.
 
 
 class Temporary:
     """A file without its final name, as in `sharedvol.publish`: hidden, and locked while its writer lives.
 
-    It is not synced: an entry's checksum tells when a power cut took some of it.
+    It is not synced, because an entry's checksum detects the effect of a power cut.
 
     Args:
-        directory: a descriptor of the directory, which is closed with this.
+        directory: a descriptor of the directory, which `drop` closes.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
 
     def __init__(self, directory: int) -> None:
@@ -71,30 +71,30 @@ class Temporary:
             self._name = f".{worker_token()}-{os.urandom(6).hex()}{TEMPORARY_SUFFIX}"
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             fd = os.open(self._name, flags, 0o666, dir_fd=self._directory)
-            with contextlib.suppress(OSError):  # without flock it is never taken for a dead writer's
+            with contextlib.suppress(OSError):  # without the lock it never looks like a dead writer's file
                 fcntl.flock(fd, fcntl.LOCK_EX)
-            # A cleaner may have taken it for stale between its creation and its lock.
+            # A cleaner may have removed it between its creation and its lock.
             if os.fstat(fd).st_nlink:
                 return fd
             os.close(fd)
 
     @property
     def ours(self) -> bool:
-        """Whether this process made it; else it is a forked child, and the file its parent's."""
+        """Whether this process created it. In a forked child the file belongs to the parent."""
         return self._pid == os.getpid()
 
     @property
     def named(self) -> bool:
-        """Whether it has a name, and so can be given another."""
+        """Whether it has a name, so that it can be renamed."""
         return bool(self._name)
 
     def unname(self) -> None:
-        """Leave it without any name: gone when it is closed, however this process ends."""
+        """Remove its name, so that the kernel removes the file when it is closed."""
         os.unlink(self._name, dir_fd=self._directory)
         self._name = ""
 
     def replaced(self, name: str) -> int:
-        """The size of the file that `rename` will replace, in bytes; 0 if there is none."""
+        """Return the size in bytes of the file that `rename` will replace; 0 if there is none."""
         try:
             info = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
         except OSError:
@@ -102,16 +102,16 @@ class Temporary:
         return info.st_size if stat.S_ISREG(info.st_mode) else 0
 
     def rename(self, name: str) -> None:
-        """Give it its name, in the place of what has it.
+        """Rename it, and replace a file with the new name.
 
         Raises:
-            OSError: that cannot be.
+            OSError: it cannot be renamed.
         """
         os.rename(self._name, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
         self._name = ""
 
     def drop(self) -> None:
-        """Close it; without a name of its own it is gone."""
+        """Close it. Unless it was renamed, remove it."""
         if self._name and self.ours:
             with contextlib.suppress(OSError):
                 os.unlink(self._name, dir_fd=self._directory)
@@ -120,14 +120,14 @@ class Temporary:
 
 
 class Window(io.RawIOBase):
-    """A part of a file as a file of its own: reads ``length`` bytes from ``start`` on, or writes there.
+    """A part of a file as a file of its own, to read ``length`` bytes from ``start``, or to write from there.
 
-    What a forked child writes is dropped: its copy of the buffer would spoil its parent's file.
+    The writes of a forked child are discarded, because its copy of the buffer would damage its parent's file.
 
     Args:
-        fd: the file; closed with this.
-        start: where the part begins, in bytes.
-        length: where it ends, to read; None to write.
+        fd: the file, which `close` closes.
+        start: the position of the part, in bytes.
+        length: its length in bytes, to read; None to write.
     """
 
     def __init__(self, fd: int, start: int, length: int | None) -> None:
@@ -135,15 +135,19 @@ class Window(io.RawIOBase):
         self._position, self._pid = 0, os.getpid()
 
     def readable(self) -> bool:
+        """Return whether it can be read."""
         return self._length is not None
 
     def writable(self) -> bool:
+        """Return whether it can be written."""
         return self._length is None
 
     def seekable(self) -> bool:
+        """Return True."""
         return True
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
+        """Read into ``buffer``. Return how many bytes."""
         if self._length is None:
             raise io.UnsupportedOperation("opened to write")
         view = memoryview(buffer).cast("B")
@@ -153,6 +157,7 @@ class Window(io.RawIOBase):
         return count
 
     def write(self, data: ReadableBuffer, /) -> int:
+        """Write ``data``. Return how many bytes."""
         if self._length is not None:
             raise io.UnsupportedOperation("opened to read")
         forked = self._pid != os.getpid()
@@ -161,6 +166,7 @@ class Window(io.RawIOBase):
         return count
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Move to a position. Return it."""
         end = self._length if self._length is not None else os.fstat(self._fd).st_size - self._start
         position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: end}[whence]
         if position < 0:
@@ -169,9 +175,11 @@ class Window(io.RawIOBase):
         return position
 
     def tell(self) -> int:
+        """Return the position."""
         return self._position
 
     def truncate(self, size: int | None = None, /) -> int:
+        """Cut or extend the part. Return its size in bytes."""
         if self._length is not None:
             raise io.UnsupportedOperation("opened to read")
         size = self._position if size is None else size
@@ -180,6 +188,7 @@ class Window(io.RawIOBase):
         return size
 
     def close(self) -> None:
+        """Close the file."""
         if not self.closed:
             super().close()
             os.close(self._fd)

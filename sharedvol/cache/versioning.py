@@ -1,14 +1,14 @@
-"""Whose entries a directory holds: compared and, when another's, purged exactly once.
+"""Compare the version of a cache's directory, and purge the entries of another version exactly once.
 
 ::
 
-    <dir>/version.lock     held while the version is compared and the old entries go
-    <dir>/version          one line: whose entries ``entries/`` holds
-    <dir>/entries/         all that is in here goes when the version changes, and nothing else ever does
+    <dir>/version.lock     locked while the version is compared and the old entries are removed
+    <dir>/version          one line: the version of ``entries/``
+    <dir>/entries/         emptied when the version changes; nothing else is ever removed
 
-``version`` is written last, at once: a purger that is killed has not purged, and the next begins anew. The protocol
-is the same in every language. Within ``entries/`` each version has a directory of its own (see
-`sharedvol.cache.entries`), made here, under the lock, and nowhere else.
+``version`` is written last, in one step. If a process is killed while it purges, the next one starts the purge again.
+The protocol is the same in every language. Each version has a directory of its own in ``entries/`` (see
+`sharedvol.cache.entries`), which only this module creates, under the lock.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ _ENTRIES: Final = "entries"
 _HINTS: Final = {
     errno.ENOENT: "create its parent directory, or mount the volume",
     errno.EROFS: "mount the volume read-write",
-    errno.EACCES: "give this user permission on all that is in it",
-    errno.EPERM: "give this user permission on all that is in it",
-    errno.ENOTDIR: "a part of it is no directory, or a symbolic link, which is never followed: remove it",
+    errno.EACCES: "give this user permission on it and its contents",
+    errno.EPERM: "give this user permission on it and its contents",
+    errno.ENOTDIR: "a part of it is not a directory, or a symbolic link, which is never followed: remove it",
     errno.ELOOP: "a part of it is a symbolic link, which is never followed: remove it",
-    errno.EEXIST: "a part of it is no directory: remove it",
+    errno.EEXIST: "a part of it is not a directory: remove it",
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space, or raise the quota",
 }
 
 
 def check_version(version: str) -> None:
-    """Refuse what cannot stand in a line of text.
+    """Refuse a version that cannot be written as a line of text.
 
     Raises:
         TypeError: ``version`` is not text.
@@ -66,23 +66,25 @@ def check_version(version: str) -> None:
     if not isinstance(version, str):
         raise TypeError(f"version {version!r}: give text, such as {str(version)!r}")
     if not version or len(version) > MAX_VERSION or not version.isprintable() or version != version.strip():
-        raise ValueError(f"version {version!r}: give 1 to {MAX_VERSION} printable characters, no blanks around them")
+        raise ValueError(
+            f"version {version!r}: give 1 to {MAX_VERSION} printable characters, without blanks around them"
+        )
 
 
 def directory_name(version: str) -> str:
-    """The name of a version's directory in ``entries/``."""
+    """Return the name of a version's directory in ``entries/``."""
     return hashlib.blake2b(version.encode(), digest_size=16).hexdigest()
 
 
 def enter(directory: str, version: str, timeout: float | None, network: NetworkPolicy = ALLOWED) -> bool:
-    """Make ``directory`` hold the entries of ``version``; what it held for another goes.
+    """Prepare ``directory`` for the entries of ``version``. Remove the entries of another version.
 
     Returns:
-        Whether this call did it: true for exactly one of all that ask for a new version.
+        Whether this call did it, which is true for exactly one of all calls with a new version.
 
     Raises:
-        CacheError: it cannot be used, or holds files that no cache put there.
-        CacheTimeout: another one purges, and is not ready in time.
+        CacheError: the directory cannot be used, or holds files that do not belong to a cache.
+        CacheTimeout: another process purges, and is not ready in time.
         NetworkFileSystemError: it is on a network file system, which ``network`` refuses.
     """
     try:
@@ -95,8 +97,8 @@ def enter(directory: str, version: str, timeout: float | None, network: NetworkP
                 purged = _current(top, directory) != version
                 if purged:
                     _refuse_foreign(top, directory)
-                    _purge(_place(top), version)
-                _make(_place(top), version)
+                    _purge(_path_of(top), version)
+                _create(_path_of(top), version)
         return purged
     except LockTimeout as error:
         raise CacheTimeout(f"cache {directory!r} is being purged: {error}", None, error.waited) from error
@@ -114,12 +116,12 @@ def enter(directory: str, version: str, timeout: float | None, network: NetworkP
 
 
 def renew(directory: str, version: str) -> bool:
-    """Make the version's directory again where somebody removed it; False if another version has taken over.
+    """Create the version's directory again if another process removed it. Return False if another version took over.
 
-    Waits for nobody: who has the lock may just be purging this version, or be stopped, and the caller an event loop.
+    It never waits: the lock's holder may be purging this version or be stopped, and the caller may be an event loop.
 
     Raises:
-        OSError, LockTimeout: it cannot be made, or not now.
+        OSError, LockTimeout: it cannot be created, or not now.
     """
     with _opened(directory) as top:
         if _current(top, directory) != version:
@@ -127,13 +129,13 @@ def renew(directory: str, version: str) -> bool:
         with _lock(directory, top, 0):
             if _current(top, directory) != version:
                 return False
-            _make(_place(top), version)
+            _create(_path_of(top), version)
     return True
 
 
 @contextlib.contextmanager
 def _opened(directory: str) -> Iterator[int]:
-    """Open the cache's directory once: a path could lead elsewhere between the look at it and the purge."""
+    """Open the cache's directory once, because its path could lead elsewhere between the check and the purge."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield fd
@@ -141,7 +143,7 @@ def _opened(directory: str) -> Iterator[int]:
         os.close(fd)
 
 
-def _place(top: int) -> str:
+def _path_of(top: int) -> str:
     return f"/proc/self/fd/{top}"
 
 
@@ -151,7 +153,7 @@ def _lock(directory: str, top: int, timeout: float | None) -> LockBelow:
 
 
 def _purge(directory: str, version: str) -> None:
-    """Under the lock."""
+    """Remove all entries and write the version, under the lock."""
     try:
         entries = open_directory(os.path.join(directory, _ENTRIES))
     except FileNotFoundError:
@@ -167,8 +169,8 @@ def _purge(directory: str, version: str) -> None:
         file.write(f"{version}\n")
 
 
-def _make(directory: str, version: str) -> None:
-    """Under the lock."""
+def _create(directory: str, version: str) -> None:
+    """Create the version's directory, under the lock."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(os.path.join(directory, _ENTRIES))
     entries = open_directory(os.path.join(directory, _ENTRIES))
@@ -186,7 +188,7 @@ def _make(directory: str, version: str) -> None:
 
 
 def _current(top: int, directory: str) -> str | None:
-    """The version that is written there; None where there is no whole line."""
+    """Return the version that is written there; None if there is no complete line."""
     text = read_file(_VERSION, top)
     if text is None and _exists(top, _VERSION):
         raise CacheError(

@@ -8,13 +8,20 @@ from sharedvol.arguments import check_seconds
 
 
 class Default:
-    """The timeout that the lock was made with."""
+    """The timeout that a lock or a cache was made with.
+
+    Args:
+        text: what a signature shows.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
 
     def __repr__(self) -> str:
-        return "the lock's own"
+        return self._text
 
 
-DEFAULT: Final = Default()
+DEFAULT: Final = Default("the lock's own")
 
 
 def check_timeout(timeout: float | None) -> None:

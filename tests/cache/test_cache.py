@@ -1,4 +1,4 @@
-"""What a cache gives back, and what it refuses."""
+"""What a cache returns, and what it refuses."""
 
 from __future__ import annotations
 

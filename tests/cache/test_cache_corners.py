@@ -1,4 +1,4 @@
-"""Threads, tasks, signals, forks and purges that meet at the wrong moment: nobody hangs, nothing is lost."""
+"""Threads, tasks, signals, forks and purges that meet at the wrong moment: no process hangs, nothing is lost."""
 
 from __future__ import annotations
 
@@ -22,12 +22,9 @@ from support.processes import LIMIT, Child, blocked, wait_blocked, wait_until
 from test_cache_limits import LIMIT_BYTES, put, stored, tally
 
 from sharedvol import CacheError, CacheTimeout, FileLock, LockDeadlockError
-from sharedvol.cache import BYTES, JSON, Cache, Codec, entries
+from sharedvol.cache import BYTES, JSON, Cache, Codec, entries, lock_wait, single_flight, versioning
 from sharedvol.cache import eviction as limits
-from sharedvol.cache import lock_wait as waiting
-from sharedvol.cache import single_flight as computing
 from sharedvol.cache import temporary as cache_files
-from sharedvol.cache import versioning as versions
 from sharedvol.publishing import remove_stale_temporaries
 
 KEY = "a"
@@ -82,7 +79,7 @@ async def test_a_computed_value_is_stored_though_all_threads_of_the_loop_wait_fo
     go_on.set()
     done, _ = await asyncio.wait([got], timeout=LIMIT / 4)
     if not done:
-        got.cancel()  # lets go of the lock, so that the threads end
+        got.cancel()  # releases the lock, so that the threads end
     assert done, "it hangs"
     assert [await got, *await asyncio.gather(*waiters)] == ["value"] * 3
 
@@ -159,9 +156,9 @@ def test_a_wait_that_was_interrupted_at_its_start_is_no_trap_for_the_next(
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", interrupted)
             with pytest.raises(KeyboardInterrupt):
-                waiting.wait(str(lock_path(directory, KEY)), LIMIT)
+                lock_wait.wait(str(lock_path(directory, KEY)), LIMIT)
         with ThreadPoolExecutor(1) as pool:
-            second = pool.submit(waiting.wait, str(lock_path(directory, KEY)), LIMIT / 4)
+            second = pool.submit(lock_wait.wait, str(lock_path(directory, KEY)), LIMIT / 4)
             wait_until(lambda: threading.active_count() > 2 or second.done(), "the wait")
             first.send("value")
             assert first.receive() == ("got", "value")
@@ -173,7 +170,7 @@ def test_a_get_within_the_storing_of_another_leaves_the_tally_true(
 ) -> None:
     """As a signal handler does, which runs in the thread that stores."""
     cache = Cache(directory, version="1", max_bytes=LIMIT_BYTES, codec=BYTES)
-    real, inner = limits._Tally.read, []
+    real, inner = limits._TallyFile.read, []
 
     def read(self: Any) -> int | None:
         found = real(self)
@@ -183,7 +180,7 @@ def test_a_get_within_the_storing_of_another_leaves_the_tally_true(
         return found
 
     put(cache, "first")
-    monkeypatch.setattr(limits._Tally, "read", read)
+    monkeypatch.setattr(limits._TallyFile, "read", read)
     put(cache, "outer")
     assert inner
     assert int(tally(directory).read_text().split()[2]) >= stored(directory)
@@ -269,16 +266,16 @@ def test_who_lost_his_lock_file_leaves_the_next_computers(cache: Cache, director
 def test_a_value_that_is_there_when_the_time_is_over_is_returned(
     cache: Cache, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its computer was stopped after it had stored, and before it let go."""
+    """The process that computed was stopped after it stored, and before it released the lock."""
     path = lock_path(directory, KEY)
     path.parent.mkdir()
-    real = waiting.wait
+    real = lock_wait.wait
 
     def wait(path: str, timeout: float | None) -> bool:
-        assert cache._storage.value(KEY).keep("value") == "value"
+        assert cache._storage.value(KEY).store("value") == "value"
         return real(path, timeout)
 
-    monkeypatch.setattr(waiting, "wait", wait)
+    monkeypatch.setattr(lock_wait, "wait", wait)
     with FileLock(path):
         assert cache.get(KEY, refuse, timeout=0.01) == "value"
 
@@ -301,7 +298,7 @@ def unseen_fork() -> Iterator[None]:
 def test_a_copy_of_a_waiters_descriptor_keeps_nobody_out(cache: Cache, directory: Path) -> None:
     with getter(cache, KEY) as first, ThreadPoolExecutor(1) as pool:
         assert first.receive() == "computing"
-        waiter = pool.submit(waiting.wait, str(lock_path(directory, KEY)), None)
+        waiter = pool.submit(lock_wait.wait, str(lock_path(directory, KEY)), None)
         wait_blocked(lock_path(directory, KEY))
         with unseen_fork():
             first.kill()
@@ -329,7 +326,7 @@ def test_a_copy_of_a_computers_descriptor_keeps_nobody_waiting(cache: Cache, dir
 def test_an_old_replica_neither_waits_for_a_purge_nor_for_its_own_timeout(
     cache: Cache, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = versions.publish
+    real = versioning.publish
 
     def purge(connection: Any) -> None:
         def publish(*args: Any, **options: Any) -> Any:
@@ -337,13 +334,13 @@ def test_an_old_replica_neither_waits_for_a_purge_nor_for_its_own_timeout(
             connection.recv()
             return real(*args, **options)
 
-        monkeypatch.setattr(versions, "publish", publish)
+        monkeypatch.setattr(versioning, "publish", publish)
         Cache(directory, version="2")
 
     with Child(purge) as purger:
         assert purger.receive() == "purged"
         assert in_time(lambda: cache.get(KEY, lambda: "mine")) == "mine"
-        purger.send("go on")
+        purger.send("continue")
     assert Cache(directory, version="2").purged is False
 
 
@@ -373,7 +370,7 @@ def test_a_purge_goes_on_past_what_another_removed(directory: Path, monkeypatch:
 
     monkeypatch.setattr(os, "unlink", unlink)
     assert Cache(directory, version="2").purged
-    assert os.listdir(directory / "entries") == [versions.directory_name("2")]
+    assert os.listdir(directory / "entries") == [versioning.directory_name("2")]
 
 
 def test_a_codec_cannot_have_the_name_of_files(directory: Path) -> None:
@@ -403,7 +400,7 @@ def test_a_thousand_gets_and_failures_leave_neither_descriptors_nor_threads(dire
     for number in range(300):
         turn(number)
     assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
-    assert computing.sweep(str(lock_path(directory, "fails"))) is False
+    assert single_flight.sweep(str(lock_path(directory, "fails"))) is False
 
 
 @pytest.mark.parametrize("end", ["return", "raise"])

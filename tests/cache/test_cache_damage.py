@@ -1,4 +1,4 @@
-"""Damage, hostile files, a full disk: never a wrong value, never a hang, and the service goes on."""
+"""Damage, hostile files, a full disk: never a wrong value, never a hang, and the service continues."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from test_cache_version import leave_mount_namespace
 
 from sharedvol import CacheError
 from sharedvol.cache import Cache
-from sharedvol.cache.entries import HEADER_BYTES
+from sharedvol.cache.entry_file import HEADER_BYTES
 
 LARGE = b"x" * 3_000_000
 

@@ -1,4 +1,4 @@
-"""A get, a trim or a purge that is killed at any of its steps: nothing is wrong, and nothing stands in the way."""
+"""A get, a trim or a purge that is killed at any step: nothing is wrong, and nothing is left that blocks others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.cached import entry_path, files, refuse
 from support.processes import Child, blocked, wait_until
 
 from sharedvol.cache import BYTES, Cache
-from sharedvol.cache.entries import HEADER_BYTES
+from sharedvol.cache.entry_file import HEADER_BYTES
 from sharedvol.cache.versioning import directory_name
 
 CALLS = ["mkdir", "fchmod", "rename", "link", "unlink", "rmdir", "fsync", "open", "write", "pwrite", "utime"]
@@ -114,7 +114,7 @@ def test_a_get_killed_at_any_step_leaves_nothing_wrong(kind: str, large: bool) -
         with scene(kind) as path:
             killed = die_at(number, lambda path=path: get(path))  # type: ignore[misc]
             assert stored(path) <= MAX_BYTES, number
-            assert get(path) == value("a"), number  # his, or computed anew
+            assert get(path) == value("a"), number  # the killed process's value, or computed again
             assert get(path, refuse) == value("a"), number
             cache = cache_at(path)
             for letter in "bcde":

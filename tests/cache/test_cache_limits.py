@@ -18,7 +18,7 @@ from support.cached import entry_path, files, getter, lock_path, refuse
 from support.processes import LIMIT, Child
 
 from sharedvol.cache import BYTES, Cache
-from sharedvol.cache.entries import HEADER_BYTES
+from sharedvol.cache.entry_file import HEADER_BYTES
 
 LIMIT_BYTES = 10 * (HEADER_BYTES + 810)  # ten entries of 1000 bytes
 

@@ -17,9 +17,7 @@ from support.cached import computed, files, getter, lock_path, refuse, wait_unti
 from support.processes import LIMIT, Child, run_forked, wait_blocked, wait_until
 
 from sharedvol import CacheTimeout, FileLock, LockDeadlockError
-from sharedvol.cache import Cache
-from sharedvol.cache import lock_wait as waiting
-from sharedvol.cache import single_flight as computing
+from sharedvol.cache import Cache, lock_wait, single_flight
 from sharedvol.cache.entries import Absent
 
 KEY = "a"
@@ -368,7 +366,7 @@ def test_two_threads_that_wait_for_each_other_are_told(cache: Cache) -> None:
     for thread in threads:
         thread.join(LIMIT)
         assert not thread.is_alive()
-    # One is told; the other then computes what that one did not.
+    # One raises; the other then computes what the first did not.
     assert sorted(outcomes) in (["a by b", "told"], ["b by a", "told"])
 
 
@@ -387,9 +385,9 @@ def test_two_processes_that_wait_for_each_other_end_with_the_timeout(cache: Cach
     with Child(lambda c: work(c, "a", "b")) as one, Child(lambda c: work(c, "b", "a")) as other:
         for child in (one, other):
             assert child.receive() == "computing"
-        one.send("go on")
+        one.send("continue")
         assert one.receive() == "timeout"
-        other.send("go on")
+        other.send("continue")
         assert other.receive() == "value"
 
 
@@ -469,11 +467,11 @@ def run_in_child(work: Callable[[], Any]) -> None:
         raise error
 
 
-# The interleavings of computing.py, forced: the steps of each side are taken one at a time.
+# The interleavings of single_flight.py, forced: the steps of each side are taken one at a time.
 
 
 class Party:
-    """One who has found no entry, taken through `computing.once` step by step, in a thread of its own."""
+    """A caller that found no entry and goes through `single_flight.fill` step by step, in a thread of its own."""
 
     def __init__(self, path: Path, entry: dict[str, Any], value: Any = None) -> None:
         self.steps: list[str] = []
@@ -487,22 +485,22 @@ class Party:
         self._wait()
 
     def _run(self) -> None:
-        steps = computing.single_flight(str(self._path), self._look, lambda: None, self._keep, None)
+        steps = single_flight.fill(str(self._path), self, None)
         answer: Any = None
         try:
             while True:
                 step = steps.send(answer)
                 self.steps.append(self._name(step))
                 self._pause()
-                if isinstance(step, computing.Acquire):
+                if isinstance(step, single_flight.Acquire):
                     try:
                         step.lock.acquire(step.timeout)
                         answer = True
                     except TimeoutError:
                         answer = False
-                elif isinstance(step, computing.Wait):
-                    answer = waiting.wait(step.path, step.timeout)
-                elif isinstance(step, computing.Compute):
+                elif isinstance(step, single_flight.Wait):
+                    answer = lock_wait.wait(step.path, step.timeout)
+                elif isinstance(step, single_flight.Compute):
                     answer = self._value
                 else:
                     answer = step.work()
@@ -513,7 +511,7 @@ class Party:
 
     @staticmethod
     def _name(step: Any) -> str:
-        if isinstance(step, computing.Acquire):
+        if isinstance(step, single_flight.Acquire):
             return "try" if step.timeout == 0 else "queue"
         return type(step).__name__.lower()
 
@@ -524,10 +522,13 @@ class Party:
     def _wait(self) -> None:
         assert self._arrived.acquire(timeout=LIMIT), self.steps
 
-    def _look(self) -> Any:
+    def load(self) -> Any:
         return self._entry.get("value", Absent.MISSING)
 
-    def _keep(self, value: Any) -> Any:
+    def clear(self) -> None:
+        pass
+
+    def store(self, value: Any, /) -> Any:
         self._entry["value"] = value
         return value
 
@@ -594,7 +595,7 @@ def test_found_nothing_before_and_tried_after_the_computation(path: Path) -> Non
 
 def test_the_next_computer_after_a_failure_keeps_out_one_who_comes_between(path: Path) -> None:
     entry: dict[str, Any] = {}
-    first = Party(path, entry, computing.Failure(RuntimeError()))
+    first = Party(path, entry, single_flight.Failure(RuntimeError()))
     first.to("compute")
     second, third = Party(path, entry, "second"), Party(path, entry, "third")
     second.to("wait")
@@ -613,10 +614,10 @@ def test_the_next_computer_after_a_failure_keeps_out_one_who_comes_between(path:
 
 
 def test_the_lock_file_goes_before_its_lock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the next computer's name would be taken from him, and a third would compute beside him."""
+    """Otherwise the name of the next leader's file would be removed, and a third would compute at the same time."""
     entry: dict[str, Any] = {}
     parties: list[Party] = []
-    real = computing._release
+    real = single_flight._release
 
     def release(lock: Any) -> None:
         real(lock)
@@ -624,9 +625,9 @@ def test_the_lock_file_goes_before_its_lock(path: Path, monkeypatch: pytest.Monk
         parties.append(Party(path, entry, "second"))
         parties[0].to("compute")
 
-    first = Party(path, entry, computing.Failure(RuntimeError()))
+    first = Party(path, entry, single_flight.Failure(RuntimeError()))
     first.to("compute")
-    monkeypatch.setattr(computing, "_release", release)
+    monkeypatch.setattr(single_flight, "_release", release)
     first.to("end")
     third = Party(path, entry, "third")
     assert third.step() == "wait"
@@ -636,7 +637,7 @@ def test_the_lock_file_goes_before_its_lock(path: Path, monkeypatch: pytest.Monk
 
 
 def test_all_who_wait_through_one_thread_are_told(path: Path) -> None:
-    """While those who were told already take themselves off its list."""
+    """While those that were notified already remove themselves from its list."""
     told: list[int] = []
     with FileLock(path):
         for number in range(4):
@@ -646,14 +647,14 @@ def test_all_who_wait_through_one_thread_are_told(path: Path) -> None:
                 told.append(number)
                 stack.close()
 
-            stack.enter_context(waiting._watched(str(path), notify))
+            stack.enter_context(lock_wait._watched(str(path), notify))
         wait_blocked(path)
     wait_until(lambda: sorted(told) == [0, 1, 2, 3], "all of them")
 
 
 def test_queued_for_a_file_that_is_removed_before_the_grant(path: Path) -> None:
     entry: dict[str, Any] = {}
-    first = Party(path, entry, computing.Failure(RuntimeError()))
+    first = Party(path, entry, single_flight.Failure(RuntimeError()))
     first.to("compute")
     second, third, fourth = Party(path, entry, "second"), Party(path, entry), Party(path, entry)
     for party in (second, third, fourth):
@@ -675,7 +676,7 @@ def test_queued_for_a_file_that_is_removed_before_the_grant(path: Path) -> None:
 
 def test_a_newcomer_computes_before_one_who_was_woken_by_a_failure(path: Path) -> None:
     entry: dict[str, Any] = {}
-    first = Party(path, entry, computing.Failure(RuntimeError()))
+    first = Party(path, entry, single_flight.Failure(RuntimeError()))
     first.to("compute")
     second = Party(path, entry, "second")
     second.to("wait")
@@ -692,7 +693,7 @@ def test_a_newcomer_computes_before_one_who_was_woken_by_a_failure(path: Path) -
 
 def test_between_the_wait_and_the_queue_another_computes(path: Path) -> None:
     entry: dict[str, Any] = {}
-    first = Party(path, entry, computing.Failure(RuntimeError()))
+    first = Party(path, entry, single_flight.Failure(RuntimeError()))
     first.to("compute")
     second = Party(path, entry, "second")
     second.to("wait")
@@ -729,11 +730,11 @@ def test_a_sweeper_leaves_the_lock_of_a_computer(path: Path) -> None:
     entry: dict[str, Any] = {}
     first = Party(path, entry, "value")
     first.to("compute")
-    assert computing.sweep(str(path)) is False
+    assert single_flight.sweep(str(path)) is False
     assert path.exists()
     first.to("end")
     path.touch()
-    assert computing.sweep(str(path)) is True
+    assert single_flight.sweep(str(path)) is True
     assert not path.exists()
-    assert computing.sweep(str(path)) is False
+    assert single_flight.sweep(str(path)) is False
     assert not path.exists()

@@ -1,4 +1,4 @@
-"""A new version purges exactly once; nothing that is no cache's is ever removed."""
+"""A new version purges exactly once, and only files of a cache are ever removed."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ def test_a_purge_takes_all_that_is_in_entries_and_nothing_else(directory: Path, 
     (directory / "entries" / "deep" / "deeper").mkdir(parents=True)
     (directory / "entries" / "deep" / "deeper" / "link").symlink_to(outside / "file")
     os.mkfifo(directory / "entries" / "fifo")
-    (directory / "beside").write_text("kept")
+    (directory / "neighbour").write_text("kept")
     assert Cache(directory, version="2").purged
     assert os.listdir(directory / "entries") == [directory_name("2")]
-    assert (directory / "beside").read_text() == "kept"
+    assert (directory / "neighbour").read_text() == "kept"
     assert (outside / "file").read_text() == "kept"
 
 
@@ -218,7 +218,7 @@ def test_a_purger_that_hangs_is_waited_for_as_long_as_one_likes(directory: Path)
         assert child.receive() == "held"
         with pytest.raises(CacheTimeout, match="is being purged"):
             Cache(directory, version="2", timeout=0.05)
-        child.send("go on")
+        child.send("continue")
     assert Cache(directory, version="2", timeout=0.05).purged
 
 
@@ -268,7 +268,7 @@ def leave_mount_namespace() -> None:
 
 
 def test_late_writers_do_not_keep_a_purge_from_ending(directory: Path) -> None:
-    """Writers of the old version go on as fast as they can while it is purged."""
+    """Writers of the old version continue as fast as they can while it is purged."""
     end = directory.parent / "end"
 
     def write(connection: Any) -> None:

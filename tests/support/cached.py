@@ -39,7 +39,7 @@ def lock_path(directory: Path, key: Any) -> Path:
 
 
 def getter(cache: Cache, key: Any, **options: Any) -> Child:
-    """A child that gets one entry, and computes it as it is told.
+    """Return a child that gets one entry, and computes it as the test says.
 
     It sends ``computing`` when it computes, and takes the value to return; ``fail``, ``exit`` and ``refuse`` are
     orders. At the end it sends ``("got", value)`` or ``("failed", error as text)``.
