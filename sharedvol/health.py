@@ -1,7 +1,7 @@
-"""Whether a replica lives, and whether it may be sent requests: for ``HEALTHCHECK`` and the load balancer.
+"""Liveness and readiness of a replica, for ``HEALTHCHECK`` and the load balancer.
 
-Two questions with two answers. A replica that waits for another one's migrations, or runs them, is alive: who
-restarts it then only makes it begin anew. It is not ready, and says whom it waits for.
+A replica that runs migrations, or waits for another replica's, is alive: a restart would only make it start again. It
+is not ready, and names the replica that it waits for.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 @dataclass(frozen=True)
-class Report:
+class HealthReport:
     """An answer to a health check.
 
     Attributes:
-        code: the HTTP status: 200, or 503.
-        body: what to send as JSON.
+        code: the HTTP status: 200 or 503.
+        body: the answer, for JSON.
     """
 
     code: int
@@ -48,8 +48,11 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether the answer is yes."""
+        """Whether the check passed."""
         return self.code == 200
+
+
+Report = HealthReport  # the old name, for one release
 
 
 class Health:
@@ -60,20 +63,20 @@ class Health:
         coordinator = MigrationCoordinator("mysql://app@db/shop", "/app/migrations")
         health = Health(coordinator)
         threading.Thread(target=coordinator.run).start()
-        health.ready()      # Report(code=503, body={'status': 'not_ready', 'reason': 'migrations_pending', ...})
+        health.ready()      # HealthReport(code=503, body={'status': 'not_ready', 'reason': 'migrations_pending', ...})
 
     Args:
-        coordinator: whose run, and whose database, it is about. It need not run in this process. None for a
-            replica without migrations, which is always ready.
-        max_age: seconds for which an answer of the database is used again, so that checks cannot load it.
+        coordinator: the coordinator of the migrations. It need not run in this process. None for a replica without
+            migrations, which is always ready.
+        max_age: seconds for which an answer of the database is reused, so that checks cannot load it.
         database: ``start`` queries the database until nothing is pending, and keeps that answer for these files. All
-            replicas share the database: if each of them was not ready while it does not answer, the proxy would have
-            no replica left, also for the requests that could be answered. ``always`` queries it for each check.
-        engine: an SQLAlchemy engine to query it through, such as the application's. By default it is the engine that
-            the coordinator was given, or a new connection for each query where that was a URL.
+            replicas share the database. If none of them was ready while it does not answer, the proxy would have no
+            replica left, even for requests that do not need it. ``always`` queries it for each check.
+        engine: an SQLAlchemy engine for the queries, such as the application's. By default it is the coordinator's
+            engine, or a new connection for each query if the coordinator has a URL.
 
     Raises:
-        ValueError: ``database`` has no such value, or the engine is an asynchronous one.
+        ValueError: ``database`` has an invalid value, or the engine is asynchronous.
     """
 
     def __init__(
@@ -85,28 +88,28 @@ class Health:
         engine: Engine | None = None,
     ) -> None:
         if database not in ("start", "always"):
-            raise ValueError(f"database is 'start' or 'always', not {database!r}")
+            raise ValueError(f"database must be 'start' or 'always', not {database!r}")
         if engine is None and coordinator is not None:
             engine = coordinator.engine
         elif engine is not None and engine.dialect.is_async:
-            raise ValueError("the engine is an asynchronous one: give its sync_engine, of a driver that is not")
+            raise ValueError("the engine is asynchronous: give an engine with a synchronous driver")
         self._coordinator, self._engine = coordinator, engine
         self._max_age, self._always = max_age, database == "always"
-        self._lock = native.Turnstile()  # a greenlet starts the question under it, and another one answers
-        self._answered: tuple[float, Report] | None = None
-        self._question: _Question | None = None
+        self._lock = native.Turnstile()  # a greenlet starts the query under it, and another one stores the answer
+        self._answered: tuple[float, HealthReport] | None = None
+        self._query: _Query | None = None
         self._settled: Manifest | None = None
 
-    def live(self) -> Report:
-        """Whether the process answers at all. Asks no database: a restart would not mend that."""
-        return Report(200, {"status": "alive", "timestamp": _now()})
+    def live(self) -> HealthReport:
+        """Report that the process answers. Does not query the database, because a restart would not repair that."""
+        return HealthReport(200, {"status": "alive", "timestamp": _now()})
 
-    def ready(self) -> Report:
-        """Whether the replica may serve, as the R API's ``/health/ready`` says it.
+    def ready(self) -> HealthReport:
+        """Report whether the replica may serve, as the R API's ``/health/ready`` does.
 
-        200 when nothing is pending and the manifest is as expected. Else 503, with the ``reason``
+        The code is 200 if nothing is pending and the manifest is as expected. Otherwise it is 503, with the ``reason``
         ``database_unavailable``, ``migration_error`` or ``migrations_pending``. The other fields are those of
-        `MigrationStatus.as_dict`. ``database`` is ``unknown`` in an answer for which the database was not queried.
+        `MigrationStatus.as_dict`. ``database`` is ``unknown`` if the database was not queried.
 
         It never waits longer than 5 seconds. While a query takes longer, the last answer is used for ``max_age``.
         """
@@ -119,41 +122,41 @@ class Health:
             answered = self._answered
             if answered is not None and time.monotonic() - answered[0] <= self._max_age:
                 return answered[1]
-            question = self._question
-            if question is None or question.ended:
-                question = self._question = _Question(functools.partial(self._ask_now, self._coordinator, current))
-        # All who come meanwhile wait for the same answer, and no longer than the first of them.
-        report = question.answer(_PATIENCE_SECONDS)
+            query = self._query
+            if query is None or query.ended:
+                query = self._query = _Query(functools.partial(self._answer_now, self._coordinator, current))
+        # Checks that arrive meanwhile wait for the same answer, and no longer than the first of them.
+        report = query.wait(_PATIENCE_SECONDS)
         if report is None:
-            error = f"the database has not answered for {question.age:.1f} s"
+            error = f"the database has not answered for {query.age:.1f} s"
             return _report(current, "database_unavailable", "unknown", error)
         return report
 
-    def _ask_now(self, coordinator: MigrationCoordinator, current: MigrationStatus) -> Report:
-        report = self._ask(coordinator, current)
+    def _answer_now(self, coordinator: MigrationCoordinator, current: MigrationStatus) -> HealthReport:
+        report = self._answer(coordinator, current)
         with self._lock:
             self._answered = (time.monotonic(), report)
         return report
 
     def _is_settled(self, coordinator: MigrationCoordinator, current: MigrationStatus) -> bool:
-        """Whether nothing of the files that are there now was pending, by this process's run or by an answer."""
+        """Return whether a run or an answer has shown that nothing of the present files is pending."""
         known = [] if current.state == "failed" else [self._settled]
         if current.state in ("up_to_date", "ahead"):
             known.append(current.manifest)
         return any(known) and coordinator.read_manifest() in known
 
-    def not_ready(self, reason: str, error: str | None = None) -> Report:
-        """The answer of who knows by itself that it may not serve. Asks nobody.
+    def not_ready(self, reason: str, error: str | None = None) -> HealthReport:
+        """Report that the replica may not serve, for a reason that the caller knows. Does not query the database.
 
         Args:
             reason: a word for programs, such as ``draining``.
-            error: the same for people.
+            error: a text for people.
         """
         if self._coordinator is None:
             return _report(None, reason, None, error)
         return _report(self._coordinator.current, reason, "unknown", error)
 
-    def _ask(self, coordinator: MigrationCoordinator, current: MigrationStatus) -> Report:
+    def _answer(self, coordinator: MigrationCoordinator, current: MigrationStatus) -> HealthReport:
         try:
             if not self._always and self._is_settled(coordinator, current):
                 return _report(current, None, "unknown")
@@ -179,7 +182,7 @@ class Health:
         except DatabaseError as error:
             if not error.lost:
                 raise
-        return self._status_by(self._engine, coordinator)  # the server had ended the connection: now by a new one
+        return self._status_by(self._engine, coordinator)  # the server had ended the connection: use a new one
 
     def _status_by(self, engine: Engine, coordinator: MigrationCoordinator) -> MigrationStatus:
         from sqlalchemy.exc import SQLAlchemyError
@@ -203,15 +206,15 @@ class Health:
                 raise DatabaseError(f"cannot use a connection of the engine: {words}", lost=True) from error
 
 
-class _Question:
-    """One query of the database, in a thread, which any number of checks wait for."""
+class _Query:
+    """One query of the database in a thread, for any number of checks that wait for it."""
 
-    def __init__(self, ask: Callable[[], Report]) -> None:
+    def __init__(self, answer: Callable[[], HealthReport]) -> None:
         self._begun = time.monotonic()
         self._done = threading.Event()
-        self._report: Report | None = None
+        self._report: HealthReport | None = None
         self._error: BaseException | None = None
-        threading.Thread(target=self._run, args=(ask,), name="sharedvol-readiness", daemon=True).start()
+        threading.Thread(target=self._run, args=(answer,), name="sharedvol-readiness", daemon=True).start()
 
     @property
     def ended(self) -> bool:
@@ -223,17 +226,17 @@ class _Question:
         """Seconds since it began."""
         return time.monotonic() - self._begun
 
-    def answer(self, seconds: float) -> Report | None:
-        """Return the answer; None if there is none so many seconds after the question began."""
+    def wait(self, seconds: float) -> HealthReport | None:
+        """Return the answer; None if there is none ``seconds`` after the query began."""
         if not self._done.wait(max(0.0, seconds - self.age)):
             return None
         if self._error is not None:
             raise self._error
         return self._report
 
-    def _run(self, ask: Callable[[], Report]) -> None:
+    def _run(self, answer: Callable[[], HealthReport]) -> None:
         try:
-            self._report = ask()
+            self._report = answer()
         except BaseException as error:
             self._error = error
         finally:
@@ -241,11 +244,12 @@ class _Question:
 
 
 def health_app(health: Health, *, live_path: str = LIVE_PATH, ready_path: str = READY_PATH) -> Any:
-    """An ASGI application with the two answers, to mount or to serve on a port of its own.
+    """Return an ASGI application with both checks, to mount or to serve on a port of its own.
 
     Args:
-        health: what answers.
-        live_path, ready_path: where.
+        health: the checks.
+        live_path: the path of the liveness check.
+        ready_path: the path of the readiness check.
     """
     answers = {live_path: health.live, ready_path: health.ready}
 
@@ -254,16 +258,16 @@ def health_app(health: Health, *, live_path: str = LIVE_PATH, ready_path: str = 
             await _lifespan(receive, send)
             return
         if scope["type"] != "http":
-            raise RuntimeError(f"the health checks speak HTTP, not {scope['type']}")
+            raise RuntimeError(f"the health checks only handle HTTP, not {scope['type']}")
         answer = next((answers[path] for path in _paths(scope) if path in answers), None)
         if answer is None:
-            report = Report(404, {"error": f"no such check: {live_path} or {ready_path}"})
+            report = HealthReport(404, {"error": f"no such check: use {live_path} or {ready_path}"})
         elif scope["method"] not in ("GET", "HEAD"):
-            report = Report(405, {"error": "use GET"})
+            report = HealthReport(405, {"error": "use GET"})
         elif answer == health.live:
-            report = health.live()  # here and now, however busy the threads are
+            report = health.live()  # on the loop, however busy the threads are
         else:
-            report = await asyncio.to_thread(answer)  # the database is asked without stopping the event loop
+            report = await asyncio.to_thread(answer)  # in a thread, so that the query does not block the event loop
         body = json.dumps(report.body).encode()
         headers = [
             (b"content-type", b"application/json"),
@@ -279,10 +283,10 @@ def health_app(health: Health, *, live_path: str = LIVE_PATH, ready_path: str = 
 
 
 def _paths(scope: _Scope) -> Iterator[str]:
-    """Yield the request's path below the place of this application, by each reading of ``root_path``.
+    """Yield the request's path relative to this application, by each reading of ``root_path``.
 
-    By the ASGI specification the path includes ``root_path``. Where a proxy strips a prefix that only ``root_path``
-    names, the path includes the rest of it, the mount point, or nothing of it.
+    By the ASGI specification the path includes ``root_path``. If a proxy strips a prefix that only ``root_path`` names,
+    the path includes the rest of it, the mount point, or nothing of it.
     """
     path = scope["path"]
     parts = [part for part in scope.get("root_path", "").split("/") if part]
@@ -302,7 +306,7 @@ async def _lifespan(receive: _Receive, send: _Send) -> None:
 
 def _report(
     status: MigrationStatus | None, reason: str | None, database: str | None, error: str | None = None
-) -> Report:
+) -> HealthReport:
     body: dict[str, Any] = {"status": "ready" if reason is None else "not_ready"}
     if reason is not None:
         body["reason"] = reason
@@ -313,7 +317,7 @@ def _report(
         body |= status.as_dict()
     if error is not None:
         body["error"] = error
-    return Report(200 if reason is None else 503, body)
+    return HealthReport(200 if reason is None else 503, body)
 
 
 def _now() -> str:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
-from sharedvol.health import Report
+from sharedvol.health import HealthReport
 from sharedvol.integrations.background import in_thread
 from sharedvol.integrations.servers import server_name
 from sharedvol.integrations.service import Service
@@ -67,9 +67,9 @@ class Answers:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._asked: asyncio.Future[Report] | None = None
+        self._asked: asyncio.Future[HealthReport] | None = None
 
-    async def ready(self) -> Report:
+    async def ready(self) -> HealthReport:
         """`Service.ready`."""
         start_without_lifespan(self._service)
         self._service.keep_draining_on_sigterm()
@@ -81,7 +81,7 @@ class Answers:
         report = await asyncio.shield(asked)
         return self._service.ready() if self._service.draining else report
 
-    def live(self) -> Report:
+    def live(self) -> HealthReport:
         """`Service.live`, here and now."""
         return self._service.live()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from flask import Flask, Response, jsonify
 
-from sharedvol.health import LIVE_PATH, READY_PATH, Report
+from sharedvol.health import LIVE_PATH, READY_PATH, HealthReport
 from sharedvol.integrations.service import Service
 from sharedvol.integrations.wsgi import at_request, prepare
 
@@ -33,7 +33,7 @@ def init_app(app: Flask, service: Service, *, live_path: str = LIVE_PATH, ready_
     app.add_url_rule(ready_path, "sharedvol_ready", lambda: _json(service.ready()))
 
 
-def _json(report: Report) -> Response:
+def _json(report: HealthReport) -> Response:
     response = jsonify(report.body)
     response.status_code = report.code
     response.headers["Cache-Control"] = "no-store"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sharedvol import forks, native
 from sharedvol.errors import SharedVolError
-from sharedvol.health import Health, Report
+from sharedvol.health import Health, HealthReport
 from sharedvol.identity import container_id
 from sharedvol.integrations.background import start_thread
 from sharedvol.integrations.checks import OK, Checks
@@ -213,11 +213,11 @@ class Service:
             raise
         self._migrated, self.failed = True, None
 
-    def live(self) -> Report:
+    def live(self) -> HealthReport:
         """Whether the process answers at all."""
         return self._health.live()
 
-    def ready(self) -> Report:
+    def ready(self) -> HealthReport:
         """Whether the replica may be sent requests: as `Health.ready`, with further reasons.
 
         These are ``starting``, ``draining``, ``startup_error`` and the names of the ``checks``. The body has
@@ -323,7 +323,7 @@ class Service:
         _log.critical("%s: this process ends with status %d", what, START_UP_FAILED)
         end_process()
 
-    def _look(self) -> Report:
+    def _look(self) -> HealthReport:
         if self.failed is not None:
             migrating = self._started and self.coordinator is not None
             return self._health.not_ready("migration_error" if migrating else "startup_error", str(self.failed))
@@ -333,14 +333,14 @@ class Service:
             return self._health.not_ready("migrations_pending")
         report = self._health.ready()
         if not report.ok:
-            return Report(report.code, dict(report.body))
+            return HealthReport(report.code, dict(report.body))
         answers = self._checks.ask()
         failing = [name for name, said in answers.items() if said != OK]
         if failing:
             report = self._health.not_ready(failing[0], f"{failing[0]}: {answers[failing[0]]}")
-        return self._draining_report() or Report(report.code, {**report.body, "checks": answers})
+        return self._draining_report() or HealthReport(report.code, {**report.body, "checks": answers})
 
-    def _draining_report(self) -> Report | None:
+    def _draining_report(self) -> HealthReport | None:
         return self._health.not_ready("draining") if self.draining else None
 
     def _on_sigterm(self) -> bool:

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route
 
-from sharedvol.health import LIVE_PATH, READY_PATH, Report
+from sharedvol.health import LIVE_PATH, READY_PATH, HealthReport
 from sharedvol.integrations.asgi import Answers, DrainMiddleware, running
 from sharedvol.integrations.service import Service
 
@@ -70,5 +70,5 @@ def health_routes(service: Service, *, live_path: str = LIVE_PATH, ready_path: s
     return [Route(live_path, live, methods=["GET"]), Route(ready_path, ready, methods=["GET"])]
 
 
-def _json(report: Report) -> JSONResponse:
+def _json(report: HealthReport) -> JSONResponse:
     return JSONResponse(report.body, report.code, {"cache-control": "no-store"})

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
 
-from sharedvol.health import LIVE_PATH, READY_PATH, Report
+from sharedvol.health import LIVE_PATH, READY_PATH, HealthReport
 from sharedvol.integrations.servers import server_name
 from sharedvol.integrations.service import Service
 
@@ -66,11 +66,13 @@ class HealthMiddleware:
             return self._app(environ, start_response)
         method = environ.get("REQUEST_METHOD", "GET")
         if method not in ("GET", "HEAD"):
-            return _respond(start_response, Report(405, {"error": "use GET"}), method, [("Allow", "GET, HEAD")])
+            return _respond(start_response, HealthReport(405, {"error": "use GET"}), method, [("Allow", "GET, HEAD")])
         return _respond(start_response, answer(), method, [])
 
 
-def _respond(start_response: _Respond, report: Report, method: str, more: list[tuple[str, str]]) -> Iterable[bytes]:
+def _respond(
+    start_response: _Respond, report: HealthReport, method: str, more: list[tuple[str, str]]
+) -> Iterable[bytes]:
     body = json.dumps(report.body).encode()
     status = HTTPStatus(report.code)
     headers = [

@@ -68,7 +68,7 @@ def test_the_checks_are_found_however_a_server_reads_root_path(root_path: str, p
 
 
 def test_a_replica_is_alive_whatever_its_database_does(files: Path) -> None:
-    health = Health(MigrationCoordinator("mysql://nobody@127.0.0.1:1/none", files))
+    health = Health(MigrationCoordinator("mysql://guest@127.0.0.1:1/none", files))
     assert health.live().ok
     ready = health.ready()
     assert (ready.code, ready.body["reason"]) == (503, "database_unavailable")
@@ -206,7 +206,7 @@ def test_the_app_takes_part_in_the_lifespan() -> None:
 
 def test_a_database_that_says_nothing_stops_neither_check(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sharedvol.health._PATIENCE_SECONDS", 0.5)
-    with socket.create_server(("127.0.0.1", 0)) as mute:  # the kernel takes the connection, and nobody reads
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # the kernel accepts the connection, and no program reads
         port = mute.getsockname()[1]
         health = Health(MigrationCoordinator(f"mysql://u@127.0.0.1:{port}/x", files))
         app = health_app(health)
