@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from sharedvol.database.connection import Database, as_text, quoted
 from sharedvol.errors import DatabaseError, LedgerError, LockLostError
-from sharedvol.migrations.records import Progress, Records
+from sharedvol.migrations.records import ProgressRow, Records
 from sharedvol.migrations.sql.mysql_script import Statement
 
 _NO_SUCH_TABLE: Final = 1146
@@ -82,7 +82,7 @@ class Ledger:
         applied = {as_text(name): bool(success) for name, success in rows}
         return Records(exists, applied, self._read_progress())
 
-    def _read_progress(self) -> Mapping[str, Progress] | None:
+    def _read_progress(self) -> Mapping[str, ProgressRow] | None:
         try:
             rows = self.database.query(
                 "SELECT id, filename, checksum, applied, statements, started, done, error_at, error "
@@ -95,13 +95,13 @@ class Ledger:
                 return None  # the account is older than our table; this matters only if something is pending
             raise _unreadable(self._progress, error) from error
         return {
-            as_text(name): Progress(
+            as_text(name): ProgressRow(
                 row, as_text(name), as_text(checksum), bool(applied), total, started, done, at, message
             )
             for row, name, checksum, applied, total, started, done, at, message in rows
         }
 
-    def digests(self, row: Progress) -> list[str]:
+    def digests(self, row: ProgressRow) -> list[str]:
         """Return the digests of the migration's statements when it ran last."""
         ((digests,),) = self.database.query(f"SELECT digests FROM {self._progress} WHERE id = :id", id=row.id)
         return str(as_text(digests)).split()

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sharedvol.migrations.ledger import Ledger, digest
-from sharedvol.migrations.records import Progress
+from sharedvol.migrations.records import ProgressRow
 from sharedvol.migrations.sql import session_state
 from sharedvol.migrations.sql.mysql_script import Statement
 from sharedvol.migrations.sql.statements import heading, is_repeatable
 from sharedvol.migrations.status import HalfApplied
 
 
-def inspect_half_applied(ledger: Ledger, row: Progress, statements: Sequence[Statement] | None) -> HalfApplied:
+def inspect_half_applied(ledger: Ledger, row: ProgressRow, statements: Sequence[Statement] | None) -> HalfApplied:
     """Find out how far a migration got, and whether it can be resumed exactly there.
 
     Args:
@@ -37,7 +37,7 @@ def inspect_half_applied(ledger: Ledger, row: Progress, statements: Sequence[Sta
     )
 
 
-def _obstacle(ledger: Ledger, row: Progress, statements: Sequence[Statement]) -> str | None:
+def _obstacle(ledger: Ledger, row: ProgressRow, statements: Sequence[Statement]) -> str | None:
     """Return why the file or its marks forbid to resume; None if they allow it."""
     before = ledger.digests(row)
     now = [digest(statement) for statement in statements]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Progress:
+class ProgressRow:
     """A row of our own table.
 
     Attributes:
@@ -50,7 +50,7 @@ class Records:
 
     exists: bool
     applied: Mapping[str, bool]
-    progress: Mapping[str, Progress] | None
+    progress: Mapping[str, ProgressRow] | None
 
     @property
     def succeeded(self) -> set[str]:

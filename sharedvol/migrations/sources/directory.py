@@ -16,7 +16,7 @@ from sharedvol.migrations.ledger import Ledger, digest
 from sharedvol.migrations.ledger_names import check_names
 from sharedvol.migrations.manifest import MigrationFile, read_directory
 from sharedvol.migrations.partial import heading_of, inspect_half_applied
-from sharedvol.migrations.records import Progress, Records
+from sharedvol.migrations.records import ProgressRow, Records
 from sharedvol.migrations.sources.base import Session, begin_at, check_resume_at, replica_name, writable_ledger
 from sharedvol.migrations.sql.failure import StatementFailed
 from sharedvol.migrations.sql.mysql_runner import MySQLRunner
@@ -166,7 +166,7 @@ class Directory:
             half_applied=self._half_applied(ledger, [progress[name] for name in pending if name in progress], split),
         )
 
-    def _renamed_progress(self, records: Records) -> dict[str, Progress]:
+    def _renamed_progress(self, records: Records) -> dict[str, ProgressRow]:
         """Return our rows under the names that they will have after the renames that are due."""
         progress = dict(records.progress or {})
         for old, new in self._due_renames(records):
@@ -174,17 +174,17 @@ class Directory:
                 progress[new] = replace(progress.pop(old), name=new)
         return progress
 
-    def _is_drifted(self, name: str, progress: Mapping[str, Progress]) -> bool:
+    def _is_drifted(self, name: str, progress: Mapping[str, ProgressRow]) -> bool:
         row = progress.get(name)
         # A function of that name has no checksum.
         return bool(row and row.applied and row.checksum and row.checksum != self._files[name].checksum)
 
-    def _ahead(self, applied: set[str], progress: Mapping[str, Progress]) -> list[str]:
+    def _ahead(self, applied: set[str], progress: Mapping[str, ProgressRow]) -> list[str]:
         renamed = {old for old, new in self._renames.items() if new in self._files}
         functions = {name for name, row in progress.items() if not row.checksum}
         return sorted(applied - set(self._files) - renamed - functions)
 
-    def _half_applied(self, ledger: Ledger, rows: Sequence[Progress], split: _Split) -> list[HalfApplied]:
+    def _half_applied(self, ledger: Ledger, rows: Sequence[ProgressRow], split: _Split) -> list[HalfApplied]:
         half = [row for row in rows if row.half_applied]
         scripts = self._scripts([row.name for row in half], split)
         return [inspect_half_applied(ledger, row, scripts.get(row.name)) for row in half]
