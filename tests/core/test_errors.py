@@ -72,4 +72,10 @@ def test_a_copy_of_an_error_has_its_text_attributes_and_notes(kind: type[BaseExc
 
 
 def test_the_classes_are_found() -> None:
-    assert {kind.__name__ for kind in CLASSES} > {"LockTimeout", "MigrationFailed", "LintError", "Failure", "CannotRun"}
+    assert {kind.__name__ for kind in CLASSES} > {
+        "LockTimeout",
+        "MigrationFailed",
+        "LintError",
+        "CommandFailed",
+        "CannotRun",
+    }

@@ -118,7 +118,7 @@ def test_a_child_that_never_logs_does_not_keep_its_parents_file_open(tmp_path: P
         child.receive()
         handler.close()
         fd = os.open(path, os.O_RDONLY)
-        assert lease.ask(fd) is lease.Lease.HELD
+        assert lease.query(fd) is lease.Lease.HELD
         os.close(fd)
         child.send("end")
 

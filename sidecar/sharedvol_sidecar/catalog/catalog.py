@@ -234,7 +234,7 @@ class Catalog:
                 return
             after = last
 
-    def improve(self, progress: Callable[[], object] = lambda: None) -> None:
+    def add_indexes(self, progress: Callable[[], object] = lambda: None) -> None:
         """Make the indexes that the catalog of an older release lacks. Other processes may read meanwhile.
 
         Args:
@@ -243,7 +243,7 @@ class Catalog:
         Raises:
             CatalogError: an index cannot be made. Nothing else depends on it: reading takes longer without.
         """
-        self._session.improve(progress)
+        self._session.add_indexes(progress)
 
     def close(self) -> None:
         """End the connection; a later call would make another."""

@@ -68,7 +68,7 @@ class CollectedFiles:
         """Look directories up anew: they may have been removed or replaced."""
         self._last = "", self.root
 
-    def look(self, path: str) -> Found | None:
+    def find(self, path: str) -> Found | None:
         """What is at a path that `is_plain`; None where there is nothing.
 
         Raises:
@@ -83,7 +83,7 @@ class CollectedFiles:
             if not kept or not above:
                 return None
         self.forget()  # the directory that was kept may be one that was removed, and made again
-        return self.look(path)
+        return self.find(path)
 
     def walk(self, unreadable: Callable[[str, OSError], None]) -> Iterator[Found]:
         """Every regular file, but hidden and unfinished ones.

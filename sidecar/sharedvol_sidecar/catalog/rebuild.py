@@ -126,7 +126,7 @@ class Rebuild:
         if not is_plain(row.path):
             return True  # no file of ours can be there
         try:
-            return self._tree.look(row.path) is None
+            return self._tree.find(row.path) is None
         except OSError as error:
             self._unreadable(row.path, error)
             return False

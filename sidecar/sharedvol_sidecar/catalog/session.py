@@ -21,8 +21,8 @@ from sqlalchemy.pool import NullPool
 from sharedvol import FileLock, LockError, LockTimeout
 from sharedvol.database import url as database_url
 from sharedvol.errors import describe
+from sharedvol_sidecar.catalog import indexes
 from sharedvol_sidecar.catalog import schema as catalog_schema
-from sharedvol_sidecar.catalog.indexes import LONGEST, add_indexes
 from sharedvol_sidecar.catalog.pages import PageQueries
 from sharedvol_sidecar.catalog.read_only import ReadOnlyFile, is_read_only
 from sharedvol_sidecar.catalog.schema import ADDED, Statements
@@ -171,7 +171,7 @@ class CatalogSession:
             # The file that was moved away is not looked at again, and what was read while it changed is not whole.
         raise CatalogError(f"cannot {what} catalog {self.label}: it changes all the time; try again later")
 
-    def improve(self, progress: Callable[[], object]) -> None:
+    def add_indexes(self, progress: Callable[[], object]) -> None:
         """Make the indexes that are missing: see `add_indexes`.
 
         Args:
@@ -185,7 +185,9 @@ class CatalogSession:
             return
         try:
             with self._index_lock(0) if self.path else contextlib.nullcontext():
-                add_indexes(self._engine if self.path else self._make_engine(LONGEST), missing, progress)
+                indexes.add_indexes(
+                    self._engine if self.path else self._make_engine(indexes.LONGEST), missing, progress
+                )
         except LockTimeout:
             pass  # another process makes them
         except Exception as error:

@@ -166,7 +166,7 @@ class Verification:
 
     def _look(self, path: str) -> Found | None:
         try:
-            return self._tree.look(path)
+            return self._tree.find(path)
         except OSError:
             return None  # the walk has reported its directory
 
@@ -174,7 +174,7 @@ class Verification:
         if not is_plain(row.path):
             return Finding(UNREADABLE, row.path, "no file was ever collected to such a path; it was not looked at")
         try:
-            found = self._tree.look(row.path)
+            found = self._tree.find(row.path)
             if found is None:
                 return Finding(MISSING, row.path, "the file is gone; `rebuild` drops the row")
             if not stat.S_ISREG(found.info.st_mode):

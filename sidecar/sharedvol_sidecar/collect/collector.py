@@ -148,7 +148,7 @@ class Collector:
             self._destination,
             self._spool_id,
             template,
-            self._destination.ownership.dress,
+            self._destination.ownership.apply,
             lambda: not destination.is_short(job.min_free),
             job.seal_after,
             job.quiet,

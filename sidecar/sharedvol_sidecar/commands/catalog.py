@@ -27,7 +27,7 @@ from sharedvol_sidecar.catalog.files import CollectedFiles
 from sharedvol_sidecar.catalog.rebuild import Rebuild
 from sharedvol_sidecar.catalog.session import check_url
 from sharedvol_sidecar.catalog.verify import PROBLEMS, Finding, Verification
-from sharedvol_sidecar.commands.exit import EXIT_CONFIG, EXIT_FAILED, Failure, report, say, say_json, unusable
+from sharedvol_sidecar.commands.exit import EXIT_CONFIG, EXIT_FAILED, CommandFailed, report, say, say_json, unusable
 from sharedvol_sidecar.commands.options import config_option, source_of
 from sharedvol_sidecar.config.network_mounts import catalog_directory, warnings_for
 from sharedvol_sidecar.config.settings import Settings, named, variable
@@ -95,11 +95,11 @@ def _network_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _usable(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     if value == "none":
-        raise Failure("there is no catalog: the setting 'catalog' is none", EXIT_CONFIG)
+        raise CommandFailed("there is no catalog: the setting 'catalog' is none", EXIT_CONFIG)
     try:
         check_url(value or "")
     except ConfigError as error:
-        raise Failure(f"{named('catalog', source_of(context, parameter))}: {error}", EXIT_CONFIG) from None
+        raise CommandFailed(f"{named('catalog', source_of(context, parameter))}: {error}", EXIT_CONFIG) from None
     return value
 
 
@@ -216,9 +216,9 @@ def finish() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise Failure(str(error), EXIT_CONFIG) from None
+        raise CommandFailed(str(error), EXIT_CONFIG) from None
     except SharedVolError as error:
-        raise Failure(str(error), EXIT_FAILED) from None
+        raise CommandFailed(str(error), EXIT_FAILED) from None
     except BrokenPipeError:
         pass
     except OSError as error:
@@ -275,7 +275,7 @@ def add_indexes(catalog: Catalog) -> None:
             report(f"making the indexes of catalog {catalog.label}")
 
     try:
-        catalog.improve(note)
+        catalog.add_indexes(note)
     except CatalogError as error:
         report(f"note: {plain(str(error))}; this command takes longer without")
 

@@ -17,7 +17,7 @@ from sharedvol import SharedVolError
 from sharedvol.environment import mistyped
 from sharedvol_sidecar.collect import once
 from sharedvol_sidecar.collect.collector import tune_memory
-from sharedvol_sidecar.commands.exit import EXIT_CONFIG, EXIT_FAILED, Failure, report, say, say_json, unusable
+from sharedvol_sidecar.commands.exit import EXIT_CONFIG, EXIT_FAILED, CommandFailed, report, say, say_json, unusable
 from sharedvol_sidecar.config.collector_config import CollectorConfig
 from sharedvol_sidecar.config.network_mounts import network_warnings
 from sharedvol_sidecar.config.resolve import resolve
@@ -111,9 +111,9 @@ def once_command(as_json: bool, **flags: Any) -> None:
                 Events(show).network_file_system(warning.path, warning.detail)
             counts = once.once(work, show, progress)
         except ConfigError as error:
-            raise Failure(str(error), EXIT_CONFIG) from None
+            raise CommandFailed(str(error), EXIT_CONFIG) from None
         except SharedVolError as error:
-            raise Failure(str(error), EXIT_FAILED) from None
+            raise CommandFailed(str(error), EXIT_FAILED) from None
         except OSError as error:
             raise unusable(error, EXIT_FAILED if bar.n else EXIT_CONFIG) from None
     for kind, count in repeated.items():
@@ -151,9 +151,9 @@ def run_command(verbose: bool, **flags: Any) -> None:
     try:
         service.Service(work, service.Timing.of(settings), settings, lambda: output.state).run()
     except ConfigError as error:
-        raise Failure(str(error), EXIT_CONFIG) from None
+        raise CommandFailed(str(error), EXIT_CONFIG) from None
     except SharedVolError as error:
-        raise Failure(str(error), EXIT_FAILED) from None
+        raise CommandFailed(str(error), EXIT_FAILED) from None
     except OSError as error:
         raise unusable(error, EXIT_CONFIG) from None
 
@@ -174,7 +174,7 @@ def given_settings(flags: dict[str, Any]) -> Settings:
     try:
         return load({name.rstrip("_"): value for name, value in flags.items()}, config)
     except ConfigError as error:
-        raise Failure(str(error), EXIT_CONFIG) from None
+        raise CommandFailed(str(error), EXIT_CONFIG) from None
 
 
 def as_job(settings: Settings) -> CollectorConfig:
@@ -182,4 +182,4 @@ def as_job(settings: Settings) -> CollectorConfig:
     try:
         return resolve(settings)
     except ConfigError as error:
-        raise Failure(str(error), EXIT_CONFIG) from None
+        raise CommandFailed(str(error), EXIT_CONFIG) from None

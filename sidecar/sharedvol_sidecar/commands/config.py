@@ -12,7 +12,7 @@ from sharedvol.errors import describe
 from sharedvol_sidecar.catalog.catalog import Catalog
 from sharedvol_sidecar.catalog.session import read_url
 from sharedvol_sidecar.commands.collect import settings_options
-from sharedvol_sidecar.commands.exit import EXIT_CONFIG, EXIT_FAILED, Failure, report, say, say_json
+from sharedvol_sidecar.commands.exit import EXIT_CONFIG, EXIT_FAILED, CommandFailed, report, say, say_json
 from sharedvol_sidecar.config.network_mounts import network_warnings
 from sharedvol_sidecar.config.resolve import resolve
 from sharedvol_sidecar.config.settings import FIELDS, Settings, collect, load
@@ -65,11 +65,11 @@ def check_command(**flags: Any) -> None:
         if work.catalog is not None:
             Catalog.open(work.catalog, open_root(settings.to)).close()
     except ConfigError as error:
-        raise Failure(str(error), EXIT_CONFIG) from None
+        raise CommandFailed(str(error), EXIT_CONFIG) from None
     except SharedVolError as error:
-        raise Failure(str(error), EXIT_FAILED) from None
+        raise CommandFailed(str(error), EXIT_FAILED) from None
     except OSError as error:
-        raise Failure(f"cannot use {str(settings.to)!r}: {describe(error)}", EXIT_FAILED) from None
+        raise CommandFailed(f"cannot use {str(settings.to)!r}: {describe(error)}", EXIT_FAILED) from None
     say("the settings are good")
 
 
@@ -80,7 +80,7 @@ def _loaded(flags: dict[str, Any], *, options: bool = True) -> tuple[Settings, d
         settings = load(named, config, options=options)
         given = collect(named, config)
     except ConfigError as error:
-        raise Failure(str(error), EXIT_CONFIG) from None
+        raise CommandFailed(str(error), EXIT_CONFIG) from None
     return settings, {name: given[name][1] if name in given else "default" for name in FIELDS}
 
 

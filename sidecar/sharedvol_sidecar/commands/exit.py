@@ -31,7 +31,7 @@ _REMEDIES = {
 }
 
 
-class Failure(click.ClickException):
+class CommandFailed(click.ClickException):
     """One line on standard error, and an exit code."""
 
     def __init__(self, message: str, code: int) -> None:
@@ -68,11 +68,11 @@ def say_json(record: Any) -> None:
     say(text)
 
 
-def unusable(error: OSError, code: int) -> Failure:
+def unusable(error: OSError, code: int) -> CommandFailed:
     """Return the failure for an error of the operating system that nothing else explains."""
     where = f" with {os.fsdecode(error.filename)!r}" if isinstance(error.filename, str | bytes) else ""
     remedy = _REMEDIES.get(error.errno or 0, "").format(user=os.geteuid())
-    return Failure(f"cannot continue{where}: {describe(error)}{remedy}", code)
+    return CommandFailed(f"cannot continue{where}: {describe(error)}{remedy}", code)
 
 
 def report(line: str) -> None:

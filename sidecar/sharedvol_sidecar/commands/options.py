@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from sharedvol_sidecar.commands.exit import EXIT_CONFIG, Failure
+from sharedvol_sidecar.commands.exit import EXIT_CONFIG, CommandFailed
 from sharedvol_sidecar.config.settings import FLAG, collect, variable
 from sharedvol_sidecar.errors import ConfigError
 
@@ -34,7 +34,7 @@ def _defaults(context: click.Context, parameter: click.Parameter, config: Path |
     try:
         given = collect({}, config)
     except ConfigError as error:
-        raise Failure(str(error), EXIT_CONFIG) from None
+        raise CommandFailed(str(error), EXIT_CONFIG) from None
     repeated = {one.name for one in context.command.params if one.multiple}
     context.default_map = {name: _as_given(value, name in repeated) for name, (value, _) in given.items()}
     context.meta[_SOURCES] = {name: source for name, (_, source) in given.items()}

@@ -12,7 +12,7 @@ import click
 
 from sharedvol_sidecar.catalog.encoding import escape
 from sharedvol_sidecar.commands.catalog import add_indexes, catalog_options, finish, opened
-from sharedvol_sidecar.commands.exit import EXIT_CONFIG, EXIT_FAILED, Failure, report, say, say_json
+from sharedvol_sidecar.commands.exit import EXIT_CONFIG, EXIT_FAILED, CommandFailed, report, say, say_json
 from sharedvol_sidecar.commands.options import source_of
 from sharedvol_sidecar.config.settings import FLAG, named
 from sharedvol_sidecar.errors import ConfigError
@@ -28,7 +28,7 @@ def _rules(context: click.Context, parameter: click.Parameter, value: tuple[str,
     except ConfigError as error:
         source = source_of(context, parameter)
         where = "" if source == FLAG else f"{named('keep', source)}: "
-        raise Failure(f"{where}{error}", EXIT_CONFIG) from None
+        raise CommandFailed(f"{where}{error}", EXIT_CONFIG) from None
 
 
 @click.command(name="prune")
@@ -61,9 +61,9 @@ def prune_command(to: Path, catalog: str | None, keep: tuple[Rule, ...], really:
         def tell(pruned: Pruned) -> None:
             counts.add(pruned)
             if as_json:
-                say_json({**_described(pruned.doomed), "outcome": pruned.outcome, "detail": pruned.detail})
+                say_json({**_described(pruned.expired), "outcome": pruned.outcome, "detail": pruned.detail})
             elif pruned.outcome not in ("deleted", "gone"):
-                path = escape(pruned.doomed.row.path)
+                path = escape(pruned.expired.row.path)
                 report(f"{pruned.outcome}: {path}: {plain(pruned.detail)}")
 
         if not really:

@@ -139,7 +139,7 @@ class Destination:
         return found.f_bavail * found.f_frsize
 
     def _test(self) -> None:
-        try_to_store(open_private(self.root), self._test_name, lambda fd: self.ownership.dress(fd, os.fstat(fd)))
+        try_to_store(open_private(self.root), self._test_name, lambda fd: self.ownership.apply(fd, os.fstat(fd)))
 
     def _directory(self, path: str) -> tuple[Directory, str]:
         found = self._open.get(path)
@@ -148,7 +148,7 @@ class Destination:
             parent, actual = self._directory(above)
             directory, made, name = _make(parent, name)
             if made:
-                self.ownership.dress_directory(directory)
+                self.ownership.apply_to_directory(directory)
                 self._touched[actual] = parent
             found = self._open[path] = directory, _join(actual, name)
         return found

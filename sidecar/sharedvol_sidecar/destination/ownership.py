@@ -55,8 +55,8 @@ class Ownership:
         attributes = _attributes(fd)
         return _CAPABILITY not in attributes and not (self.changes_files and _ACL in attributes)
 
-    def opens(self, info: os.stat_result) -> bool:
-        """Whether a user or group that may not read the file could read it once it is dressed."""
+    def widens_access(self, info: os.stat_result) -> bool:
+        """Whether a user or group that may not read the file could read it once it has its owner and mode."""
         mode = stat.S_IMODE(info.st_mode) if self.file_mode is None else self.file_mode
         return bool(
             mode & ~info.st_mode & (stat.S_IRGRP | stat.S_IROTH)
@@ -64,7 +64,7 @@ class Ownership:
             or (self.gid not in (None, info.st_gid) and mode & stat.S_IRGRP)
         )
 
-    def dress(self, fd: int, info: os.stat_result) -> None:
+    def apply(self, fd: int, info: os.stat_result) -> None:
         """Give a new file its owner and mode. Never set-user-id and the like: its writer is not trusted.
 
         The owner comes first: a former owner can then set neither the list nor the mode again.
@@ -94,7 +94,7 @@ class Ownership:
         if self.changes_files and not self.fits(fd, os.fstat(fd)):
             raise PermissionError(errno.EPERM, "the file system does not keep the owner and mode that are set")
 
-    def dress_directory(self, directory: Directory) -> None:
+    def apply_to_directory(self, directory: Directory) -> None:
         """The same for a directory that was made."""
         if self.uid is not None or self.gid is not None:
             os.fchown(directory.fd, -1 if self.uid is None else self.uid, -1 if self.gid is None else self.gid)

@@ -137,7 +137,7 @@ class EndedLogs:
 
     def _known(self) -> set[int]:
         """The inodes of these logs: a file with none of these numbers needs no further look."""
-        if self._changes.seen():  # another sidecar may have sealed a log at any moment
+        if self._changes.poll():  # another sidecar may have sealed a log at any moment
             self._inodes = set()
             for name in os.listdir(self._directory.fd):
                 with contextlib.suppress(ValueError):
@@ -158,5 +158,5 @@ class EndedLogs:
             return None
         finally:
             os.close(fd)
-        found = CollectedFiles(self._root).look(target) if is_plain(target) else None
+        found = CollectedFiles(self._root).find(target) if is_plain(target) else None
         return (found, encoding) if found is not None else None

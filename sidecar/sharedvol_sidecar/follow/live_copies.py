@@ -293,7 +293,7 @@ class LiveCopies:
                 return False
         if log.fd < 0:
             return True
-        answer = lease.ask(log.fd)
+        answer = lease.query(log.fd)
         if answer is lease.Lease.UNAVAILABLE:
             return time.monotonic() - log.grew_at >= self._seal_after
         return answer is lease.Lease.HELD

@@ -164,7 +164,7 @@ class FollowStore:
 
     def refresh(self) -> None:
         """Learn what other sidecars follow, and forget what they have finished. Cheap where nothing changed."""
-        if not self._changes.seen():
+        if not self._changes.poll():
             return
         names = os.listdir(self._directory.fd)
         self.seals = {name for name in names if name.endswith(SEAL)}

@@ -22,7 +22,7 @@ class Changes:
         self._directory = directory
         self._stamp: tuple[int, int] | None = None
 
-    def seen(self) -> bool:
+    def poll(self) -> bool:
         """Return whether the directory may have changed since the last call. If so, the caller reads it now."""
         info = os.fstat(self._directory.fd)
         stamp = info.st_mtime_ns, info.st_ctime_ns

@@ -49,7 +49,7 @@ class Directory:
     def __del__(self) -> None:
         self.close()
 
-    def again(self) -> Directory:
+    def duplicate(self) -> Directory:
         """Open it a second time, for an owner that may live longer."""
         return Directory(os.dup(self.fd), self.shown)
 

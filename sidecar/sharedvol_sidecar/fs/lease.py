@@ -15,7 +15,7 @@ from enum import Enum
 
 
 class Lease(Enum):
-    """The answer to `take`."""
+    """The answer to `acquire`."""
 
     HELD = "held"
     REFUSED = "refused"  # the file is open for writing
@@ -25,7 +25,7 @@ class Lease(Enum):
 _NOT_HERE = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS})
 
 
-def take(fd: int) -> Lease:
+def acquire(fd: int) -> Lease:
     """Ask for a read lease on a descriptor that is open for reading; closing it gives the lease back.
 
     Raises:
@@ -33,7 +33,7 @@ def take(fd: int) -> Lease:
     """
     try:
         # The kernel tells a holder of a waiting writer by SIGIO, which kills a process that does not
-        # expect it. SIGURG is ignored by default, and we ask instead (`intact`).
+        # expect it. SIGURG is ignored by default, and we ask instead (`is_intact`).
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as error:
@@ -45,19 +45,19 @@ def take(fd: int) -> Lease:
     return Lease.HELD
 
 
-def intact(fd: int) -> bool:
+def is_intact(fd: int) -> bool:
     """Whether a lease that was taken still stands and no writer waits to open the file."""
     return fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_RDLCK
 
 
-def ask(fd: int) -> Lease:
-    """As `take`, and gives the lease back at once."""
-    answer = take(fd)
+def query(fd: int) -> Lease:
+    """As `acquire`, and gives the lease back at once."""
+    answer = acquire(fd)
     if answer is Lease.HELD:
-        give_back(fd)
+        release(fd)
     return answer
 
 
-def give_back(fd: int) -> None:
+def release(fd: int) -> None:
     """Release a lease that was taken: a writer that waits continues."""
     fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)

@@ -31,7 +31,7 @@ class MountGuard:
         self._points: dict[str, str] = {}
         self._seen: dict[str, tuple[int, int]] = {}
 
-    def enter(self) -> None:
+    def remember(self) -> None:
         """Before they are opened: remember what is there, if it is what was there before.
 
         Raises:
@@ -47,8 +47,8 @@ class MountGuard:
                 )
             self._points[path], self._seen[path] = point, seen
 
-    def look(self) -> None:
-        """Whether they are what `enter` saw.
+    def check(self) -> None:
+        """Whether they are what `remember` saw.
 
         Raises:
             SpoolError, DestinationError: another directory has the path by now, or none has.

@@ -74,7 +74,7 @@ class SpareDirectories:
             raise
         return parent.open(name)
 
-    def take_back(self, parent: Directory, name: str) -> None:
+    def remove(self, parent: Directory, name: str) -> None:
         """Remove a directory that is not needed any more, or keep it as a spare. One that is not empty stays.
 
         Raises:

@@ -67,12 +67,12 @@ class Pruned:
     Attributes:
         outcome: ``deleted``; ``gone``: the file was not there any more, its row went; ``left``: it is not what the
             row says, file and row stay; ``refused``: no file was ever collected to such a path; ``failed``.
-        doomed: the file.
+        expired: the file.
         detail: why, where it was not deleted.
     """
 
     outcome: str
-    doomed: Expired
+    expired: Expired
     detail: str = ""
 
 
@@ -91,7 +91,7 @@ class Counts:
         """Count one more."""
         setattr(self, pruned.outcome, getattr(self, pruned.outcome) + 1)
         if pruned.outcome == DELETED:
-            self.bytes += pruned.doomed.row.size
+            self.bytes += pruned.expired.row.size
 
     @property
     def good(self) -> bool:
@@ -254,7 +254,7 @@ def unlink(root: Directory, batch: Sequence[Expired]) -> list[Pruned]:
     problem = _settle(root, emptied)
     if problem:  # the names may come back after a power cut: so the rows stay
         outcomes = [
-            Pruned(FAILED, pruned.doomed, problem) if pruned.outcome in (DELETED, GONE) else pruned
+            Pruned(FAILED, pruned.expired, problem) if pruned.outcome in (DELETED, GONE) else pruned
             for pruned in outcomes
         ]
     return outcomes
@@ -262,7 +262,7 @@ def unlink(root: Directory, batch: Sequence[Expired]) -> list[Pruned]:
 
 def forgettable(outcomes: Iterable[Pruned]) -> list[Row]:
     """The rows whose files do not exist any more."""
-    return [pruned.doomed.row for pruned in outcomes if pruned.outcome in (DELETED, GONE)]
+    return [pruned.expired.row for pruned in outcomes if pruned.outcome in (DELETED, GONE)]
 
 
 def _delete(tree: CollectedFiles, doomed: Expired, emptied: dict[str, None]) -> Pruned:
@@ -270,7 +270,7 @@ def _delete(tree: CollectedFiles, doomed: Expired, emptied: dict[str, None]) -> 
     if not is_plain(row.path):
         return Pruned(REFUSED, doomed, "no file was ever collected to such a path: look who writes the catalog")
     try:
-        found = tree.look(row.path)
+        found = tree.find(row.path)
         if found is not None:
             if not stat.S_ISREG(found.info.st_mode):
                 return Pruned(LEFT, doomed, "it is no regular file")

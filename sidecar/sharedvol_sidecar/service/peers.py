@@ -50,7 +50,7 @@ class Peers:
                 continue  # nobody has it
             self._watched.add(key)
             try:
-                movers = claims.movers.again()  # the thread may outlive the claims
+                movers = claims.movers.duplicate()  # the thread may outlive the claims
                 threading.Thread(target=self._watch, args=(movers, slot, key), daemon=True, name=f"peer-{slot}").start()
             except (RuntimeError, OSError):  # no more threads or descriptors: the interval finds what it left
                 self._watched.discard(key)

@@ -155,11 +155,11 @@ class PruneSchedule:
             self._events.would_prune(f"{files} files, {size(total)}, would be deleted: set prune to apply")
 
     def _report(self, pruned: Pruned) -> None:
-        path = pruned.doomed.row.path
+        path = pruned.expired.row.path
         if pruned.outcome in ("deleted", "gone"):
             self._left.discard(path)
         if pruned.outcome == "deleted":
-            self._events.pruned(path, pruned.doomed.why)
+            self._events.pruned(path, pruned.expired.why)
         elif pruned.outcome != "gone" and path not in self._left and len(self._left) < _REMEMBERED:
             self._left.add(path)
             self._events.not_pruned(path, f"not pruned: {pruned.detail}")

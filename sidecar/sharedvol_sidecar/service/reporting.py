@@ -81,7 +81,7 @@ def _private(top: Directory) -> Directory:
     try:
         return top.open(PRIVATE)
     except FileNotFoundError:
-        return top.again()
+        return top.duplicate()
 
 
 def _is_one_file_system(job: CollectorConfig) -> bool:

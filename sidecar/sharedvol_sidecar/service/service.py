@@ -203,7 +203,7 @@ class Service:
         return f"; logs that were deleted or moved while open: {hidden}; {lost}" if hidden else ""
 
     def _collector(self, watch: Watch) -> Collector:
-        self._places.enter()
+        self._places.remember()
         self._warn_of_network()
         collector = Collector(
             self._job,
@@ -255,7 +255,7 @@ class Service:
     def _relieve(self) -> bool:
         """Make room in the destination. Return whether that is worth another try at once."""
         with contextlib.suppress(SidecarError):  # another volume has the path now, or none
-            self._places.look()
+            self._places.check()
             return self._pruning.relieve(self._job, self._is_to_stop)
         return False
 
@@ -264,7 +264,7 @@ class Service:
         scan_only: str | None = None
         while not self._stopping:
             began = time.monotonic()
-            self._places.look()
+            self._places.check()
             if self._peers.have_ended():
                 self._takeovers = _TAKEOVERS
             self._peers.look(collector.claims)

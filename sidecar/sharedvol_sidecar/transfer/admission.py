@@ -137,7 +137,7 @@ class Admission:
             item = self._admit(candidate, fd, info, day)
             if item is not None and item.leased and _version(now := os.fstat(fd)) != _version(info):
                 # A writer came and went before the lease was held. Once more, and not for as long as that happens.
-                lease.give_back(fd)
+                lease.release(fd)
                 info, item = now, self._admit(candidate, fd, now, day)
                 if item is not None and _version(os.fstat(fd)) != _version(info):
                     self._settles(_SOON)
@@ -188,7 +188,7 @@ class Admission:
             if not candidate.claimed and candidate.origin.kind in self._logs.kinds and (followed or self._is_old(info)):
                 self._grows(candidate, fd, info)
             return None
-        answer = lease.take(fd)
+        answer = lease.acquire(fd)
         item = Item(candidate, fd, info, answer is lease.Lease.HELD)
         item.followed, item.shared = followed, shared
         item.day = day_of(candidate.origin, info.st_mtime_ns) if day is None else day
@@ -246,7 +246,7 @@ class Admission:
         if self._secrets and self._secrets.get((info.st_dev, info.st_ino)) == birth_ns(fd):
             return True
         other = candidate.directory.owner
-        if other in (info.st_uid, 0, os.geteuid()) or not self._ownership.opens(info):
+        if other in (info.st_uid, 0, os.geteuid()) or not self._ownership.widens_access(info):
             return False
         return not acl_lets_read(fd, other)
 

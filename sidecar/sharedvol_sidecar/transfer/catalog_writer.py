@@ -86,7 +86,7 @@ class CatalogWriter:
 
     def _improve(self, catalog: Catalog, progress: Callable[[], object]) -> None:
         try:
-            catalog.improve(progress)
+            catalog.add_indexes(progress)
         except CatalogError as error:
             self._events.catalog_index(f"{error}; until then `ls` and `prune` by kind take longer")
 

@@ -114,7 +114,7 @@ class Claims:
             root: as `left_behind` gives it.
         """
         if root is self._mine:
-            _remove_empty(root, self._spares.take_back)
+            _remove_empty(root, self._spares.remove)
         else:
             _remove_empty(root, lambda parent, name: os.rmdir(name, dir_fd=parent.fd))
         return all(map(is_spare, _names(root)))
@@ -196,7 +196,7 @@ class Batch:
             above, _, last = path.rpartition("/")
             parent, name = (self._directories[above, day], last) if path else (self._mine, f"{self.name}.{day}")
             with contextlib.suppress(OSError):
-                self._spares.take_back(parent, name)
+                self._spares.remove(parent, name)
         for directory in self._directories.values():
             directory.close()
         self._directories.clear()

@@ -107,7 +107,7 @@ class Item:
 
     def going_on(self) -> bool:
         """Whether no writer waits for it, as far as that can be asked."""
-        return lease.intact(self.fd) if self.leased else True
+        return lease.is_intact(self.fd) if self.leased else True
 
     def unchanged(self) -> bool:
         """Whether it has the size and time it had when it was opened."""

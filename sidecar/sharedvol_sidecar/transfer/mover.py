@@ -376,7 +376,7 @@ class Mover:
 
     def _is_left_alone(self, item: Item) -> bool:
         why = _OPENED
-        if lease.intact(item.fd) if item.leased else item.unchanged():
+        if lease.is_intact(item.fd) if item.leased else item.unchanged():
             if self._publisher.is_as_promised(item):
                 return True
             why = "its owner changed its owner, mode or attributes while it was moved"

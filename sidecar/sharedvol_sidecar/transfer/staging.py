@@ -167,7 +167,7 @@ def already_staged(
     try:
         going_on = beating(liveness, _always)
         if same(item.fd, fd, item.encoding, going_on):
-            destination.ownership.dress(fd, item.info)  # other settings may hold now than when it was made
+            destination.ownership.apply(fd, item.info)  # other settings may hold now than when it was made
             item.staged = staging
             item.sha256 = None if item.hollow else digest(fd, os.fstat(fd).st_size, going_on)
             return True
@@ -208,7 +208,7 @@ def _fill(item: Item, fd: int, destination: Destination, going_on: Callable[[], 
         item.sha256 = copy(item.fd, fd, size, item.encoding, going_on)
         if item.sha256 is None:
             return False
-    destination.ownership.dress(fd, item.info)
+    destination.ownership.apply(fd, item.info)
     os.utime(fd, ns=(item.info.st_atime_ns, item.info.st_mtime_ns))
     return os.fstat(item.fd).st_size == size
 

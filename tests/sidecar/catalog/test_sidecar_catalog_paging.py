@@ -337,11 +337,11 @@ def test_the_indexes_are_made_on_a_server(database: Database, tmp_path: Path) ->
         cursor.execute("BEGIN")
         cursor.execute("SELECT * FROM sharedvol_collected")
         with pytest.raises(CatalogError, match="cannot make an index of catalog"):
-            catalog.improve(lambda: calls.append(1))
+            catalog.add_indexes(lambda: calls.append(1))
         writer.rollback()
     assert calls
     assert list(catalog.rows(Filters(kind="results"))) == before
-    catalog.improve()
+    catalog.add_indexes()
     made = {name for (name,) in database.query("SELECT index_name FROM information_schema.statistics")}
     assert made >= set(ADDED)
     assert by_path(list(catalog.rows(Filters(kind="results")))) == by_path(before)
@@ -363,7 +363,7 @@ def test_an_index_that_cannot_be_made_is_told_and_stops_nothing(
     assert [event.name for event in told] == ["catalog_index"] and "another process holds it" in told[0].detail
     assert beats and register.problem == ""
     assert register.catalog is not None
-    register.catalog.improve()
+    register.catalog.add_indexes()
     assert indexes(tmp_path) >= set(ADDED)
     register.close()
 
@@ -376,7 +376,7 @@ def test_the_wait_for_an_index_ends_when_the_service_is_to_stop(
     catalog = Catalog.open("", tmp_path)
     with contextlib.closing(sqlite3.connect(tmp_path / ".sharedvol" / "catalog.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        catalog.improve(lambda: True)  # returns, though the lock is held
+        catalog.add_indexes(lambda: True)  # returns, though the lock is held
         assert not indexes(tmp_path) & set(ADDED)
     catalog.close()
 
@@ -433,8 +433,8 @@ def test_two_that_find_no_index_make_it_once_and_neither_complains(tmp_path: Pat
     first_release(tmp_path)
     catalog = Catalog.open("", tmp_path)
     with FileLock(tmp_path / ".sharedvol" / "catalog.db.index.lock"):
-        catalog.improve()  # the other makes them
+        catalog.add_indexes()  # the other makes them
         assert not indexes(tmp_path) & set(ADDED)
-    catalog.improve()
+    catalog.add_indexes()
     assert indexes(tmp_path) >= set(ADDED)
     catalog.close()

@@ -225,7 +225,7 @@ def test_put_back_when_the_name_is_taken_keeps_both(
         return False
 
     with monkeypatch.context() as patch:
-        patch.setattr(lease, "intact", broken)
+        patch.setattr(lease, "is_intact", broken)
         assert collector.run_pass().put_back == 1
     assert path.read_text() == "second" and volume.files() == {}
     assert len(volume.claims()) == 1

@@ -43,12 +43,12 @@ def wrap(owner, name, before):
         found = before(*args, **options)
         return real(*args, **options) if found is None else found
     setattr(owner, name, wrapped)
-wrap(lease, "take", lambda fd: lease.Lease.UNAVAILABLE if name_of(fd) == "unleased" else None)
+wrap(lease, "acquire", lambda fd: lease.Lease.UNAVAILABLE if name_of(fd) == "unleased" else None)
 def intact(fd):
     if name_of(fd).startswith("reopened") and not reopened:
         reopened.append(1)
         return False
-wrap(lease, "intact", intact)
+wrap(lease, "is_intact", intact)
 def rename(src, dst, **options):
     if src == "stuck" and "src_dir_fd" in options:
         raise PermissionError(errno.EACCES, "denied")

@@ -158,7 +158,7 @@ def test_a_sidecar_without_leases_takes_a_silent_log_and_the_next_record_begins_
     request: pytest.FixtureRequest, copied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     volume = request.getfixturevalue("across" if copied else "volume")
-    monkeypatch.setattr(lease, "take", lambda fd: lease.Lease.UNAVAILABLE)
+    monkeypatch.setattr(lease, "acquire", lambda fd: lease.Lease.UNAVAILABLE)
     clock = [1_800_000_000.0]
     monkeypatch.setattr(log_writer.time, "time", lambda: clock[0])
     handler = handler_of(volume)

@@ -231,7 +231,7 @@ def test_without_leases_a_silent_log_is_followed_until_it_is_silent_for_long(
 ) -> None:
     from sharedvol_sidecar.fs import lease
 
-    monkeypatch.setattr(lease, "take", lambda fd: lease.Lease.UNAVAILABLE)
+    monkeypatch.setattr(lease, "acquire", lambda fd: lease.Lease.UNAVAILABLE)
     log.write("one\n")
     assert volume.one_pass(template="{name}", seal_after=3600.0).followed == 4
     assert volume.files() == {}

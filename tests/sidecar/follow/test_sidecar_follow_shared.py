@@ -110,7 +110,7 @@ def test_what_is_written_between_the_last_copy_and_the_close_is_collected(
         log.write()
         log.close()
 
-    before(monkeypatch, lease, "ask", last_words)
+    before(monkeypatch, lease, "query", last_words)
     end(collector)
     assert_each_line_once(volume, log)
 
@@ -335,7 +335,7 @@ def test_two_sidecars_that_both_followed_a_moved_log_finish_it(
 def test_a_moved_log_without_leases_is_finished_after_its_silence(
     volume: Volume, log: Writer, sidecar: Sidecar, outside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "take", lambda fd: lease.Lease.UNAVAILABLE)
+    monkeypatch.setattr(lease, "acquire", lambda fd: lease.Lease.UNAVAILABLE)
     collector = sidecar(seal_after=3600.0)
     log.write()
     collector.run_pass()

@@ -47,7 +47,7 @@ def run(collected: Collected, *rules: str, now: int = NOW) -> dict[str, str]:
     """Prune; the outcome for each path."""
     told: list[Pruned] = []
     prune(collected.catalog, open_root(collected.root), parse_rules(rules), now, told.append)
-    return {pruned.doomed.row.path: pruned.outcome for pruned in told}
+    return {pruned.expired.row.path: pruned.outcome for pruned in told}
 
 
 def planned(collected: Collected, *rules: str, now: int = NOW) -> list[str]:

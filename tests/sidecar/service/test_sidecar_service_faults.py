@@ -357,18 +357,18 @@ def test_looking_for_the_reason_makes_no_file_where_a_link_leads(volume: Volume,
 def test_places_are_remembered_and_a_deeper_mount_is_welcome(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     spool, collected = str(volume.spool), str(volume.collected)
     places = MountGuard(spool, collected)
-    places.enter()
-    places.look()
+    places.remember()
+    places.check()
     volume.collected.rename(volume.collected.with_name("away"))
     with pytest.raises(DestinationError, match="see that it is mounted"):
-        places.look()
+        places.check()
     volume.collected.mkdir()
     with pytest.raises(DestinationError, match="another directory"):
-        places.look()
+        places.check()
     monkeypatch.setattr("sharedvol_sidecar.fs.mounts.mount_point", lambda path: path)
-    places.enter()
-    places.look()
+    places.remember()
+    places.check()
     monkeypatch.undo()
     with pytest.raises(SpoolError, match="not mounted any more"):
-        places.enter()
+        places.remember()
     assert mount_point("/proc/self/fd") == "/proc" and mount_point("/proc") == "/proc" and mount_point("/") == "/"

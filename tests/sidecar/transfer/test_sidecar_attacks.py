@@ -128,7 +128,7 @@ def test_a_file_that_grows_while_it_is_copied_is_put_back(across: Volume, monkey
         assert len(sent) < 10, "the copy does not end"
 
     with monkeypatch.context() as patch:
-        patch.setattr(lease, "take", lambda fd: lease.Lease.UNAVAILABLE)
+        patch.setattr(lease, "acquire", lambda fd: lease.Lease.UNAVAILABLE)
         patch.setattr(contents_module, "write_all", write_all)
         assert across.one_pass().collected == 0
     writer.close()

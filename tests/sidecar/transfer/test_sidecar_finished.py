@@ -228,7 +228,7 @@ def test_a_queue_that_has_overflowed_proves_nothing(volume: Volume, watched: tup
 def put_back_once(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> int:
     """A pass in which a writer opens every file again while it is moved."""
     with monkeypatch.context() as patch:
-        patch.setattr(mover.lease, "intact", lambda fd: False)
+        patch.setattr(mover.lease, "is_intact", lambda fd: False)
         tally = collector.run_pass()
     assert tally.collected == 0
     return tally.put_back

@@ -558,7 +558,7 @@ def test_a_record_that_is_appended_before_the_lease_is_held_is_in_the_row(
         with open(path, "a") as late:
             late.write("second\n")
 
-    before(monkeypatch, lease, "take", append)
+    before(monkeypatch, lease, "acquire", append)
     volume.drain(**{"kinds": ("results", "logs"), **settings})
     if kind in settings.get("kinds", ("results", "logs")):
         (found,) = volume.names()
@@ -580,7 +580,7 @@ def test_a_finished_file_that_is_appended_to_before_the_lease_is_held_is_not_fin
         with open(path, "a") as late:
             late.write("second")
 
-    before(monkeypatch, lease, "take", append)
+    before(monkeypatch, lease, "acquire", append)
     tally = volume.one_pass(quiet=HOUR)
     assert (tally.collected, tally.settling) == (0, 1)
     assert volume.one_pass().collected == 1
@@ -592,7 +592,7 @@ def test_a_file_that_changes_whenever_its_lease_is_taken_does_not_stop_the_pass(
 ) -> None:
     restless = volume.write("c1/results/a", "a")
     volume.write("c1/results/b", "b")
-    real = lease.take
+    real = lease.acquire
 
     def take(fd: int) -> lease.Lease:
         if os.path.samestat(os.fstat(fd), restless.stat()):
@@ -600,7 +600,7 @@ def test_a_file_that_changes_whenever_its_lease_is_taken_does_not_stop_the_pass(
                 late.write("a")
         return real(fd)
 
-    monkeypatch.setattr(lease, "take", take)
+    monkeypatch.setattr(lease, "acquire", take)
     tally = volume.one_pass()
     assert (tally.collected, tally.settling) == (1, 1)
     assert list(volume.bag()) == ["b"]

@@ -338,7 +338,7 @@ def test_a_file_that_is_put_back_stays_its_writers(hostile: Scene, monkeypatch: 
     changes, _ = _dressed(hostile)
     path = hostile.write(hostile.results / "a.json")
     with monkeypatch.context() as patch:
-        patch.setattr(lease, "intact", lambda fd: False)
+        patch.setattr(lease, "is_intact", lambda fd: False)
         patch.setattr("sharedvol_sidecar.transfer.item.Item.unchanged", lambda self: False)
         assert hostile.collect(**changes)["put_back"] == 1
     info = path.stat()
