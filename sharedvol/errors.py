@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copyreg
 import errno as _errno
+import os as _os
 from typing import Any
 
 import filelock
@@ -234,3 +235,32 @@ def describe(error: OSError) -> str:
     name = _errno.errorcode.get(error.errno, str(error.errno))
     words = error.strerror or "unknown error"
     return f"{words[:1].lower()}{words[1:]} ({name})"
+
+
+_PERMIT = "give user {user} read and write access"
+_REMEDIES = {
+    "ENOENT": "create it, or mount the volume",
+    "ENOTDIR": "a part of the path is not a directory, or is a symbolic link, which is never followed: remove it",
+    "ELOOP": "it is a symbolic link, which is never followed: remove it",
+    "EISDIR": "it is a directory: remove it, or name another path",
+    "EROFS": "mount the volume read-write",
+    "EACCES": _PERMIT,
+    "EPERM": _PERMIT,
+    "ENOSPC": "free some space",
+    "EDQUOT": "free some space, or raise the quota",
+    "EMFILE": "raise this process's limit of open files (ulimit -n)",
+    "ENFILE": "raise the system's limit of open files (fs.file-max)",
+    "EIO": "check the disk",
+}
+
+
+def remedy(error: OSError, default: str = "see the reason", **special: str) -> str:
+    """Return what to do about an error of the operating system, as the end of a message.
+
+    Args:
+        error: the error.
+        default: the text for an error without a known remedy.
+        special: better texts, by symbolic name: ``ENOENT="create its directory"``. ``{user}`` is the user's number.
+    """
+    name = _errno.errorcode.get(error.errno or 0, "")
+    return (special.get(name) or _REMEDIES.get(name, default)).replace("{user}", str(_os.geteuid()))

@@ -30,6 +30,7 @@ from sharedvol.errors import (
     NetworkFileSystemError,
     PublishError,
     describe,
+    remedy,
 )
 from sharedvol.filesystem import open_directory, read_file
 from sharedvol.locks.file.below import LockBelow
@@ -44,15 +45,10 @@ _VERSION: Final = "version"
 _LOCK: Final = "version.lock"
 _ENTRIES: Final = "entries"
 _HINTS: Final = {
-    errno.ENOENT: "create its parent directory, or mount the volume",
-    errno.EROFS: "mount the volume read-write",
-    errno.EACCES: "give this user permission on it and its contents",
-    errno.EPERM: "give this user permission on it and its contents",
-    errno.ENOTDIR: "a part of it is not a directory, or a symbolic link, which is never followed: remove it",
-    errno.ELOOP: "a part of it is a symbolic link, which is never followed: remove it",
-    errno.EEXIST: "a part of it is not a directory: remove it",
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space, or raise the quota",
+    "ENOENT": "create its parent directory, or mount the volume",
+    "EACCES": "give user {user} access to it and its contents",
+    "EPERM": "give user {user} access to it and its contents",
+    "EEXIST": "a part of it is not a directory: remove it",
 }
 
 
@@ -105,7 +101,7 @@ def enter(directory: str, version: str, timeout: float | None, network: NetworkP
     except PublishError as error:
         raise CacheError(
             f"cannot use cache {directory!r}: cannot write {os.path.join(directory, _VERSION)!r}: "
-            f"{os.strerror(error.errno or 0)}; {_HINTS.get(error.errno or 0, 'see the reason')}"
+            f"{os.strerror(error.errno or 0)}; {remedy(error, **_HINTS)}"
         ) from error
     except NetworkFileSystemError:
         raise
@@ -220,5 +216,5 @@ def _exists(directory: int, name: str) -> bool:
 def _failed(directory: str, error: OSError) -> CacheError:
     found = re.sub(r"^/proc/self/fd/\d+", lambda _: directory, str(error.filename)) if error.filename else ""
     what = f" at {found!r}" if found else ""
-    hint = _HINTS.get(error.errno or 0, "see the reason")
+    hint = remedy(error, **_HINTS)
     return CacheError(f"cannot use cache {directory!r}: {describe(error)}{what}; {hint}")

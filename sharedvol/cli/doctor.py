@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import errno
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -18,7 +16,7 @@ from sharedvol.doctor.peer.meeting import PeerError
 from sharedvol.doctor.peer.peer import NAME, WAIT, meet
 from sharedvol.doctor.report import Report, Verdict
 from sharedvol.doctor.side import PATIENCE
-from sharedvol.errors import describe
+from sharedvol.errors import describe, remedy
 from sharedvol.text import shown
 
 CODES: Final[dict[Verdict, int]] = {"ok": 0, "unknown": 1, "degraded": 1, "unsafe": 3}
@@ -97,11 +95,7 @@ def _run(options: argparse.Namespace) -> int:
     try:
         report, missed = _examine(options)
     except OSError as error:
-        hint = {
-            errno.ENOENT: "create it, or mount the volume",
-            errno.ENOTDIR: "name the volume's directory",
-            errno.EACCES: "run this as a user who may read it",
-        }.get(error.errno or 0, "see the reason")
+        hint = remedy(error, ENOTDIR="name the volume's directory", EACCES="run this as a user that may read it")
         return _fail(f"cannot examine {options.directory!r}: {describe(error)}; {hint}", EXIT_DIRECTORY)
     except DoctorError as error:
         return _fail(str(error), EXIT_UNAVAILABLE)
@@ -114,7 +108,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _examine(options: argparse.Namespace) -> tuple[Report, PeerError | None]:
-    progress = Progress(sys.stderr, time.monotonic)
+    progress = Progress(sys.stderr)
 
     def tell(what: str) -> None:
         progress(f"trying {what}")

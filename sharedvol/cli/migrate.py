@@ -10,7 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from sharedvol.cli.terminal import write_error, write_line
+from sharedvol.cli.terminal import Progress, write_error, write_line
 from sharedvol.database import url as database_url
 from sharedvol.errors import (
     AheadError,
@@ -312,12 +312,11 @@ def _seconds(text: str) -> float | None:
 
 
 class _Progress:
-    """Shows each `Step` on standard error: on a terminal each statement, in one line that is overwritten."""
+    """Shows each `Step` on standard error. A terminal also shows each statement, in a line that is overwritten."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
-        self._terminal = sys.stderr.isatty()
-        self._open = False
+        self._progress = Progress(sys.stderr, delay=0.0)
 
     def __call__(self, step: Step) -> None:
         place = f"[{step.number}/{step.of}] {step.name}"
@@ -329,26 +328,22 @@ class _Progress:
             self._say(f"{place}: {step.statements} statements in {step.seconds:.1f} s")
         elif step.kind == "started":
             begin = f", from statement {step.statement + 1}" if step.statement else ""
-            self._say(f"{place}: {step.statements} statements{begin}", passing=True)
+            self._pass(f"{place}: {step.statements} statements{begin}")
         else:
             what = f"statement {step.statement}/{step.statements} (line {step.line}, {step.detail})"
-            self._say(f"{place}: {what}", passing=True)
+            self._pass(f"{place}: {what}")
 
     def end(self) -> None:
-        """Leave the line that would be overwritten."""
-        if self._open:
-            print(file=sys.stderr)
-            self._open = False
+        """Keep the last line, which the next one would overwrite."""
+        self._progress.end(keep=True)
 
-    def _say(self, text: str, *, passing: bool = False) -> None:
-        if self._quiet or (passing and not self._terminal):
-            return
-        if self._terminal:
-            text = text if len(text) < 160 else text[:157] + "..."
-            sys.stderr.write("\r\x1b[K" + message(text) + "\n" * (not passing))
-            sys.stderr.flush()
-            self._open = passing
-        else:
+    def _pass(self, text: str) -> None:
+        if not self._quiet:
+            self._progress(message(text))
+
+    def _say(self, text: str) -> None:
+        if not self._quiet:
+            self._progress.end()
             write_line(message(text), sys.stderr)
             sys.stderr.flush()
 

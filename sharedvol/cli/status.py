@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
 from sharedvol.cli.terminal import Progress, write_error, write_line
-from sharedvol.errors import describe
+from sharedvol.errors import describe, remedy
 from sharedvol.locks import Holder
 from sharedvol.text import shown
 from sharedvol.volume.record import Replica
@@ -65,14 +63,10 @@ def _run(options: argparse.Namespace) -> int:
         with os.scandir(options.directory):
             pass
     except OSError as error:
-        hint = {
-            errno.ENOENT: "create it, or mount the volume",
-            errno.ENOTDIR: "name the volume's directory",
-            errno.EACCES: "run this as a user who may read it",
-        }.get(error.errno or 0, "see the reason")
+        hint = remedy(error, ENOTDIR="name the volume's directory", EACCES="run this as a user that may read it")
         write_error(f"cannot read {options.directory!r}: {describe(error)}; {hint}")
         return EXIT_DIRECTORY
-    progress = Progress(sys.stderr, time.monotonic, every=0.2)
+    progress = Progress(sys.stderr, every=0.2)
     try:
         status = read_status(options.directory, options.kinds, _counted(progress))
     finally:

@@ -1,4 +1,4 @@
-"""What commands print: lines in any encoding, what happens if they cannot be written, and progress on a terminal."""
+"""Print the lines of commands in any encoding, report output that cannot be written, and show progress."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import io
 import os
 import select
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, NoReturn, TextIO
 
@@ -21,6 +22,7 @@ EXIT_ERROR: Final = 1
 EXIT_OUTPUT: Final = 74  # EX_IOERR of sysexits.h
 
 _PATIENCE: Final = 2.0  # seconds before progress is shown
+_LONGEST: Final = 160  # characters of progress: a line that wraps cannot be overwritten
 
 
 class OutputError(Exception):
@@ -117,33 +119,43 @@ class Parser(argparse.ArgumentParser):
 
 
 class Progress:
-    """Says on a terminal, in one line, how far it is, once it has taken a while.
+    """Shows on a terminal, in one line that is overwritten, how far a command is.
 
     Args:
-        stream: where to.
-        clock: seconds that only go forward.
+        stream: the terminal. Progress is not shown in a file.
+        clock: a monotonic clock, in seconds.
         every: seconds between two texts, at least.
+        delay: seconds before the first text, so that a short command shows none.
     """
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float], every: float = 0.0) -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        every: float = 0.0,
+        delay: float = _PATIENCE,
+    ) -> None:
         self._stream, self._clock, self._every = stream, clock, every
         self._terminal = stream.isatty()
-        self._next = clock() + _PATIENCE
+        self._next = clock() + delay
         self._shown = False
 
     def __call__(self, text: str) -> None:
+        """Show a text instead of the last one."""
         if not self._terminal or (now := self._clock()) < self._next:
             return
         self._next = now + self._every
         self._shown = True
-        self._say(f"\r\x1b[K{escape_unprintable(text)}")
+        text = escape_unprintable(text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "...")
+        self._write(f"\r\x1b[K{text}")
 
-    def end(self) -> None:
-        """Take the line away."""
+    def end(self, *, keep: bool = False) -> None:
+        """Remove the line, or keep it and begin another. The next text shows it again."""
         if self._shown:
             self._shown = False
-            self._say("\r\x1b[K")
+            self._write("\n" if keep else "\r\x1b[K")
 
-    def _say(self, text: str) -> None:
+    def _write(self, text: str) -> None:
         self._stream.write(text)
         self._stream.flush()

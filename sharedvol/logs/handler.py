@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import errno
 import logging
 import math
 import sys
@@ -19,7 +18,7 @@ from datetime import UTC, datetime
 
 from sharedvol import forks
 from sharedvol.arguments import size_of
-from sharedvol.errors import describe
+from sharedvol.errors import describe, remedy
 from sharedvol.identity import container_id
 from sharedvol.logs.files import LogDirectory, LogFiles
 from sharedvol.logs.names import LogNames
@@ -263,13 +262,10 @@ def _mode(permissions: int | str | None) -> int | None:
 
 
 def _hint(error: OSError) -> str:
-    return {
-        errno.ENOENT: "mount the volume, or create the directory before {container}",
-        errno.ENOTDIR: "remove what has its name; no symbolic link is followed",
-        errno.ELOOP: "remove the symbolic link; no symbolic link is followed",
-        errno.EROFS: "mount the volume read-write",
-        errno.EACCES: "give this user write permission on the directory",
-        errno.ENOSPC: "free some space",
-        errno.EDQUOT: "free some space, or raise the quota",
-        errno.EMFILE: "raise the limit of open files",
-    }.get(error.errno or 0, "see the reason")
+    return remedy(
+        error,
+        ENOENT="mount the volume, or create the directory before {container}",
+        ENOTDIR="remove what has its name; no symbolic link is followed",
+        ELOOP="remove the symbolic link; no symbolic link is followed",
+        EACCES="give user {user} write access to the directory",
+    )

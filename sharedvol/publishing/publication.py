@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, BinaryIO, Literal, TextIO, overload
 
-from sharedvol.errors import AlreadyPublishedError, InvalidNameError, PublishError, describe
+from sharedvol.errors import AlreadyPublishedError, InvalidNameError, PublishError, describe, remedy
 from sharedvol.filesystem import open_file, open_top
 from sharedvol.identity import worker_token
 from sharedvol.publishing.mark import marked_time
@@ -190,13 +190,12 @@ class Publication:
         )
 
     def _error(self, what: str, error: OSError) -> PublishError:
-        hint = {
-            errno.ENOENT: "create the directory, or mount its volume",
-            errno.EROFS: "mount the volume read-write",
-            errno.EACCES: "give this user write permission on the directory",
-            errno.ENOSPC: "free some space",
-            errno.EDQUOT: "free some space, or raise the quota",
-        }.get(error.errno or 0, "nothing was published")
+        hint = remedy(
+            error,
+            default="nothing was published",
+            ENOENT="create the directory, or mount its volume",
+            EACCES="give user {user} write access to the directory",
+        )
         return PublishError(
             error.errno or errno.EIO, f"cannot {what} {str(self.path)!r}: {describe(error)}; {hint}", str(self.path)
         )

@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from sharedvol import forks
-from sharedvol.errors import LockFileError, NetworkFileSystemError, PresenceError, describe
+from sharedvol.errors import LockFileError, NetworkFileSystemError, PresenceError, describe, remedy
 from sharedvol.filesystem import open_subdirectory, open_top
 from sharedvol.locks.file import linux as kernel
 from sharedvol.locks.file.below import LockBelow
@@ -214,13 +214,14 @@ class ReplicaRegistry:
                 )
 
     def _error(self, what: str, error: OSError) -> PresenceError:
-        hint = {
-            errno.ENOENT: "create the directory, or mount its volume",
-            errno.EROFS: "mount the volume read-write, because a replica that joins writes there",
-            errno.EACCES: "give this user permission on the volume's directory",
-            errno.ENOTDIR: "remove what has its name; symbolic links are never followed",
-            errno.ELOOP: "remove the symbolic link with its name; links are never followed",
-        }.get(error.errno or 0, "see the reason")
+        hint = remedy(
+            error,
+            ENOENT="create the directory, or mount its volume",
+            EROFS="mount the volume read-write, because a replica that joins writes there",
+            EACCES="give user {user} access to the volume's directory",
+            ENOTDIR="remove what has its name; symbolic links are never followed",
+            ELOOP="remove the symbolic link with its name; links are never followed",
+        )
         return PresenceError(f"cannot {what} {self._top!r}: {describe(error)}; {hint}")
 
 

@@ -237,7 +237,7 @@ def test_a_directory_that_cannot_be_written_is_told(directory: Path) -> None:
 
     for path in [directory, *directory.parents][:3]:
         path.chmod(0o755)
-    assert "give this user permission" in run_forked(as_another)
+    assert "give user 1000 access" in run_forked(as_another)
 
 
 def test_a_read_only_volume_is_told(directory: Path) -> None:

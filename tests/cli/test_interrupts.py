@@ -224,7 +224,7 @@ def test_a_closed_output_is_no_error_and_no_other_file_takes_its_number(tmp_path
     assert (tmp_path / "l").read_bytes() == b""
 
 
-@pytest.mark.parametrize("missing", ["click", "structlog", "tqdm"])
+@pytest.mark.parametrize("missing", ["click", "structlog", "pydantic"])
 def test_the_sidecar_without_its_extra_says_what_to_install(missing: str, tmp_path: Path) -> None:
     blocker = f"import sys\nsys.modules[{missing!r}] = None\n"
     (tmp_path / "sitecustomize.py").write_text(blocker)

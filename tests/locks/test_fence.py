@@ -254,7 +254,7 @@ def test_a_file_of_another_user_without_permission_is_named(path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os.path, "abspath", lambda name: f"./{os.fspath(name)}")
-        assert "give this user read and write permission" in run_forked(attempt)
+        assert "give user 12345 read and write access" in run_forked(attempt)
 
 
 @pytest.mark.skipif(not has_permission_to_mount(), reason="needs root, to mount")

@@ -20,7 +20,7 @@ import stat
 import struct
 from typing import TYPE_CHECKING
 
-from sharedvol.errors import LockFileError, describe
+from sharedvol.errors import LockFileError, describe, remedy
 
 if TYPE_CHECKING:
     import fcntl
@@ -291,21 +291,23 @@ def unlock(fd: Handle) -> None:
 
 
 def _cannot_open(path: str, error: OSError) -> LockFileError:
-    hint = {
-        errno.ENOENT: "create its directory, or mount the volume",
-        errno.ENOTDIR: "a part of the path is not a directory",
-        errno.EROFS: "a lock is opened for writing: mount the volume read-write, or keep the lock on another",
-        errno.EACCES: "give this user read and write permission on the lock file and its directory",
-        errno.ELOOP: "it is a symbolic link, which a lock never follows: name the file itself",
-        errno.EISDIR: "it is a directory: name a file in it",
-        errno.EMFILE: "this process has too many open files: raise its limit (ulimit -n)",
-    }.get(error.errno or 0, "see the reason")
+    hint = remedy(
+        error,
+        ENOENT="create its directory, or mount the volume",
+        ENOTDIR="a part of the path is not a directory",
+        EROFS="a lock is opened for writing: mount the volume read-write, or keep the lock on another",
+        EACCES="give user {user} read and write access to the lock file and its directory",
+        ELOOP="it is a symbolic link, which a lock never follows: name the file itself",
+        EISDIR="it is a directory: name a file in it",
+    )
     return LockFileError(error.errno or errno.EIO, f"cannot open lock {path!r}: {describe(error)}; {hint}", path)
 
 
 def _cannot_lock(path: str, error: OSError) -> LockFileError:
-    hint = {
-        errno.ENOLCK: "the file system has no lock service, or no memory for locks",
-        errno.EBADF: "its descriptor was closed by other code of this process",
-    }.get(error.errno or 0, "the file system does not support locks: keep the lock file on a named volume")
+    hint = remedy(
+        error,
+        default="the file system does not support locks: keep the lock file on a named volume",
+        ENOLCK="the file system has no lock service, or no memory for locks",
+        EBADF="its descriptor was closed by other code of this process",
+    )
     return LockFileError(error.errno or errno.EIO, f"cannot lock {path!r}: {describe(error)}; {hint}", path)

@@ -22,7 +22,7 @@ import stat
 import time
 from typing import Final
 
-from sharedvol.errors import AlreadyPublishedError, LockFileError, PublishError, describe
+from sharedvol.errors import AlreadyPublishedError, LockFileError, PublishError, describe, remedy
 from sharedvol.host import here
 from sharedvol.locks.file.pinned import Kept
 from sharedvol.publishing import publish
@@ -201,17 +201,14 @@ def _sync_directory(path: str) -> None:
 
 
 def _cannot(path: str, error: OSError) -> LockFileError:
-    hint = {
-        errno.ENOSPC: "free some space",
-        errno.EDQUOT: "free some space, or raise the quota",
-        errno.EROFS: "mount the volume read-write, or keep the lock on another",
-        errno.EACCES: "give this user read and write permission on the file and its directory",
-        errno.EPERM: "give this user read and write permission on the file and its directory",
-        errno.ELOOP: "it is a symbolic link, which is never followed: remove it",
-        errno.EISDIR: "it is a directory: remove it, or name another lock",
-        errno.EMFILE: "this process has too many open files: raise its limit (ulimit -n)",
-        errno.EIO: "look after the disk",
-    }.get(error.errno or 0, "see the reason")
+    permit = "give user {user} read and write access to the file and its directory"
+    hint = remedy(
+        error,
+        EROFS="mount the volume read-write, or keep the lock on another",
+        EACCES=permit,
+        EPERM=permit,
+        EISDIR="it is a directory: remove it, or name another lock",
+    )
     if isinstance(error, PublishError):
         return LockFileError(error.errno or errno.EIO, f"cannot begin with fencing tokens: {error}", path)
     return LockFileError(

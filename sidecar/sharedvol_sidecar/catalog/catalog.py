@@ -25,7 +25,8 @@ import sqlalchemy as sa
 from sharedvol_sidecar.catalog.encoding import escape, key, unescape
 from sharedvol_sidecar.catalog.pages import COLLECTED_AT, KEY, PageQueries, Query, lower_bound
 from sharedvol_sidecar.catalog.schema import collected
-from sharedvol_sidecar.catalog.session import CatalogSession, read_url
+from sharedvol_sidecar.catalog.session import CatalogSession
+from sharedvol_sidecar.catalog.url import read_url
 from sharedvol_sidecar.errors import CatalogError
 from sharedvol_sidecar.fs.directory import Directory, open_root
 from sharedvol_sidecar.fs.private import PRIVATE, open_private

@@ -6,31 +6,30 @@ from typing import Any
 
 import click
 
-from sharedvol import SharedVolError
 from sharedvol.database.url import without_secrets
-from sharedvol.errors import describe
 from sharedvol_sidecar.catalog.catalog import Catalog
-from sharedvol_sidecar.catalog.session import read_url
-from sharedvol_sidecar.commands.collect import settings_options
-from sharedvol_sidecar.commands.exit import EXIT_CONFIG, EXIT_FAILED, CommandFailed, report, say, say_json
+from sharedvol_sidecar.catalog.url import read_url
+from sharedvol_sidecar.commands.exit import exit_on_error
+from sharedvol_sidecar.commands.options import settings_options
+from sharedvol_sidecar.commands.output import report, say, say_json
+from sharedvol_sidecar.config.loading import collect, load
 from sharedvol_sidecar.config.network_mounts import network_warnings
 from sharedvol_sidecar.config.resolve import resolve
-from sharedvol_sidecar.config.settings import FIELDS, Settings, collect, load
-from sharedvol_sidecar.errors import ConfigError
+from sharedvol_sidecar.config.settings import FIELDS, Settings
 from sharedvol_sidecar.fs.directory import open_root
 from sharedvol_sidecar.humanize import plain
 
 
 @click.group(name="config")
 def config_command() -> None:
-    """Look at the settings: show what holds and where it comes from, or check that it can be run with."""
+    """Show the settings and where they come from, or check that the sidecar can run with them."""
 
 
 @config_command.command(name="show")
 @settings_options(run=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show_command(as_json: bool, **flags: Any) -> None:
-    """Print each setting, and where it comes from. Passwords are left out.
+    """Print each setting and where it comes from, without passwords.
 
     \b
       sharedvol-sidecar config show --config sidecar.toml
@@ -50,7 +49,7 @@ def show_command(as_json: bool, **flags: Any) -> None:
 @config_command.command(name="check")
 @settings_options(run=True)
 def check_command(**flags: Any) -> None:
-    """Check the settings, the directories and the catalog, as `run` would at its start. Nothing is moved.
+    """Check the settings, the directories and the catalog as `run` does when it starts. Nothing is moved.
 
     \b
       sharedvol-sidecar config check --from /vol/spool --to /vol/collected
@@ -58,29 +57,21 @@ def check_command(**flags: Any) -> None:
     Exit codes: 0 good, 1 the catalog cannot be used now, 2 wrong settings or directories.
     """
     settings, _ = _loaded(flags)
-    try:
+    with exit_on_error():
         work = resolve(settings)
         for warning in network_warnings(work, settings):
             report(f"warning: {warning.path!r} {warning.detail}")
         if work.catalog is not None:
             Catalog.open(work.catalog, open_root(settings.to)).close()
-    except ConfigError as error:
-        raise CommandFailed(str(error), EXIT_CONFIG) from None
-    except SharedVolError as error:
-        raise CommandFailed(str(error), EXIT_FAILED) from None
-    except OSError as error:
-        raise CommandFailed(f"cannot use {str(settings.to)!r}: {describe(error)}", EXIT_FAILED) from None
     say("the settings are good")
 
 
 def _loaded(flags: dict[str, Any], *, options: bool = True) -> tuple[Settings, dict[str, str]]:
     config = flags.pop("config", None)
     named = {name.rstrip("_"): value for name, value in flags.items()}
-    try:
+    with exit_on_error():
         settings = load(named, config, options=options)
         given = collect(named, config)
-    except ConfigError as error:
-        raise CommandFailed(str(error), EXIT_CONFIG) from None
     return settings, {name: given[name][1] if name in given else "default" for name in FIELDS}
 
 

@@ -1,4 +1,4 @@
-"""``sharedvol-sidecar health``: asks the running service how it is, for a container's HEALTHCHECK without curl."""
+"""The command ``health``: query the running service, for a container's HEALTHCHECK without curl."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from sharedvol.errors import describe
-from sharedvol_sidecar.commands.exit import report_error, say
+from sharedvol_sidecar.commands.output import report_error, say
 from sharedvol_sidecar.config.listen import DEFAULT_LISTEN, format_address, parse_listen, reachable
 from sharedvol_sidecar.config.secret import read_variable
 from sharedvol_sidecar.errors import ConfigError
@@ -26,18 +26,18 @@ _LISTEN = "SHAREDVOL_LISTEN"
 
 
 @click.command(name="health")
-@click.option("--ready", is_flag=True, help="Ask whether it is ready, not only whether it is alive.")
+@click.option("--ready", is_flag=True, help="Check that it is ready, and not just alive.")
 @click.option(
     "--listen",
     metavar="ADDRESS",
-    help=f"Where the service listens, as it was told itself. [default: {DEFAULT_LISTEN}]",
+    help=f"Where the service listens, as in its own settings. [default: {DEFAULT_LISTEN}]",
 )
 @click.option(
     "--config",
     metavar="FILE",
     envvar="SHAREDVOL_CONFIG",
     type=click.Path(path_type=Path),
-    help="The service's TOML file, which may hold the address.",
+    help="The service's TOML file, which may contain the address.",
 )
 @click.option(
     "--timeout",
@@ -45,10 +45,10 @@ _LISTEN = "SHAREDVOL_LISTEN"
     default=3.0,
     show_default=True,
     type=click.FloatRange(0, 600, min_open=True),
-    help="How long to wait for the connection, and for the answer.",
+    help="How long to wait for the connection and for the response.",
 )
 def health_command(ready: bool, listen: str | None, config: Path | None, timeout: float) -> None:
-    """Ask the service on this host how it is; one line, exit code 0 if it is well, else 1.
+    """Query the service on this host and print one line. The exit code is 0 if it is well, else 1.
 
     \b
       HEALTHCHECK CMD ["sharedvol-sidecar", "health"]
@@ -58,34 +58,34 @@ def health_command(ready: bool, listen: str | None, config: Path | None, timeout
     except ConfigError as error:
         _fail(str(error))
     if address is None:
-        _fail("there is nobody to ask: listen is off")
+        _fail("there is no server to query: listen is off")
     host, port = reachable(address[0]), address[1]
     path = "/readyz" if ready else "/healthz"
     try:
-        code, body = _ask_again(host, port, path, timeout)
+        code, body = _query_until_answered(host, port, path, timeout)
     except (OSError, http.client.HTTPException) as error:
         _fail(f"no answer from {format_address(host, port)}: {str(error) or type(error).__name__}")
     said = plain(_in_words(body))
-    # Something else may listen there, and be well.
+    # Another program may listen there and answer with 200.
     if code != 200 or body.get("status") not in ("alive", "ready"):
         _fail(f"{said} (HTTP {code} from {format_address(host, port)}{path})")
     say(said)
 
 
-def _ask_again(host: str, port: int, path: str, timeout: float) -> tuple[int, dict[str, Any]]:
-    """Ask until there is an answer: a service that has too many connections closes one more."""
+def _query_until_answered(host: str, port: int, path: str, timeout: float) -> tuple[int, dict[str, Any]]:
+    """Query until there is a response, because a service with too many connections closes new ones."""
     end = time.monotonic() + timeout
     while True:
         try:
-            return _ask(host, port, path, timeout)
+            return _query(host, port, path, timeout)
         except (ConnectionResetError, BrokenPipeError, http.client.RemoteDisconnected):
             if time.monotonic() + _PAUSE > end:
                 raise
         time.sleep(_PAUSE)
 
 
-def _ask(host: str, port: int, path: str, timeout: float) -> tuple[int, dict[str, Any]]:
-    connection = http.client.HTTPConnection(host, port, timeout=timeout)  # which knows no proxies
+def _query(host: str, port: int, path: str, timeout: float) -> tuple[int, dict[str, Any]]:
+    connection = http.client.HTTPConnection(host, port, timeout=timeout)  # it uses no proxy
     try:
         connection.request("GET", path, headers={"Connection": "close"})
         answer = connection.getresponse()
@@ -105,8 +105,8 @@ def _parse(text: bytes) -> dict[str, Any]:
 def _in_words(body: dict[str, Any]) -> str:
     status = str(body.get("status", "not an answer of this service")).replace("_", " ")
     reasons = body.get("reasons")
-    told = [one for one in reasons if isinstance(one, dict)] if isinstance(reasons, list) else []
-    return "; ".join([status, *(f"{one.get('reason')}: {one.get('detail')}" for one in told)])
+    given = [one for one in reasons if isinstance(one, dict)] if isinstance(reasons, list) else []
+    return "; ".join([status, *(f"{one.get('reason')}: {one.get('detail')}" for one in given)])
 
 
 def _from_environment() -> str | None:
@@ -127,6 +127,6 @@ def _configured(config: Path | None) -> str | None:
 
 
 def _fail(message: str) -> NoReturn:
-    # Docker keeps 2 for itself: whatever is wrong, the code is 1.
+    # Always 1, because Docker reserves 2.
     report_error(message)
     sys.exit(1)

@@ -1,4 +1,4 @@
-"""Files that hold the value of a setting: how container engines hand over secrets."""
+"""Read settings from the environment, or from files with secrets that container engines mount."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from sharedvol.errors import describe
 from sharedvol_sidecar.errors import ConfigError
 
 SECRET = "_FILE"
-"""``SHAREDVOL_CATALOG_FILE`` names a file that holds the value: how container engines hand over secrets."""
+"""``SHAREDVOL_CATALOG_FILE`` names a file with the value, because container engines pass secrets as files."""
 
 _LONGEST = 65_536  # bytes
 
 
 def read_variable(name: str) -> tuple[str, str] | None:
-    """Return a setting that the environment holds or names the file of, and the variable it is from; None if neither.
+    """Return a setting's value and its variable, which has the value or names a file with it; None if neither is set.
 
     Args:
         name: the variable, such as ``SHAREDVOL_CATALOG``. An empty one counts as not set.
@@ -39,21 +39,21 @@ def read_secret(path: Path, name: str) -> str:
         name: the variable that names it.
 
     Raises:
-        ConfigError: it cannot be read, is empty, or does not hold text.
+        ConfigError: it cannot be read, is empty, or is not text.
     """
-    # No message repeats the path: the variable may hold the secret itself, by a mistake.
+    # No message repeats the path, because the variable may contain the secret itself by mistake.
     try:
         with path.open("rb") as file:
             raw = file.read(_LONGEST + 1)
         if len(raw) > _LONGEST:
-            raise ConfigError(f"{name}: the file has more than {_LONGEST} bytes: see that it is the secret")
+            raise ConfigError(f"{name}: the file has more than {_LONGEST} bytes: check that it is the secret")
         text = raw.decode("utf-8").strip("\r\n")
     except (OSError, ValueError) as error:
         if isinstance(error, UnicodeDecodeError):
-            raise ConfigError(f"{name}: the file does not hold text") from None
+            raise ConfigError(f"{name}: the file is not text") from None
         reason = describe(error) if isinstance(error, OSError) else "not a path"
         raise ConfigError(
-            f"{name}: cannot read the file: {reason}; set it to the path of a file, and see that the secret is mounted"
+            f"{name}: cannot read the file: {reason}; set it to the path of a file, and check that the secret is mounted"
         ) from None
     if not text:
         raise ConfigError(f"{name}: the file is empty: write the value into it, or leave {name} out")

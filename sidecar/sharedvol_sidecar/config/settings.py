@@ -1,28 +1,20 @@
-"""The settings: by flag, else by environment (``SHAREDVOL_…``), else by a TOML file, else the default.
-
-One list, `Settings`: its fields are the flags, the variables and the keys.
-"""
+"""The settings. Each field of `Settings` is a flag, an environment variable and a key of the TOML file."""
 
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from sharedvol.arguments import parse_size
-from sharedvol.errors import describe
 from sharedvol_sidecar.config.listen import DEFAULT_LISTEN, parse_listen
-from sharedvol_sidecar.config.secret import SECRET, read_variable
 from sharedvol_sidecar.destination.template import DEFAULT, Template
 from sharedvol_sidecar.errors import ConfigError
-from sharedvol_sidecar.humanize import toml_problem
+from sharedvol_sidecar.retention.rules import parse_rules
 
 PREFIX = "SHAREDVOL_"
-FLAG = "flag"
-"""Where a value comes from that was given on the command line."""
 
 _NUMERIC = ("quiet", "interval", "workers", "follow_interval", "seal_after", "grace")
 _NUMBERS = re.compile(r"(?P<uid>\d{1,9})?(:(?P<gid>\d{1,9}))?")
@@ -31,50 +23,50 @@ Names = tuple[str, ...]
 
 
 def variable(field: str) -> str:
-    """The environment variable of a field."""
+    """Return the environment variable of a field."""
     return PREFIX + field.rstrip("_").upper()
 
 
 def setting(default: Any, metavar: str, description: str, *, run: bool = False, **limits: Any) -> Any:
-    """A field, with what its flag's help says; ``run`` for one that is of no use to ``once``."""
+    """Declare a field with the help of its flag; ``run`` if ``once`` does not use it."""
     return Field(default, description=description, json_schema_extra={"metavar": metavar, "run": run}, **limits)
 
 
 class Settings(BaseModel):
-    """What can be set."""
+    """All settings, checked."""
 
     model_config = ConfigDict(alias_generator=variable, extra="forbid", allow_inf_nan=False, frozen=True)
 
     from_: Path = setting(..., "SPOOL", "The directory that the replicas write below.")
-    to: Path = setting(..., "COLLECTED", "The directory for the files: beside the spool, best on its file system.")
+    to: Path = setting(..., "COLLECTED", "The directory for the files: next to the spool, best on its file system.")
     template: str = setting(DEFAULT, "TEMPLATE", "Names in the destination.")
     quiet: float = setting(
         2.0,
         "SECONDS",
-        "A closed file is finished when it has not changed for so long; one that was renamed or linked into place "
-        "is at once.",
+        "A closed file is finished when it has not changed for this time. A file that was renamed or linked into place "
+        "is finished at once.",
         ge=0,
         le=86_400,
     )
-    interval: float = setting(5.0, "SECONDS", "Scan so often when no event tells.", run=True, gt=0, le=86_400)
-    kinds: Names = setting(("results", "logs"), "NAMES", "The sources' directories.")
+    interval: float = setting(5.0, "SECONDS", "Scan this often if no event reports a file.", run=True, gt=0, le=86_400)
+    kinds: Names = setting(("results", "logs"), "NAMES", "The directories that are collected, by their names.")
     pattern: str | None = setting(
         None,
         "REGEX",
-        "For flat directories: how a file's name tells its container, with a group (?P<container>...). By default "
-        "the names that sharedvol and R build.",
+        "For flat directories: how to read the container from a file's name, with a group (?P<container>...). By "
+        "default the names that sharedvol and R build.",
     )
     workers: int = setting(2, "N", "Processes that work on a backlog, 1 or 2.", ge=1, le=2)
     follow: Names = setting(
-        ("logs",), "KINDS", "The kinds whose open files are followed into the destination; none for none."
+        ("logs",), "KINDS", "The kinds whose open files are followed into the destination, or none."
     )
     follow_interval: float = setting(
-        1.0, "SECONDS", "Copy what followed logs have grown by so often.", run=True, ge=0.05, le=3600
+        1.0, "SECONDS", "Copy new data of followed logs this often.", run=True, ge=0.05, le=3600
     )
     seal_after: float = setting(
         60.0,
         "SECONDS",
-        "Where no lease can be had: a log is finished when it has not changed for so long.",
+        "Where leases do not work, a log is finished when it has not changed for this time.",
         ge=0,
         le=86_400 * 30,
     )
@@ -84,38 +76,40 @@ class Settings(BaseModel):
         "URL",
         "mysql://user@host/database, sqlite:///file, or none. By default COLLECTED/.sharedvol/catalog.db.",
     )
-    digests: bool = setting(True, "BOOL", "Take the SHA-256 of every file.")
+    digests: bool = setting(True, "BOOL", "Compute the SHA-256 of every file.")
     owner: str | None = setting(
-        None, "UID:GID", "Whose collected files are, by number; else as their writers made them."
+        None, "UID:GID", "Owner of collected files, by number. By default the owner of the source."
     )
     file_mode: str | None = setting(
-        None, "OCTAL", "Their permission bits, such as 0640; else as their writers made them."
+        None, "OCTAL", "Permission bits of collected files, such as 0640. By default those of the source."
     )
-    directory_mode: str | None = setting(None, "OCTAL", "Those of the directories that are made for them.")
-    min_free: str = setting("16M", "SIZE", "Free space in the destination that copies and followed logs leave.")
-    rate: str = setting("0", "SIZE", "Move at most so many bytes a second; 0 is no limit.")
+    directory_mode: str | None = setting(None, "OCTAL", "Permission bits of the directories that are made for them.")
+    min_free: str = setting("16M", "SIZE", "Free space that copies and followed logs leave in the destination.")
+    rate: str = setting("0", "SIZE", "Move at most this many bytes per second; 0 for no limit.")
     orphans: Literal["remove", "keep"] = setting(
-        "remove", "WHAT", "The drained directories of containers that joined the volume and are dead: remove or keep."
+        "remove",
+        "WHAT",
+        "What to do with empty directories of dead containers that joined the volume: remove, keep.",
     )
     keep: Names = setting(
-        (), "RULES", "What to keep of collected files: results=90d logs=14d,20G, with spaces between.", run=True
+        (), "RULES", "What to keep of collected files, separated by spaces: results=90d logs=14d,20G.", run=True
     )
     prune: Literal["off", "dry-run", "apply"] = setting(
         "dry-run",
         "MODE",
-        "What is done about files beyond --keep, once an hour: off, dry-run (log them) or apply.",
+        "What to do, once an hour, with files that --keep does not keep: off, dry-run (log them) or apply.",
         run=True,
     )
-    listen: str = setting(DEFAULT_LISTEN, "ADDRESS", "Where HTTP is served: host:port, or off.", run=True)
+    listen: str = setting(DEFAULT_LISTEN, "ADDRESS", "Where to serve HTTP: host:port, or off.", run=True)
     allowed_hosts: Names = setting(
-        (), "NAMES", "Host names that requests to a loopback address may have, besides localhost.", run=True
+        (), "NAMES", "Host names, other than localhost, that requests to a loopback address may have.", run=True
     )
     allow_network: bool = setting(False, "BOOL", "Accept network file systems, where locks may not hold, silently.")
-    strict: bool = setting(False, "BOOL", "Refuse network file systems instead of a warning.")
+    strict: bool = setting(False, "BOOL", "Refuse network file systems instead of warning.")
     grace: float = setting(
         8.0,
         "SECONDS",
-        "After SIGTERM, end within so long: a file that takes longer is left for the next start.",
+        "End within this time after SIGTERM. A file that takes longer is left for the next start.",
         run=True,
         gt=0,
         le=86_400,
@@ -124,7 +118,7 @@ class Settings(BaseModel):
     @field_validator(*_NUMERIC, mode="before")
     @classmethod
     def _is_number(cls, value: object) -> object:
-        if isinstance(value, bool):  # which Python takes for 0 and 1
+        if isinstance(value, bool):  # Python would accept it as 0 or 1
             raise ValueError("give a number")
         return value
 
@@ -199,7 +193,7 @@ class Settings(BaseModel):
     @field_validator("catalog")
     @classmethod
     def _is_catalog(cls, value: str) -> str:
-        from sharedvol_sidecar.catalog.session import check_url  # SQLAlchemy, which a health check can do without
+        from sharedvol_sidecar.catalog.url import check_url  # loads SQLAlchemy, which a health check does not need
 
         try:
             check_url(value, options=False)
@@ -216,8 +210,6 @@ class Settings(BaseModel):
     @field_validator("keep")
     @classmethod
     def _are_rules(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        from sharedvol_sidecar.retention.pruner import parse_rules  # SQLAlchemy, which a health check can do without
-
         try:
             parse_rules(value)
         except ConfigError as error:
@@ -226,12 +218,12 @@ class Settings(BaseModel):
 
     @property
     def uid(self) -> int | None:
-        """The collected files' user."""
+        """The user that owns collected files; None to keep the source's."""
         return self._number("uid")
 
     @property
     def gid(self) -> int | None:
-        """The collected files' group."""
+        """The group that owns collected files; None to keep the source's."""
         return self._number("gid")
 
     def _number(self, name: str) -> int | None:
@@ -240,89 +232,4 @@ class Settings(BaseModel):
 
 
 FIELDS = tuple(name.rstrip("_") for name in Settings.model_fields)
-"""The settings' names."""
-
-_NAMES = ", ".join(FIELDS)
-
-
-def collect(flags: dict[str, Any], config: Path | None) -> dict[str, tuple[Any, str]]:
-    """What was given, and where: by name, the value and ``flag``, the variable, or the file.
-
-    Args:
-        flags: the flags that were given, by name.
-        config: the TOML file, or None.
-
-    Raises:
-        ConfigError: the file or a secret cannot be read; or there is no such setting in it.
-    """
-    given = {name: (value, str(config)) for name, value in _read(config).items()}
-    for name in FIELDS:
-        found = read_variable(variable(name))
-        if found is not None:
-            given[name] = found
-    given.update({name: (value, FLAG) for name, value in flags.items() if value is not None})
-    return given
-
-
-def load(flags: dict[str, Any], config: Path | None, *, options: bool = True) -> Settings:
-    """Return the settings, checked, but not the directories.
-
-    Args:
-        flags: the flags that were given, by field name without underscore.
-        config: the TOML file, or None.
-        options: check the options in the catalog's URL, too, which loads the database's driver.
-
-    Raises:
-        ConfigError: in one line: which setting, what is wrong with it, and what it should be.
-    """
-    given = collect(flags, config)
-    sources = {name: source for name, (_, source) in given.items()}
-    try:
-        settings = Settings(**{variable(name): value for name, (value, _) in given.items()})
-    except ValidationError as error:
-        raise ConfigError("; ".join(_in_words(problem, sources) for problem in error.errors())) from None
-    if options and settings.catalog:
-        from sharedvol_sidecar.catalog.session import check_url
-
-        try:
-            check_url(settings.catalog)
-        except ConfigError as error:
-            raise ConfigError(f"{named('catalog', sources['catalog'])}: {error}") from None
-    return settings
-
-
-def _read(config: Path | None) -> dict[str, Any]:
-    if config is None:
-        return {}
-    try:
-        given = tomllib.loads(config.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read settings file {str(config)!r}: {describe(error)}; name another with --config"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"settings file {str(config)!r} is not valid TOML: {toml_problem(error)}; fix that line"
-        ) from None
-    for name in given:
-        if name not in FIELDS:  # exactly: `QUIET` beside `quiet` would be the same setting twice
-            raise ConfigError(f"settings file {str(config)!r}: there is no setting {name!r}: there are {_NAMES}")
-    return given
-
-
-def named(name: str, source: str) -> str:
-    """Return how a message names a setting: ``setting 'catalog' (SHAREDVOL_CATALOG)``, never with its value."""
-    where = f"--{name.replace('_', '-')}" if source == FLAG else source
-    return f"setting {name!r} ({where})" if where else f"setting {name!r}"
-
-
-def _in_words(problem: Any, sources: dict[str, str]) -> str:
-    name = (str(problem["loc"][0]) if problem["loc"] else "?").removeprefix(PREFIX).lower()
-    if problem["type"] == "missing":
-        flag = name.replace("_", "-")
-        return f"{name!r} is not set: give --{flag}, {variable(name)}, or {name!r} in the settings file"
-    source = sources.get(name, "")
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    secret = name == "catalog" or source.endswith(SECRET) or "@" in str(problem["input"])
-    given = "" if secret else f" (it is {problem['input']!r})"
-    return f"{named(name, source)}: {message[:1].lower()}{message[1:]}{given}"
+"""The names of the settings."""

@@ -1,8 +1,8 @@
-"""One replica of the demo: the writers that people have, and a record of what they wrote.
+"""One replica of the demo: typical writers, and a record of what they wrote.
 
-Run as ``python -m sharedvol_sidecar.demo.replica SPOOL RECORDS STOP [HOSTNAME]``; the host name is set where the
-process has a UTS namespace of its own. The record of a file or line is
-written after it is complete, outside the spool: what the verdict later asks for.
+Run as ``python -m sharedvol_sidecar.demo.replica SPOOL RECORDS STOP [HOSTNAME]``. The host name is set if the process
+has its own UTS namespace. Each file or line is recorded outside the spool after it is complete. The verdict compares
+these records with the destination.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ done
 
 
 class Record:
-    """What one writer wrote.
+    """The record of what one writer wrote.
 
     Args:
-        directory: where the records are.
+        directory: the directory of the records.
         writer: its title in the table.
-        lines: whether it writes lines; else files.
+        lines: it writes lines instead of files.
     """
 
     def __init__(self, directory: Path, writer: str, *, lines: bool) -> None:
@@ -56,12 +56,12 @@ class Record:
         self._file = self.path.open("a", buffering=1)
 
     def add(self, entry: str) -> None:
-        """One line, or one file's name and digest; flushed at once."""
+        """Add a line, or a file's digest and name, and flush it."""
         self._file.write(entry + "\n")
 
 
 def _result(number: int) -> dict[str, Any]:
-    """A result that no other is equal to."""
+    """Return a result that differs from every other."""
     return {"container": container_id(), "worker": worker_token(), "number": number, "values": list(range(200))}
 
 
@@ -70,7 +70,7 @@ def _digest(text: str) -> str:
 
 
 def dump_results(home: Path, spool: Path, records: Path, stopped: Callable[[], bool]) -> None:
-    """Each result under a name of its own, written piece by piece to an open file."""
+    """Write each result under its own name, piece by piece to an open file."""
     record = Record(records, JSON_DUMP, lines=False)
     number = 0
     while not stopped():
@@ -80,14 +80,14 @@ def dump_results(home: Path, spool: Path, records: Path, stopped: Callable[[], b
         with path.open("w") as file:
             file.write(text[:100])
             file.flush()
-            # Sometimes longer than the quiet time: only the open file tells that it is not finished.
+            # Sometimes longer than the quiet time, so that only the open file shows that it is not finished.
             time.sleep(0.8 if number % 40 == 1 else 0.005)
             file.write(text[100:])
         record.add(f"{_digest(text)} {path.name}")
 
 
 def publish_results(home: Path, spool: Path, records: Path, stopped: Callable[[], bool]) -> None:
-    """All workers publish under one name: again as soon as the last one has been collected."""
+    """Publish under one name in all workers, again as soon as the last file was collected."""
     record = Record(records, PUBLISH, lines=False)
     number = 0
     while not stopped():
@@ -105,7 +105,7 @@ def publish_results(home: Path, spool: Path, records: Path, stopped: Callable[[]
 
 
 def rename_results(home: Path, spool: Path, records: Path, stopped: Callable[[], bool]) -> None:
-    """Into the flat directory that all share, under R's names, renamed into place."""
+    """Write to the flat directory that all replicas share, under R's names, and rename into place."""
     record = Record(records, RENAME, lines=False)
     number = 0
     while not stopped():
@@ -120,12 +120,12 @@ def rename_results(home: Path, spool: Path, records: Path, stopped: Callable[[],
 
 
 def rotate_logs(home: Path, spool: Path, records: Path, stopped: Callable[[], bool]) -> None:
-    """The standard library's rotating handler, with room for what is not collected yet."""
+    """Log with the standard library's rotating handler, which keeps enough files until they are collected."""
     record = Record(records, ROTATING, lines=True)
     failed: list[logging.LogRecord] = []
     handler = logging.handlers.RotatingFileHandler(home / "logs" / "app.log", maxBytes=8_000, backupCount=500)
-    # The handler looks whether a rotated file exists and then renames it; if it was collected in between it
-    # drops the record, as it would for any error. Told here, so that what it did not write is not asked for.
+    # The handler checks that a rotated file exists and then renames it. If the file was collected in between, the
+    # handler drops the log record. Such a record was never written, so it is not added to ours.
     handler.handleError = failed.append  # type: ignore[assignment, method-assign]
     number = 0
     while not stopped():
@@ -140,7 +140,7 @@ def rotate_logs(home: Path, spool: Path, records: Path, stopped: Callable[[], bo
 
 
 def shell_log(home: Path, spool: Path, records: Path, stop: Path) -> subprocess.Popen[bytes]:
-    """A shell that appends, opening and closing the log for every line."""
+    """Start a shell that opens and closes the log for every line."""
     record = Record(records, SHELL, lines=True)
     name = f"{container_id()}-shell"
     log = home / "logs" / "shell.log"

@@ -32,20 +32,30 @@ def set_up(verbose: bool) -> LogOutput:
     logging.raiseExceptions = False  # a handler that fails would write to standard error
     logging.captureWarnings(True)
     root = logging.getLogger()
-    root.addHandler(_ToStructlog(logging.WARNING))
+    root.addHandler(ToStructlog("library", logging.WARNING))
     logging.getLogger("uvicorn").propagate = False  # what clients send is not worth a line; see `web.server`
     threading.excepthook = _thread_ended
     return output
 
 
-class _ToStructlog(logging.Handler):
-    """Logs what libraries log."""
+class ToStructlog(logging.Handler):
+    """Logs what libraries log.
+
+    Args:
+        event: the name of the event.
+        level: the least level that is logged.
+    """
+
+    def __init__(self, event: str, level: int) -> None:
+        super().__init__(level)
+        self._event = event
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Log a record, with the error that it has."""
         detail: dict[str, Any] = {"logger": record.name, "detail": record.getMessage().strip()}
         if record.exc_info and record.exc_info[1] is not None:
             detail["error"] = repr(record.exc_info[1])
-        structlog.get_logger().log(record.levelno, "library", **detail)
+        structlog.get_logger().log(record.levelno, self._event, **detail)
 
 
 def _thread_ended(args: threading.ExceptHookArgs) -> None:

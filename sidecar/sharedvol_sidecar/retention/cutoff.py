@@ -13,10 +13,10 @@ Cutoff = tuple[int, str]
 
 
 def cutoff(catalog: Catalog, kind: str, size: int) -> Generator[list[Any], None, Cutoff | None]:
-    """Return the newest file that does not fit into ``size`` with all newer ones; None where all fit.
+    """Return the newest file that does not fit into ``size`` together with all newer ones; None if all fit.
 
-    The sum is counted from the newest file. So it is right while other processes delete old files: they keep the
-    newer ones, too. An empty list is yielded after each query.
+    The sum starts at the newest file. So it is right while other processes delete old files, because those keep the
+    newer ones. An empty list is yielded after each query.
 
     Raises:
         CatalogError: the catalog cannot be read.

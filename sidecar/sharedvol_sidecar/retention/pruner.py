@@ -1,13 +1,13 @@
-"""Remove collected files by age and by size, by rules for each kind; only what the catalog knows.
+"""Delete collected files that no retention rule keeps. Only files in the catalog are deleted.
 
-Rules of time. A file's age is counted from when it was collected. A time in the future counts as now: by age
-such a file stays, by size it is the newest. So a clock that was set back, or that was ahead when a file was
-collected, makes files stay longer and never go earlier. A clock that runs ahead now cannot be told from a
-destination that nobody used for so long: look at the dry run first.
+A file's age counts from when it was collected. A time in the future counts as now: such a file is never too old, and
+it is the newest when sizes are counted. So a clock that was set back, or that was ahead when a file was collected,
+keeps files longer and never deletes them earlier. A clock that is ahead now looks the same as a destination that was
+not used for so long: read the dry run first.
 
-For each file, in this order: look that it is still what its row says, unlink it, sync its directory, remove
-the directories that became empty, forget the row. The row goes last: a kill at any point leaves a row without
-a file, at worst, and by that row the next run finds what is left to do.
+For each file, in this order: check that it is what its row says, unlink it, sync its directory, remove the directories
+that became empty, delete the row. The row is last, so a kill at any point leaves at worst a row without a file. The
+next run finds that row and continues from there.
 """
 
 from __future__ import annotations
@@ -20,36 +20,19 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from sharedvol.arguments import parse_size
 from sharedvol.errors import describe
 from sharedvol_sidecar.catalog.catalog import Catalog, CatalogError, Filters, Row, clamped
 from sharedvol_sidecar.catalog.encoding import key
 from sharedvol_sidecar.catalog.files import CollectedFiles, is_plain
-from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.fs.directory import Directory
-from sharedvol_sidecar.humanize import parse_duration, size
+from sharedvol_sidecar.humanize import size
 from sharedvol_sidecar.retention.cutoff import Cutoff, cutoff
+from sharedvol_sidecar.retention.rules import Rule
 
 _BATCH = 100
 _MOST_PENDING = 10_000  # rows without a file: the next run finds them
-_EXAMPLE = "say results=90d, logs=20G or logs=14d,20G"
 
 DELETED, GONE, LEFT, REFUSED, FAILED = "deleted", "gone", "left", "refused", "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """What is kept of a kind; None is no limit.
-
-    Attributes:
-        kind: of which files.
-        age_ns: nanoseconds since they were collected, at most.
-        size: bytes of all together, at most.
-    """
-
-    kind: str
-    age_ns: int | None = None
-    size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +45,13 @@ class Expired:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What became of it.
+    """The outcome for one expired file.
 
     Attributes:
-        outcome: ``deleted``; ``gone``: the file was not there any more, its row went; ``left``: it is not what the
-            row says, file and row stay; ``refused``: no file was ever collected to such a path; ``failed``.
+        outcome: ``deleted``; ``gone``: the file did not exist, and its row was deleted; ``left``: the file is not what
+            its row says, and both stay; ``refused``: no file was ever collected to such a path; ``failed``.
         expired: the file.
-        detail: why, where it was not deleted.
+        detail: why it was not deleted.
     """
 
     outcome: str
@@ -88,63 +71,27 @@ class Counts:
     failed: int = 0
 
     def add(self, pruned: Pruned) -> None:
-        """Count one more."""
+        """Count one file."""
         setattr(self, pruned.outcome, getattr(self, pruned.outcome) + 1)
         if pruned.outcome == DELETED:
             self.bytes += pruned.expired.row.size
 
     @property
     def good(self) -> bool:
-        """Whether everything went that was to go."""
+        """Return whether every expired file is deleted."""
         return not (self.left or self.refused or self.failed)
 
     def as_dict(self) -> dict[str, int]:
-        """The summary's JSON."""
+        """Return the summary for JSON."""
         return asdict(self)
 
 
-def parse_rules(texts: Iterable[str]) -> tuple[Rule, ...]:
-    """Rules as people write them: ``results=90d``, ``logs=14d,20G``.
-
-    Raises:
-        ConfigError: what is wrong with which one.
-    """
-    rules: dict[str, Rule] = {}
-    for text in texts:
-        rule = _parse_rule(text)
-        if rule.kind in rules:
-            raise ConfigError(f"rule {text!r}: there are two for {rule.kind!r}; {_EXAMPLE}")
-        rules[rule.kind] = rule
-    return tuple(rules.values())
-
-
-def _parse_rule(text: str) -> Rule:
-    kind, equals, limits = text.partition("=")
-    kind = kind.strip()
-    if not equals or not kind:
-        raise ConfigError(f"rule {text!r} names no kind: {_EXAMPLE}")
-    age: int | None = None
-    size: int | None = None
-    for limit in (part.strip() for part in limits.split(",")):
-        as_age = parse_duration(limit)
-        as_size = parse_size(limit) if as_age is None else None
-        # A bare number could be days or bytes, and a wrong guess deletes.
-        if (as_age is None and as_size is None) or limit.isdecimal():
-            raise ConfigError(
-                f"rule {text!r}: {limit!r} is neither an age (s, m, h, d, w) nor a size (B, K, M, G, T): {_EXAMPLE}"
-            )
-        if (as_age is not None and age is not None) or (as_size is not None and size is not None):
-            raise ConfigError(f"rule {text!r} has two limits of one sort: {_EXAMPLE}")
-        age, size = (as_age, size) if as_age is not None else (age, as_size)
-    return Rule(kind, age, size)
-
-
 def plan(catalog: Catalog, rules: Iterable[Rule], now_ns: int) -> Iterator[Expired]:
-    """What the rules do not keep, oldest first, in bounded memory. Nothing is changed.
+    """Yield the files that the rules do not keep, oldest first, in bounded memory. Change nothing.
 
     Args:
         catalog: the rows.
-        rules: one for each kind; of other kinds everything is kept.
+        rules: one for each kind. Every file of another kind is kept.
         now_ns: nanoseconds since 1970 (UTC).
 
     Raises:
@@ -154,7 +101,7 @@ def plan(catalog: Catalog, rules: Iterable[Rule], now_ns: int) -> Iterator[Expir
 
 
 def plan_in_steps(catalog: Catalog, rules: Iterable[Rule], now_ns: int) -> Iterator[list[Expired]]:
-    """The same as `plan`, in short lists: an empty one where a step finds nothing. No step takes long.
+    """Yield the files of `plan` in short lists, so that no step takes long. A list may be empty.
 
     Raises:
         CatalogError: the catalog cannot be read.
@@ -164,13 +111,13 @@ def plan_in_steps(catalog: Catalog, rules: Iterable[Rule], now_ns: int) -> Itera
         last: Cutoff | None = None
         if rule.size is not None:
             last = yield from cutoff(catalog, rule.kind, rule.size)
-        kinds.append(_of_kind(catalog, rule, last, now_ns))
-    doomed = heapq.merge(*kinds, key=lambda one: one.row.collected_at)
-    while batch := list(itertools.islice(doomed, _BATCH)):
+        kinds.append(_expired_of_kind(catalog, rule, last, now_ns))
+    expired = heapq.merge(*kinds, key=lambda one: one.row.collected_at)
+    while batch := list(itertools.islice(expired, _BATCH)):
         yield batch
 
 
-def _of_kind(catalog: Catalog, rule: Rule, last: Cutoff | None, now_ns: int) -> Iterator[Expired]:
+def _expired_of_kind(catalog: Catalog, rule: Rule, last: Cutoff | None, now_ns: int) -> Iterator[Expired]:
     oldest_kept = None if rule.age_ns is None else now_ns - rule.age_ns
     bounds = [bound for bound in (oldest_kept, None if last is None else last[0] + 1) if bound is not None]
     if not bounds:
@@ -184,38 +131,41 @@ def _of_kind(catalog: Catalog, rule: Rule, last: Cutoff | None, now_ns: int) -> 
 
 
 def apply(
-    catalog: Catalog, root: Directory, doomed: Iterable[Expired], tell: Callable[[Pruned], None] = lambda pruned: None
+    catalog: Catalog,
+    root: Directory,
+    planned: Iterable[Expired],
+    report: Callable[[Pruned], None] = lambda pruned: None,
 ) -> Counts:
-    """Delete what a plan names, as far as it is still what the catalog says.
+    """Delete the planned files that are still what the catalog says.
 
     Args:
         catalog: the rows.
         root: the destination's root.
-        doomed: from `plan`.
-        tell: told of each file when it, and its row, are dealt with.
+        planned: from `plan`.
+        report: called for each file after its row was dealt with.
 
     Raises:
-        CatalogError: the catalog failed. Rows of files that are gone may be left: the next run mends that.
+        CatalogError: the catalog failed. Rows of deleted files may be left, which the next run removes.
     """
     counts = Counts()
-    doomed = iter(doomed)
-    for outcomes in apply_in_steps(catalog, root, iter(lambda: list(itertools.islice(doomed, _BATCH)), [])):
+    planned = iter(planned)
+    for outcomes in apply_in_steps(catalog, root, iter(lambda: list(itertools.islice(planned, _BATCH)), [])):
         for pruned in outcomes:
             counts.add(pruned)
-            tell(pruned)
+            report(pruned)
     return counts
 
 
 def apply_in_steps(catalog: Catalog, root: Directory, steps: Iterable[list[Expired]]) -> Iterator[list[Pruned]]:
-    """The same as `apply` for each list of `plan_in_steps`; what became of its files.
+    """Do what `apply` does for each list of `plan_in_steps`, and yield the outcomes of its files.
 
     Raises:
-        CatalogError: the catalog failed, as with `apply`.
+        CatalogError: as for `apply`.
     """
     pending: list[Row] = []
     problem: CatalogError | None = None
-    for doomed in steps:
-        outcomes = unlink(root, doomed)
+    for planned in steps:
+        outcomes = unlink(root, planned)
         # Exactly these rows: a file that was collected meanwhile under such a name keeps its own.
         pending += forgettable(outcomes)
         try:
@@ -223,7 +173,7 @@ def apply_in_steps(catalog: Catalog, root: Directory, steps: Iterable[list[Expir
         except CatalogError as error:
             if not error.full or len(pending) > _MOST_PENDING:
                 raise
-            problem = error.with_traceback(None)  # more room may be all that it needs, and the next files make some
+            problem = error.with_traceback(None)  # deleting the next files may make the room that the catalog needs
         else:
             pending, problem = [], None
         yield outcomes
@@ -236,23 +186,23 @@ def prune(
     root: Directory,
     rules: Sequence[Rule],
     now_ns: int,
-    tell: Callable[[Pruned], None] = lambda pruned: None,
+    report: Callable[[Pruned], None] = lambda pruned: None,
 ) -> Counts:
-    """`plan` and `apply`: what a service calls from time to time. Several may at once.
+    """Run `plan` and `apply`. Several processes may do so at once.
 
     Raises:
-        CatalogError: the catalog failed; call it again later.
+        CatalogError: the catalog failed. Call it again later.
     """
-    return apply(catalog, root, plan(catalog, rules, now_ns), tell)
+    return apply(catalog, root, plan(catalog, rules, now_ns), report)
 
 
 def unlink(root: Directory, batch: Sequence[Expired]) -> list[Pruned]:
-    """Delete files durably, and the directories that become empty. Their rows stay: see `forgettable`."""
-    tree = CollectedFiles(root)  # anew: directories may have been moved away since
+    """Delete files durably, and the directories that become empty. Keep their rows: see `forgettable`."""
+    files = CollectedFiles(root)  # a new one, because directories may have been moved away since the last batch
     emptied: dict[str, None] = {}
-    outcomes = [_delete(tree, doomed, emptied) for doomed in batch]
-    problem = _settle(root, emptied)
-    if problem:  # the names may come back after a power cut: so the rows stay
+    outcomes = [_delete(files, expired, emptied) for expired in batch]
+    problem = _remove_empty(root, emptied)
+    if problem:  # a power cut may bring the names back, so the rows stay
         outcomes = [
             Pruned(FAILED, pruned.expired, problem) if pruned.outcome in (DELETED, GONE) else pruned
             for pruned in outcomes
@@ -261,32 +211,32 @@ def unlink(root: Directory, batch: Sequence[Expired]) -> list[Pruned]:
 
 
 def forgettable(outcomes: Iterable[Pruned]) -> list[Row]:
-    """The rows whose files do not exist any more."""
+    """Return the rows whose files no longer exist."""
     return [pruned.expired.row for pruned in outcomes if pruned.outcome in (DELETED, GONE)]
 
 
-def _delete(tree: CollectedFiles, doomed: Expired, emptied: dict[str, None]) -> Pruned:
-    row = doomed.row
+def _delete(files: CollectedFiles, expired: Expired, emptied: dict[str, None]) -> Pruned:
+    row = expired.row
     if not is_plain(row.path):
-        return Pruned(REFUSED, doomed, "no file was ever collected to such a path: look who writes the catalog")
+        return Pruned(REFUSED, expired, "no file was ever collected to such a path: check what writes the catalog")
     try:
-        found = tree.find(row.path)
+        found = files.find(row.path)
         if found is not None:
             if not stat.S_ISREG(found.info.st_mode):
-                return Pruned(LEFT, doomed, "it is no regular file")
+                return Pruned(LEFT, expired, "it is not a regular file")
             if (found.info.st_size, clamped(found.info.st_mtime_ns)) != (row.size, row.mtime_ns):
-                return Pruned(LEFT, doomed, "it was changed since it was collected; `verify` tells more")
+                return Pruned(LEFT, expired, "it was changed since it was collected: run `verify` for details")
             os.unlink(found.name, dir_fd=found.directory.fd)
     except FileNotFoundError:
         found = None
     except OSError as error:
-        return Pruned(LEFT if error.errno == errno.ELOOP else FAILED, doomed, describe(error))
+        return Pruned(LEFT if error.errno == errno.ELOOP else FAILED, expired, describe(error))
     emptied[row.path.rpartition("/")[0]] = None
-    return Pruned(DELETED, doomed) if found else Pruned(GONE, doomed, "the file was not there any more")
+    return Pruned(DELETED, expired) if found else Pruned(GONE, expired, "the file did not exist any more")
 
 
-def _settle(root: Directory, touched: Iterable[str]) -> str:
-    """Make what was unlinked durable, and remove the directories that are empty now; what failed, or nothing."""
+def _remove_empty(root: Directory, touched: Iterable[str]) -> str:
+    """Make unlinked names durable and remove the directories that are empty now. Return what failed, or nothing."""
     paths = set(touched)
     while paths:
         path = max(paths, key=lambda path: (path.count("/"), len(path)))
@@ -297,11 +247,11 @@ def _settle(root: Directory, touched: Iterable[str]) -> str:
             if not path:
                 continue
             parent = CollectedFiles(root).directory(above)
-            # rmdir(2) refuses what is not empty; where a sidecar is about to use it, that tries again.
+            # rmdir(2) refuses a directory that is not empty. A sidecar that is about to use it makes it again.
             os.rmdir(name, dir_fd=parent.fd)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                pass  # removed already, perhaps by a run that was killed before it came to those above
+                pass  # removed before, perhaps by a run that was killed before it reached the parents
             elif error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY, errno.EPERM, errno.EACCES):
                 continue
             else:

@@ -1,8 +1,8 @@
-"""Make room on a full disk by what the rules do not keep.
+"""Free space on a full disk by deleting the files that the retention rules do not keep.
 
-SQLite makes files before it reads a catalog, and more when it writes. On a full disk it can do neither. So the
-catalog's file is read as it is, files are deleted by what it says, and their rows are forgotten as soon as SQLite has
-room again. A kill in between leaves rows without files, which the next run forgets.
+SQLite creates files before it reads a catalog, and more when it writes. On a full disk it can do neither. So the
+catalog's file is read as it is, expired files are deleted, and their rows are deleted as soon as SQLite has room again.
+A kill in between leaves rows without files, which the next run deletes.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from collections.abc import Iterator, Sequence
 from sharedvol_sidecar.catalog.catalog import Catalog, CatalogError, Row
 from sharedvol_sidecar.fs.directory import Directory
 from sharedvol_sidecar.fs.private import PRIVATE
-from sharedvol_sidecar.retention.pruner import Expired, Pruned, Rule, forgettable, plan, unlink
+from sharedvol_sidecar.retention.pruner import Expired, Pruned, forgettable, plan, unlink
+from sharedvol_sidecar.retention.rules import Rule
 
 _STEP = 100
 
 
 @contextlib.contextmanager
 def readable(url: str | None, root: Directory) -> Iterator[Catalog]:
-    """Open a catalog to read it, on a full disk as well.
+    """Open a catalog for reading, even on a full disk.
 
     Args:
         url: of the catalog, as for `Catalog`.
@@ -43,19 +44,19 @@ def readable(url: str | None, root: Directory) -> Iterator[Catalog]:
 
 
 def make_room(url: str | None, root: Directory, rules: Sequence[Rule], now_ns: int) -> Iterator[list[Pruned]]:
-    """Delete what the rules do not keep, in short steps, until the catalog can be opened. Else do nothing.
+    """Delete expired files in short steps until the catalog can be opened. Do nothing if it can be opened now.
 
     Args:
         url: of the catalog, as for `Catalog`.
         root: the destination's root.
-        rules: one for each kind; of other kinds everything is kept.
+        rules: one for each kind. Every file of another kind is kept.
         now_ns: nanoseconds since 1970 (UTC).
 
     Yields:
-        What became of the files of a step.
+        The outcomes of a step's files.
 
     Raises:
-        CatalogError: the catalog cannot be opened, and nothing is left that could be deleted.
+        CatalogError: the catalog cannot be opened, and no expired file is left.
     """
     rows: list[Row] = []
     for done in itertools.count(0, _STEP):
@@ -66,10 +67,10 @@ def make_room(url: str | None, root: Directory, rules: Sequence[Rule], now_ns: i
         except CatalogError as error:
             if not error.full or root.inode(PRIVATE) is None:
                 raise
-            doomed = _next(url, root, rules, now_ns, done)
-            if not doomed:
+            expired = _next(url, root, rules, now_ns, done)
+            if not expired:
                 raise
-        outcomes = unlink(root, doomed)
+        outcomes = unlink(root, expired)
         rows += forgettable(outcomes)
         yield outcomes
 

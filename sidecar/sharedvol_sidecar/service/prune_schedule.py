@@ -15,8 +15,9 @@ from sharedvol_sidecar.errors import forget_frames
 from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.fs.directory import Directory, open_root
 from sharedvol_sidecar.humanize import size
-from sharedvol_sidecar.retention.pruner import Pruned, apply_in_steps, parse_rules, plan_in_steps
+from sharedvol_sidecar.retention.pruner import Pruned, apply_in_steps, plan_in_steps
 from sharedvol_sidecar.retention.relief import make_room, readable
+from sharedvol_sidecar.retention.rules import parse_rules
 
 EVERY = 3600.0
 

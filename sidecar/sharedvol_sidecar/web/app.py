@@ -15,9 +15,9 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sharedvol_sidecar.config.listen import HostRule
 from sharedvol_sidecar.monitor.state import ServiceState
-from sharedvol_sidecar.web import payloads as reports
+from sharedvol_sidecar.web import payloads
+from sharedvol_sidecar.web.hosts import HostRule
 from sharedvol_sidecar.web.metrics import registry
 from sharedvol_sidecar.web.page import Page
 
@@ -38,15 +38,15 @@ def status_app(board: ServiceState, hosts: HostRule) -> ASGIApp:
         return HTMLResponse(page.render(board.picture(), refresh="pause" not in request.query_params))
 
     async def status_json(request: Request) -> Response:
-        return _json(reports.status(board.picture()))
+        return _json(payloads.status(board.picture()))
 
     async def healthz(request: Request) -> Response:
         picture = board.picture()
-        return _json(reports.health(picture), 200 if picture.alive else 503)
+        return _json(payloads.health(picture), 200 if picture.alive else 503)
 
     async def readyz(request: Request) -> Response:
         picture = board.picture()
-        return _json(reports.readiness(picture), 200 if picture.ready else 503)
+        return _json(payloads.readiness(picture), 200 if picture.ready else 503)
 
     async def prometheus(request: Request) -> Response:
         body, content_type = _encoded(metrics, request.headers.get("accept", ""))
@@ -91,7 +91,7 @@ class _Guard:
                 MutableHeaders(scope=message).update(self._headers)
             await send(message)
 
-        app = self._app if self._hosts.believes(Headers(scope=scope).get("host")) else _MISDIRECTED
+        app = self._app if self._hosts.accepts(Headers(scope=scope).get("host")) else _MISDIRECTED
         await app(scope, receive, guarded)
 
 

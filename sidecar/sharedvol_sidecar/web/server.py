@@ -10,16 +10,17 @@ from collections.abc import Iterable
 from typing import Any
 
 import h11
-import structlog
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sharedvol.errors import describe
-from sharedvol_sidecar.config.listen import HostRule, format_address
+from sharedvol_sidecar.config.listen import format_address
 from sharedvol_sidecar.errors import ConfigError
+from sharedvol_sidecar.monitor.service_log import ToStructlog
 from sharedvol_sidecar.monitor.state import ServiceState
 from sharedvol_sidecar.transfer.batch import MAX_CONNECTIONS
 from sharedvol_sidecar.web.app import status_app
+from sharedvol_sidecar.web.hosts import HostRule
 from sharedvol_sidecar.web.listener import Listener
 
 PATIENCE = 10.0
@@ -62,7 +63,7 @@ class Server:
         self._allowed_hosts, self._patience, self._connections = allowed_hosts, patience, connections
         self._uvicorn: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
-        self._relay = _ToStructlog(logging.ERROR)
+        self._relay = ToStructlog("http", logging.ERROR)
         self.address: tuple[str, int] | None = None
         """Where it listens, as `start` found it."""
 
@@ -192,13 +193,3 @@ def _protocol(patience: float) -> type[H11Protocol]:
                 self._next_look = self.loop.call_later(patience, self._look, self._answers)
 
     return Impatient
-
-
-class _ToStructlog(logging.Handler):
-    """What the server says, as lines of the service's log. That it has a handler keeps the rest quiet."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        detail: dict[str, Any] = {"detail": record.getMessage().strip()}
-        if record.exc_info and record.exc_info[1] is not None:
-            detail["error"] = repr(record.exc_info[1])
-        structlog.get_logger().error("http", **detail)

@@ -105,7 +105,7 @@ def test_ls_json_has_every_field(collected: Collected) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--since", "yesterday"], 2, "--since 'yesterday' is no time"),
+        (["--since", "yesterday"], 2, "--since 'yesterday' is not a time"),
         (["--catalog", "nonsense"], 2, "URL is none"),
         (["--catalog", "sqlite:////nowhere/at/all.db"], 1, "no catalog"),
     ],

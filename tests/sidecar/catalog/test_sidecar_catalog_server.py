@@ -179,7 +179,7 @@ def test_a_server_that_is_gone_is_an_error_without_the_password(tmp_path: Path) 
     ) as caught:
         Catalog.open("mysql://u:secret@127.0.0.1:1/d", tmp_path)
     assert "secret" not in str(caught.value)
-    assert "see that the server runs" in str(caught.value)
+    assert "check that the server runs" in str(caught.value)
 
 
 def test_a_newer_version_is_refused(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

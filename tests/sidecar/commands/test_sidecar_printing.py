@@ -172,5 +172,5 @@ def test_an_error_of_the_system_names_what_it_is_about() -> None:
     assert isinstance(many, click.ClickException)
     assert "EMFILE" in many.message and "limit of open files" in many.message and "--from" not in many.message
     assert unusable(OSError(5, "Input/output error", "/x"), 1).message == (
-        "cannot continue with '/x': input/output error (EIO)"
+        "cannot continue with '/x': input/output error (EIO); check the disk"
     )

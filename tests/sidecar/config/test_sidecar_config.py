@@ -13,7 +13,9 @@ from support.sidecar.service_process import service, settled
 from support.sidecar.volume import Volume, run_cli
 
 from sharedvol_sidecar.cli import main
-from sharedvol_sidecar.config.settings import FIELDS, SECRET, Settings, load, variable
+from sharedvol_sidecar.config.loading import load
+from sharedvol_sidecar.config.secret import SECRET
+from sharedvol_sidecar.config.settings import FIELDS, Settings, variable
 from sharedvol_sidecar.errors import ConfigError
 
 SPECIAL: dict[str, tuple[str, ...]] = {
@@ -164,7 +166,7 @@ def test_every_wrong_setting_is_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("raw", "word"),
     [
-        (None, "see that the secret is mounted"),
+        (None, "check that the secret is mounted"),
         (b"", "is empty"),
         (b"\n", "is empty"),
         (b"\xff", "not hold text"),

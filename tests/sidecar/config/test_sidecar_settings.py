@@ -15,7 +15,7 @@ from support.sidecar.volume import Volume, run_cli
 
 import sharedvol_sidecar.commands.collect  # noqa: F401 - before a child that may not read it is forked
 from sharedvol_sidecar.cli import main
-from sharedvol_sidecar.config.settings import load
+from sharedvol_sidecar.config.loading import load
 
 
 @pytest.fixture

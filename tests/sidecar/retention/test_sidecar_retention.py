@@ -24,16 +24,8 @@ from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.follow.seals import RecordedCopies
 from sharedvol_sidecar.fs.directory import open_root
 from sharedvol_sidecar.retention import pruner as retention
-from sharedvol_sidecar.retention.pruner import (
-    Pruned,
-    Rule,
-    apply,
-    apply_in_steps,
-    parse_rules,
-    plan,
-    plan_in_steps,
-    prune,
-)
+from sharedvol_sidecar.retention.pruner import Pruned, apply, apply_in_steps, plan, plan_in_steps, prune
+from sharedvol_sidecar.retention.rules import Rule, parse_rules
 
 OLD = parse_rules(["results=90d"])
 
@@ -334,7 +326,7 @@ def command(collected: Collected, *arguments: str) -> tuple[int, str, str]:
 def test_the_command_deletes_only_when_told_to(collected: Collected) -> None:
     collected.add("results/old\n", "x" * 2048, age=NOW - 1)
     code, out, _ = command(collected, "--keep", "results=90d")
-    assert code == 0 and "would delete 1 files, 2.0 KiB; --apply does it" in out
+    assert code == 0 and "would delete 1 files, 2.0 KiB; to delete them, add --apply" in out
     assert "results/old%0A  2.0 KiB  collected " in out
     assert collected.paths() == {"results/old\n"}
     code, out, _ = command(collected, "--keep", "results=90d", "--apply")

@@ -270,7 +270,7 @@ def test_catalog_that_is_back_is_noticed_though_no_file_comes_and_told_each_time
     place.mkdir()
     with service(volume, shim=haste, first="listening") as served:
         for again in ("a", "b"):
-            assert "no regular file" in served.until("catalog")["detail"]
+            assert "not a regular file" in served.until("catalog")["detail"]
             served.await_reason("catalog_unavailable")
             place.rmdir()
             assert "again" in served.until("catalog")["detail"]

@@ -25,7 +25,7 @@ from support.torture.filesystems import mount
 from support.torture.isolated import isolated
 from support.torture.layouts import EVERYTHING, LIMIT, timeout
 
-from sharedvol_sidecar.config.settings import load
+from sharedvol_sidecar.config.loading import load
 from sharedvol_sidecar.monitor.state import ServiceState
 from sharedvol_sidecar.service import service
 from sharedvol_sidecar.service.reporting import clear_up

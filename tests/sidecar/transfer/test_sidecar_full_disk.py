@@ -23,12 +23,13 @@ from support.torture.isolated import isolated
 from support.torture.layouts import EVERYTHING, LIMIT, timeout
 
 from sharedvol_sidecar.catalog.catalog import Catalog, Filters
-from sharedvol_sidecar.config.settings import load
+from sharedvol_sidecar.config.loading import load
 from sharedvol_sidecar.event import Event
 from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.fs.directory import open_root
-from sharedvol_sidecar.retention.pruner import apply, parse_rules, plan
+from sharedvol_sidecar.retention.pruner import apply, plan
 from sharedvol_sidecar.retention.relief import make_room
+from sharedvol_sidecar.retention.rules import parse_rules
 from sharedvol_sidecar.service import service
 from sharedvol_sidecar.service.prune_schedule import RELIEF_EVERY, PruneSchedule
 from sharedvol_sidecar.spool.put_backs import PutBacks

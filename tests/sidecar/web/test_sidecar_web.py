@@ -16,10 +16,11 @@ from support.processes import LIMIT, reaped, wait_until
 from support.sidecar.asking import ask, serving
 from support.sidecar.board_scene import HOSTILE, Clocks, busy_board, hostile_board
 
-from sharedvol_sidecar.config.listen import HostRule, parse_listen
+from sharedvol_sidecar.config.listen import parse_listen
 from sharedvol_sidecar.counters import PassCounts
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.monitor.state import ServiceState
+from sharedvol_sidecar.web.hosts import HostRule
 from sharedvol_sidecar.web.server import Server
 
 PATHS = ("/", "/status.json", "/healthz", "/readyz", "/metrics")
@@ -154,17 +155,17 @@ def test_a_client_of_http_1_0_needs_no_host(server: Server) -> None:
     "host", ["", "localhost.evil.example", "evil.example:127.0.0.1", "[::1", "::1", "[evil]", "1.2.3"]
 )
 def test_what_only_looks_like_loopback_is_not_believed(host: str) -> None:
-    assert not HostRule("127.0.0.1").believes(host)
+    assert not HostRule("127.0.0.1").accepts(host)
 
 
 @pytest.mark.parametrize("bound", ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"])
 def test_the_rule_is_strict_on_every_loopback_address(bound: str) -> None:
-    assert not HostRule(bound).believes("evil.example")
+    assert not HostRule(bound).accepts("evil.example")
 
 
 @pytest.mark.parametrize("bound", ["0.0.0.0", "::", "10.0.0.7", "fe80::1"])
 def test_the_rule_is_open_elsewhere(bound: str) -> None:
-    assert HostRule(bound).believes("evil.example")
+    assert HostRule(bound).accepts("evil.example")
 
 
 def test_a_taken_port_is_told_at_once(server: Server, board: ServiceState) -> None:

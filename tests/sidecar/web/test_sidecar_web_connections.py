@@ -23,11 +23,11 @@ from support.sidecar.board_scene import Clocks, busy_board
 from support.sidecar.service_process import service, settled
 from support.sidecar.volume import CLI, Volume
 
-from sharedvol_sidecar.config.listen import HostRule
 from sharedvol_sidecar.monitor.state import ServiceState
 from sharedvol_sidecar.transfer import batch as batches
 from sharedvol_sidecar.web import listener, server
 from sharedvol_sidecar.web.app import status_app
+from sharedvol_sidecar.web.hosts import HostRule
 from sharedvol_sidecar.web.listener import Listener
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import sqlalchemy.dialects.sqlite.pysqlite  # noqa: F401  here: not in every child anew
-import tqdm  # noqa: F401
 
 from sharedvol import SharedVolError
 from sharedvol_sidecar.catalog import session as catalog_session
