@@ -1,4 +1,4 @@
-"""``python -P -m sharedvol_sidecar`` is the command ``sharedvol-sidecar``."""
+"""Run the command ``sharedvol-sidecar`` with ``python -P -m sharedvol_sidecar``."""
 
 import sys
 

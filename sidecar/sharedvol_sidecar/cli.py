@@ -34,9 +34,10 @@ _COMMANDS = {
 
 
 class _Commands(click.Group):
-    """Loads a command's module when it is called: a health check every few seconds needs no database."""
+    """Loads a command's module when it is called, because a frequent health check must not load a database."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order of the help."""
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -44,7 +45,7 @@ class _Commands(click.Group):
         if module is None:
             return None
         if cmd_name == "run":
-            # Until the service has its own: as process 1 of a container nothing else ends us while we load.
+            # Until the service handles it: SIGTERM does not end process 1 of a container by default.
             signal.signal(signal.SIGTERM, _leave)
         loaded = importlib.import_module(f"sharedvol_sidecar.commands.{module}")
         command: click.Command = getattr(loaded, f"{cmd_name}_command")
@@ -66,33 +67,33 @@ class _Commands(click.Group):
 
 @contextlib.contextmanager
 def _escaped() -> Iterator[None]:
-    """Escape what click's own errors repeat of the arguments, and hide the credentials of a URL there."""
+    """Escape the arguments that click's errors repeat, and hide the credentials of URLs in them."""
     try:
         yield
     except click.ClickException as error:
-        error.message = message(error.message)  # type: ignore[misc] # click calls it final, and keeps it writable
+        error.message = message(error.message)  # type: ignore[misc] # click declares it final, but it can be set
         raise
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(0)  # nothing was begun
+    raise SystemExit(0)  # the service has not started
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(sharedvol.__version__, prog_name=_NAME)
 @click.pass_context
 def main(context: click.Context) -> None:
-    """Move finished files of container replicas out of a shared volume, and lose nothing.
+    """Move finished files of container replicas out of a shared volume without losing any.
 
     \b
-    The spool holds a directory per container, or flat ones with the container in
-    the file's name:
+    The spool has a directory for each container, or flat directories with the
+    container in the file's name:
       SPOOL/<container>/results/**    SPOOL/results/job_7_<container>.json
       SPOOL/<container>/logs/**       SPOOL/logs/<container>_20260131.log
 
-    A file moves when nobody has it open for writing and it was renamed or linked
-    into place, or has been quiet for a while. No file is ever overwritten. Logs
-    that stay open are followed as they grow.
+    A file is moved when no process has it open for writing and it was renamed or
+    linked into place, or has not changed for a while. No file is ever
+    overwritten. Logs that stay open are followed while they grow.
     """
     # `run` logs them, and `health` is called every few seconds by a container engine.
     if context.invoked_subcommand not in ("run", "health"):

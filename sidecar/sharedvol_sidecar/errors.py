@@ -1,4 +1,4 @@
-"""What the service can fail with."""
+"""Errors of the sidecar."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from sharedvol import SharedVolError
 
 OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
-"""Errors of this process. Neither a file nor a file system causes them."""
+"""Errors that this process causes, and not a file or a file system."""
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -19,48 +19,48 @@ DENIED = frozenset({errno.EACCES, errno.EPERM})
 
 
 class SidecarError(SharedVolError):
-    """The base of the service's own errors."""
+    """The base of the sidecar's errors."""
 
 
 class ConfigError(SidecarError):
-    """A setting or a directory that nothing can be collected with; exit code 2."""
+    """A setting or a directory cannot be used. Ends the sidecar with exit code 2."""
 
 
 class DestinationError(SidecarError):
-    """The destination does not take files now: full, gone, or forbidden. Every file stays a source."""
+    """The destination takes no files now: it is full, missing or forbidden. Every file stays in the spool."""
 
 
 class SpoolError(SidecarError):
-    """Nothing can be claimed in the spool now: it is read-only, full, or gone. Every file stays where it is."""
+    """No file can be claimed in the spool now: it is read-only, full or missing. Every file stays where it is."""
 
 
 RAISE_LIMIT = "raise the limit of open files (ulimit -n, or ulimits: nofile in a compose file)"
-"""What to do about too many open files."""
+"""The remedy for too many open files."""
 
 
 class DescriptorsError(SidecarError):
-    """Too many files are open. Every file stays where it is, or is a claim that the next pass finds."""
+    """This process has too many open files. Every file stays where it is, or is a claim that the next pass finds."""
 
     def __init__(self) -> None:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         super().__init__(
-            f"too many open files: this process may have {soft}; {RAISE_LIMIT}; nothing was lost, the files wait in "
+            f"too many open files: this process may have {soft}; {RAISE_LIMIT}; nothing is lost, the files wait in "
             "the spool"
         )
 
 
 class CatalogError(SidecarError):
-    """The catalog cannot be read or written now. Nothing was changed in it; the next call tries again.
+    """The catalog cannot be read or written now. Nothing was changed in it. The next call tries again.
 
     Attributes:
-        full: whether its disk has no room.
+        full: its disk is full.
     """
 
     full = False
 
 
 def errno_of(error: BaseException) -> int | None:
-    """Return the number of the failed system call: the error's own, or that of what caused it."""
+    """Return the error number of the failed system call, from the error itself or from its cause."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno is not None:

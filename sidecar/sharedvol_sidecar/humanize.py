@@ -1,4 +1,4 @@
-"""File names and sizes for people: names are not to be trusted, and numbers are to be read."""
+"""Format names, sizes and times for people, and parse what they write. Names are not trusted."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from sharedvol.text import escape_unprintable
 
 LONGEST = 1000
-"""Letters that are shown of a name or a detail; a path can have 4,096 bytes, an error holds several."""
+"""Characters that are shown of a name or detail. A path has up to 4,096 bytes, and an error may contain several."""
 
 
 def plain(text: str, longest: int = LONGEST) -> str:
-    r"""``text`` without what would break a line, drive a terminal or turn the writing around.
+    r"""Return ``text`` without characters that break a line, control a terminal or change the direction of writing.
 
-    Control characters, bytes that are no UTF-8 (lone surrogates), direction overrides and letters without a
-    shape become escapes such as ``\n`` or ``\u202e``. HTML is not escaped by this.
+    Control characters, bytes that are not UTF-8 (lone surrogates), direction overrides and invisible characters become
+    escapes such as ``\n`` or ``\u202e``. HTML is not escaped.
     """
     if len(text) > longest:
         text = f"{text[: longest // 2]}…{text[-(longest // 2) :]}"
@@ -23,7 +23,7 @@ def plain(text: str, longest: int = LONGEST) -> str:
 
 
 def toml_problem(error: ValueError) -> str:
-    """Return what the parser of TOML says; only the place if it repeats a part of the file, which may be a secret."""
+    """Return the TOML parser's message; only the place if it repeats a part of the file, which may be a secret."""
     if isinstance(error, UnicodeDecodeError):
         return f"it is not UTF-8 (at byte {error.start})"
     words, at, place = str(error).rpartition("(at ")
@@ -31,7 +31,7 @@ def toml_problem(error: ValueError) -> str:
 
 
 def size(count: float) -> str:
-    """A number of bytes with its unit: ``1.5 MiB``."""
+    """Format a number of bytes with its unit: ``1.5 MiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -40,7 +40,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the two largest units that matter: ``3 h 5 min``."""
+    """Format seconds in at most two units: ``3 h 5 min``."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = int(seconds // 60)
@@ -58,7 +58,7 @@ _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)([smhdw])", re.ASCII)
 
 
 def time_words(time_ns: int) -> str:
-    """A time for people and for JSON, in UTC: ``2026-01-31T14:25:30Z``; empty if no calendar has it."""
+    """Format a time in UTC: ``2026-01-31T14:25:30Z``; empty if it is outside the calendar."""
     try:
         return f"{datetime.fromtimestamp(time_ns // 1_000_000_000, UTC):%Y-%m-%dT%H:%M:%SZ}"
     except (ValueError, OverflowError, OSError):
@@ -66,13 +66,13 @@ def time_words(time_ns: int) -> str:
 
 
 def parse_duration(text: str) -> int | None:
-    """``90s``, ``15m``, ``2h``, ``7d``, ``4w`` as nanoseconds; None if it is none."""
+    """Parse ``90s``, ``15m``, ``2h``, ``7d`` or ``4w`` into nanoseconds; None if it is something else."""
     found = _DURATION.fullmatch(text)
     return int(float(found[1]) * _SECONDS[found[2]] * 1_000_000_000) if found else None
 
 
 def parse_moment(text: str, now_ns: int) -> int | None:
-    """A date, a date with a time (UTC unless it says otherwise), or how long ago; as nanoseconds since 1970."""
+    """Parse a date, a date with a time (UTC by default), or a duration ago into nanoseconds since 1970."""
     ago = parse_duration(text)
     if ago is not None:
         return now_ns - ago

@@ -1,21 +1,21 @@
-"""Start the commands: from here on Ctrl-C ends them with one line and exit code 130, never with a traceback.
+"""Start the commands, so that Ctrl-C ends them with one line and exit code 130, without a traceback.
 
-This is a package of its own that imports nothing of ours: to import `sharedvol` takes longer than most commands run.
-Annotations are in quotes where they need a module, because ``from __future__`` would be one import more.
+This package imports nothing of ours, because importing `sharedvol` takes longer than most commands run. Annotations
+that need a module are in quotes, because ``from __future__`` would be one more import.
 """
 
 import os
 import sys
 
 EXIT_MISSING = 1
-EXIT_INTERRUPTED = 130  # as a shell reports it: 128 and SIGINT
+EXIT_INTERRUPTED = 130  # as a shell reports SIGINT: 128 plus its number
 
 
 def _say(program: str, text: str) -> None:
-    try:  # noqa: SIM105 # contextlib would be one import more
+    try:  # noqa: SIM105 # contextlib would be one more import
         os.write(2, f"{program}: {text}\n".encode())
     except OSError:
-        pass  # the exit code says it as well
+        pass  # the exit code shows it as well
 
 
 def _end_early(number: int = 0, frame: object = None) -> None:
@@ -27,14 +27,14 @@ try:
     import signal
     from importlib import import_module
 
-    # Until `run` handles it. Only as a command: who imports this from a program of theirs keeps their handler.
+    # Until `run` handles it. Only for the commands, so that a program that imports this keeps its own handler.
     _is_command = os.path.basename(sys.argv[0]) in ("sharedvol", "sharedvol-sidecar")
     if _is_command and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end_early)
 except KeyboardInterrupt:
     _end_early()
 
-TYPE_CHECKING = False  # as typing has it: that would be a quarter of what is imported here
+TYPE_CHECKING = False  # importing typing would add a quarter to the time
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 class Interrupted(SystemExit):
-    """Ctrl-C: unwinds the command, so that what it holds is released. Being a `SystemExit`, it prints no traceback."""
+    """Ends the command on Ctrl-C and releases what it holds. As a `SystemExit`, it prints no traceback."""
 
 
 def library() -> int:
@@ -63,7 +63,7 @@ def run(program: str, load: "Callable[[], Callable[[], Any]]", *, extra: str = "
 
     Args:
         program: the name that messages begin with.
-        load: imports the command, and returns it.
+        load: imports the command and returns it.
         extra: the optional dependencies that the command needs.
     """
     interrupts = _Interrupts(program)
@@ -133,7 +133,7 @@ def _code_of(command: "Callable[[], Any]") -> int:
 
 
 def _open_standard_streams() -> None:
-    """Open the null device as each closed standard stream: else another file gets its number, and our output."""
+    """Open the null device as each closed standard stream, so that no other file gets its number and our output."""
     for number in range(3):
         try:
             os.fstat(number)

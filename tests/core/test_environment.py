@@ -12,7 +12,8 @@ import pytest
 from support.processes import LIMIT, reaped
 
 from sharedvol.environment import NAMES, mistyped
-from sharedvol_sidecar.config.settings import SECRET, Settings, variable
+from sharedvol_sidecar.config.secret import SECRET
+from sharedvol_sidecar.config.settings import Settings, variable
 
 BIN = Path(sys.executable).parent
 

@@ -1,11 +1,10 @@
-"""The catalog: one row for each collected file, whatever was killed.
+"""The catalog: one row for each collected file, even after a kill at any point.
 
-A row is added when its file's final name is durable and before the claim goes. A mover that is killed in
-between leaves the claim, which is found again, gets the same name and so the same key: one row. A row is
-believed by people only; no file is ever moved or kept because of one. So a lost catalog is an inconvenience
-that `rebuild` mends.
+A row is added after its file's final name is durable and before the claim is removed. A mover that is killed in between
+leaves the claim. The next mover gives it the same name and so the same key, and the row stays one. Collecting never
+depends on a row. So a lost catalog is no loss of files, and `rebuild` makes it again.
 
-SQLite beside the files by default: ``<destination>/.sharedvol/catalog.db``, or MariaDB or MySQL by URL.
+By default it is in SQLite next to the files, ``<destination>/.sharedvol/catalog.db``; with a URL in MariaDB or MySQL.
 """
 
 from __future__ import annotations
@@ -43,19 +42,19 @@ _escape_again = functools.lru_cache(maxsize=256)(escape)
 
 @dataclass(slots=True)
 class Row:
-    """What is known of one collected file.
+    """A row of the catalog: one collected file.
 
     Attributes:
-        path: where it is, relative to the destination, as `os.fsdecode` gives it.
-        kind: ``results`` or ``logs``, or another that was configured; empty if not known.
+        path: its path in the destination, as `os.fsdecode` returns it.
+        kind: ``results``, ``logs`` or another configured kind; empty if not known.
         container: the container's name; empty if not known.
         original: its path in the spool; empty if not known.
-        size: bytes, as it is stored.
-        sha256: hexadecimal, of what is stored; None if no digest was made.
+        size: the stored size, in bytes.
+        sha256: the digest of the stored bytes, in hexadecimal; None if there is none.
         mtime_ns: when it was written, nanoseconds since 1970 (UTC).
         collected_at: when it was collected, nanoseconds since 1970 (UTC).
-        encoding: how it is stored: ``gzip``, ``zstd``, or None for as it was.
-        original_size: bytes before it was encoded.
+        encoding: ``gzip`` or ``zstd``; None if it is not compressed.
+        original_size: the size before compression, in bytes.
     """
 
     path: str
@@ -70,22 +69,22 @@ class Row:
     original_size: int | None = None
 
     def __post_init__(self) -> None:
-        # Anybody can give a file a time that 64 bits of nanoseconds do not hold, and it must not stop the others.
+        # A file can have a time that does not fit into 64 bits of nanoseconds. Other files must still get their rows.
         if not -_LARGEST <= self.mtime_ns <= _LARGEST:
             self.mtime_ns = clamped(self.mtime_ns)
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Which rows; None is all.
+    """Conditions that rows have to meet; None for no condition.
 
     Attributes:
-        kind: exactly this.
-        container: exactly this.
-        name: a shell pattern for the file's name or, if it holds a slash, for the path.
-        since: collected then or later, nanoseconds since 1970.
-        until: collected before, nanoseconds since 1970.
-        limit: so many at most.
+        kind: the kind.
+        container: the container's name.
+        name: a shell pattern for the file's name or, if it contains a slash, for the path.
+        since: collected at this time or later, nanoseconds since 1970.
+        until: collected before this time, nanoseconds since 1970.
+        limit: the largest number of rows.
     """
 
     kind: str | None = None
@@ -98,13 +97,13 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The sums of the rows of a stretch of time.
+    """The sums of the rows of a period.
 
     Attributes:
-        since: collected then or later, nanoseconds since 1970; None for the beginning.
-        until: collected before; None for the end.
-        files: how many rows.
-        bytes: their sizes together.
+        since: its first nanosecond since 1970; None for the beginning.
+        until: the nanosecond after it; None for the end.
+        files: the number of rows.
+        bytes: the sum of their sizes.
     """
 
     since: int | None
@@ -114,19 +113,19 @@ class Part:
 
 
 class Catalog:
-    """The rows of one destination. One connection, for one thread; a forked child gets its own by itself.
+    """The rows of one destination, on one connection for one thread. A forked child opens its own connection.
 
-    Connects at the first call, and after a failure at the next. Several processes may use the same catalog.
+    The first call connects, and so does the first call after a failure. Several processes may use the same catalog.
 
     Args:
-        url: of SQLAlchemy, ``mysql://…`` or ``sqlite:///…``; empty or None for the file beside the destination.
+        url: of SQLAlchemy, ``mysql://…`` or ``sqlite:///…``; empty or None for the file in the destination.
         destination: the destination's root.
-        create: whether a catalog that is missing is made; else it is an error.
-        frozen: only read it, as it is in its file: see `frozen`.
+        create: create a missing catalog, which is an error otherwise.
+        frozen: only read the file as it is: see `frozen`.
 
     Raises:
-        ConfigError: the URL cannot be one of a catalog, or the destination's private directory is not ours.
-        CatalogError: by every method: the database failed; nothing was changed.
+        ConfigError: the URL is not one of a catalog, or the destination's private directory is another user's.
+        CatalogError: raised by every method if the database failed. Nothing was changed.
     """
 
     def __init__(
@@ -136,17 +135,17 @@ class Catalog:
         if url:
             target = read_url(url)
         else:
-            place = str(Path(root.shown).resolve() / PRIVATE / FILE)
+            path = str(Path(root.shown).resolve() / PRIVATE / FILE)
             if create or root.inode(PRIVATE) is not None:
                 open_private(root)
             if create:
-                root.sync()  # or a power cut could take the directory with all rows in it
-            target = sa.URL.create("sqlite", database=place)
+                root.sync()  # a power cut could otherwise remove the directory and all rows
+            target = sa.URL.create("sqlite", database=path)
         self._session = CatalogSession(target, create=create, frozen=frozen)
 
     @classmethod
     def open(cls, url: str | None, destination: Directory | Path, *, create: bool = True) -> Catalog:
-        """As the constructor, and connects.
+        """Create the object and connect.
 
         Raises:
             CatalogError: it cannot be opened, or is of a newer version.
@@ -157,7 +156,7 @@ class Catalog:
 
     @classmethod
     def frozen(cls, url: str | None, destination: Directory | Path) -> Catalog:
-        """Open the file of a catalog as it is, for reading: where a full disk keeps SQLite from opening it.
+        """Open a catalog's file as it is, for reading on a full disk, where SQLite cannot open it otherwise.
 
         No other process may open it until `close`.
 
@@ -170,37 +169,37 @@ class Catalog:
 
     @property
     def label(self) -> str:
-        """What to call it in a message: without a password."""
+        """Its name for messages, without a password."""
         return self._session.label
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Record files in one transaction, durable on return. A path that has a row gets this one instead."""
+        """Add rows in one transaction that is durable on return. A row replaces an older one of its path."""
         self._batch([(self._session.statements.upsert, sorted(map(_values, rows), key=_first))])
 
     def remove(self, paths: Iterable[str]) -> None:
-        """Forget paths, whatever is known of them: for a final name that was taken back."""
+        """Delete the rows of these paths, whatever they say: for a final name that was removed."""
         self._batch([(self._session.statements.delete, sorted((key(path),) for path in paths))])
 
     def forget(self, rows: Iterable[Row]) -> None:
-        """Forget exactly these rows. A file that was collected meanwhile under such a name keeps its own."""
+        """Delete exactly these rows. The row of a file that was collected meanwhile under the same name stays."""
         self._batch([(self._session.statements.delete_exact, [_exactly(row) for row in rows])])
 
     def amend(self, changes: Sequence[tuple[Row | None, Row]]) -> None:
-        """Put a row in the place of exactly that one, or of none. A row that came meanwhile stays."""
+        """Replace each first row by the second; None adds the second. A row that was added meanwhile stays."""
         old = [_exactly(before) for before, _ in changes if before is not None]
         new = [_values(after) for _, after in changes]
         self._batch([(self._session.statements.delete_exact, old), (self._session.statements.insert_new, new)])
 
     def rows(self, filters: Filters = Filters()) -> Iterator[Row]:
-        """The rows that pass, oldest first, page by page: other calls may come in between."""
+        """Yield matching rows, oldest first. They are read page by page, so other calls may come in between."""
         return islice(self._all(filters), filters.limit)
 
     def get(self, path: str) -> Row | None:
-        """What is known of a path."""
+        """Return the row of a path, or None."""
         return self.known([path]).get(path)
 
     def known(self, paths: Sequence[str]) -> dict[str, Row]:
-        """The rows of these paths, by path."""
+        """Return the rows of these paths, by path."""
         found: dict[str, Row] = {}
         for start in range(0, len(paths), _PAGE):
             keys = [key(path) for path in paths[start : start + _PAGE]]
@@ -209,20 +208,20 @@ class Catalog:
         return found
 
     def count(self) -> int:
-        """How many rows there are."""
+        """Return the number of rows."""
         return int(self._fetch(sa.select(sa.func.count()).select_from(collected))[0][0])
 
     def total(self, filters: Filters) -> tuple[int, int]:
-        """How many rows pass, and their bytes; by all but ``name`` and ``limit``."""
+        """Return the number of matching rows and the sum of their sizes. ``name`` and ``limit`` are ignored."""
         files = size = 0
         for part in self.parts(filters):
             files, size = files + part.files, size + part.bytes
         return files, size
 
     def parts(self, filters: Filters) -> Iterator[Part]:
-        """The sums of `total` for one stretch of time after the other, oldest first.
+        """Yield the sums of `total` for one period after the other, oldest first.
 
-        Each takes one bounded query, however many rows there are.
+        Each takes one bounded query, so none takes long.
         """
         after = lower_bound(filters)
         while True:
@@ -236,18 +235,18 @@ class Catalog:
             after = last
 
     def add_indexes(self, progress: Callable[[], object] = lambda: None) -> None:
-        """Make the indexes that the catalog of an older release lacks. Other processes may read meanwhile.
+        """Create the indexes that the catalog of an older release lacks. Other processes may read meanwhile.
 
         Args:
-            progress: called about once a second while this takes time.
+            progress: called about once a second meanwhile. A true value ends the wait.
 
         Raises:
-            CatalogError: an index cannot be made. Nothing else depends on it: reading takes longer without.
+            CatalogError: an index cannot be created. The catalog works without it, but reading takes longer.
         """
         self._session.add_indexes(progress)
 
     def close(self) -> None:
-        """End the connection; a later call would make another."""
+        """Close the connection. A later call opens another."""
         self._session.close()
 
     def _all(self, filters: Filters) -> Iterator[Row]:
@@ -302,7 +301,7 @@ class Catalog:
 
 
 def clamped(time_ns: int) -> int:
-    """A file's time as a `Row` holds it."""
+    """Return a file's time within the limits of a `Row`."""
     return min(max(time_ns, -_LARGEST), _LARGEST)
 
 

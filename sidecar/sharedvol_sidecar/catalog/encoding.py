@@ -1,8 +1,8 @@
-"""Names as text that a database can hold and a terminal can show, and back without loss.
+"""Convert names to text for databases and terminals, and back without loss.
 
-A name of Linux is bytes. What is valid, printable UTF-8 stays as it is; every other byte, and ``%`` itself,
-becomes ``%XX`` (RFC 3986, section 2.1). So a line break, an escape sequence or half a character in a name can
-neither break a line nor be refused by a database, and two names never become one.
+A name in Linux is bytes. Valid, printable UTF-8 stays as it is. Every other byte, and ``%`` itself, becomes ``%XX``
+(RFC 3986, section 2.1). So a line break or an escape sequence in a name cannot break a line, a database accepts every
+name, and two names never become the same text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from urllib.parse import unquote_to_bytes
 
 
 def escape(name: str) -> str:
-    """A path as text; ``name`` as `os.fsdecode` gives it."""
+    """Return a path as text; ``name`` is as `os.fsdecode` returns it."""
     if name.isascii() and name.isprintable() and "%" not in name:
         return name
     raw = os.fsencode(name)
@@ -22,17 +22,17 @@ def escape(name: str) -> str:
 
 
 def unescape(text: str) -> str:
-    """The path that `escape` made ``text`` of."""
+    """Return the path from which `escape` made ``text``."""
     if "%" not in text and text.isascii():
         return text
     return os.fsdecode(unquote_to_bytes(text))
 
 
 def key(name: str) -> str:
-    """The primary key of a path, which is too long for one: 32 hexadecimal digits, a hash of its bytes.
+    """Return the primary key of a path, which is too long itself: a hash of 32 hexadecimal digits.
 
-    The first 8 are of its directory, so that the keys of one batch lie close together: with a plain hash each
-    row is another page of the index to write, and of the table where that is ordered by it (InnoDB).
+    The first 8 digits are of its directory, so that the keys of one batch are close together. With a plain hash, each
+    row would write another page of the index, and of the table if that is ordered by the key (InnoDB).
     """
     directory, _, _ = name.rpartition("/")
     raw = name.encode() if name.isascii() else os.fsencode(name)

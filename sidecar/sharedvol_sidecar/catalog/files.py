@@ -1,4 +1,4 @@
-"""The destination as it is: files found and opened relative to descriptors, no symbolic link followed."""
+"""Find and open collected files by descriptors, without following symbolic links."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from sharedvol_sidecar.fs.directory import Directory
 from sharedvol_sidecar.spool.layout import HIDDEN
 
 LIVE = ".live"
-"""Names that end so are still written to, and are no collected files yet."""
+"""The suffix of live copies, which are still written to and not yet collected files."""
 
 _CHUNK = 1024 * 1024
 
 
 def is_plain(path: str) -> bool:
-    """Whether a catalogued path is one that a file may have been collected to: below the root, nothing hidden.
+    """Return whether a file may have been collected to a path: below the root, without hidden parts.
 
-    A catalog on a server can be written by others than the sidecar.
+    Other programs may write a catalog that is on a server, so its paths are checked.
     """
     return bool(path) and "\0" not in path and all(part and not part.startswith(HIDDEN) for part in path.split("/"))
 
@@ -38,7 +38,7 @@ class Found:
 
 
 class CollectedFiles:
-    """Reaches files by their paths, one directory after the other.
+    """Opens files by their paths, one directory after the other.
 
     Args:
         root: the destination's root.
@@ -47,15 +47,15 @@ class CollectedFiles:
     def __init__(self, root: Directory) -> None:
         self.root = root
         self.live: list[str] = []
-        """The paths of the live copies that the last `walk` came across."""
+        """The paths of the live copies that the last `walk` found."""
         self._last: tuple[str, Directory] = ("", root)
 
     def directory(self, path: str) -> Directory:
-        """The directory at a path that `is_plain`; the last one is kept, as files come in groups.
+        """Open the directory at a path that `is_plain`. The last one stays open, because files come in groups.
 
         Raises:
-            FileNotFoundError: it is not there, or a file is in its place.
-            OSError: it cannot be told; ELOOP where a symbolic link is in its place.
+            FileNotFoundError: it does not exist, or is a file.
+            OSError: it cannot be opened; ELOOP if it is a symbolic link.
         """
         if self._last[0] != path:
             directory = self.root
@@ -65,34 +65,34 @@ class CollectedFiles:
         return self._last[1]
 
     def forget(self) -> None:
-        """Look directories up anew: they may have been removed or replaced."""
+        """Forget the open directory, which may have been removed or replaced."""
         self._last = "", self.root
 
     def find(self, path: str) -> Found | None:
-        """What is at a path that `is_plain`; None where there is nothing.
+        """Return what is at a path that `is_plain`; None if it does not exist.
 
         Raises:
-            OSError: it cannot be told; ELOOP where a symbolic link is in the place of a directory.
+            OSError: it cannot be read; ELOOP if a directory on the way is a symbolic link.
         """
         above, _, name = path.rpartition("/")
-        kept = self._last[0] == above
+        is_open = self._last[0] == above
         try:
             directory = self.directory(above)
             return Found(path, directory, name, os.stat(name, dir_fd=directory.fd, follow_symlinks=False))
         except FileNotFoundError:
-            if not kept or not above:
+            if not is_open or not above:
                 return None
-        self.forget()  # the directory that was kept may be one that was removed, and made again
+        self.forget()  # the open directory may have been removed and made again
         return self.find(path)
 
     def walk(self, unreadable: Callable[[str, OSError], None]) -> Iterator[Found]:
-        """Every regular file, but hidden and unfinished ones.
+        """Yield every regular file that is neither hidden nor a live copy.
 
         Args:
-            unreadable: told of each directory that cannot be read.
+            unreadable: called for each directory that cannot be read.
         """
-        # No recursion: a path of 4,096 bytes has up to 2,048 directories. Nor is each of those kept open: only the
-        # ones in which others wait for their turn.
+        # Without recursion, because a path of 4,096 bytes can have 2,048 directories. A directory stays open only
+        # while one of its own directories is still to be read.
         self.live.clear()
         left = [(self.root, "", "")]
         while left:
@@ -114,10 +114,10 @@ def _inner(directory: Directory, name: str) -> Directory:
     except OSError as error:
         if error.errno not in (errno.ENOTDIR, errno.ELOOP):
             raise
-        # open(2) gives ENOTDIR for a link, too. Whoever put a link there may have moved the files behind it.
+        # open(2) fails with ENOTDIR for a link as well. The files may still exist in the directory that it points to.
         if stat.S_ISLNK(os.stat(name, dir_fd=directory.fd, follow_symlinks=False).st_mode):
-            raise OSError(errno.ELOOP, f"{escape(name)!r} is a symbolic link, and none is followed") from None
-        raise FileNotFoundError(errno.ENOENT, f"{escape(name)!r} is no directory") from None
+            raise OSError(errno.ELOOP, f"{escape(name)!r} is a symbolic link, which is never followed") from None
+        raise FileNotFoundError(errno.ENOENT, f"{escape(name)!r} is not a directory") from None
 
 
 def _files(directory: Directory, prefix: str, live: list[str]) -> Generator[Found, None, list[str]]:
@@ -144,21 +144,21 @@ def _files(directory: Directory, prefix: str, live: list[str]) -> Generator[Foun
 
 
 def open_file(found: Found) -> int:
-    """A descriptor to read it by. Never waits: what was a file may be a FIFO by now.
+    """Open a file for reading and return the descriptor. Never block: a FIFO may have replaced the file.
 
     Raises:
-        OSError: it cannot be opened, or is no regular file any more.
+        OSError: it cannot be opened, or is no longer a regular file.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     fd = os.open(found.name, flags, dir_fd=found.directory.fd)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise OSError(errno.ENOENT, "it is no regular file any more")
+        raise OSError(errno.ENOENT, "it is not a regular file any more")
     return fd
 
 
 def digest(fd: int, progress: Callable[[int], object]) -> str:
-    """The SHA-256 of a file's contents, in hexadecimal; ``progress`` is told of bytes as they are read."""
+    """Return the SHA-256 of a file's content in hexadecimal. Call ``progress`` with the size of each chunk."""
     hashed, offset = hashlib.sha256(), 0
     while chunk := os.pread(fd, _CHUNK, offset):
         hashed.update(chunk)

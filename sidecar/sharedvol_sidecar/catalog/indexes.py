@@ -1,4 +1,4 @@
-"""Make the indexes that a catalog lacks, while the caller reports that it lives."""
+"""Create missing indexes of a catalog on a thread, while the caller reports that it is alive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sharedvol_sidecar.catalog.schema import add_index, collected
 
 LONGEST: Final = 600
-"""Seconds to wait for a server's answer: it reads all rows."""
+"""Seconds to wait for a server, which reads all rows to create an index."""
 
 _LOCK_WAIT = 5  # seconds
 _BEAT = 1.0
@@ -20,26 +20,26 @@ _TURN = 0.3  # seconds between two indexes in which writers that wait for SQLite
 
 
 def _prepare(connection: sa.Connection) -> None:
-    """Let other processes wait as little as can be."""
+    """Make other processes wait as little as possible."""
     if connection.dialect.name == "sqlite":
-        # What is read before is in memory while SQLite locks the file; and an index needs no sync before others write.
+        # Rows that were read before are in memory while SQLite locks the file. An index need not be synced at once.
         connection.exec_driver_sql(f"SELECT SUM(LENGTH(path)) FROM {collected.name} NOT INDEXED").fetchall()
         connection.exec_driver_sql("PRAGMA synchronous = NORMAL")
     else:
-        # A transaction that was left open makes this statement wait, and all others after it.
+        # A transaction that was left open makes this statement wait, and all later ones wait for it.
         connection.exec_driver_sql(f"SET SESSION lock_wait_timeout = {_LOCK_WAIT}")
 
 
 def add_indexes(engine: sa.Engine, names: Iterable[str], progress: Callable[[], object]) -> None:
-    """Make indexes on a thread and a connection of their own.
+    """Create indexes on a separate thread and connection.
 
     Args:
-        engine: makes the connection.
-        names: of the indexes.
-        progress: called about once a second; where it returns a true value, the thread is not waited for any longer.
+        engine: opens the connection.
+        names: the names of the indexes.
+        progress: called about once a second. A true value ends the wait for the thread.
 
     Raises:
-        sqlalchemy.exc.SQLAlchemyError: an index cannot be made. Those before it stay.
+        sqlalchemy.exc.SQLAlchemyError: an index cannot be created. Those before it stay.
     """
     failed: list[Exception] = []
 
@@ -53,7 +53,7 @@ def add_indexes(engine: sa.Engine, names: Iterable[str], progress: Callable[[], 
         except Exception as error:
             failed.append(error)
 
-    # A daemon: the process may end meanwhile, and then the database undoes what was begun.
+    # A daemon thread, so that the process can end meanwhile. The database then undoes what was begun.
     thread = threading.Thread(target=work, name="sharedvol-index", daemon=True)
     thread.start()
     while thread.is_alive():

@@ -1,8 +1,8 @@
-"""The queries that read the catalog page by page, each by an index that gives its order.
+"""Queries that read the catalog page by page, each in the order of an index.
 
-A page is read in two steps, because no condition such as ``(a, b) > (x, y)`` is read by an index on every
-database: first rows that are newer than the last page, then the rest of those that have the time of its last row.
-Each step names its index. The planner's own choice depends on statistics, and a wrong one sorts all rows for each page.
+A page is read in two steps, because not every database uses an index for a condition such as ``(a, b) > (x, y)``. The
+first step reads rows that are newer than the last page, the second the rest of those with the time of its last row.
+Each step names its index. The planner chooses by statistics, and a wrong choice sorts all rows for each page.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 COLUMNS = tuple(collected.columns.keys())
 KEY, COLLECTED_AT = COLUMNS.index("key"), COLUMNS.index("collected_at")
-"""Where these columns are in a row that was read."""
+"""The places of these columns in a row."""
 
 _LARGEST = 2**63 - 1
 
 Query = tuple[str, tuple[Any, ...]]
-"""A statement in the driver's own style, and its values."""
+"""A statement in the driver's own style, and its parameters."""
 
 
 class PageQueries:
@@ -31,8 +31,8 @@ class PageQueries:
 
     Args:
         dialect: of SQLAlchemy.
-        indexes: names of the indexes that the table has. A catalog that could not be written since it was made by an
-            older release has fewer; then all rows are read in order, and those that do not pass are left out.
+        indexes: the indexes that the table has. A catalog of an older release may have fewer. Then all rows are read in
+            order, and those that do not match are left out.
     """
 
     def __init__(self, dialect: Any, indexes: Collection[str]) -> None:
@@ -45,7 +45,7 @@ class PageQueries:
         self._mark = "?" if self._sqlite else "%s"
 
     def newer(self, filters: Filters, after: int | None, limit: int) -> Query:
-        """Rows that were collected later than ``after``, oldest first; rows of one time in any order."""
+        """Select rows that were collected later than ``after``, oldest first; rows of one time in any order."""
         where, values = self._where(filters, after)
         return (
             f"SELECT {self._columns} FROM {self._table(self._index(filters))}{where} "
@@ -54,7 +54,7 @@ class PageQueries:
         )
 
     def same_time(self, filters: Filters, when: int, after: str, limit: int) -> Query:
-        """Rows that were collected at exactly ``when``, by their keys, from behind ``after``."""
+        """Select rows that were collected exactly at ``when``, ordered by key, after the key ``after``."""
         where, values = self._where(filters, None)
         join = "AND" if where else "WHERE"
         return (
@@ -64,7 +64,7 @@ class PageQueries:
         )
 
     def boundary(self, filters: Filters, after: int | None, count: int) -> Query:
-        """The time of the ``count``-th row that is newer than ``after``."""
+        """Select the time of the ``count``-th row that is newer than ``after``."""
         where, values = self._where(filters, after)
         return (
             f"SELECT collected_at FROM {self._table(self._index(filters))}{where} "
@@ -73,7 +73,7 @@ class PageQueries:
         )
 
     def sums(self, filters: Filters, after: int | None, last: int | None) -> Query:
-        """How many rows are newer than ``after`` and not newer than ``last``, and their bytes."""
+        """Count the rows that are newer than ``after`` and not newer than ``last``, and sum their bytes."""
         where, values = self._where(filters, after)
         if last is not None:
             where += f"{' AND' if where else ' WHERE'} collected_at <= {self._mark}"
@@ -84,7 +84,7 @@ class PageQueries:
         if filters.container is None:
             wanted = WHEN if filters.kind is None else KIND
         else:
-            # In WHO the names are cut on a server, and MariaDB does not read rows in the order of such an index.
+            # On a server, WHO has only the beginnings of names, and MariaDB does not read rows in the order of it.
             wanted = CONTAINER if filters.kind is None or self._mariadb else WHO
         return wanted if wanted in self._indexes else WHEN
 
@@ -107,10 +107,10 @@ class PageQueries:
 
 
 def lower_bound(filters: Filters) -> int | None:
-    """The time after which the first page begins."""
+    """Return the time after which the first page begins."""
     return None if filters.since is None else _bounded(filters.since - 1)
 
 
 def _bounded(time_ns: int) -> int:
-    """A time that a database takes: people may name any year."""
+    """Return a time within the limits of a database, because a user may give any year."""
     return min(max(time_ns, -_LARGEST), _LARGEST)

@@ -1,10 +1,10 @@
-"""A catalog in SQLite's file on a read-only mount, as a backup or another container sees it.
+"""Read a catalog's SQLite file on a read-only mount, such as a backup or a volume in another container.
 
 SQLite cannot make the files of its write-ahead log (WAL) there, see <https://sqlite.org/wal.html#read_only_databases>:
 
-- Where they are, a process has the catalog open, or was killed. SQLite reads them with its own locks (``mode=ro``).
-- Where they are not, all is in the one file, which SQLite reads without locks (``immutable=1``). It believes then that
-  nothing changes, so what was read counts only if the files are afterwards what they were before.
+- If they exist, a process has the catalog open or was killed. SQLite reads them with its own locks (``mode=ro``).
+- If they do not exist, everything is in one file, which SQLite reads without locks (``immutable=1``). It then assumes
+  that nothing changes. So a result is valid only if the files are the same afterwards.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def is_read_only(path: Path) -> bool:
 
 
 class ReadOnlyFile:
-    """One look at the file. Make another one when it has changed.
+    """The file in one state. Create another object when it has changed.
 
     Args:
         path: the file.
@@ -44,7 +44,7 @@ class ReadOnlyFile:
 
     def __init__(self, path: Path, patience: float) -> None:
         self._path, self._patience = path, patience
-        self._seen = self._steady()
+        self._seen = self._wait_until_steady()
         _, log, index, journal = self._seen
         self._live = bool(log and index) or bool(journal and journal[1])
         if log and log[1] and not index:
@@ -60,20 +60,20 @@ class ReadOnlyFile:
 
     @property
     def has_changed(self) -> bool:
-        """Whether what was read may be old, or of two moments."""
-        return not self._live and self._look() != self._seen
+        """Whether the file has changed since, so that a result may be old or mixed."""
+        return not self._live and self._stamps() != self._seen
 
-    def _steady(self) -> tuple[tuple[int, ...] | None, ...]:
-        """What the files are, once a tick of the file system's clock has passed: the next change gets another time."""
-        seen = self._look()
+    def _wait_until_steady(self) -> tuple[tuple[int, ...] | None, ...]:
+        """Return the files' state after a tick of the file system's clock, so that the next change has another time."""
+        seen = self._stamps()
         for _ in range(_TRIES):
             time.sleep(TICK / 1e9)
-            before, seen = seen, self._look()
+            before, seen = seen, self._stamps()
             if seen == before:
                 return seen
-        raise CatalogError(f"catalog {str(self._path)!r} changes all the time: try again later")
+        raise CatalogError(f"catalog {str(self._path)!r} keeps changing: try again later")
 
-    def _look(self) -> tuple[tuple[int, ...] | None, ...]:
+    def _stamps(self) -> tuple[tuple[int, ...] | None, ...]:
         return tuple(_stamp(f"{self._path}{end}") for end in _FILES)
 
 

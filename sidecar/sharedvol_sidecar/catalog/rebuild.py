@@ -1,9 +1,8 @@
-"""Make the catalog true again by the files.
+"""Make the rows of the catalog agree with the files.
 
-First every file gets its row, then rows without a file go. Each change holds only if the row is still the one
-that was looked at, so a sidecar that collects meanwhile always wins: its row is of the file that is there, and
-it knows the original path. A name that is taken back after its file was seen here leaves a row for the second
-step to find.
+First every file gets its row, then rows without a file are deleted. Each change is made only if the row is still the
+one that was read. So a sidecar that collects meanwhile always wins, because its row is of the existing file and has the
+original path. If a name is removed after its file was read here, the second step finds its row.
 """
 
 from __future__ import annotations
@@ -27,17 +26,17 @@ _BATCH = 500
 
 @dataclass(slots=True)
 class Rebuilt:
-    """Counts of one rebuilding.
+    """Counts of one rebuild.
 
     Attributes:
-        files: that were read.
-        bytes: that were read.
+        files: files that were read.
+        bytes: bytes that were read.
         kept: rows that were right.
         added: rows for files that had none.
-        replaced: rows of other contents than the file has.
+        replaced: rows whose file has other content.
         completed: rows that lacked the digest, or had another time than the file.
         dropped: rows without a file.
-        unreadable: files and directories that could not be read; their rows stay.
+        unreadable: files and directories that could not be read. Their rows stay.
     """
 
     files: int = 0
@@ -50,46 +49,46 @@ class Rebuilt:
     unreadable: int = 0
 
     def as_dict(self) -> dict[str, int]:
-        """The summary's JSON."""
+        """Return the summary for JSON."""
         return asdict(self)
 
 
 class Rebuild:
-    """One rebuilding.
+    """One rebuild of a catalog.
 
     Args:
         catalog: the rows.
-        tree: the files.
-        inverse: tells kind and container of a file by its path.
-        tell: told of each change and of what cannot be read.
-        progress: told of bytes as they are read.
+        files: the collected files.
+        inverse: reads kind and container from a path.
+        report: called for each change and for each file that cannot be read.
+        progress: called with the number of bytes of each read.
     """
 
     def __init__(
         self,
         catalog: Catalog,
-        tree: CollectedFiles,
+        files: CollectedFiles,
         inverse: TemplateInverse,
-        tell: Callable[[Finding], None],
+        report: Callable[[Finding], None],
         progress: Callable[[int], object] = lambda count: None,
     ) -> None:
-        self._catalog, self._tree, self._inverse = catalog, tree, inverse
-        self._tell, self._progress = tell, progress
+        self._catalog, self._files, self._inverse = catalog, files, inverse
+        self._report, self._progress = report, progress
         self.counts = Rebuilt()
 
     def run(self) -> Rebuilt:
-        """Both steps, in the one order that is safe.
+        """Run both steps in the only order that is safe.
 
         Raises:
-            CatalogError: the catalog cannot be read or written. Run it again: what was done stays done.
+            CatalogError: the catalog cannot be read or written. What was done stays. Run it again.
         """
         self.add_rows()
         self.drop_rows()
         return self.counts
 
     def add_rows(self) -> None:
-        """Give every file the row that is true of it."""
-        for group in grouped(self._tree.walk(self._unreadable)):
+        """Give every file a row that is right."""
+        for group in grouped(self._files.walk(self._unreadable)):
             known = self._catalog.known([found.path for found in group])
             changes: list[tuple[Row | None, Row]] = []
             for found in group:
@@ -106,37 +105,37 @@ class Rebuild:
                 self._changed(before, after)
 
     def drop_rows(self) -> None:
-        """Forget the rows whose files are gone."""
-        gone: list[Row] = []
+        """Delete the rows whose files do not exist."""
+        missing: list[Row] = []
         for row in self._catalog.rows():
-            if self._is_gone(row):
-                gone.append(row)
-            if len(gone) == _BATCH:
-                self._drop(gone)
-                gone = []
-        self._drop(gone)
+            if self._is_missing(row):
+                missing.append(row)
+            if len(missing) == _BATCH:
+                self._drop(missing)
+                missing = []
+        self._drop(missing)
 
-    def _drop(self, gone: list[Row]) -> None:
-        self._catalog.forget(gone)
-        self.counts.dropped += len(gone)
-        for row in gone:
-            self._tell(Finding(DROPPED, row.path, "the file is gone"))
+    def _drop(self, missing: list[Row]) -> None:
+        self._catalog.forget(missing)
+        self.counts.dropped += len(missing)
+        for row in missing:
+            self._report(Finding(DROPPED, row.path, "the file does not exist"))
 
-    def _is_gone(self, row: Row) -> bool:
+    def _is_missing(self, row: Row) -> bool:
         if not is_plain(row.path):
-            return True  # no file of ours can be there
+            return True  # no file is ever collected to such a path
         try:
-            return self._tree.find(row.path) is None
+            return self._files.find(row.path) is None
         except OSError as error:
             self._unreadable(row.path, error)
             return False
 
     def _row(self, found: Found, before: Row | None) -> Row | None:
-        """What is true of a file; None where it is gone or cannot be read."""
+        """Return the right row of a file; None if it was removed or cannot be read."""
         try:
             fd = open_file(found)
             try:
-                # As when it was collected: a digest would cost the length that the file claims.
+                # As when it was collected: for a hollow file, a digest would take as long as for its full length.
                 hashed = None if is_hollow(fd, os.fstat(fd)) else digest(fd, self._count)
                 info = os.fstat(fd)
             finally:
@@ -150,20 +149,20 @@ class Rebuild:
         if before is not None and before.size == info.st_size and before.sha256 in (None, hashed):
             return replace(before, sha256=hashed, mtime_ns=clamped(info.st_mtime_ns))
         kind, container = self._inverse.read(found.path)
-        # It got its name when its status changed last, unless it was restored: then its age begins anew.
+        # It got its name when its status changed last. The age of a restored file begins at the restore.
         when = min(info.st_ctime_ns, time.time_ns())
         return Row(found.path, kind, container, "", info.st_size, hashed, info.st_mtime_ns, when)
 
     def _changed(self, before: Row | None, after: Row) -> None:
         if before is None:
             self.counts.added += 1
-            self._tell(Finding(ADDED, after.path, "it had no row"))
+            self._report(Finding(ADDED, after.path, "it had no row"))
         elif before.collected_at == after.collected_at:
             self.counts.completed += 1
-            self._tell(Finding(COMPLETED, after.path, "its row lacked the digest or had another time"))
+            self._report(Finding(COMPLETED, after.path, "its row lacked the digest or had another time"))
         else:
             self.counts.replaced += 1
-            self._tell(Finding(REPLACED, after.path, "its row was of other contents"))
+            self._report(Finding(REPLACED, after.path, "its row was of other contents"))
 
     def _count(self, count: int) -> None:
         self.counts.bytes += count
@@ -171,4 +170,4 @@ class Rebuild:
 
     def _unreadable(self, path: str, error: OSError) -> None:
         self.counts.unreadable += 1
-        self._tell(Finding(UNREADABLE, path, describe(error)))
+        self._report(Finding(UNREADABLE, path, describe(error)))

@@ -1,10 +1,10 @@
-"""The catalog's tables, the same on SQLite, MariaDB and MySQL.
+"""The tables of the catalog, which are the same on SQLite, MariaDB and MySQL.
 
-``sharedvol_collected`` has a row for each collected file, ``sharedvol_catalog`` one row with the version of
-the schema. A later version looks at that row and migrates; an older one refuses what it does not know.
+``sharedvol_collected`` has a row for each collected file, ``sharedvol_catalog`` one row with the version of the schema.
+A later release reads that row and migrates. An older release refuses a version that it does not know.
 
-The indexes in `ADDED` came after the first release, which reads and writes a catalog that has them. They change no
-result, so a catalog without them has the same version: reading it by kind or by container takes longer.
+The indexes in `ADDED` are newer than the first release, which works with a catalog that has them. They change no
+result, so a catalog without them has the same version. Reading it by kind or container takes longer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from sharedvol_sidecar.errors import CatalogError
 
 VERSION = 1
-"""The schema that this program writes."""
+"""The version of the schema that this release writes."""
 
 WHEN: Final = "sharedvol_collected_when"
 WHO: Final = "sharedvol_collected_who"
@@ -28,9 +28,9 @@ CONTAINER: Final = "sharedvol_collected_container"
 ADDED: Final = (CONTAINER, KIND)
 """Indexes that a catalog of the first release lacks."""
 
-_DUPLICATE_INDEX = 1061  # ER_DUP_KEYNAME: MySQL knows no CREATE INDEX IF NOT EXISTS
-_NAME = 765  # letters of an escaped name: three for each of its 255 bytes
-_PREFIX = {"kind": 190, "container": 190}  # of an index of InnoDB, whose keys have 3,072 bytes at most
+_DUPLICATE_INDEX = 1061  # ER_DUP_KEYNAME, because MySQL has no CREATE INDEX IF NOT EXISTS
+_NAME = 765  # characters of an escaped name: three for each of its 255 bytes
+_PREFIX = {"kind": 190, "container": 190}  # for InnoDB, where an index key has at most 3,072 bytes
 
 _metadata = sa.MetaData()
 
@@ -39,7 +39,7 @@ def _ascii(length: int) -> Any:
     return sa.CHAR(length).with_variant(mysql.CHAR(length, charset="ascii", collation="ascii_bin"), "mysql")
 
 
-# Bytewise everywhere: two names that differ in case alone are two files.
+# Names are compared by bytes, because two names that differ only in case are two files.
 _OPTIONS: Any = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
 
 collected = sa.Table(
@@ -56,10 +56,10 @@ collected = sa.Table(
     sa.Column("collected_at", sa.BigInteger, nullable=False),
     sa.Column("encoding", sa.String(16)),
     sa.Column("original_size", sa.BigInteger),
-    # The order in which rows are read, page by page; and the filters that people use.
+    # The order of the pages, and the filters of the commands.
     sa.Index(WHEN, "collected_at", "key"),
     sa.Index(WHO, "kind", "container", "collected_at", mysql_length=_PREFIX),
-    # Without a prefix: MariaDB sorts all rows where an index holds only the beginning of a column.
+    # Without a prefix, because MariaDB sorts all rows if an index has only the beginning of a column.
     sa.Index(KIND, "kind", "collected_at"),
     sa.Index(CONTAINER, "container", "collected_at"),
     **_OPTIONS,
@@ -75,7 +75,7 @@ _version = sa.Table(
 
 
 def check(connection: sa.Connection, label: str) -> bool:
-    """Whether the tables are there.
+    """Return whether the tables exist.
 
     Raises:
         CatalogError: they are of a newer version.
@@ -94,9 +94,9 @@ def check(connection: sa.Connection, label: str) -> bool:
 
 
 def create(connection: sa.Connection) -> None:
-    """Make what is missing of the tables; any number of processes may do so at once.
+    """Create missing tables and indexes. Several processes may do so at once.
 
-    The version comes last: where it is, the rest is whole.
+    The version is written last, so if it exists, everything else does.
     """
     connection.execute(CreateTable(collected, if_not_exists=True))
     for index in _sorted_indexes():
@@ -111,17 +111,17 @@ def create(connection: sa.Connection) -> None:
 
 
 def index_names(connection: sa.Connection) -> frozenset[str]:
-    """The names of the indexes that the table of rows has."""
+    """Return the names of the indexes that the table of rows has."""
     return frozenset(str(index["name"]) for index in sa.inspect(connection).get_indexes(collected.name))
 
 
 def add_index(connection: sa.Connection, name: str) -> None:
-    """Make the index ``name`` where it is missing. On MariaDB and MySQL other processes write meanwhile.
+    """Create the index ``name`` if it is missing. On MariaDB and MySQL, other processes can write meanwhile.
 
-    SQLite locks the catalog against writers meanwhile: about 0.7 seconds for 1,000,000 rows.
+    SQLite locks the catalog for writers meanwhile: about 0.7 seconds for 1,000,000 rows.
 
     Raises:
-        sqlalchemy.exc.DBAPIError: the index cannot be made; nothing was changed.
+        sqlalchemy.exc.DBAPIError: the index cannot be created. Nothing was changed.
     """
     (index,) = (index for index in collected.indexes if index.name == name)
     _create_index(connection, index)
@@ -137,7 +137,7 @@ def _create_index(connection: sa.Connection, index: sa.Index) -> None:
         return
     statement = str(CreateIndex(index).compile(dialect=connection.dialect))
     try:
-        # Refused, instead of done with the table locked, where the server cannot do it so.
+        # A server that cannot do it without locking the table refuses the statement.
         connection.exec_driver_sql(f"{statement} ALGORITHM=INPLACE LOCK=NONE")
     except sa.exc.DBAPIError as error:
         if error.orig is None or error.orig.args[:1] != (_DUPLICATE_INDEX,):
@@ -145,7 +145,7 @@ def _create_index(connection: sa.Connection, index: sa.Index) -> None:
 
 
 class Statements:
-    """The statements of a batch, in the driver's own style: SQLAlchemy's executemany costs as much again."""
+    """The statements of a batch, in the driver's own style, because SQLAlchemy's executemany doubles the cost."""
 
     def __init__(self, dialect: Any) -> None:
         sqlite = dialect.name == "sqlite"
@@ -158,8 +158,8 @@ class Statements:
             self.upsert = f"{insert} ON CONFLICT ({names[0]}) DO UPDATE SET {updates}"
             self.insert_new = f"{insert} ON CONFLICT ({names[0]}) DO NOTHING"
         else:
-            # VALUES() and not an alias of the row: MariaDB knows no alias, and PyMySQL sends many rows at once
-            # only where nothing stands before ON DUPLICATE. INSERT IGNORE would ignore what must not be.
+            # VALUES() instead of an alias of the row, which MariaDB does not have. PyMySQL sends many rows at once only
+            # if ON DUPLICATE follows directly. INSERT IGNORE would ignore other errors as well.
             updates = ", ".join(f"{name} = VALUES({name})" for name in names[1:])
             self.upsert = f"{insert} ON DUPLICATE KEY UPDATE {updates}"
             self.insert_new = f"{insert} ON DUPLICATE KEY UPDATE {names[0]} = {names[0]}"

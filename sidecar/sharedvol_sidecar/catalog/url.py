@@ -27,7 +27,7 @@ def read_url(text: str, *, options: bool = True) -> sa.URL:
         raise ConfigError("it has '@' more than once: in a name, a password or an option write %40 for it")
     try:
         url = database_url.read_url(text)
-        # SQLAlchemy's mysql asks the server which of the two it is.
+        # SQLAlchemy's mysql dialect finds out which of the two the server is.
         url = url.set(drivername=re.sub("^mariadb(?=[+]|$)", "mysql", url.drivername))
         dialect: Any = database_url.dialect_class(url)
     except ValueError as error:

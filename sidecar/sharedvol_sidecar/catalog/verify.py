@@ -1,4 +1,4 @@
-"""Compare the catalog with the files: what was changed or is missing, what no catalog and no record knows."""
+"""Compare the catalog with the files: find what was changed, is missing, or has neither row nor record."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ABANDONED = "abandoned"
 PROBLEMS = (CHANGED, MISSING, UNCATALOGUED, ABANDONED, UNREADABLE)
 
 _LIVE_COPY = re.compile(r"~[0-9a-f]+-[0-9a-f]+(\.[0-9]+)?\.live\Z")
-"""What the names of live copies end with. Another file whose name ends in ``.live`` is not a sidecar's."""
+"""The end of a live copy's name. Another file whose name ends in ``.live`` is not a sidecar's."""
 
 _GROUP = 500
 _UNDER_WAY_NS = 60 * 1_000_000_000
@@ -28,7 +28,7 @@ _UNDER_WAY_NS = 60 * 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is not as it should be; ``problem`` is one of `PROBLEMS`."""
+    """A difference between catalog and files; ``problem`` is one of `PROBLEMS`."""
 
     problem: str
     path: str
@@ -40,16 +40,16 @@ class Verified:
     """Counts of one verification.
 
     Attributes:
-        files: catalogued files that were compared.
-        bytes: read.
-        without_digest: of those files, the ones whose row has no digest: only their size was compared.
-        changed: those that differ.
+        files: files in the catalog that were compared.
+        bytes: bytes that were read.
+        without_digest: files whose row has no digest, so that only their size was compared.
+        changed: files that differ from their row.
         missing: rows without a file.
         uncatalogued: files without a row.
-        abandoned: live copies that no record names, so that no sidecar will finish them.
+        abandoned: live copies without a record, which no sidecar will finish.
         unreadable: files and directories that could not be read.
-        unwatched: live copies whose logs no running sidecar sees or reads. They are finished by the next one whose
-            settings show the logs, so they are not a problem as such.
+        unwatched: live copies whose logs no running sidecar sees or reads. The next sidecar with the right settings
+            finishes them, so they do not count as a problem.
     """
 
     files: int = 0
@@ -64,11 +64,11 @@ class Verified:
 
     @property
     def good(self) -> bool:
-        """Whether all is as it should be."""
+        """Return whether there is no problem."""
         return not any(getattr(self, problem) for problem in PROBLEMS)
 
     def as_dict(self) -> dict[str, int]:
-        """The summary's JSON."""
+        """Return the summary for JSON."""
         return asdict(self)
 
 
@@ -83,30 +83,30 @@ class CopyRecords(Protocol):
 
 
 class Verification:
-    """One look at everything. Safe while sidecars collect and prune: what changes meanwhile is asked again.
+    """One comparison of rows and files. Sidecars may collect and prune meanwhile: a row that changes is read again.
 
     Args:
         catalog: the rows.
-        tree: the files.
+        files: the collected files.
         live_copies: what sidecars know of the logs that they follow.
-        tell: told of each finding.
-        progress: told of bytes as they are done.
+        report: called for each finding.
+        progress: called with the number of bytes of each step.
     """
 
     def __init__(
         self,
         catalog: Catalog,
-        tree: CollectedFiles,
+        files: CollectedFiles,
         live_copies: CopyRecords,
-        tell: Callable[[Finding], None],
+        report: Callable[[Finding], None],
         progress: Callable[[int], object] = lambda count: None,
     ) -> None:
-        self._catalog, self._tree, self._live_copies = catalog, tree, live_copies
-        self._tell, self._progress = tell, progress
+        self._catalog, self._files, self._live_copies = catalog, files, live_copies
+        self._report, self._progress = report, progress
         self.counts = Verified()
 
     def catalogued(self, filters: Filters) -> None:
-        """Compare the files that have a row which passes.
+        """Compare the files of the matching rows.
 
         Raises:
             CatalogError: the catalog cannot be read.
@@ -122,34 +122,34 @@ class Verification:
                     self._found(finding)
                     break
                 if now is None:
-                    break  # pruned, or taken back
-                row, finding = now, self._compare(now)  # collected again under that name
+                    break  # its row was pruned or removed meanwhile
+                row, finding = now, self._compare(now)  # another file was collected under that name
 
     def uncatalogued(self) -> None:
-        """Look for files without a row, and for live copies without a record.
+        """Find files without a row, and live copies without a record.
 
         Raises:
             CatalogError: the catalog cannot be read.
         """
-        for group in grouped(self._tree.walk(self._unreadable)):
+        for group in grouped(self._files.walk(self._unreadable)):
             known = self._catalog.known([found.path for found in group])
             for found in group:
                 if found.path not in known and not _under_way(found):
-                    self._found(Finding(UNCATALOGUED, found.path, "there is no row for it: run `rebuild`"))
+                    self._found(Finding(UNCATALOGUED, found.path, "it has no row: run `rebuild`"))
 
         self._abandoned()
 
     def _abandoned(self) -> None:
-        # A live copy has a record from before it is made until after it is removed: so each is looked at twice, before
+        # A live copy has a record from before it is made until after it is removed. So each is checked twice, before
         # and after the records are read.
-        copies = [path for path in self._tree.live if _LIVE_COPY.search(path)]
-        before = [found for path in copies if (found := self._look(path)) is not None]
-        recorded = self._live_copies.recorded(self._tree.root) if before else None
+        copies = [path for path in self._files.live if _LIVE_COPY.search(path)]
+        before = [found for path in copies if (found := self._find(path)) is not None]
+        recorded = self._live_copies.recorded(self._files.root) if before else None
         if recorded is None:
             return
         self.counts.unwatched = sum(found.path in recorded and not self._is_watched(found) for found in before)
         for found in before:
-            now = self._look(found.path) if found.path not in recorded else None
+            now = self._find(found.path) if found.path not in recorded else None
             if now is not None and os.path.samestat(now.info, found.info):
                 detail = "no sidecar will finish this copy of a log: compare it with the collected log, then remove it"
                 self._found(Finding(ABANDONED, found.path, detail))
@@ -158,35 +158,35 @@ class Verification:
         try:
             fd = open_file(found)
         except OSError:
-            return True  # it was finished meanwhile
+            return True  # a sidecar finished it meanwhile
         try:
             return self._live_copies.is_watched(fd)
         finally:
             os.close(fd)
 
-    def _look(self, path: str) -> Found | None:
+    def _find(self, path: str) -> Found | None:
         try:
-            return self._tree.find(path)
+            return self._files.find(path)
         except OSError:
             return None  # the walk has reported its directory
 
     def _compare(self, row: Row) -> Finding | None:
         if not is_plain(row.path):
-            return Finding(UNREADABLE, row.path, "no file was ever collected to such a path; it was not looked at")
+            return Finding(UNREADABLE, row.path, "no file was ever collected to such a path; it was not read")
         try:
-            found = self._tree.find(row.path)
+            found = self._files.find(row.path)
             if found is None:
-                return Finding(MISSING, row.path, "the file is gone; `rebuild` drops the row")
+                return Finding(MISSING, row.path, "the file does not exist; `rebuild` deletes its row")
             if not stat.S_ISREG(found.info.st_mode):
-                return Finding(CHANGED, row.path, "it is no regular file")
+                return Finding(CHANGED, row.path, "it is not a regular file")
             if found.info.st_size != row.size:
-                return Finding(CHANGED, row.path, f"it has {found.info.st_size} bytes, and had {row.size}")
+                return Finding(CHANGED, row.path, f"it has {found.info.st_size} bytes and had {row.size}")
             if row.sha256 is None:
                 self._progress(row.size)
                 return None
             return self._compare_contents(row, found)
         except FileNotFoundError:
-            return Finding(MISSING, row.path, "the file is gone; `rebuild` drops the row")
+            return Finding(MISSING, row.path, "the file does not exist; `rebuild` deletes its row")
         except OSError as error:
             return Finding(UNREADABLE, row.path, describe(error))
 
@@ -199,8 +199,8 @@ class Verification:
             os.close(fd)
         if now == row.sha256:
             return None
-        hint = "though its time is the same: its disk may be failing" if same_time else "it was written since"
-        return Finding(CHANGED, row.path, f"its SHA-256 is {now}, and was {row.sha256}; {hint}")
+        hint = "its time is the same, so its disk may be failing" if same_time else "it was written to since"
+        return Finding(CHANGED, row.path, f"its SHA-256 is {now} and was {row.sha256}; {hint}")
 
     def _count(self, count: int) -> None:
         self.counts.bytes += count
@@ -211,21 +211,21 @@ class Verification:
 
     def _found(self, finding: Finding) -> None:
         setattr(self.counts, finding.problem, getattr(self.counts, finding.problem) + 1)
-        self._tell(finding)
+        self._report(finding)
 
 
 def _under_way(found: Found) -> bool:
-    """Whether a sidecar is about to add the row: its claim, or copy, is another link to the file until it has."""
+    """Return whether a sidecar is about to add the row. Until then its claim or copy is another link to the file."""
     try:
         info = os.stat(found.name, dir_fd=found.directory.fd, follow_symlinks=False)
     except OSError:
-        return True  # gone meanwhile
-    # As it was before the catalog was asked: the last link goes after the row came.
+        return True  # it was removed meanwhile
+    # The status is from before the catalog was read, and the other link is removed after the row was added.
     return found.info.st_nlink > 1 and abs(time.time_ns() - info.st_ctime_ns) < _UNDER_WAY_NS
 
 
 def grouped(files: Iterator[Found]) -> Iterator[list[Found]]:
-    """Files in groups that the catalog is asked about at once."""
+    """Yield files in groups whose rows are read together."""
     group: list[Found] = []
     for found in files:
         group.append(found)

@@ -27,12 +27,14 @@ class CommandFailed(click.ClickException):
 
     @property
     def exit_code(self) -> int:  # type: ignore[override] # a class variable in click, which has one code
+        """The exit code of this failure."""
         return self._code
 
     def __reduce__(self) -> tuple[Any, ...]:
         return reduce_error(self)
 
     def show(self, file: Any = None) -> None:
+        """Print the message in one line on standard error."""
         report_error(self.message)
 
 

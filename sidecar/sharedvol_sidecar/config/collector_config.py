@@ -1,4 +1,4 @@
-"""What to collect, and how: in plain values, that a helper process gets as JSON."""
+"""The configuration of a collector, in plain values that a helper process receives as JSON."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from sharedvol_sidecar.destination.template import DEFAULT
 
 @dataclass(frozen=True, slots=True)
 class CollectorConfig:
-    """What to collect, and how; the settings in plain values.
+    """The checked settings of one collector.
 
     Attributes:
         spool: the directory that the replicas write below.
-        collected: the directory that files go to.
-        template: their names there.
+        collected: the destination.
+        template: the template of the names in the destination.
         quiet: the quiet time, in seconds.
-        kinds: the names of the sources' directories.
-        pattern: how a flat directory's file names tell the container, or None for the known forms.
-        workers: processes that work on a backlog, at most.
+        kinds: the names of the directories that are collected.
+        pattern: the pattern of file names in flat directories, or None for the known forms.
+        workers: the largest number of processes that work on a backlog.
         follow: the kinds whose files are followed while they are open.
-        seal_after: where no lease can be had, seconds without a change after which a log is finished.
-        compress: what finished logs are compressed by: ``gzip``, ``zstd`` or empty.
-        catalog: its URL; empty for the one beside the destination, None for none.
-        digests: whether to take every file's digest.
-        uid, gid, file_mode, directory_mode: whose collected files are; None as they were.
+        seal_after: seconds without a change after which a log is finished where leases do not work.
+        compress: how finished logs are compressed: ``gzip``, ``zstd`` or empty.
+        catalog: its URL; empty for the file in the destination, None for no catalog.
+        digests: compute every file's digest.
+        uid, gid, file_mode, directory_mode: owner and mode of collected files; None to keep those of the source.
         min_free: bytes that copies leave free in the destination.
-        rate: bytes a second that are moved at most; 0 is no limit.
-        orphans: whether the empty directories of dead containers are removed.
+        rate: the largest number of bytes moved per second; 0 for no limit.
+        orphans: remove the empty directories of dead containers.
     """
 
     spool: str

@@ -1,4 +1,4 @@
-"""Whether the directories that a sidecar works on are on network file systems, where locks may not hold."""
+"""Find directories of a sidecar on network file systems, where locks may not work between hosts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class NetworkWarning:
 
 
 def network_warnings(job: CollectorConfig, settings: Settings) -> list[NetworkWarning]:
-    """Return a warning for each directory on a network file system; none where the settings accept those.
+    """Return a warning for each directory on a network file system; none if the settings accept those.
 
     Raises:
         ConfigError: there is one, and the settings are strict.
@@ -50,7 +50,7 @@ def warnings_for(directories: Iterable[str], *, strict: bool) -> list[NetworkWar
 def _found(directories: Iterable[str]) -> Iterator[NetworkWarning]:
     seen = set()
     for path in directories:
-        with contextlib.suppress(OSError):  # what cannot be opened is reported by those who need it
+        with contextlib.suppress(OSError):  # the code that needs the directory reports the error
             fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 mounted = network_mount(fd)

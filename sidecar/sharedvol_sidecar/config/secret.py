@@ -53,7 +53,7 @@ def read_secret(path: Path, name: str) -> str:
             raise ConfigError(f"{name}: the file is not text") from None
         reason = describe(error) if isinstance(error, OSError) else "not a path"
         raise ConfigError(
-            f"{name}: cannot read the file: {reason}; set it to the path of a file, and check that the secret is mounted"
+            f"{name}: cannot read the file: {reason}; set it to the path of a file; check that the secret is mounted"
         ) from None
     if not text:
         raise ConfigError(f"{name}: the file is empty: write the value into it, or leave {name} out")

@@ -55,7 +55,7 @@ class Verdict:
 
 
 @dataclass(slots=True)
-class _Destination:
+class _Collected:
     """What is in the destination: files by digest, lines by their text, and the names of files."""
 
     files: Counter[str]
@@ -65,7 +65,7 @@ class _Destination:
 
 def judge(records: Path, spool: Path, collected: Path) -> Verdict:
     """Compare the records with the destination."""
-    destination = _read_destination(collected)
+    destination = _read_collected(collected)
     accounts = []
     known: set[str] = set()
     titles = {path.stem: path.read_text() for path in records.glob("*.title")}
@@ -79,8 +79,8 @@ def judge(records: Path, spool: Path, collected: Path) -> Verdict:
     return Verdict(accounts, foreign, left)
 
 
-def _read_destination(collected: Path) -> _Destination:
-    found = _Destination(Counter(), Counter(), set())
+def _read_collected(collected: Path) -> _Collected:
+    found = _Collected(Counter(), Counter(), set())
     for path in _files(collected):
         if path.suffix == ".json":
             found.files[hashlib.sha256(path.read_bytes()).hexdigest()] += 1

@@ -1,4 +1,4 @@
-"""The collected files' side: directories made on the way, and what must be synced before a source may go."""
+"""The destination: make directories, and sync what must be durable before a source is removed."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Destination:
 
     Args:
         root: its root.
-        ownership: whose the files and directories are.
-        mark: names the files that test it; no other process may use the same.
+        ownership: owner and mode of the files and directories.
+        mark: a part of the names of test files, which no other process may use.
     """
 
     def __init__(self, root: Directory, ownership: Ownership | None = None, mark: str = "") -> None:
@@ -37,12 +37,12 @@ class Destination:
         self._touched: dict[str, Directory] = {}
 
     def begin(self) -> None:
-        """A batch begins. Directories are looked up anew: somebody may have moved them away since."""
+        """Begin a batch. Directories are opened again, because they may have been moved away since the last one."""
         self._open = {"": (self.root, "")}
         self._touched = {}
 
     def locate(self, target: str) -> tuple[Directory, str]:
-        """Return the directory of a target, made where it is missing, and the target's name there.
+        """Return the directory of a target, made if it is missing, and the target's name there.
 
         If a file has the name of a directory on the way, that directory gets another name (`spare_names`).
 
@@ -82,10 +82,10 @@ class Destination:
         self._touched[path] = directory
 
     def sync(self) -> dict[str, OSError]:
-        """Make the names that were linked since `begin`, and those of new directories, durable.
+        """Make the names of files and directories that were made since `begin` durable.
 
         Returns:
-            What failed, by the path of the directory.
+            The error of each directory that failed, by its path.
         """
         failed = {}
         for path, directory in self._touched.items():
@@ -96,7 +96,7 @@ class Destination:
         return failed
 
     def blame(self, error: OSError) -> None:
-        """Return if an error concerns one file alone, because the destination takes a file of ours.
+        """Return if an error concerns only one file, because the destination takes a file of ours.
 
         Raises:
             OSError: the destination takes no file now, or this process has no descriptor left.
@@ -108,7 +108,7 @@ class Destination:
             raise failure from error
 
     def failure_in(self, path: str) -> OSError | None:
-        """Return what keeps one of its directories from taking any name, or None if nothing does."""
+        """Return the error with which a directory refuses every name; None if it accepts one."""
         try:
             try_to_name(self._directory(path)[0], f".{self._test_name}")
         except OSError as error:
@@ -116,25 +116,25 @@ class Destination:
         return None
 
     def staging(self, spool_id: str, slot: str) -> Directory:
-        """Where the copies of one mover's claims wait for their names."""
+        """Open the directory in which the copies of one mover's claims wait for their final names."""
         directory = open_private(self.root)
         for name in ("staging", spool_id, slot):
             directory = directory.make(name, 0o700)[0]
         return directory
 
     def close(self) -> None:
-        """Close the directories that were opened since `begin`, but not the root."""
+        """Close the directories that were opened since `begin`, except the root."""
         for directory in (*(directory for directory, _ in self._open.values()), *self._touched.values()):
             if directory is not self.root:
                 directory.close()
         self._open, self._touched = {}, {}
 
     def is_short(self, floor: int) -> bool:
-        """Return whether less is free than ``floor``, in bytes; 0 is no floor."""
+        """Return whether less than ``floor`` bytes are free; 0 is no limit."""
         return floor > 0 and self.free() < floor
 
     def free(self) -> int:
-        """Bytes that are free."""
+        """Return the number of free bytes."""
         found = os.fstatvfs(self.root.fd)
         return found.f_bavail * found.f_frsize
 
@@ -155,15 +155,15 @@ class Destination:
 
 
 def _make(parent: Directory, name: str) -> tuple[Directory, bool, str]:
-    """A directory, made where it is missing; whether it was; and its name, which is another if a file has the name."""
+    """Open or make a directory. Return it, whether it was made, and its name, which differs if a file has the name."""
     for number, spare in enumerate(spare_names(name), 1):
         try:
             return *parent.make(spare), spare
         except OSError as error:
-            # Anything else than a directory, a symbolic link as well: it is never followed.
+            # The name is taken by something else, or by a symbolic link, which is never followed.
             if error.errno not in (errno.ENOTDIR, errno.ELOOP) or number == _MOST_NAMES:
                 raise
-    raise AssertionError  # the names do not end
+    raise AssertionError  # `spare_names` is endless
 
 
 def _join(above: str, name: str) -> str:

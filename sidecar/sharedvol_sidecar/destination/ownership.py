@@ -1,8 +1,8 @@
-"""Whose the collected files are: owner, mode, and what else gives a right to them.
+"""Owner, mode and other access rights of collected files.
 
-A file gets its final name only with the owner and mode that are promised. A linked file stays the inode that its
-writer knows and may have open, so it is linked only if it is as promised already. Any other file is copied, and the
-copy, which no process but the sidecar can reach, gets owner and mode before its name.
+A file gets its final name only with the configured owner and mode. A linked file stays the inode that its writer knows
+and may have open, so it is linked only if it already fits. Any other file is copied. Only the sidecar can reach the
+copy, which gets owner and mode before its final name.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _SPECIAL = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 
 @dataclass(frozen=True, slots=True)
 class Ownership:
-    """Whose the collected files are. What is None is as it was in the spool.
+    """Owner and mode of collected files. None keeps what the source has.
 
     Attributes:
-        uid: their user.
-        gid: their group.
-        file_mode: their permission bits.
-        directory_mode: those of directories that are made for them.
+        uid: the user.
+        gid: the group.
+        file_mode: the permission bits of files.
+        directory_mode: the permission bits of directories that are made for them.
     """
 
     uid: int | None = None
@@ -39,14 +39,14 @@ class Ownership:
 
     @property
     def changes_files(self) -> bool:
-        """Whether anything is promised of a file."""
+        """Whether an owner or a mode of files is configured."""
         return (self.uid, self.gid, self.file_mode) != (None, None, None)
 
     def fits(self, fd: int, info: os.stat_result) -> bool:
-        """Whether a file is as promised already, so that it may be linked.
+        """Return whether a file already fits, so that it may be linked.
 
-        One with set-user-id bits or file capabilities never is: its writer is not trusted. Where owner or mode are
-        promised, one with an access control list is not either.
+        A file with set-user-id bits or capabilities never fits, because its writer is not trusted. If owner or mode are
+        configured, a file with an access control list does not fit.
         """
         if info.st_mode & _SPECIAL:
             return False
@@ -56,7 +56,7 @@ class Ownership:
         return _CAPABILITY not in attributes and not (self.changes_files and _ACL in attributes)
 
     def widens_access(self, info: os.stat_result) -> bool:
-        """Whether a user or group that may not read the file could read it once it has its owner and mode."""
+        """Return whether `apply` would let a user or group read the file that may not read it now."""
         mode = stat.S_IMODE(info.st_mode) if self.file_mode is None else self.file_mode
         return bool(
             mode & ~info.st_mode & (stat.S_IRGRP | stat.S_IROTH)
@@ -65,9 +65,9 @@ class Ownership:
         )
 
     def apply(self, fd: int, info: os.stat_result) -> None:
-        """Give a new file its owner and mode. Never set-user-id and the like: its writer is not trusted.
+        """Give a new file its owner and mode, without set-user-id and similar bits, because its writer is not trusted.
 
-        The owner comes first: a former owner can then set neither the list nor the mode again.
+        The owner is set first, so that the former owner cannot change the access control list or the mode again.
 
         Args:
             fd: the new file.
@@ -82,20 +82,20 @@ class Ownership:
                 info.st_uid if self.uid is None else self.uid,
                 info.st_gid if self.gid is None else self.gid,
             )
-        except PermissionError as error:  # only root may give files away
+        except PermissionError as error:  # only root may change the owner of a file
             if self.uid is not None or self.gid is not None:
                 raise PermissionError(
                     error.errno,
                     "cannot give files the owner that is set: run the sidecar as the writers' user, or as root",
                 ) from error
         if self.changes_files:
-            _remove_acl(fd)  # what the directory gives to every new file
+            _remove_acl(fd)  # a new file inherits it from its directory
         os.fchmod(fd, stat.S_IMODE(info.st_mode) & 0o777 if self.file_mode is None else self.file_mode)
         if self.changes_files and not self.fits(fd, os.fstat(fd)):
             raise PermissionError(errno.EPERM, "the file system does not keep the owner and mode that are set")
 
     def apply_to_directory(self, directory: Directory) -> None:
-        """The same for a directory that was made."""
+        """Give a new directory its owner and mode."""
         if self.uid is not None or self.gid is not None:
             os.fchown(directory.fd, -1 if self.uid is None else self.uid, -1 if self.gid is None else self.gid)
         if self.directory_mode is not None:
@@ -110,7 +110,7 @@ class Ownership:
 
 
 def acl_lets_read(fd: int, user: int) -> bool:
-    """Whether the file's access control list names a user as one that may read it. See acl(5)."""
+    """Return whether the file's access control list lets a user read it. See acl(5)."""
     try:
         packed = os.getxattr(fd, _ACL)[4:]
     except OSError:

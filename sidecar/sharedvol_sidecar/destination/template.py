@@ -1,4 +1,4 @@
-"""Where a collected file goes: a template of the file's own properties, and so the same after a restart."""
+"""Build the path of a collected file from a template. It depends only on the file, so a restart builds the same."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _KNOWN = ", ".join(f"{{{name}}}" for name in FIELDS)
 
 
 class _Slot(Enum):
-    """What differs from file to file."""
+    """A field that differs from file to file."""
 
     NAME = "name"
     BASE = "base"
@@ -49,14 +49,14 @@ class _Slot(Enum):
 
 
 class _Frame:
-    """A template with all filled in but what differs from file to file."""
+    """A template whose fields are filled in, except those that differ from file to file."""
 
     __slots__ = ("_after", "_before", "_parts", "_simple")
 
     def __init__(self, parts: list[str | _Slot]) -> None:
         self._parts = parts
         slots = [index for index, part in enumerate(parts) if isinstance(part, _Slot)]
-        self._simple = len(slots) == 1 and parts[slots[0]] is _Slot.NAME  # as nearly every template is
+        self._simple = len(slots) == 1 and parts[slots[0]] is _Slot.NAME  # nearly every template is
         self._before, self._after = "", ""
         if self._simple:
             self._before = "".join(part for part in parts[: slots[0]] if isinstance(part, str))
@@ -104,8 +104,8 @@ class Template:
         return self._text
 
     def target(self, origin: Origin, day: int) -> str:
-        """The destination of a file of that day (see `day_of`), relative to the destination's root."""
-        # All but the names are the same for most files of a batch.
+        """Return the path of a file of that day (see `day_of`), relative to the destination's root."""
+        # Most files of a batch differ only in their names.
         key = origin.kind, origin.container, day
         frame = self._frames.get(key)
         if frame is None:
@@ -139,17 +139,17 @@ class Template:
 
 
 def day_of(origin: Origin, mtime_ns: int) -> int:
-    """The day of a file that was written then, as `datetime.date.toordinal` counts."""
+    """Return the day of a file as `datetime.date.toordinal` counts: the day in its name, or of its time."""
     return origin.day.toordinal() if origin.day else _EPOCH + _seconds(mtime_ns) // 86_400
 
 
 def _seconds(mtime_ns: int) -> int:
-    # Anybody can give a file a time that no calendar holds, and one such file must not stop all others.
+    # A file can have a time that no calendar has, and one such file must not stop all others.
     return min(max(mtime_ns // 1_000_000_000, _FIRST), _LAST)
 
 
 def fit(name: str, tail: str = "") -> str:
-    """``name`` with ``tail`` before its suffix, in 255 bytes: what is too long gets a hash for its end."""
+    """Return ``name`` with ``tail`` before its suffix, in 255 bytes. If it is too long, a hash replaces its end."""
     stem, suffix = split_suffix(name)
     whole = f"{stem}{tail}{suffix}"
     if len(os.fsencode(whole)) <= MAX_NAME_BYTES:
@@ -161,9 +161,9 @@ def fit(name: str, tail: str = "") -> str:
 
 
 def alternatives(name: str, mtime_ns: int, inode: int) -> tuple[str, str]:
-    """Names for a file whose own is taken by another: when it was written, then its inode as well.
+    """Return names for a file whose own name is taken: one with its time, and one with its inode as well.
 
-    A function of the source alone: after a restart the file is found under the name it got.
+    They depend only on the source, so after a restart the file is found under the name that it got.
     """
     moment = datetime.fromtimestamp(_seconds(mtime_ns), UTC)
     stamp = f"~{moment:%Y%m%dT%H%M%S}-{mtime_ns % 1_000_000_000:09d}"
@@ -171,7 +171,7 @@ def alternatives(name: str, mtime_ns: int, inode: int) -> tuple[str, str]:
 
 
 def spare_names(directory: str) -> Iterator[str]:
-    """Yield a directory's name, then the names that it gets where a file has that one: ``a~``, ``a~2`` and so on."""
+    """Yield a directory's name, then the names for it if a file has that one: ``a~``, ``a~2`` and so on."""
     yield directory
     for number in itertools.count(1):
         yield _spare(directory, number)

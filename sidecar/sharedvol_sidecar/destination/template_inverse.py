@@ -1,4 +1,4 @@
-"""Read a template backwards: which kind and container a collected file's path tells."""
+"""Read the kind and the container of a collected file from its path, by the template that named it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _PART = "[^/]+%s"
 
 
 class TemplateInverse:
-    """The inverse of a template, as far as it has one.
+    """The inverse of a template, as far as it exists.
 
-    Only fields in the directories are read: a file's own name may have got the time it was written, a hash for
-    its end or another suffix. And only what has no other reading. All readings of a path lie, field by field,
-    between the one that takes as much as it can for the first field, then for the second and so on, and the one
-    that takes as little. So up to the first field in which those two differ there is only one.
+    Only fields in directories are read, because a file's own name may have got its time, a hash or another suffix. And
+    a field is read only if it is unambiguous. Every reading of a path is, field by field, between two: the one that
+    takes as much as it can for the first field, then for the second and so on, and the one that takes as little as it
+    can. So the fields before the first one in which these two differ have only one reading.
 
     Args:
         template: the template that the files were named by.
@@ -36,11 +36,11 @@ class TemplateInverse:
         self._shortest = self._pattern(text, "?")
         directories = text.rpartition("/")[0]
         inside = {field for _, field, _, _ in string.Formatter().parse(directories) if field}
-        self._told = inside & {"kind", "container"}
+        self._readable = inside & {"kind", "container"}
 
     def read(self, path: str) -> tuple[str, str]:
-        """Kind and container of a file; empty where its path does not tell."""
-        told = {"kind": "", "container": ""}
+        """Return kind and container of a file; empty if its path does not show them."""
+        found = {"kind": "", "container": ""}
         directories, slash, name = path.rpartition("/")
         path = "/".join(map(own_name, directories.split("/"))) + slash + name
         longest, shortest = self._longest.fullmatch(path), self._shortest.fullmatch(path)
@@ -49,9 +49,9 @@ class TemplateInverse:
         for field in self._fields:
             if longest[field] != shortest[field]:
                 break
-            if field in self._told:
-                told[field] = longest[field]
-        return told["kind"], told["container"]
+            if field in self._readable:
+                found[field] = longest[field]
+        return found["kind"], found["container"]
 
     def _pattern(self, text: str, lazy: str) -> re.Pattern[str]:
         pattern, seen = "", []

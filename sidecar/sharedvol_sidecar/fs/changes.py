@@ -1,4 +1,4 @@
-"""Whether a directory has changed since it was read, by its times."""
+"""Detect by its times that a directory has changed since it was read."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import time
 from sharedvol_sidecar.fs.directory import Directory
 
 _TICK_NS = 50_000_000
-"""A time of change that is younger than this may be that of a later change, too: a clock's tick is up to 10 ms."""
+"""A newer time may also be that of a later change, because the clock of a file system ticks only every 10 ms."""
 
 
 class Changes:
-    """Tells when to read a directory again.
+    """Says when to read a directory again.
 
     Args:
-        directory: stays the caller's.
+        directory: the directory, which the caller closes.
     """
 
     def __init__(self, directory: Directory) -> None:

@@ -1,4 +1,4 @@
-"""Bytes: digests, and copies that may be compressed on the way."""
+"""Contents of files: digests, copies and compression."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SYNC_EVERY = 64 * 1024 * 1024
 """Bytes of a copy that are written between two syncs."""
 
 SUFFIXES = {"gzip": ".gz", "zstd": ".zst"}
-"""What a compressed file's name ends with, by its encoding."""
+"""The suffix of a compressed file's name, by encoding."""
 
 _FIRST_BYTES = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 PACKED = (".gz", ".zst", ".xz", ".bz2", ".zip", ".lz4", ".br")
-"""What is compressed already, to go by its name."""
+"""The suffixes of files that are already compressed."""
 
 
 class _Compressor(Protocol):
@@ -41,13 +41,13 @@ def _compressor(encoding: str) -> _Compressor:
     return zstandard.ZstdCompressor(write_checksum=True).compressobj()
 
 
-def digest(fd: int, size: int, going_on: Callable[[], bool] = lambda: True) -> str | None:
-    """Compute the SHA-256 of the first ``size`` bytes, in hexadecimal; None once ``going_on`` says no.
+def digest(fd: int, size: int, proceed: Callable[[], bool] = lambda: True) -> str | None:
+    """Compute the SHA-256 of the first ``size`` bytes, in hexadecimal; None if ``proceed`` returned False.
 
     Args:
         fd: open for reading.
-        size: no further, though the file may grow meanwhile.
-        going_on: called after each chunk.
+        size: the end, because the file may grow meanwhile.
+        proceed: called after each chunk. False ends the work.
 
     Raises:
         OSError: it cannot be read.
@@ -57,28 +57,28 @@ def digest(fd: int, size: int, going_on: Callable[[], bool] = lambda: True) -> s
     found = hashlib.sha256()
     for chunk in _chunks(fd, size):
         found.update(chunk)
-        if not going_on():
+        if not proceed():
             return None
     return found.hexdigest()
 
 
 def encoding_of(fd: int) -> str:
-    """What a file is compressed by, to go by its first bytes; empty where it is not."""
+    """Return how a file is compressed, by its first bytes; empty if it is not."""
     start = os.pread(fd, 4, 0)
     return next((name for first, name in _FIRST_BYTES.items() if start.startswith(first)), "")
 
 
-def copy(source: int, target: int, size: int, encoding: str, going_on: Callable[[], bool]) -> str | None:
-    """Copy the first ``size`` bytes. Return the SHA-256 of what was written, None once ``going_on`` says no.
+def copy(source: int, target: int, size: int, encoding: str, proceed: Callable[[], bool]) -> str | None:
+    """Copy the first ``size`` bytes. Return the SHA-256 of what was written; None if ``proceed`` returned False.
 
-    A hole stays a hole where the bytes are copied as they are.
+    Without compression, a hole stays a hole.
 
     Args:
         source: open for reading.
         target: empty, open for writing.
         size: no further, though the file may grow meanwhile.
         encoding: ``gzip``, ``zstd``, or empty for the bytes as they are.
-        going_on: called after each chunk.
+        proceed: called after each chunk.
 
     Raises:
         OSError: one of the two fails, or the target is full.
@@ -86,7 +86,7 @@ def copy(source: int, target: int, size: int, encoding: str, going_on: Callable[
     found = hashlib.sha256()
     target_file = _Target(target)
     if not encoding:
-        done = _copy_ranges(source, target_file, size, going_on, found.update)
+        done = _copy_ranges(source, target_file, size, proceed, found.update)
         return found.hexdigest() if done else None
     compressor = _compressor(encoding)
 
@@ -96,23 +96,23 @@ def copy(source: int, target: int, size: int, encoding: str, going_on: Callable[
 
     for chunk in _chunks(source, size):
         put(compressor.compress(chunk))
-        if not going_on():
+        if not proceed():
             return None
     put(compressor.flush())
     return found.hexdigest()
 
 
-def copy_data(source: int, target: int, size: int, going_on: Callable[[], bool]) -> bool:
-    """Copy the first ``size`` bytes of a hollow file without reading its holes. False once ``going_on`` says no.
+def copy_data(source: int, target: int, size: int, proceed: Callable[[], bool]) -> bool:
+    """Copy the first ``size`` bytes of a hollow file without reading its holes. False if ``proceed`` returned False.
 
     Raises:
         OSError: one of the two fails, or the target is full.
     """
-    return _copy_ranges(source, _Target(target), size, going_on, None)
+    return _copy_ranges(source, _Target(target), size, proceed, None)
 
 
 def clone(source: int, target: int, size: int) -> bool:
-    """Let an empty file share the blocks of another, up to ``size``. False where the file system cannot do that.
+    """Let an empty file share the blocks of another, up to ``size``. Return False if the file system cannot do that.
 
     See FICLONE, ioctl_ficlone(2).
     """
@@ -124,20 +124,20 @@ def clone(source: int, target: int, size: int) -> bool:
     return True
 
 
-def same(plain: int, stored: int, encoding: str, going_on: Callable[[], bool] = lambda: True) -> bool:
-    """Whether ``stored`` holds what ``plain`` does, compressed or as it is. False once ``going_on`` says no."""
+def same(plain: int, stored: int, encoding: str, proceed: Callable[[], bool] = lambda: True) -> bool:
+    """Return whether ``stored`` has the content of ``plain``, compressed or not; False if ``proceed`` says so."""
     size = os.fstat(plain).st_size
     if not encoding:
         if os.fstat(stored).st_size != size:
             return False
-        # What is data in one of the two may be zeros in the other, and zeros may be a hole.
-        return _agree(plain, stored, size, going_on) and (
-            data_bytes(plain, size) == size or _agree(stored, plain, size, going_on)
+        # Zeros in one file may be a hole in the other.
+        return _agree(plain, stored, size, proceed) and (
+            data_bytes(plain, size) == size or _agree(stored, plain, size, proceed)
         )
     offset = 0
     try:
         for chunk in _unpacked(stored, encoding):
-            if not going_on() or (chunk and os.pread(plain, len(chunk), offset) != chunk):
+            if not proceed() or (chunk and os.pread(plain, len(chunk), offset) != chunk):
                 return False
             offset += len(chunk)
     except (zlib.error, EOFError, gzip.BadGzipFile, zstandard.ZstdError):
@@ -146,7 +146,7 @@ def same(plain: int, stored: int, encoding: str, going_on: Callable[[], bool] = 
 
 
 class _Target:
-    """Writes a copy, and syncs it in slices: one sync of a long file would take minutes without a sign of life."""
+    """Writes a copy and syncs it in parts, because one sync of a long file would block for minutes."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -164,45 +164,45 @@ def _copy_ranges(
     source: int,
     target: _Target,
     size: int,
-    going_on: Callable[[], bool],
+    proceed: Callable[[], bool],
     update: Callable[[bytes], object] | None,
 ) -> bool:
     offset = 0
     for begin, end in data_ranges(source, size):
         if begin > offset:
-            if update is not None and not _pass_zeros(begin - offset, update, going_on):
+            if update is not None and not _pass_zeros(begin - offset, update, proceed):
                 return False
             os.lseek(target.fd, begin, os.SEEK_SET)
         for chunk in _chunks(source, end, begin):
             target.write(chunk)
             if update is not None:
                 update(chunk)
-            if not going_on():
+            if not proceed():
                 return False
         offset = end
     if offset < size:
         os.ftruncate(target.fd, size)
-        return update is None or _pass_zeros(size - offset, update, going_on)
+        return update is None or _pass_zeros(size - offset, update, proceed)
     return True
 
 
-def _pass_zeros(count: int, update: Callable[[bytes], object], going_on: Callable[[], bool]) -> bool:
-    """Give ``update`` what a hole reads as."""
+def _pass_zeros(count: int, update: Callable[[bytes], object], proceed: Callable[[], bool]) -> bool:
+    """Call ``update`` with the zeros that a hole reads as."""
     zeros = bytes(min(count, CHUNK))
     while count > 0:
         update(zeros[:count])
         count -= len(zeros)
-        if not going_on():
+        if not proceed():
             return False
     return True
 
 
-def _agree(one: int, other: int, size: int, going_on: Callable[[], bool]) -> bool:
-    """Whether ``other`` holds what is data in ``one``."""
+def _agree(one: int, other: int, size: int, proceed: Callable[[], bool]) -> bool:
+    """Return whether ``other`` has the data of ``one`` at the same offsets."""
     for begin, end in data_ranges(one, size):
         offset = begin
         for chunk in _chunks(one, end, begin):
-            if not going_on() or os.pread(other, len(chunk), offset) != chunk:
+            if not proceed() or os.pread(other, len(chunk), offset) != chunk:
                 return False
             offset += len(chunk)
         if offset != end:
@@ -211,7 +211,7 @@ def _agree(one: int, other: int, size: int, going_on: Callable[[], bool]) -> boo
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """write(2) until all is written: a full disk may take a part."""
+    """Write all bytes, in several calls if a full disk takes only a part."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
@@ -220,7 +220,7 @@ def write_all(fd: int, data: bytes) -> None:
 def _unpacked(fd: int, encoding: str) -> Iterator[bytes]:
     with open(os.dup(fd), "rb") as file:
         file.seek(0)
-        # Read in bounded pieces: a chunk of zeros unpacks to a thousand times its size.
+        # Read in bounded pieces, because compressed zeros unpack to a thousand times their size.
         unpack: Any = gzip.GzipFile(fileobj=file) if encoding == "gzip" else _zstd_reader(file)
         with unpack as reader:
             while chunk := reader.read(CHUNK):

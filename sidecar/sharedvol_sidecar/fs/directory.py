@@ -1,7 +1,7 @@
-"""Directories as descriptors: every step is relative to one and follows no symbolic link.
+"""Directories as descriptors. Every step is relative to one and follows no symbolic link.
 
-A path that is checked and then used can be changed in between by whoever writes the spool; a descriptor
-cannot. See openat(2), "Rationale for openat() and other directory file descriptor APIs".
+A process that writes the spool can change a path between its check and its use, but not a descriptor. See openat(2),
+"Rationale for openat() and other directory file descriptor APIs".
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Directory:
-    """An open directory. Usable as a context manager.
+    """An open directory, which is also a context manager.
 
     Call `close` on each that lives longer than a batch. Any other is closed with the last reference to it.
 
     Attributes:
         fd: the descriptor; -1 after `close`.
-        shown: its path, to name it to people; never used to reach it.
+        shown: its path for messages, which is never used to open anything.
     """
 
     __slots__ = ("_key", "_owner", "fd", "shown")
@@ -50,19 +50,19 @@ class Directory:
         self.close()
 
     def duplicate(self) -> Directory:
-        """Open it a second time, for an owner that may live longer."""
+        """Return a second object with its own descriptor, which may live longer."""
         return Directory(os.dup(self.fd), self.shown)
 
     def open(self, name: str) -> Directory:
-        """A directory in this one.
+        """Open a directory in this one.
 
         Raises:
-            OSError: it is missing, or is something else; ENOTDIR or ELOOP for a symbolic link.
+            OSError: it is missing or is something else; ENOTDIR or ELOOP for a symbolic link.
         """
         return Directory(os.open(name, _OPEN, dir_fd=self.fd), f"{self.shown}/{name}")
 
     def make(self, name: str, mode: int = 0o777) -> tuple[Directory, bool]:
-        """A directory in this one, made where it is missing; and whether it was.
+        """Open a directory in this one, and make it if it is missing. Also return whether it was made.
 
         Raises:
             OSError: as for mkdir(2) and `open`.
@@ -74,11 +74,11 @@ class Directory:
         try:
             os.mkdir(name, mode, dir_fd=self.fd)
         except FileExistsError:
-            return self.open(name), False  # another was first
+            return self.open(name), False  # another process made it
         return self.open(name), True
 
     def inode(self, name: str) -> tuple[int, int] | None:
-        """Device and inode of a name here, None where there is none."""
+        """Return device and inode of a name here; None if it does not exist."""
         try:
             info = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         except FileNotFoundError:
@@ -86,16 +86,16 @@ class Directory:
         return info.st_dev, info.st_ino
 
     def links(self, name: str) -> int:
-        """The number of names that a file here has.
+        """Return the number of hard links to a file here.
 
         Raises:
-            OSError: there is no such name.
+            OSError: the name does not exist.
         """
         return os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_nlink
 
     @property
     def key(self) -> tuple[int, int]:
-        """Its device and inode."""
+        """Device and inode of the directory."""
         if self._key is None:
             info = os.fstat(self.fd)
             self._key = info.st_dev, info.st_ino
@@ -103,30 +103,30 @@ class Directory:
 
     @property
     def owner(self) -> int:
-        """Its user."""
+        """The user that owns the directory."""
         return self._status()[0]
 
     def is_of(self, user: int) -> bool:
-        """Whether only that user can put names here: it is theirs, and others may not write it."""
+        """Return whether only that user can create names here: it owns the directory, and others may not write it."""
         return self._status() == (user, False)
 
     def _status(self) -> tuple[int, bool]:
-        """Its user, and whether others may write it."""
+        """Return the owner, and whether others may write the directory."""
         if self._owner is None:
             info = os.fstat(self.fd)
             self._owner = info.st_uid, bool(info.st_mode & 0o022)
         return self._owner
 
     def sync(self) -> None:
-        """fsync(2): the names in it are on the disk."""
+        """Write the names in it to the disk, with fsync(2)."""
         os.fsync(self.fd)
 
 
 def open_root(path: Path) -> Directory:
-    """The directory at a path that the operator gave: the one place where links are followed.
+    """Open the directory at a path that the operator gave. Only here, symbolic links are followed.
 
     Raises:
-        OSError: it is missing, or no directory.
+        OSError: it is missing, or is not a directory.
     """
     return Directory(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), str(path))
 
@@ -140,11 +140,11 @@ _NO_REPLACE = 1  # RENAME_NOREPLACE of linux/fs.h
 def move_name(name: str, source: Directory, target: Directory, new: str | None = None) -> None:
     """Rename a file into another directory, where its name, or the new one, must be free.
 
-    In one step, renameat2(2): with link and unlink a mover that is killed in between leaves two names, and
-    whoever takes both for files has the file twice. File systems without it (EINVAL) get the two steps.
+    It is one step, renameat2(2). With link and unlink, a mover that is killed in between leaves two names of the file,
+    which other programs may read as two files. Only file systems without renameat2 (EINVAL) get these two steps.
 
     Raises:
-        OSError: FileExistsError where the name is taken.
+        OSError: the file cannot be renamed; FileExistsError if the name is taken.
     """
     renameat2 = getattr(_libc, "renameat2", None)  # musl has it since 1.2.6
     if renameat2 is not None:
@@ -163,7 +163,7 @@ _WRITE_AND_WAIT = 1 | 2 | 4  # SYNC_FILE_RANGE_WAIT_BEFORE, _WRITE and _WAIT_AFT
 def sync_range(fd: int, offset: int, length: int) -> None:
     """Write a part of a file to the disk, so that the sync that makes the file durable is short.
 
-    Durable it is only after that sync: sync_file_range(2) writes no metadata. Does nothing where the call is missing.
+    Only that sync makes it durable, because sync_file_range(2) writes no metadata. Does nothing if the call is missing.
 
     Raises:
         OSError: the part cannot be written.
@@ -178,10 +178,10 @@ def sync_range(fd: int, offset: int, length: int) -> None:
 
 
 def sync_filesystem(directory: Directory) -> None:
-    """syncfs(2): everything written to the directory's file system is on the disk.
+    """Write everything in the directory's file system to the disk, with syncfs(2).
 
     Raises:
-        OSError: something could not be written (told since Linux 5.8).
+        OSError: something could not be written. Linux reports that since 5.8.
     """
     if _libc.syncfs(directory.fd) != 0:
         number = ctypes.get_errno()

@@ -1,7 +1,7 @@
-"""Holes in files: the ranges that take no space on the disk and read as zeros.
+"""Holes in files: ranges that take no space on the disk and read as zeros.
 
-One call makes a file as long as a disk without a byte in it. Work on such a file must cost what the file
-stores, not what its length claims. See lseek(2), SEEK_DATA and SEEK_HOLE.
+One call can make a file as long as a disk without any data. Work on such a file must depend on its data and not on its
+length. See lseek(2), SEEK_DATA and SEEK_HOLE.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import os
 from collections.abc import Iterator
 
 SPARE = 16 * 1024 * 1024
-"""Bytes of length that any file may have: reading so many zeros costs nothing worth avoiding."""
+"""A file of at most this length, in bytes, never counts as hollow. Reading so many zeros takes little time."""
 
 MOST = 8
-"""How many times longer than its data a file may be until it counts as hollow."""
+"""A file that is this many times longer than its data counts as hollow."""
 
 
 def next_data(fd: int, offset: int, size: int) -> int:
@@ -22,7 +22,7 @@ def next_data(fd: int, offset: int, size: int) -> int:
     try:
         return min(os.lseek(fd, offset, os.SEEK_DATA), size)
     except OSError as error:
-        if error.errno == errno.ENXIO:  # only a hole is left, or the file was cut and nothing is
+        if error.errno == errno.ENXIO:  # only a hole is left, or the file was truncated
             return max(offset, min(size, os.fstat(fd).st_size))
         if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
             return offset
@@ -40,10 +40,10 @@ def next_hole(fd: int, offset: int, size: int) -> int:
 def data_ranges(fd: int, size: int, offset: int = 0) -> Iterator[tuple[int, int]]:
     """Yield the begin and the end of each range of data from ``offset`` to ``size``.
 
-    A file system that knows no holes reports one range, the whole file.
+    A file system without holes reports the whole file as one range.
 
     Raises:
-        OSError: the file system cannot say.
+        OSError: the ranges cannot be read.
     """
     while (begin := next_data(fd, offset, size)) < size:
         end = next_hole(fd, begin, size)
@@ -57,9 +57,9 @@ def data_bytes(fd: int, size: int, offset: int = 0) -> int:
 
 
 def is_hollow(fd: int, info: os.stat_result) -> bool:
-    """Whether a long file is almost only a hole, so that reading it costs far more than writing it did.
+    """Return whether a long file is almost only holes, so that reading it takes far longer than writing it did.
 
-    A file system that compresses counts few blocks for ordinary data, so the blocks alone do not decide.
+    A file system that compresses has few blocks for ordinary data, so the number of blocks alone does not decide.
     """
     if not _exceeds(info.st_size, info.st_blocks * 512):
         return False

@@ -1,8 +1,7 @@
-"""Which file a descriptor is open on, so that a file which got a dead one's inode is told from it.
+"""Identify the file of a descriptor, even if an inode number is used again.
 
-An inode's number is used again as soon as its file is gone; number and time of birth together are not.
-See statx(2): glibc has it since 2.28, musl since 1.2.5. Where it is missing, or the file system keeps no
-time of birth, the number stands alone.
+The number of a removed file's inode is used again, but not together with its time of birth. See statx(2), which glibc
+has since 2.28 and musl since 1.2.5. Without it, or without times of birth, only the number is used.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _BIRTH_OFFSET = 0x50
 
 
 def birth_ns(fd: int) -> int:
-    """When the file was made, in nanoseconds since 1970; 0 where nobody knows."""
+    """Return when the file was created, in nanoseconds since 1970; 0 if that is not known."""
     if _statx is None:
         return 0
     buffer = ctypes.create_string_buffer(_SIZE)
@@ -34,15 +33,15 @@ def birth_ns(fd: int) -> int:
 
 
 def identity(fd: int, inode: int | None = None) -> str:
-    """A name for the file itself, whatever it is called and wherever it is renamed to."""
+    """Return an identity of the file that does not depend on its names."""
     number = os.fstat(fd).st_ino if inode is None else inode
     return f"{number:x}-{birth_ns(fd):x}"
 
 
 def inode_of(identity: str) -> int:
-    """The inode's number in what `identity` gave.
+    """Return the inode's number in an identity.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not an identity.
     """
     return int(identity.partition("-")[0], 16)

@@ -1,9 +1,9 @@
-"""Whether anybody has a file open for writing: asked of the kernel by a read lease.
+"""Find out with a read lease whether any process has a file open for writing.
 
-A read lease is refused while any process in any container of this kernel has the inode open for
-writing, shared writable mappings, inherited descriptors and other hard links included. Once it is held,
-a process that opens the file for writing waits until the lease is given back (at most
-/proc/sys/fs/lease-break-time, 45 s), and the lease shows that one waits. See F_SETLEASE(2const).
+The kernel refuses a read lease while any process in any container of this host has the inode open for writing. Shared
+writable mappings, inherited descriptors and other hard links count. While the lease is held, a process that opens the
+file for writing waits until the lease is released (at most /proc/sys/fs/lease-break-time, 45 s), and the lease shows
+that a process waits. See F_SETLEASE(2const).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from enum import Enum
 
 
 class Lease(Enum):
-    """The answer to `acquire`."""
+    """The result of `acquire`."""
 
     HELD = "held"
     REFUSED = "refused"  # the file is open for writing
@@ -26,14 +26,14 @@ _NOT_HERE = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP
 
 
 def acquire(fd: int) -> Lease:
-    """Ask for a read lease on a descriptor that is open for reading; closing it gives the lease back.
+    """Acquire a read lease on a descriptor that is open for reading. Closing the descriptor releases it.
 
     Raises:
-        OSError: for any other reason than being refused or unavailable.
+        OSError: the call failed for another reason than that a lease is refused or unavailable.
     """
     try:
-        # The kernel tells a holder of a waiting writer by SIGIO, which kills a process that does not
-        # expect it. SIGURG is ignored by default, and we ask instead (`is_intact`).
+        # The kernel reports a waiting writer by SIGIO, which kills a process that does not handle it. SIGURG is
+        # ignored by default, and the lease is checked instead (`is_intact`).
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as error:
@@ -46,12 +46,12 @@ def acquire(fd: int) -> Lease:
 
 
 def is_intact(fd: int) -> bool:
-    """Whether a lease that was taken still stands and no writer waits to open the file."""
+    """Return whether an acquired lease is still held and no writer waits to open the file."""
     return fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_RDLCK
 
 
 def query(fd: int) -> Lease:
-    """As `acquire`, and gives the lease back at once."""
+    """Return what `acquire` returns, and release the lease at once."""
     answer = acquire(fd)
     if answer is Lease.HELD:
         release(fd)
@@ -59,5 +59,5 @@ def query(fd: int) -> Lease:
 
 
 def release(fd: int) -> None:
-    """Release a lease that was taken: a writer that waits continues."""
+    """Release a lease. A writer that waits continues."""
     fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)

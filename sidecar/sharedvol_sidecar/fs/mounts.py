@@ -1,8 +1,8 @@
-"""Whether the spool and the destination are still the directories that they were.
+"""Check that the spool and the destination are still the same directories.
 
-A volume that is unmounted while it is in use (``umount --lazy``, or a mount that an engine replaces) lives on for
-whoever has it open: files would go where nobody finds them. And below an empty mount point lies another directory,
-which takes files until the volume hides them again.
+A volume that is unmounted while it is in use (``umount --lazy``, or a mount that an engine replaces) continues to work
+for processes that have it open. Files would go where no other process finds them. And without the volume, its mount
+point is another directory, whose files become hidden when the volume is mounted again.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from sharedvol_sidecar.fs.private import open_private
 
 
 class MountGuard:
-    """Looks at the paths of the two.
+    """Checks the paths of spool and destination.
 
     Args:
-        spool: an absolute path without links.
-        collected: likewise.
+        spool: its absolute path without links.
+        collected: the destination's absolute path without links.
     """
 
     def __init__(self, spool: str, collected: str) -> None:
@@ -32,26 +32,26 @@ class MountGuard:
         self._seen: dict[str, tuple[int, int]] = {}
 
     def remember(self) -> None:
-        """Before they are opened: remember what is there, if it is what was there before.
+        """Remember which directories the paths are now. Call it before they are opened.
 
         Raises:
-            SpoolError, DestinationError: it is missing, or not mounted any more.
+            SpoolError, DestinationError: a directory is missing, or is no longer mounted.
         """
         for path in self._errors:
             seen, point = self._inode(path), mount_point(path)
             before = self._points.get(path, "")
             if len(before) > len(point):
                 raise self._errors[path](
-                    f"{path!r} is not mounted any more (it was at {before!r}): mount it again, or restart the sidecar "
+                    f"{path!r} is no longer mounted (it was at {before!r}): mount it again, or restart the sidecar "
                     "if files are to go below the mount point"
                 )
             self._points[path], self._seen[path] = point, seen
 
     def check(self) -> None:
-        """Whether they are what `remember` saw.
+        """Check that the paths are the directories that `remember` saw.
 
         Raises:
-            SpoolError, DestinationError: another directory has the path by now, or none has.
+            SpoolError, DestinationError: a path is another directory now, or does not exist.
         """
         for path, seen in self._seen.items():
             if self._inode(path) != seen:
@@ -61,44 +61,43 @@ class MountGuard:
         try:
             info = os.stat(path)
         except OSError as error:
-            raise self._errors[path](f"cannot find {path!r}: {describe(error)}; see that it is mounted") from error
+            raise self._errors[path](f"cannot find {path!r}: {describe(error)}; check that it is mounted") from error
         return info.st_dev, info.st_ino
 
 
 def mount_point(path: str) -> str:
-    """Where the file system of an absolute path without links is mounted: the fifth field of proc_pid_mountinfo(5)."""
+    """Return the mount point of an absolute path without links: the fifth field of proc_pid_mountinfo(5)."""
     points = (mount.point for mount in read_mounts())
     above = (point for point in points if path == point or path.startswith(point.rstrip("/") + "/"))
     return max(above, key=len, default="/")
 
 
 def shares_file_system(spool: Directory, destination: Directory, mark: str) -> bool:
-    """Whether a file can be linked from one into the other: tried, with a file that is removed again.
+    """Test with a file whether link(2) works from the spool into the destination. The file is removed again.
 
-    Equal device numbers don't tell: two bind mounts of one file system are two mounts, and link(2)
-    refuses to cross them.
+    Equal device numbers do not show that, because link(2) refuses to cross two bind mounts of one file system.
 
     Args:
         spool: its root.
         destination: its root.
-        mark: told apart from what others try at the same time; one that was killed may have left its file.
+        mark: a part of the file's name that no other process uses. A killed process may have left its file.
 
     Raises:
         OSError: one of the two cannot be written.
     """
     name = f"probe-{mark}"
     ours, theirs = open_private(spool), open_private(destination)
-    for place, left in ((ours, name), (theirs, name), (theirs, f"{name}-w")):
+    for directory, left in ((ours, name), (theirs, name), (theirs, f"{name}-w")):
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(left, dir_fd=place.fd)
+            os.unlink(left, dir_fd=directory.fd)
     source = name
     try:
         os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=ours.fd))
     except OSError as error:
         if error.errno not in FULL:
             raise
-        source = "id"  # a spool without inodes: a file of ours that is there already
-    # In the destination too, though it may be the same file system: that it can be written is asked as well.
+        source = "id"  # a spool without inodes: use a file of ours that exists
+    # Also check that the destination can be written, even if it is the same file system.
     os.close(os.open(f"{name}-w", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=theirs.fd))
     os.unlink(f"{name}-w", dir_fd=theirs.fd)
     try:
@@ -114,7 +113,7 @@ def shares_file_system(spool: Directory, destination: Directory, mark: str) -> b
 
 
 def overlap(spool: Path, destination: Path) -> bool:
-    """Whether one lies in the other, or they are one directory, by whatever paths they were named."""
+    """Return whether one directory contains the other or both are the same, whatever their paths are."""
     return _within(spool, destination) or _within(destination, spool)
 
 

@@ -16,9 +16,9 @@ PRIVATE = ".sharedvol"
 
 
 def open_private(root: Directory) -> Directory:
-    """Open the sidecar's own directory in the spool or the destination. Make it where it is missing.
+    """Open the sidecar's own directory in the spool or the destination. Make it if it is missing.
 
-    The sidecar believes what is in it. So no other user may have made it or be able to write it.
+    The sidecar trusts its content. So it must be the sidecar's, and no other user may write it.
 
     Raises:
         ConfigError: it belongs to another user, or others can write it.
@@ -28,9 +28,7 @@ def open_private(root: Directory) -> Directory:
         private = root.make(PRIVATE, 0o700)[0]
     except OSError as error:
         if error.errno in (errno.ENOTDIR, errno.ELOOP):
-            raise ConfigError(
-                f"{root.shown}/{PRIVATE} is not a directory: another process put it there; remove it"
-            ) from None
+            raise ConfigError(f"{root.shown}/{PRIVATE} is not a directory: remove it") from None
         raise
     info = os.fstat(private.fd)
     if info.st_uid != os.geteuid() or info.st_mode & 0o022:
@@ -56,11 +54,11 @@ def directory_id(root: Directory) -> str:
     """Return the id of a spool or a destination. It is the same at whatever path the directory is mounted.
 
     Raises:
-        ConfigError: the file of the id holds something else.
+        ConfigError: the file of the id contains something else.
         OSError: the id cannot be read or written.
     """
     with open_private(root) as private:
-        if private.inode("id") is None:  # first: on a full disk nothing new can be written
+        if private.inode("id") is None:  # check first, because nothing new can be written on a full disk
             with contextlib.suppress(AlreadyPublishedError), publish(f"/proc/self/fd/{private.fd}/id") as file:
                 file.write(os.urandom(8).hex())
         fd = os.open("id", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=private.fd)
@@ -69,5 +67,5 @@ def directory_id(root: Directory) -> str:
         finally:
             os.close(fd)
         if not re.fullmatch(r"[0-9a-f]{16}", text):
-            raise ConfigError(f"{private.shown}/id does not hold an id: remove it if nothing is being collected")
+            raise ConfigError(f"{private.shown}/id does not contain an id: remove it if nothing is being collected")
         return text

@@ -1,8 +1,8 @@
-"""Test whether a file system takes files, to tell one file's error from a fault that stops every file.
+"""Test whether a file system takes files, to distinguish one file's error from a fault that stops every file.
 
-No list of error numbers tells the two apart: a file that is too long for its new file system, a name that it
-does not know, a bad sector. So the file system itself decides: if it takes a small file of ours, the error is
-the file's own.
+Error numbers do not distinguish the two: a file may be too long for its new file system, have a name that is not
+allowed there, or have a bad sector. So a small test file decides: if the file system takes it, the error concerns only
+the one file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from sharedvol_sidecar.fs.directory import Directory
 
 HOLDS = 2.0
-"""Seconds for which a success counts, so that a thousand bad files do not cost a thousand tests."""
+"""Seconds for which a success is valid, so that a thousand bad files do not cause a thousand tests."""
 
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -23,7 +23,7 @@ _BYTES = bytes(4096)
 
 
 class Probe:
-    """One test, repeated when its last success is too old.
+    """A test that is repeated when its last success is too old.
 
     Args:
         test: raises OSError while the file system takes no files.
@@ -35,7 +35,7 @@ class Probe:
         self._worked_at = float("-inf")
 
     def failure(self) -> OSError | None:
-        """Return what keeps every file from being taken, or None if nothing does."""
+        """Return the error with which the file system refuses every file; None if it takes files."""
         if self._clock() - self._worked_at < HOLDS:
             return None
         try:
@@ -46,13 +46,13 @@ class Probe:
         return None
 
 
-def try_to_store(directory: Directory, name: str, dress: Callable[[int], None]) -> None:
+def try_to_store(directory: Directory, name: str, apply: Callable[[int], None]) -> None:
     """Make a small file durable in a directory of ours, link it to a second name and remove it.
 
     Args:
-        directory: where.
-        name: of the file; what a killed process left under it is removed first.
-        dress: gives the file its owner and mode.
+        directory: the directory.
+        name: the file's name. What a killed process left under it is removed first.
+        apply: gives the file its owner and mode.
 
     Raises:
         OSError: a step fails.
@@ -63,7 +63,7 @@ def try_to_store(directory: Directory, name: str, dress: Callable[[int], None]) 
         fd = os.open(name, _NEW, 0o600, dir_fd=directory.fd)
         try:
             os.write(fd, _BYTES)
-            dress(fd)
+            apply(fd)
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -77,7 +77,7 @@ def try_to_store(directory: Directory, name: str, dress: Callable[[int], None]) 
 
 
 def try_to_rename(directory: Directory, name: str) -> None:
-    """Rename an empty file into a new directory and remove both: what a claim does.
+    """Rename an empty file into a new directory and remove both, as a claim does.
 
     Raises:
         OSError: a step fails.

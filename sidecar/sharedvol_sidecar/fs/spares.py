@@ -1,10 +1,10 @@
-"""Empty directories and lock files that are made while there is room, and take their places on a full disk.
+"""Spare directories and lock files, which are made while there is room and used on a full disk.
 
-A claim needs directories, and a container that comes needs a lock. If a full spool has room for neither, nothing
-leaves it. To rename what exists needs no new block and no new inode, as long as its new directory has room for a name.
+A claim needs directories, and a new container needs a lock. If a full spool has room for neither, no file can leave it.
+Renaming an existing file or directory needs no new block or inode if its new directory has room for a name.
 
-The spares are hidden names in directories of ours. An older release of the sidecar removes them with other empty
-directories; the next batch makes them again.
+The spares have hidden names in directories of ours. An older release of the sidecar removes them with other empty
+directories, and the next batch makes them again.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from sharedvol_sidecar.fs.directory import Directory, move_name
 PREFIX = ".spare-"
 
 FEWEST = 8
-"""Directories that are kept at least: for a claim, and for each directory of its path."""
+"""The least number of spares: for a claim and the directories of its path."""
 
 
 def is_spare(name: str) -> bool:
-    """Return whether a name is one of a spare."""
+    """Return whether a name is a spare's."""
     return name.startswith(PREFIX)
 
 
@@ -40,7 +40,7 @@ class SpareDirectories:
         self.fill()
 
     def fill(self) -> None:
-        """Make what is missing, as far as there is room."""
+        """Make missing spares while there is room."""
         while len(self._names) < self._wanted:
             name = self._free_name()
             try:
@@ -50,11 +50,11 @@ class SpareDirectories:
             self._names.add(name)
 
     def need(self, count: int) -> None:
-        """Keep at least so many from now on: a path was that deep."""
+        """Keep at least this many from now on, because a path was that deep."""
         self._wanted = max(self._wanted, count)
 
     def make(self, parent: Directory, name: str) -> Directory:
-        """Make a directory, or rename a spare into its place where there is no room.
+        """Make a directory, or rename a spare if there is no room.
 
         Raises:
             OSError: as for mkdir(2); ENOSPC or EDQUOT if there is no spare either.
@@ -75,7 +75,7 @@ class SpareDirectories:
         return parent.open(name)
 
     def remove(self, parent: Directory, name: str) -> None:
-        """Remove a directory that is not needed any more, or keep it as a spare. One that is not empty stays.
+        """Remove a directory or keep it as a spare. A directory that is not empty stays.
 
         Raises:
             OSError: it is not empty, or cannot be removed.
@@ -96,7 +96,7 @@ class SpareDirectories:
 
 
 class SpareFiles:
-    """A few spare lock files in one directory, which several sidecars use.
+    """Spare lock files in a directory that several sidecars use.
 
     Args:
         home: the directory that they, and the lock files, are in.
@@ -106,14 +106,14 @@ class SpareFiles:
         self._home = home
 
     def fill(self) -> None:
-        """Make what is missing, as far as there is room."""
+        """Make missing spares while there is room."""
         for number in range(FEWEST):
             with contextlib.suppress(OSError):
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
                 os.close(os.open(f"{PREFIX}{number}", flags, 0o600, dir_fd=self._home.fd))
 
     def use_as(self, name: str) -> bool:
-        """Give a spare a name that is free, or is another sidecar's by now. Return False if there is no spare."""
+        """Rename a spare to a name. Return True if the name exists then, and False if there is no spare."""
         for spare in filter(is_spare, os.listdir(self._home.fd)):
             try:
                 move_name(spare, self._home, self._home, name)

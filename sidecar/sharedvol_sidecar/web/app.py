@@ -1,4 +1,4 @@
-"""What is answered to which request. Only the board is read: no file of a volume can be asked for."""
+"""The HTTP application. It reads only the state of the service: no request can read a file of a volume."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from sharedvol_sidecar.web.page import Page
 _CONTENT_TYPE = re.compile(r"[a-z/-]+; version=[0-9.]{1,20}; charset=utf-8(; escaping=[a-z0-9-]+)?")
 
 
-def status_app(board: ServiceState, hosts: HostRule) -> ASGIApp:
-    """The ASGI application: ``/``, ``/status.json``, ``/healthz``, ``/readyz`` and ``/metrics``, by GET and HEAD.
+def status_app(state: ServiceState, hosts: HostRule) -> ASGIApp:
+    """Return the ASGI application with ``/``, ``/status.json``, ``/healthz``, ``/readyz`` and ``/metrics``.
 
     Args:
-        board: what is told.
-        hosts: whose requests are answered.
+        state: the state of the service.
+        hosts: the names that requests may have.
     """
-    page, metrics = Page(), registry(board.picture)
+    page, metrics = Page(), registry(state.picture)
 
-    # All of them are coroutines that never wait, so they run on the server's one thread and one at a time.
+    # These coroutines never wait, so they run one at a time on the server's thread.
     async def status_page(request: Request) -> Response:
-        return HTMLResponse(page.render(board.picture(), refresh="pause" not in request.query_params))
+        return HTMLResponse(page.render(state.picture(), refresh="pause" not in request.query_params))
 
     async def status_json(request: Request) -> Response:
-        return _json(payloads.status(board.picture()))
+        return _json(payloads.status(state.picture()))
 
     async def healthz(request: Request) -> Response:
-        picture = board.picture()
-        return _json(payloads.health(picture), 200 if picture.alive else 503)
+        snapshot = state.picture()
+        return _json(payloads.health(snapshot), 200 if snapshot.alive else 503)
 
     async def readyz(request: Request) -> Response:
-        picture = board.picture()
-        return _json(payloads.readiness(picture), 200 if picture.ready else 503)
+        snapshot = state.picture()
+        return _json(payloads.readiness(snapshot), 200 if snapshot.ready else 503)
 
     async def prometheus(request: Request) -> Response:
         body, content_type = _encoded(metrics, request.headers.get("accept", ""))
@@ -80,7 +80,7 @@ def _headers(style_hash: str) -> dict[str, str]:
 
 
 class _Guard:
-    """Refuses a ``Host`` that is not believed, and puts the security headers on every answer, errors included."""
+    """Refuses a ``Host`` that is not accepted, and adds the security headers to every response, also to errors."""
 
     def __init__(self, app: ASGIApp, hosts: HostRule, headers: dict[str, str]) -> None:
         self._app, self._hosts, self._headers = app, hosts, headers
@@ -95,27 +95,27 @@ class _Guard:
         await app(scope, receive, guarded)
 
 
-# RFC 9110, 15.5.20: a server that is not to answer for this name.
+# RFC 9110, section 15.5.20: this server does not answer for that name.
 _MISDIRECTED = PlainTextResponse(
-    "this server answers for addresses, localhost and the names that it was told, not for this Host\n", 421
+    "this server answers for addresses, localhost and allowed names, not for this Host\n", 421
 )
 
 
 def _encoded(metrics: CollectorRegistry, accept: str) -> tuple[bytes, str]:
-    """The metrics in the format that a client accepts; as plain text where its words have no meaning."""
+    """Return the metrics in the format that a client accepts, or as plain text if its header is wrong."""
     try:
         return _encoded_as(metrics, accept)
-    except Exception:  # of any kind, by parameters that are not what they should be; an error of ours comes again
+    except Exception:  # wrong parameters cause errors of any kind; an error of ours is raised again
         return _encoded_as(metrics, "")
 
 
 def _encoded_as(metrics: CollectorRegistry, accept: str) -> tuple[bytes, str]:
     encode, content_type = choose_encoder(accept)
-    if not _CONTENT_TYPE.fullmatch(content_type):  # it repeats a part of the client's words
+    if not _CONTENT_TYPE.fullmatch(content_type):  # it repeats a part of the client's header
         raise ValueError(content_type)
     return encode(metrics), content_type
 
 
 def _json(body: dict[str, Any], code: int = 200) -> Response:
-    # ASCII alone: a name that is no UTF-8 comes as a lone surrogate, which could not be encoded otherwise.
+    # ASCII only, because a name that is not UTF-8 has lone surrogates, which UTF-8 cannot encode.
     return Response(json.dumps(body) + "\n", code, media_type="application/json")

@@ -1,4 +1,4 @@
-"""The socket that the HTTP server listens on. It never has more connections open than it was given."""
+"""The socket that the HTTP server listens on. It limits the number of open connections."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from collections.abc import Callable
 from typing import Any, Final
 
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_REFUSED: Final = 64  # connections that are closed before the event loop gets its turn
+_REFUSED: Final = 64  # connections that are closed before the event loop continues
 _PAUSE: Final = 0.05  # seconds
 
 
 class Listener(socket.socket):
-    """A listening socket that closes connections as soon as it accepts them where there is no place for one more.
+    """A listening socket that closes new connections when too many are open.
 
-    An event loop calls `accept` until nothing is left, so it must return at some time. Nor may it raise for want of
-    descriptors: asyncio would log that once for each connection that waits.
+    An event loop calls `accept` until no connection is left, so it must return at some point. It must not raise when
+    descriptors run out, because asyncio would log an error for each waiting connection.
 
     Args:
-        args: as of `socket.socket`.
-        most: how many connections may be open at once.
-        make_room: closes one that is of no use, soon, and returns whether there is such a one.
-        options: as of `socket.socket`.
+        args: the arguments of `socket.socket`.
+        most: the largest number of open connections.
+        make_room: closes an idle connection soon, and returns whether there is one.
+        options: the keyword arguments of `socket.socket`.
     """
 
     def __init__(self, *args: Any, most: int, make_room: Callable[[], bool], **options: Any) -> None:
@@ -33,15 +33,15 @@ class Listener(socket.socket):
         self._accepted: list[socket.socket] = []
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """The next connection that has a place.
+        """Return the next connection that is within the limit.
 
         Raises:
-            BlockingIOError: there is none now.
+            BlockingIOError: there is no such connection now.
         """
         for _ in range(_REFUSED):
             full = len(self._open()) >= self._most
             if full and self._has_next() and self._make_room():
-                break  # its place is free when the event loop calls again
+                break  # a connection is closed before the event loop calls again
             try:
                 connection, address = super().accept()
             except OSError as error:

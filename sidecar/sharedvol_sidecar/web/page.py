@@ -1,4 +1,4 @@
-"""The status page: plain HTML that needs no script, and in which no file name is ever markup."""
+"""The status page: plain HTML without scripts, in which a file name is never markup."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from sharedvol_sidecar.web.payloads import moment
 from sharedvol_sidecar.web.plot import bytes_plot, files_plot
 
 REFRESH = 10
-"""Seconds after which a browser asks again."""
+"""Seconds after which a browser loads the page again."""
 
-_LONGEST = 400  # letters of a name: more would be the page
-_ROWS = 5  # minutes in a row of the table that tells what the plots show
+_LONGEST = 400  # characters that are shown of a name
+_ROWS = 5  # minutes in a row of the table that lists what the plots show
 
 
 class Page:
-    """The page and the style that its policy allows.
+    """The page and its style.
 
     Attributes:
-        style_hash: of the inlined style, as a Content-Security-Policy wants it.
+        style_hash: the hash of the inlined style for the Content-Security-Policy.
     """
 
     def __init__(self) -> None:
@@ -37,27 +37,27 @@ class Page:
         css = folder.joinpath("status.css").read_text("utf-8")
         digest = hashlib.sha256(css.encode()).digest()
         self.style_hash = f"sha256-{base64.b64encode(digest).decode()}"
-        # Every value is made plain first and escaped then, whichever it is: no template can forget it.
+        # Every value is made printable and then escaped here, so that no template can forget it.
         made = Environment(autoescape=True, undefined=StrictUndefined, finalize=_finalize, trim_blocks=True)
         made.filters.update(size=size, duration=duration, clock=_clock, moment=moment, number=_number)
         made.globals.update(css=Markup(css), version=sharedvol.__version__, reasons=REASONS, refresh_seconds=REFRESH)
         self._template = made.from_string(folder.joinpath("status.html").read_text("utf-8"))
 
-    def render(self, picture: Snapshot, *, refresh: bool = True) -> str:
-        """The page as HTML.
+    def render(self, snapshot: Snapshot, *, refresh: bool = True) -> str:
+        """Return the page as HTML.
 
         Args:
-            picture: what to show.
-            refresh: whether the browser is to ask again by itself.
+            snapshot: the state to show.
+            refresh: the browser loads the page again by itself.
         """
         return self._template.render(
-            picture=picture,
+            snapshot=snapshot,
             refresh=refresh,
-            plots=(files_plot(picture.minutes), bytes_plot(picture.minutes)),
-            rows=_rows(picture.minutes),
-            counters=[(one, picture.value(one)) for one in ALL],
-            errors=sum(picture.errors.values()),
-            dropped=sum(picture.dropped.values()),
+            plots=(files_plot(snapshot.minutes), bytes_plot(snapshot.minutes)),
+            rows=_rows(snapshot.minutes),
+            counters=[(one, snapshot.value(one)) for one in ALL],
+            errors=sum(snapshot.errors.values()),
+            dropped=sum(snapshot.dropped.values()),
         )
 
 
@@ -66,9 +66,9 @@ def _finalize(value: Any) -> Any:
 
 
 def _clock(seconds: float | None) -> str:
-    """A time in UTC to the second; the page says that it is UTC."""
-    told = moment(seconds)
-    return "never" if told is None else told[:19].replace("T", " ")
+    """Format a time in UTC to the second. The page says that it is UTC."""
+    time = moment(seconds)
+    return "never" if time is None else time[:19].replace("T", " ")
 
 
 def _number(number: int) -> str:
@@ -76,7 +76,7 @@ def _number(number: int) -> str:
 
 
 def _rows(minutes: Sequence[Minute]) -> list[tuple[str, int, int]]:
-    """Five minutes each, the newest first: minutes ago, files, bytes."""
+    """Return rows of five minutes, newest first: minutes ago, files, bytes."""
     rows = []
     for end in range(len(minutes), 0, -_ROWS):
         part = minutes[max(0, end - _ROWS) : end]

@@ -1,4 +1,4 @@
-"""The bodies of the answers in JSON. Times are in UTC (RFC 3339), or null."""
+"""Bodies of the JSON responses. Times are in UTC (RFC 3339), or null."""
 
 from __future__ import annotations
 
@@ -11,98 +11,98 @@ from sharedvol_sidecar.monitor.snapshot import ALL, Entry, Snapshot
 
 
 def moment(seconds: float | None) -> str | None:
-    """Seconds since the epoch as a time in UTC: ``2026-01-31T14:25:30.123Z``."""
+    """Format seconds since the epoch as a time in UTC: ``2026-01-31T14:25:30.123Z``."""
     if seconds is None:
         return None
     try:
         return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    except (OverflowError, ValueError, OSError):  # a clock that was set to nonsense must not take the page away
+    except (OverflowError, ValueError, OSError):  # a wrong clock must not break the page
         return None
 
 
-def health(picture: Snapshot) -> dict[str, Any]:
-    """The body of ``/healthz``."""
+def health(snapshot: Snapshot) -> dict[str, Any]:
+    """Return the body of ``/healthz``."""
     return {
-        "status": "alive" if picture.alive else "stalled",
-        "heard_seconds_ago": round(picture.heard, 3),
-        "timestamp": moment(picture.at),
+        "status": "alive" if snapshot.alive else "stalled",
+        "heard_seconds_ago": round(snapshot.heard, 3),
+        "timestamp": moment(snapshot.at),
     }
 
 
-def readiness(picture: Snapshot) -> dict[str, Any]:
-    """The body of ``/readyz``."""
-    found = _notes(picture)
+def readiness(snapshot: Snapshot) -> dict[str, Any]:
+    """Return the body of ``/readyz``."""
+    found = _notes(snapshot)
     notes = {"notes": found} if found else {}
-    if picture.ready:
-        return {"status": "ready", "reasons": [], **notes, "timestamp": moment(picture.at)}
+    if snapshot.ready:
+        return {"status": "ready", "reasons": [], **notes, "timestamp": moment(snapshot.at)}
     return {
         "status": "not_ready",
-        "reason": picture.faults[0].reason,
-        "reasons": _faults(picture),
+        "reason": snapshot.faults[0].reason,
+        "reasons": _faults(snapshot),
         **notes,
-        "timestamp": moment(picture.at),
+        "timestamp": moment(snapshot.at),
     }
 
 
-def status(picture: Snapshot) -> dict[str, Any]:
-    """The body of ``/status.json``: all that the page shows."""
-    rest = picture.backlog_rest
+def status(snapshot: Snapshot) -> dict[str, Any]:
+    """Return the body of ``/status.json``: everything that the page shows."""
+    rest = snapshot.backlog_rest
     return {
         "version": sharedvol.__version__,
-        "timestamp": moment(picture.at),
-        "started": moment(picture.started),
-        "uptime_seconds": round(picture.uptime, 3),
-        "alive": picture.alive,
-        "ready": picture.ready,
-        "reasons": _faults(picture),
+        "timestamp": moment(snapshot.at),
+        "started": moment(snapshot.started),
+        "uptime_seconds": round(snapshot.uptime, 3),
+        "alive": snapshot.alive,
+        "ready": snapshot.ready,
+        "reasons": _faults(snapshot),
         "warnings": [
-            {"reason": one.reason, "detail": one.detail, "since": moment(one.since)} for one in picture.warnings
+            {"reason": one.reason, "detail": one.detail, "since": moment(one.since)} for one in snapshot.warnings
         ],
-        **{section: _counts(picture, section) for section in ("collected", "removed", "left")},
-        "followed": {"logs": picture.followed_logs, "bytes": picture.moved.followed},
-        "errors": picture.errors,
-        "dropped": picture.dropped,
-        "events": dict(picture.happened),
+        **{section: _counts(snapshot, section) for section in ("collected", "removed", "left")},
+        "followed": {"logs": snapshot.followed_logs, "bytes": snapshot.moved.followed},
+        "errors": snapshot.errors,
+        "dropped": snapshot.dropped,
+        "events": dict(snapshot.happened),
         "passes": {
-            "count": picture.passes.count,
-            "seconds": round(picture.passes.seconds, 6),
-            "last": moment(picture.passes.last),
+            "count": snapshot.passes.count,
+            "seconds": round(snapshot.passes.seconds, 6),
+            "last": moment(snapshot.passes.last),
         },
         "backlog": {
-            "files": picture.backlog_files,
-            "bytes": picture.backlog_bytes,
-            "containers": [asdict(one) for one in picture.backlog],
+            "files": snapshot.backlog_files,
+            "bytes": snapshot.backlog_bytes,
+            "containers": [asdict(one) for one in snapshot.backlog],
             "other": None if rest is None else {"files": rest.files, "bytes": rest.bytes},
         },
         "replicas": {
-            "alive": picture.replicas_alive,
-            "dead": picture.replicas_dead,
-            "unknown": picture.replicas_unknown,
-            "known": [{**asdict(one), "since": moment(one.since)} for one in picture.replicas],
+            "alive": snapshot.replicas_alive,
+            "dead": snapshot.replicas_dead,
+            "unknown": snapshot.replicas_unknown,
+            "known": [{**asdict(one), "since": moment(one.since)} for one in snapshot.replicas],
         },
-        "log": {"lines_lost": picture.log.lost, "problem": picture.log.problem},
-        "minutes": [asdict(one) for one in picture.minutes],
-        "recent": [_entry(one) for one in picture.recent],
-        "recent_errors": [_entry(one) for one in picture.recent_errors],
-        "recent_dropped": [_entry(one) for one in picture.recent_dropped],
-        "notes": [_entry(one) for one in picture.notes],
+        "log": {"lines_lost": snapshot.log.lost, "problem": snapshot.log.problem},
+        "minutes": [asdict(one) for one in snapshot.minutes],
+        "recent": [_entry(one) for one in snapshot.recent],
+        "recent_errors": [_entry(one) for one in snapshot.recent_errors],
+        "recent_dropped": [_entry(one) for one in snapshot.recent_dropped],
+        "notes": [_entry(one) for one in snapshot.notes],
     }
 
 
-def _counts(picture: Snapshot, section: str) -> dict[str, int]:
-    return {one.name: picture.value(one) for one in ALL if one.section == section}
+def _counts(snapshot: Snapshot, section: str) -> dict[str, int]:
+    return {one.name: snapshot.value(one) for one in ALL if one.section == section}
 
 
-def _faults(picture: Snapshot) -> list[dict[str, Any]]:
-    return [{"reason": one.reason, "detail": one.detail, "since": moment(one.since)} for one in picture.faults]
+def _faults(snapshot: Snapshot) -> list[dict[str, Any]]:
+    return [{"reason": one.reason, "detail": one.detail, "since": moment(one.since)} for one in snapshot.faults]
 
 
-def _notes(picture: Snapshot) -> list[dict[str, Any]]:
-    """What a person should look at, and does not make the service unready."""
-    notes = [{"note": one.reason, "detail": one.detail, "since": moment(one.since)} for one in picture.warnings]
-    if picture.log.problem:
-        detail = f"the log cannot be written: {picture.log.problem}; {picture.log.lost} lines are lost"
-        notes.append({"note": "log_unwritable", "detail": detail, "since": moment(picture.log.since)})
+def _notes(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """Return what an operator should check although the service is ready."""
+    notes = [{"note": one.reason, "detail": one.detail, "since": moment(one.since)} for one in snapshot.warnings]
+    if snapshot.log.problem:
+        detail = f"the log cannot be written: {snapshot.log.problem}; {snapshot.log.lost} lines are lost"
+        notes.append({"note": "log_unwritable", "detail": detail, "since": moment(snapshot.log.since)})
     return notes
 
 

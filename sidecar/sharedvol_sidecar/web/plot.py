@@ -1,4 +1,4 @@
-"""The throughput of the last hour as SVG: bars, axes with units, and a text that says the same."""
+"""Draw the throughput of the last hour as SVG: bars, axes with units, and a text with the same facts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A drawing, and what it shows in words."""
+    """A drawing, with a text of what it shows."""
 
     title: str
     words: str
@@ -27,13 +27,13 @@ class Plot:
 
 
 def files_plot(minutes: Sequence[Minute]) -> Plot:
-    """Files per minute."""
+    """Draw files per minute."""
     values = [minute.files for minute in minutes]
     return _plot("files", "Files per minute", "files per minute", values, 1, [f"{count:,}" for count in _facts(values)])
 
 
 def bytes_plot(minutes: Sequence[Minute]) -> Plot:
-    """Bytes per minute, in the unit that fits the largest."""
+    """Draw bytes per minute, in a unit that fits the largest value."""
     values = [minute.bytes for minute in minutes]
     power = min(len(_UNITS) - 1, int(math.log(max(1, *values), 1024)))
     unit = f"{_UNITS[power]} per minute"
@@ -58,11 +58,11 @@ def _plot(key: str, title: str, unit: str, values: Sequence[int], scale: int, fa
         *_bars([value / scale / top for value in values]),
         "</svg>",
     ]
-    return Plot(title, words, Markup("\n".join(parts)))  # of numbers and our own words alone
+    return Plot(title, words, Markup("\n".join(parts)))  # it has only numbers and our own words
 
 
 def _ceiling(value: float) -> float:
-    """The least round number that is not below ``value``, and at least 2."""
+    """Return the least round number that is not below ``value`` and is at least 2."""
     decade = 1.0
     while value > decade * _STEPS[-1]:
         decade *= 10
@@ -94,7 +94,7 @@ def _bars(parts: Sequence[float]) -> list[str]:
     drawn = []
     for number, part in enumerate(parts):
         if part > 0:
-            height = max(1.5, part * (_BOTTOM - _TOP))  # a single file in a busy hour is still to be seen
+            height = max(1.5, part * (_BOTTOM - _TOP))  # a single file in a busy hour stays visible
             x, y = _LEFT + number * step + 0.5, _BOTTOM - height
             drawn.append(f'<rect class="bar" x="{x:.2f}" y="{y:.2f}" {width} height="{height:.2f}"/>')
     return drawn

@@ -1,4 +1,4 @@
-"""The HTTP server, in a thread of its own beside the service's."""
+"""The HTTP server, which runs in its own thread."""
 
 from __future__ import annotations
 
@@ -24,34 +24,33 @@ from sharedvol_sidecar.web.hosts import HostRule
 from sharedvol_sidecar.web.listener import Listener
 
 PATIENCE = 10.0
-"""Seconds in which a client has to send a request and take the answer; else the connection is cut."""
+"""Seconds in which a client has to send a request and read the response. Then its connection is closed."""
 
 _KEEP_ALIVE = 5  # seconds that a connection may be idle between requests: less than PATIENCE
 _LARGEST_HEAD = 16_384
 _BACKLOG = 100  # connections that wait to be accepted
 _LOGGERS = ("uvicorn", "asyncio")
-_HOARDED = 1.0  # seconds after which an idle connection makes room for another, where no place is left
+_HOARDED = 1.0  # seconds after which an idle connection is closed if another needs its place
 _STOP = 3.0
 
 
 class Server:
-    """Answers for a board from `start` to `stop`, on a daemon thread that cannot keep the process from its end.
+    """Serves the state of the service from `start` to `stop`, on a daemon thread that does not keep the process alive.
 
-    It leaves signals to the main thread. The port is closed to other hosts unless ``host`` says otherwise.
+    The main thread handles signals. Other hosts reach the port only if ``host`` allows it.
 
     Args:
-        board: what is told.
-        host: an address, or a name of one; of a name with several, the first.
-        port: 0 lets the kernel choose.
-        allowed_hosts: names in the ``Host`` of requests that a server on a loopback address answers too, see
-            `HostRule`.
+        state: the state of the service.
+        host: an address or a host name. The first address of a name is used.
+        port: the port; 0 lets the kernel choose one.
+        allowed_hosts: more names for the ``Host`` of requests to a loopback address, see `HostRule`.
         patience: seconds that a client may take.
-        connections: how many may be open at once. One more takes the place of one that is idle, or is closed.
+        connections: the largest number of open connections. A new one replaces an idle one, or is closed.
     """
 
     def __init__(
         self,
-        board: ServiceState,
+        state: ServiceState,
         host: str,
         port: int,
         *,
@@ -59,32 +58,32 @@ class Server:
         patience: float = PATIENCE,
         connections: int = MAX_CONNECTIONS,
     ) -> None:
-        self._board, self._host, self._port = board, host, port
+        self._state, self._host, self._port = state, host, port
         self._allowed_hosts, self._patience, self._connections = allowed_hosts, patience, connections
         self._uvicorn: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
         self._relay = ToStructlog("http", logging.ERROR)
         self.address: tuple[str, int] | None = None
-        """Where it listens, as `start` found it."""
+        """The address and port that `start` bound."""
 
     @property
     def url(self) -> str:
-        """The page's address, once it was started."""
+        """The address of the status page, after `start`."""
         assert self.address is not None, "start() first"
         return f"http://{format_address(*self.address)}/"
 
     def start(self) -> None:
-        """Listen; when this returns, clients can connect.
+        """Start to listen. Clients can connect when this returns.
 
         Raises:
-            ConfigError: the address is taken, or not of this host; in words.
+            ConfigError: the address is in use, or is not an address of this host.
         """
         listener = self._listen()
         bound = listener.getsockname()
         self.address = (bound[0], bound[1])
         hosts = HostRule(bound[0], (self._host, *self._allowed_hosts))
         config = uvicorn.Config(
-            status_app(self._board, hosts),
+            status_app(self._state, hosts),
             http=_protocol(self._patience),
             loop="asyncio",
             ws="none",
@@ -98,7 +97,7 @@ class Server:
             timeout_graceful_shutdown=1,
             h11_max_incomplete_event_size=_LARGEST_HEAD,
         )
-        # Its warnings are of what clients send: not worth a line each. Its errors are ours.
+        # Its warnings concern what clients send and are not logged. Its errors are.
         for name in _LOGGERS:
             logging.getLogger(name).addHandler(self._relay)
         self._uvicorn = uvicorn.Server(config)
@@ -108,7 +107,7 @@ class Server:
         self._thread.start()
 
     def stop(self) -> None:
-        """Close the port and end the thread; takes at most three seconds, whatever clients do."""
+        """Close the port and end the thread, within three seconds whatever clients do."""
         if self._uvicorn is None or self._thread is None:
             return
         self._uvicorn.should_exit = True
@@ -134,7 +133,7 @@ class Server:
         try:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             made.bind(address)
-            # Not later, by uvicorn: two sockets can be bound to one port while neither of them listens.
+            # Here, and not later in uvicorn, because two sockets can be bound to one port until one of them listens.
             made.listen(_BACKLOG)
         except BaseException:
             made.close()
@@ -142,7 +141,7 @@ class Server:
         return made
 
     def _make_room(self) -> bool:
-        """Cut off the connection that is idle for longest, so that clients which hoard them keep nobody out."""
+        """Close the connection that has been idle longest, so that idle clients do not keep others out."""
         assert self._uvicorn is not None
         open_now: Iterable[Any] = self._uvicorn.server_state.connections
         idle = [one for one in open_now if one.idle > _HOARDED]
@@ -152,26 +151,26 @@ class Server:
 
 
 def _protocol(patience: float) -> type[H11Protocol]:
-    """HTTP/1.1 for clients that get on: one that sends or takes nothing would hold its place for ever."""
+    """Return a protocol that closes connections of clients that neither send nor read within ``patience`` seconds."""
 
     class Impatient(H11Protocol):
         _answers = 0
         _idle_since = 0.0
-        _next_look: asyncio.TimerHandle
+        _next_check: asyncio.TimerHandle
 
         @property
         def idle(self) -> float:
-            """Seconds that no request is answered; 0 while it is, and once the end has come."""
+            """Seconds without a request; 0 during a request, and while the connection is closing."""
             busy = self.cycle is not None and not self.cycle.response_complete
             return 0.0 if busy or self.transport.is_closing() else self.loop.time() - self._idle_since
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as theirs
             super().connection_made(transport)
             self._idle_since = self.loop.time()
-            self._next_look = self.loop.call_later(patience, self._look, 0)
+            self._next_check = self.loop.call_later(patience, self._check, 0)
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._next_look.cancel()
+            self._next_check.cancel()
             super().connection_lost(exc)
 
         def on_response_complete(self) -> None:
@@ -182,14 +181,14 @@ def _protocol(patience: float) -> type[H11Protocol]:
         def send_400_response(self, msg: str) -> None:
             try:
                 super().send_400_response(msg)
-            except h11.LocalProtocolError:  # an answer is on its way already: what follows it is nonsense
+            except h11.LocalProtocolError:  # a response was begun, so no other can follow
                 self.transport.close()
 
-        def _look(self, answers: int) -> None:
-            # One that is closing has an answer to send that is not taken.
+        def _check(self, answers: int) -> None:
+            # A connection that is closing has a response that the client does not read.
             if self._answers == answers or self.transport.is_closing():
                 self.transport.abort()
             else:
-                self._next_look = self.loop.call_later(patience, self._look, self._answers)
+                self._next_check = self.loop.call_later(patience, self._check, self._answers)
 
     return Impatient

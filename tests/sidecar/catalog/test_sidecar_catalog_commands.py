@@ -279,7 +279,7 @@ STEPS = [
     pytest.param(Catalog, "amend", False, id="before-the-row-is-written"),
     pytest.param(Catalog, "amend", True, id="after-the-row-was-written"),
     pytest.param(rebuilding.Rebuild, "drop_rows", False, id="before-rows-are-dropped"),
-    pytest.param(rebuilding.Rebuild, "_is_gone", True, id="after-a-row-was-looked-at"),
+    pytest.param(rebuilding.Rebuild, "_is_missing", True, id="after-a-row-was-looked-at"),
     pytest.param(Catalog, "forget", False, id="before-a-row-is-dropped"),
 ]
 

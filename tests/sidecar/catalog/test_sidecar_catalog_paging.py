@@ -412,7 +412,7 @@ def test_who_writes_while_another_makes_an_index_waits_for_it(tmp_path: Path, mo
             connection.recv()
             db.execute("COMMIT")
 
-    real, told = CatalogSession._indexing, list[bool]()
+    real, told = CatalogSession._wait_for_index, list[bool]()
 
     def indexing(session: CatalogSession) -> bool:
         found = real(session)
@@ -421,7 +421,7 @@ def test_who_writes_while_another_makes_an_index_waits_for_it(tmp_path: Path, mo
             child.send("end")
         return found
 
-    monkeypatch.setattr(CatalogSession, "_indexing", indexing)
+    monkeypatch.setattr(CatalogSession, "_wait_for_index", indexing)
     with Child(work) as child:
         child.receive()
         catalog.add([row()])

@@ -158,4 +158,4 @@ def test_what_was_read_while_it_changed_is_read_again(volume: Volume) -> None:
             counting(lambda call: add(volume.collected, f"results/{call}"))
         return str(raised.value)
 
-    assert "changes all the time" in isolated(always, LIMIT)
+    assert "keeps changing" in isolated(always, LIMIT)

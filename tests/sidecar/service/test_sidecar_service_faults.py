@@ -360,7 +360,7 @@ def test_places_are_remembered_and_a_deeper_mount_is_welcome(volume: Volume, mon
     places.remember()
     places.check()
     volume.collected.rename(volume.collected.with_name("away"))
-    with pytest.raises(DestinationError, match="see that it is mounted"):
+    with pytest.raises(DestinationError, match="check that it is mounted"):
         places.check()
     volume.collected.mkdir()
     with pytest.raises(DestinationError, match="another directory"):
@@ -369,6 +369,6 @@ def test_places_are_remembered_and_a_deeper_mount_is_welcome(volume: Volume, mon
     places.remember()
     places.check()
     monkeypatch.undo()
-    with pytest.raises(SpoolError, match="not mounted any more"):
+    with pytest.raises(SpoolError, match="no longer mounted"):
         places.remember()
     assert mount_point("/proc/self/fd") == "/proc" and mount_point("/proc") == "/proc" and mount_point("/") == "/"

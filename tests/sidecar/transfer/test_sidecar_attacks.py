@@ -85,7 +85,7 @@ def test_a_fifo_in_the_place_of_the_spools_id_does_not_hang(volume: Volume) -> N
     private = volume.spool / ".sharedvol"
     private.mkdir(0o700)
     os.mkfifo(private / "id")
-    with pytest.raises(ConfigError, match="does not hold an id"):
+    with pytest.raises(ConfigError, match="does not contain an id"):
         volume.collector()
 
 

@@ -105,7 +105,7 @@ def test_faults_stand_at_the_top_with_what_they_mean() -> None:
 
 def test_an_empty_board_is_a_page_too() -> None:
     text = Outline(page(Clocks().board().picture())).text
-    for wanted in ("starting", "None is known.", "Nothing waits.", "None yet."):
+    for wanted in ("starting", "No replica is known.", "No file is waiting.", "None yet."):
         assert wanted in text
 
 
