@@ -47,9 +47,9 @@ def helps(program: str) -> list[Help]:
     """
     os.environ.update(COLUMNS=str(WIDTH), NO_COLOR="1")  # of the build alone: what argparse takes its width from
     if program == "sharedvol":
-        from sharedvol.cli import main as cli
+        from sharedvol.cli.main import _parser
 
-        return list(argparse_help(cli._parser()))
+        return list(argparse_help(_parser()))
     if program == "sharedvol-sidecar":
         from sharedvol_sidecar.cli import main
 

@@ -1,4 +1,4 @@
-"""Names that nobody else makes, in R's forms, and their inverse."""
+"""Unique names in R's forms, and their parser."""
 
 from __future__ import annotations
 
@@ -194,10 +194,10 @@ def test_ones_own_name_needs_no_hint(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_an_identity_names_are_still_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nobody() -> str:
-        raise IdentityError("nobody")
+    def fail() -> str:
+        raise IdentityError("no name")
 
-    monkeypatch.setattr("sharedvol.paths.container_id", nobody)
+    monkeypatch.setattr("sharedvol.paths.container_id", fail)
     assert parse_name("job_other.json").container == "other"
     with pytest.raises(IdentityError):
         unique_path("d", "a.json")

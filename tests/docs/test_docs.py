@@ -79,7 +79,7 @@ class Page:
 
     Args:
         place: the directory to be in.
-        url: gives the database that stands for those of the examples, when one is asked for.
+        url: gives the database that stands for those of the examples, when a page needs one.
     """
 
     def __init__(self, place: Path, url: Callable[[], str]) -> None:
@@ -154,13 +154,13 @@ def test_a_page_shows_nothing_that_nobody_runs(page: Path, tmp_path: Path) -> No
 def _nobody_runs(block: Block) -> list[str]:
     """What of a block no test runs."""
     if block.kind not in ("python", "sh", "console", "indented", *DATA, *PICTURES):
-        return [f"{block}: nobody runs {block.kind!r}"]
+        return [f"{block}: nothing runs {block.kind!r}"]
     if block.kind in PICTURES:
-        return [f"{block}: nobody runs what is shown as output: {one}" for one in TYPED.findall(block.text)]
+        return [f"{block}: nothing runs what is shown as output: {one}" for one in TYPED.findall(block.text)]
     is_program = block.kind in ("r", "sql") or (block.kind == "python" and block.file is not None)
     if is_program and not _is_used(block) and not is_run_elsewhere(block.page):
-        return [f"{block}: nobody runs the file that it is"]
-    return [f"{block}: nobody runs: {one}" for one in block.commands if not one.startswith((*RUN, *OUTSIDE))]
+        return [f"{block}: nothing runs the file that it is"]
+    return [f"{block}: nothing runs: {one}" for one in block.commands if not one.startswith((*RUN, *OUTSIDE))]
 
 
 def _too_many(page: Path, blocks: list[Block]) -> list[str]:

@@ -99,7 +99,7 @@ def headings(page: Path) -> set[str]:
 
 
 def inline(page: Path) -> Iterator[Token]:
-    """What stands in the lines of a page."""
+    """The contents of the lines of a page."""
     for token in MARKDOWN.parse(page.read_text()):
         yield from token.children or []
 
@@ -180,9 +180,9 @@ def test_every_exit_code_is_in_the_reference() -> None:
     rows = (ROOT / "docs" / "reference" / "exit-codes.md").read_text().splitlines()
     shown = {found[1]: found[2] for row in rows if (found := re.match(r"\| (\d+) \|.*\|(.*)\|$", row))}
     for name, text in helps("sharedvol") + helps("sharedvol-sidecar"):
-        command = " ".join(name.split()[:2])  # `migrate run` is told with `migrate`
+        command = " ".join(name.split()[:2])  # the page names `migrate run` with `migrate`
         codes = re.findall(r"^  (\d+) +\S", text.partition("exit codes:")[2], re.MULTILINE)
         codes += re.findall(r"\b(\d+) [a-z]", re.sub(r"\s+", " ", text.partition("Exit codes:")[2].partition(".")[0]))
         for code in codes:
             assert code in shown, f"{name}: {code} is not in the reference"
-            assert f"`{command}`" in shown[code] or int(code) in (0, 2), f"{command} is not named beside {code}"
+            assert f"`{command}`" in shown[code] or int(code) in (0, 2), f"{command} is not named next to {code}"

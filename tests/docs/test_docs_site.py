@@ -91,7 +91,7 @@ def test_the_site_is_built_without_a_warning_and_is_complete(tmp_path: Path) -> 
 
 
 def words(text: str) -> str:
-    """Without the blanks that a page adds or takes away."""
+    """Return a text without the blanks that a page adds or removes."""
     return " ".join(text.split())
 
 

@@ -243,7 +243,7 @@ def test_a_missing_volume_is_told_and_nothing_is_made_in_its_place(tmp_path: Pat
 
 
 def test_a_directory_that_is_removed_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the file in it, as nobody should, and as soon as anybody looks."""
+    """The directory is removed while the file in it is open, and the next check notices."""
     monkeypatch.setattr(log_writer, "CHECK_EVERY", 0.0)
     with opened(tmp_path / "{container}" / "logs") as handler:
         log(handler, "gone")
@@ -283,7 +283,7 @@ def test_a_log_that_was_moved_or_deleted_is_begun_again(tmp_path: Path, monkeypa
         clock[0] += log_writer.CHECK_EVERY
         log(handler, "3")
         os.unlink(handler.path)
-        clock[0] -= 10  # set back: looked at as well
+        clock[0] -= 10  # set back: the file is checked as well
         log(handler, "4")
     assert (tmp_path / "moved").read_text() == "1\n2\n"
     assert list(contents(tmp_path / "logs").values()) == ["4\n"]
@@ -421,7 +421,7 @@ def test_without_descriptors_records_go_to_standard_error(tmp_path: Path) -> Non
 
 class _Broken:
     def write(self, text: str) -> int:
-        raise BrokenPipeError(errno.EPIPE, "nobody reads")
+        raise BrokenPipeError(errno.EPIPE, "no reader")
 
 
 @pytest.mark.parametrize("stream", [None, _Broken()], ids=["none", "broken"])

@@ -59,7 +59,7 @@ class Scene:
         """Close, and look whether all of it is there once, and nothing else but perhaps one more."""
         self.handler.close()
         for path in self.place.iterdir():
-            if path.read_text().endswith("\nhal"):  # nobody has gone on in the file of the one that was killed
+            if path.read_text().endswith("\nhal"):  # no process has continued the file of the killed one
                 path.write_text(path.read_text() + "\n")
         found = lines(self.place)
         notes = [text for text in found if "1 records since " in text]
@@ -102,7 +102,7 @@ def each_step(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, t
 
 
 def _log_and(scene: Scene, step: int, act: Act) -> None:
-    # Without the lock that `handle` takes: a fork in its own thread makes it anew, and then it fails to release it.
+    # Without the lock that `handle` takes: a fork in its own thread makes a new lock, and then the release fails.
     happened = []
 
     def disturb(number: int) -> None:
@@ -148,7 +148,7 @@ def test_close(each_step: EachStep) -> None:
 
 
 def test_fork(each_step: EachStep) -> None:
-    """The child logs at once, goes on with what its parent was doing, and logs again."""
+    """The child logs at once, continues what its parent was doing, and logs again."""
     accepted = []
 
     def work(scene: Scene, at_the_step: At) -> None:
@@ -183,7 +183,7 @@ def test_fork(each_step: EachStep) -> None:
 
 
 def test_die(each_step: EachStep, request: pytest.FixtureRequest) -> None:
-    """The next process goes on; what the dead one had not finished is at most a line of its own."""
+    """The next process continues the file. What the dead one had not finished is at most one separate line."""
 
     def work(scene: Scene, at_the_step: At) -> None:
         scene.handler.close()

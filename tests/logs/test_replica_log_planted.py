@@ -1,4 +1,4 @@
-"""Faults that are planted into the handler on purpose: what the tests look at shows each of them."""
+"""Faults that are planted in the handler on purpose, and checks that find each of them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def mix(place: Path) -> None:
 
 
 def die(place: Path) -> None:
-    """In the middle of a record; another goes on."""
+    """A writer dies in the middle of a record, and another continues."""
     with opened(place) as handler:
         log(handler, "before")
         assert handler.path is not None

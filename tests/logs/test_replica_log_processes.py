@@ -1,4 +1,4 @@
-"""Many processes and threads of one replica: nobody's record is lost, cut, doubled or mixed with another's."""
+"""Many processes and threads of one replica: no record is lost, cut, doubled or mixed with another."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_fresh_interpreters_that_start_at_once(tmp_path: Path) -> None:
 def test_a_writer_that_is_killed_within_a_record_costs_that_record_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the next to start goes on in its file, on a line of its own."""
+    """The next process to start continues its file, on a new line."""
     real = os.write
 
     def write(fd: int, data: bytes) -> int:
@@ -200,9 +200,9 @@ def test_a_writer_that_is_killed_within_a_record_costs_that_record_only(
             child.kill()
         log(other, "after")
         with opened(tmp_path) as next_one:
-            log(next_one, "goes on")
+            log(next_one, "continued")
             assert next_one.path == path
-    assert sorted(contents(tmp_path).values()) == ["before\nafter\n", "whole\n01234\ngoes on\n"]
+    assert sorted(contents(tmp_path).values()) == ["before\nafter\n", "whole\n01234\ncontinued\n"]
 
 
 def killed_and_restarted(place: Path, make: Callable[[], logging.Handler], rounds: int = 12) -> None:
@@ -263,7 +263,7 @@ def test_two_containers_with_one_name_do_not_share_a_file(tmp_path: Path) -> Non
     with Child(work) as child:
         child.receive()
         run_forked(lambda: _log_once(tmp_path, "other"))
-        child.send("go on")
+        child.send("continue")
     assert sorted(contents(tmp_path).values()) == ["one\none again\n", "other\n"]
 
 

@@ -47,7 +47,7 @@ def _shown(word: str, spool: Path) -> str:
 
 @contextmanager
 def _serving(command: list[str], place: Path) -> Iterator[int]:
-    """A server, whose sockets are made before it is, so that nobody else takes the port."""
+    """Start a server on sockets that are made before, so that no other process takes the port."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(64)

@@ -1,4 +1,4 @@
-"""What somebody put into ``.replicas``: never followed, never believed, never waited for."""
+"""What another user put into ``.replicas`` is never followed, trusted or waited for."""
 
 from __future__ import annotations
 

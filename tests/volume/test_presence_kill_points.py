@@ -1,4 +1,4 @@
-"""A join that is killed, or looked at, at any of its steps: nothing stands in the way, and nobody looks wrong."""
+"""A join that is killed or observed at any of its steps blocks no other process and shows no wrong state."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def join_and_die(path: Path, number: int, *, after: bool) -> bool:
 
 
 def slot_of(path: Path, name: str, user: int = 0) -> int:
-    """The slot that another process gets, of another user if that is asked."""
+    """Return the slot that another process gets, as another ``user`` if one is given."""
 
     def work(connection: Connection) -> None:
         os.umask(0o077)
@@ -102,14 +102,14 @@ def scene(kind: str) -> Iterator[tuple[Path, int]]:
             beside = Volume(path).join("c9")
             Volume(path).join("c1").leave()
             beside.leave()
-        if kind == "beside a worker":
+        if kind == "next to a worker":
             stack.enter_context(Volume(path).join("c1"))
         yield path, expected
 
 
 @pytest.mark.parametrize("next_user", [0, OTHER_USER])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("kind", ["first join ever", "a new name", "the name of a dead one", "beside a worker"])
+@pytest.mark.parametrize("kind", ["first join ever", "a new name", "the name of a dead one", "next to a worker"])
 def test_a_join_killed_at_any_step_leaves_nothing_in_the_way(kind: str, after: bool, next_user: int) -> None:
     if next_user and os.geteuid():
         pytest.skip("needs root to become another user")
@@ -119,7 +119,7 @@ def test_a_join_killed_at_any_step_leaves_nothing_in_the_way(kind: str, after: b
             killed = join_and_die(path, number, after=after)
             alive = {one.name: one.slot for one in Volume(path).replicas() if one.alive}
             others = {"c0": 0} if expected else {}
-            if kind == "beside a worker":
+            if kind == "next to a worker":
                 others["c1"] = 1
             assert alive == others, f"step {number}"
             assert Volume(path).slots() == sorted(others.values()), f"step {number}"
@@ -132,7 +132,7 @@ def test_a_join_killed_at_any_step_leaves_nothing_in_the_way(kind: str, after: b
             if not killed:
                 break
         number += 1
-    assert number > (10 if kind == "beside a worker" else 25)
+    assert number > (10 if kind == "next to a worker" else 25)
 
 
 def test_at_every_step_whoever_is_alive_has_its_own_slot() -> None:
@@ -154,7 +154,7 @@ def test_at_every_step_whoever_is_alive_has_its_own_slot() -> None:
         with Child(work) as child:
             while child.receive() == "step":
                 seen.append(look(path))
-                child.send("go on")
+                child.send("continue")
             seen.append(look(path))
             assert seen[0] == (False, 2)
             assert seen[-1] == (True, 1)
@@ -170,8 +170,8 @@ def look(path: Path) -> tuple[bool, int | None]:
 
 
 def test_a_looker_takes_no_lock() -> None:
-    """So that it can make nobody's try fail."""
-    with scene("beside a worker") as (path, _):
+    """Otherwise it could make the try of another process fail."""
+    with scene("next to a worker") as (path, _):
 
         def work(connection: Connection) -> None:
             commands: list[int] = []

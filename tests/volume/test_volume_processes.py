@@ -81,7 +81,7 @@ def test_a_child_that_did_not_join_does_not_keep_its_parent_alive(tmp_path: Path
     with Child(parent) as first:
         grandchild = first.receive()
         first.kill()
-        # It was the child of what was killed, and has nobody to receive from: it ends by itself.
+        # Its parent was killed and no process sends to it, so it ends by itself.
         assert Volume(tmp_path).is_alive("c1") is False
         wait_until(lambda: not _runs(grandchild), "the grandchild to end")
 
