@@ -30,6 +30,23 @@ def has_greenlets() -> bool:
     return monkey is not None and bool(monkey.is_module_patched("threading"))
 
 
+def waiting_greenlets() -> set[int]:
+    """Return the thread numbers of the greenlets that go on when the calling one ends, where gevent has made them.
+
+    gevent's own loop is where that ends: the greenlets that it runs do not wait for each other.
+    """
+    waiting: set[int] = set()
+    if has_greenlets():
+        from gevent import getcurrent  # type: ignore[import-untyped, unused-ignore]
+        from gevent.hub import Hub  # type: ignore[import-untyped, unused-ignore]
+
+        one = getcurrent().parent
+        while one is not None and not isinstance(one, Hub):
+            waiting.add(id(one))
+            one = one.parent
+    return waiting
+
+
 def refuse_eventlet() -> None:
     """Refuse a process in which eventlet has replaced the threads, because a wait there would stop all of them.
 

@@ -1768,11 +1768,16 @@ sv__take_lock <- function(run, session) {
     sv__note(run, lock_holder = sv__holder_fields(holder), waited = round(waited, 3))
     if (left <= 0) {
       who <- if (is.null(holder)) "another process, thread or task" else sv__holder_words(holder)
-      tried <- if (options$timeout > 0) sprintf("gave up after %g s", options$timeout) else "not waiting"
-      sv__sql_stop(c("sv_lock_timeout", "sv_lock_error"), sprintf(
-        "lock %s is held by %s: %s; allow a longer timeout, or look for a holder that hangs",
-        sv__sql_quoted(options$lock_name), who, tried
-      ), holder = holder)
+      tried <- if (options$timeout > 0) {
+        sprintf("gave up after %g s; allow a longer timeout, or look for a holder that hangs", options$timeout)
+      } else {
+        "not waiting; try again later, or give a timeout"
+      }
+      sv__sql_stop(
+        c("sv_lock_timeout", "sv_lock_error"),
+        sprintf("lock %s is held by %s: %s", sv__sql_quoted(options$lock_name), who, tried),
+        holder = holder
+      )
     }
     if (slice >= 1 || slice == 0) {
       who <- if (is.null(holder)) "held by another process" else paste("held by", sv__holder_words(holder))

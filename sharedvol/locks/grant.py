@@ -16,25 +16,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from opcode import opmap
-from types import FrameType
 from typing import Any, Final, Protocol
 
-from sharedvol import forks
+from sharedvol import forks, native
+from sharedvol.locks.frames import CALLED, is_inside, may_end
 
-CALLED: Final = 0
-"""The block of whoever calls ``__enter__`` without a ``with``."""
 RELEASED: Final = "released"
 """A block whose hold a release inside has freed."""
 INHERITED: Final = "inherited"
 """A block whose hold is the parent's, in a forked child."""
-_WITH: Final = {opmap[name] for name in ("BEFORE_WITH", "BEFORE_ASYNC_WITH") if name in opmap}
-_LOOK_UP: Final = opmap.get("LOAD_SPECIAL")
 
 Owner = object
 """Who holds: a `threading.Thread`, or an `asyncio.Task`."""
@@ -49,17 +43,18 @@ class Grant:
         taken: how many acquires are to be undone by a release.
         blocks: the ``with`` blocks inside, each as `block_of` names it.
         task: the one in which a thread acquired.
-        objects: how many of what ``acquire`` returned still exist.
+        objects: what ``acquire`` returned. Weak, not counted: no interrupt in a finaliser can make a count wrong.
     """
 
     __slots__ = ("__weakref__", "active", "blocks", "inherited", "objects", "owner", "taken", "task")
 
     def __init__(self, owner: Owner) -> None:
         self.owner: Callable[[], Owner | None] = weakref.ref(owner)
-        self.task: Callable[[], Owner | None] = _no_owner
+        self.task: Callable[[], Owner | None] = no_owner
         self.active, self.inherited = True, False
-        self.taken = self.objects = 0
+        self.taken = 0
         self.blocks: list[int] = []
+        self.objects: list[weakref.ref[Acquired]] = []
 
     @property
     def depth(self) -> int:
@@ -69,21 +64,43 @@ class Grant:
     @property
     def is_orphan(self) -> bool:
         """Whether no caller can be inside and no object can release it."""
-        return self.active and not self.objects and not self.blocks and _has_ended(self.owner())
+        if not self.active or not _has_ended(self.owner()) or self.has_objects:
+            return False
+        return not self.blocks or not may_end(self.blocks)
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether any of what ``acquire`` returned still exists."""
+        return any(ref() is not None for ref in list(self.objects))
 
     def add(self, block: int | None, acquired: Acquired | None) -> None:
         """Count one more acquire."""
         if block is not None:
             self.blocks.append(block)
             return
-        self.taken += 1
-        if acquired is not None:
-            self.objects += 1
-            acquired.grant = self
+        if acquired is None:
+            self.taken += 1
+            return
+        self.objects.append(weakref.ref(acquired))
+        self.taken += 1  # no call from here on, after which an interrupt could come
+        acquired.grant = self
 
-    def undo(self, block: int | None) -> list[int]:
-        """Count one acquire less. Return the ``with`` that this ends early, if a release inside does."""
-        if block is not None and (block in self.blocks or CALLED in self.blocks):
+    def is_taken_by(self, acquired: Acquired) -> bool:
+        """Whether ``acquired`` may release it: once. To be asked and followed by `undo` in one turn."""
+        return acquired.grant is self and bool(self.taken)
+
+    def drop(self, acquired: Acquired) -> None:
+        """``acquired`` was released or is being collected."""
+        ref = weakref.ref(acquired)
+        if ref in self.objects:
+            self.objects.remove(ref)
+
+    def undo(self, block: int | None, acquired: Acquired | None = None) -> list[int]:
+        """Count one acquire less, that of ``acquired`` if given. Return the ``with`` that this ends early."""
+        if acquired is not None:
+            self.taken -= 1
+            acquired.grant = None
+        elif block is not None and (block in self.blocks or CALLED in self.blocks):
             self.blocks.remove(block if block in self.blocks else CALLED)
         elif self.taken and (block is None or not self.blocks):
             self.taken -= 1
@@ -93,7 +110,7 @@ class Grant:
 
     def forget_owner(self) -> None:
         """Its owner has ended."""
-        self.owner = _no_owner
+        self.owner = no_owner
 
     def end(self) -> None:
         """It is freed."""
@@ -103,7 +120,11 @@ class Grant:
         """The calling context is inside from here on."""
         if (task := calling_task()) is not None:
             self.task = weakref.ref(task)
-        _inside.set((*_still_inside(), weakref.ref(self)))
+        inside: tuple[weakref.ref[Grant], ...] = ()
+        for ref in _inside.get():
+            if (grant := ref()) is not None and grant.active:
+                inside += (ref,)
+        _inside.set((*inside, weakref.ref(self)))
 
     def is_reentered_by(self, owner: Owner) -> bool:
         """Whether an acquire of ``owner``, which is calling, is inside this hold."""
@@ -117,13 +138,12 @@ class Grant:
 
     def is_around_caller(self) -> bool:
         """Whether the caller is called from within one of its blocks, in whatever context."""
-        frame: FrameType | None = sys._getframe(1)
-        blocks = {block for block in self.blocks if block != CALLED}
-        while blocks and frame is not None:
-            if id(frame) in blocks:
-                return True
-            frame = frame.f_back
-        return False
+        return bool(self.blocks) and is_inside(self.blocks)
+
+    @property
+    def is_owners_alone(self) -> bool:
+        """Whether no other thread than its owner can free it: none can end its block, and no object releases it."""
+        return any(block > CALLED for block in self.blocks) or not (self.blocks or self.has_objects)
 
     def blocks_caller(self, task: Owner | None = None) -> bool:
         """Whether to wait for it here would never end.
@@ -139,6 +159,8 @@ class Grant:
         if task is not None:
             # A task that was made inside a plain `with` waits for its end, which may come.
             return owner is task or (self.is_of_context() and owner in owners_here() and self.task() in (task, None))
+        if self.is_owners_alone and is_stopped_here(owner):
+            return True
         if self.is_of_context():
             return owner in owners_here()
         # Another callback or task of this thread's loop has it, and cannot run while the thread waits.
@@ -165,15 +187,17 @@ class Owned(Protocol):
 _inside: ContextVar[tuple[weakref.ref[Grant], ...]] = ContextVar("sharedvol_locks", default=())
 
 
-def _still_inside() -> tuple[weakref.ref[Grant], ...]:
-    return tuple([ref for ref in _inside.get() if (grant := ref()) is not None and grant.active])
-
-
 def owners_here() -> tuple[Owner, ...]:
     """The calling thread and, if one runs, the task."""
     thread = threading.current_thread()
     task = calling_task()
     return (thread,) if task is None else (thread, task)
+
+
+def is_stopped_here(owner: Owner | None) -> bool:
+    """Whether a wait of the caller stops ``owner`` as well: the same thread, or a greenlet that waits for this one."""
+    # Not by its class: gevent replaces that of threads, and the main thread has the one before.
+    return owner is threading.current_thread() or getattr(owner, "ident", None) in native.waiting_greenlets()
 
 
 def calling_task() -> Owner | None:
@@ -188,25 +212,16 @@ def of_caller(grants: Sequence[Grant], *, task_first: bool = False) -> Grant | N
         grants: in the order in which they were granted.
         task_first: the running task's before the thread's.
     """
-    if not grants:
-        return None
-    for owner in owners_here()[:: -1 if task_first else 1]:
-        mine = [grant for grant in grants if grant.owner() is owner]
-        if mine:
-            return ([grant for grant in mine if grant.is_of_context()] or mine)[-1]
+    for owner in owners_here()[:: -1 if task_first else 1] if grants else ():
+        mine = None
+        for grant in grants:
+            if grant.owner() is owner and (
+                mine is None or len(grants) == 1 or grant.is_of_context() >= mine.is_of_context()
+            ):
+                mine = grant
+        if mine is not None:
+            return mine
     return None
-
-
-def block_of(frame: FrameType) -> int:
-    """Return the name of the block that ``frame``, which is calling, enters.
-
-    Its own where it is at a ``with``: then it lives as long as the block. Else `CALLED`, because the frame of a method
-    that calls ``__enter__`` may end before the block, and the next frame may get its address.
-    """
-    code, at = frame.f_code.co_code, frame.f_lasti
-    # The instruction of a `with` is one up to Python 3.13, then a look-up and a call.
-    is_with = code[at] in _WITH or (at >= 2 and code[at - 2] == _LOOK_UP)
-    return id(frame) if is_with else CALLED
 
 
 def of_block(
@@ -249,22 +264,28 @@ def watch_end(owner: Owner, owned: Owned) -> None:
         if end is None:
             # Not weak: the thread's own locals are the last that is dropped, after its object.
             end = here.end = _End(lambda: owner)
-    end.owned[id(owned)] = owned
+    end.watch(owned)
 
 
 class _End:
     """What is to be done at the end of a thread or task. Dies with it, and does it then."""
 
     def __init__(self, owner: Callable[[], Owner | None]) -> None:
-        self.owned: weakref.WeakValueDictionary[int, Owned] = weakref.WeakValueDictionary()
+        self.owned: dict[int, weakref.ref[Owned]] = {}
         self.owner, self.pid = owner, os.getpid()
+
+    def watch(self, owned: Owned) -> None:
+        key, all_of_it = id(owned), self.owned
+        ref = all_of_it.get(key)
+        if ref is None or ref() is not owned:
+            all_of_it[key] = weakref.ref(owned, lambda _: all_of_it.pop(key, None))
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # an interrupt may have ended __init__; the interpreter may be ending
             if self.pid != os.getpid():
                 return  # a forked child drops the threads of its parent, where they have not ended
             owner = self.owner()
-            for ref in self.owned.valuerefs():
+            for ref in list(self.owned.values()):
                 if (owned := ref()) is not None:
                     with contextlib.suppress(Exception):  # of a lock that was lost, which its owner did not ask
                         owned.owner_ended(owner)
@@ -274,8 +295,8 @@ def _end_task(task: asyncio.Task[object]) -> None:
     _tasks.pop(task, None)
 
 
-def _no_owner() -> None:
-    return None
+def no_owner() -> None:
+    """Return the owner that exists no more."""
 
 
 def _has_ended(owner: Owner | None) -> bool:

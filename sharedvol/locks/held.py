@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
 from collections.abc import Coroutine
@@ -11,7 +10,8 @@ from typing import Any, Generic, Self, TypeVar
 
 from sharedvol.errors import LockLostError
 from sharedvol.locks.arguments import DEFAULT, Default
-from sharedvol.locks.grant import Grant, Owner, block_of
+from sharedvol.locks.frames import block_of, name_of
+from sharedvol.locks.grant import Grant, Owner
 
 _log = logging.getLogger(__name__)
 _Lock = TypeVar("_Lock", bound=Any)
@@ -24,7 +24,7 @@ class AcquiredLock(Generic[_Lock]):
     thread or task that acquired, and is freed when that has ended.
     """
 
-    __slots__ = ("_lock", "grant")
+    __slots__ = ("__weakref__", "_lock", "grant")
 
     def __init__(self, lock: _Lock) -> None:
         self._lock = lock
@@ -39,10 +39,8 @@ class AcquiredLock(Generic[_Lock]):
             NotLockedError: it was released before.
             LockLostError: as the lock's ``release``.
         """
-        try:
-            self._lock._release_acquired(self.grant)
-        finally:
-            self.grant = None
+        self._lock._release_acquired(self)
+        self.grant = None  # it is, but in a forked child
 
     def __enter__(self) -> _Lock:
         return self._lock
@@ -67,10 +65,15 @@ class AcquiredLock(Generic[_Lock]):
         return f"<{'held' if self.grant is not None and self.grant.active else 'released'} {self._lock!r}>"
 
     def __del__(self) -> None:
-        grant = getattr(self, "grant", None)  # an interrupt may have ended __init__
-        if grant is not None and grant.active:
-            with contextlib.suppress(Exception):  # the interpreter may be ending
-                self._lock._drop_acquired(grant)
+        # If an interrupt ends this, the next that looks at the hold finds that the object is gone.
+        try:
+            grant = self.grant
+            if grant is not None and grant.active:
+                grant.drop(self)
+                if grant.owner() is None:  # else its end is still to be reported
+                    self._lock._free_orphan(grant)
+        except Exception:  # an interrupt may have ended __init__; the interpreter may be ending
+            return
 
 
 class BlockLock:
@@ -103,7 +106,7 @@ class BlockLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._leave(id(sys._getframe(1)), task_first=False)
+            self._leave(name_of(sys._getframe(1)), task_first=False)
         except LockLostError as lost:
             self._say_lost(lost, kind)
 
@@ -117,7 +120,7 @@ class BlockLock:
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> Coroutine[Any, Any, None]:
-        return self._leave_async(id(sys._getframe(1)), kind)
+        return self._leave_async(name_of(sys._getframe(1)), kind)
 
     async def _leave_async(self, block: int, kind: type[BaseException] | None) -> None:
         try:

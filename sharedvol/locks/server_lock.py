@@ -12,12 +12,13 @@ import sys
 import threading
 import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from sharedvol import forks, native
 from sharedvol.errors import LockDeadlockError, LockError, LockLostError, LockTimeout, NotLockedError
 from sharedvol.locks.arguments import DEFAULT, Default, check_purpose, check_timeout, limit_of
-from sharedvol.locks.grant import INHERITED, RELEASED, Grant, block_of, of_block, watch_end
+from sharedvol.locks.frames import block_of, name_of
+from sharedvol.locks.grant import INHERITED, RELEASED, Grant, of_block, watch_end
 from sharedvol.locks.held import AcquiredLock
 
 _log = logging.getLogger(__name__)
@@ -139,7 +140,6 @@ class SessionLock:
             DatabaseError: the server cannot be reached or refused.
         """
         acquired = AcquiredLock(self)
-        watch_end(threading.current_thread(), self)
         self._acquire(timeout, None, acquired)
         return acquired
 
@@ -156,6 +156,7 @@ class SessionLock:
                 grant.add(block, acquired)
                 return
         grant = Grant(me)
+        watch_end(me, self)
         try:
             self._take_turn(grant, limit)
             self._begin(begun, limit)
@@ -185,7 +186,9 @@ class SessionLock:
             )
         self._release(grant)
 
-    def _release(self, grant: Grant | None, block: int | None = None, *, acquired: bool = False) -> None:
+    def _release(
+        self, grant: Grant | None, block: int | None = None, acquired: AcquiredLock[Any] | None = None
+    ) -> None:
         if grant is None:
             if self._inherited:
                 self._inherited -= 1
@@ -194,12 +197,13 @@ class SessionLock:
         last = False
         try:
             with self._mutex:
-                if not grant.active or (acquired and not grant.taken):
+                if not grant.active or not (acquired is None or grant.is_taken_by(acquired)):
                     raise NotLockedError(f"lock {self._asked!r} is not held by this any more: release it once")
-                grant.objects -= acquired
                 last = grant.depth <= 1
-                self._ended_early += grant.undo(block)
+                self._ended_early += grant.undo(block, acquired)
                 grant.active = not last
+                if acquired is not None and not last:
+                    grant.drop(acquired)
             if last:
                 self._end()
                 self._drop(grant)
@@ -210,19 +214,15 @@ class SessionLock:
                 self._drop(grant)
             raise
 
-    def _release_acquired(self, grant: Grant | None) -> None:
+    def _release_acquired(self, acquired: AcquiredLock[Self]) -> None:
         forks.notice()
+        grant = acquired.grant
         if grant is not None and grant.inherited:
             self._inherited -= bool(self._inherited)
             return
         if grant is None:
             raise NotLockedError(f"lock {self._asked!r} is not held by this any more: release it once")
-        self._release(grant, acquired=True)
-
-    def _drop_acquired(self, grant: Grant) -> None:
-        with self._mutex:
-            grant.objects -= 1
-        self._free_orphan(grant)
+        self._release(grant, acquired=acquired)
 
     def owner_ended(self, owner: object | None) -> None:
         """A thread has ended, which may exist no more: free what it held and no caller can free any more."""
@@ -249,7 +249,7 @@ class SessionLock:
     ) -> None:
         forks.notice()
         try:
-            grant, block = self._grant, id(sys._getframe(1))
+            grant, block = self._grant, name_of(sys._getframe(1))
             # One whose release has begun counts as freed.
             held = [grant] if grant is not None and self._granted and grant.active else []
             self._release(of_block(held, block, self._has_ended_early), block)

@@ -152,6 +152,61 @@ def test_a_greenlet_that_ended_leaves_it_free_also_where_gevent_patched_late(tmp
     assert run_python(ENDED, f"{tmp_path}/x") == "free"
 
 
+RAW = """
+import sys, greenlet, threading
+from sharedvol import *
+file = lambda **options: FileLock(sys.argv[1], **options)
+semaphore = lambda **options: Semaphore(sys.argv[1], 1, **options)
+for make in (file, semaphore):
+    def wait():
+        try: make().acquire()
+        except LockDeadlockError: return "refused"
+    def give_up():
+        try: make().acquire(timeout=0.01)
+        except LockTimeout: return "gave up"
+    with make():
+        assert greenlet.greenlet(wait).switch() == "refused"
+        assert greenlet.greenlet(give_up).switch() == "gave up"
+    lock = make()
+    lock.acquire()
+    assert greenlet.greenlet(wait).switch() == "refused"
+    lock.release()
+    acquired = lock.acquire()  # which another thread may release
+    thread = threading.Timer(0.01, acquired.release)
+    def release_and_wait():
+        thread.start()
+        with make(): return "released"
+    if WITH_THREADS: assert greenlet.greenlet(release_and_wait).switch() == "released"
+    else: acquired.release()
+    with make(timeout=0): pass
+print("ok")
+"""
+
+
+@pytest.mark.parametrize("patched", [False, True])
+def test_a_greenlet_that_waits_for_its_own_thread_is_refused(tmp_path: Path, patched: bool) -> None:
+    before = f"{PATCHED}\nWITH_THREADS = False" if patched else "WITH_THREADS = True"
+    assert run_python(before + RAW, f"{tmp_path}/x") == "ok"
+
+
+UNPATCHED = """
+import sys, gevent
+from sharedvol import *
+lock = FileLock(sys.argv[1])
+def hold():
+    with lock: gevent.sleep(0.01)
+def wait():
+    try:
+        with FileLock(sys.argv[1]): pass
+    except LockDeadlockError: print("refused")
+gevent.joinall([gevent.spawn(hold), gevent.spawn(wait)], raise_error=True)
+"""
+
+
+def test_greenlets_of_one_thread_do_not_stop_it_where_gevent_did_not_patch(tmp_path: Path) -> None:
+    assert run_python(UNPATCHED, f"{tmp_path}/x") == "refused"
+
+
 MIGRATED = """
 url, directory, lock = sys.argv[1:]
 held = FileLock(lock).acquire()

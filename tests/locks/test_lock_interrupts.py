@@ -14,6 +14,9 @@ import pytest
 from sharedvol import FileLock, LockFileError, Semaphore
 from sharedvol.locks.file import linux as kernel
 
+# An interrupt may come in a finaliser as well, where Python prints it and goes on.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 L = TypeVar("L", FileLock, Semaphore)
 
 PACKAGE = os.path.join("sharedvol", "")
@@ -87,6 +90,38 @@ def strikes(directory: Path, make: Callable[[Path], L], phase: str, at_least: in
 def test_a_file_lock_is_held_or_free(tmp_path: Path, fenced: bool, phase: str) -> None:
     for lock, path in strikes(tmp_path, lambda path: FileLock(path, fenced=fenced), phase, at_least=8):
         assert is_free(path) is not lock.held
+        if lock.held:
+            lock.release()
+        with lock:  # what the interrupt left can be used
+            assert not is_free(path)
+
+
+@pytest.mark.parametrize("phase", ["acquire", "release"])
+@pytest.mark.parametrize("kind", ["plain", "fenced", "semaphore"])
+def test_no_descriptor_is_left(tmp_path: Path, kind: str, phase: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # pytest keeps what a finaliser raised, and with its traceback the lock.
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+
+    def make(name: str) -> FileLock | Semaphore:
+        return (
+            Semaphore(tmp_path / name, 1) if kind == "semaphore" else FileLock(tmp_path / name, fenced=kind == "fenced")
+        )
+
+    make("first").acquire().release()  # the first of a process opens what all share
+    before, interrupts, struck = descriptors(), Interrupts(), True
+    while struck:
+        lock = make(f"{interrupts.step}.lock")
+        lock.acquire()
+        if phase == "acquire":
+            lock.release()
+        struck = interrupts.strike(lock.release if phase == "release" else lock.acquire)
+        del lock
+        assert descriptors() == before
+
+
+def descriptors() -> int:
+    """How many this process has open."""
+    return len(os.listdir("/proc/self/fd"))
 
 
 def test_a_lock_whose_token_cannot_be_had_is_free(tmp_path: Path) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import contextvars
 import gc
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +21,9 @@ from fastapi import Depends, FastAPI
 from support.processes import LIMIT, Child, is_free, run_forked, run_python, wait_until
 
 from sharedvol import FileLock, LockDeadlockError, LockTimeout, NotLockedError, Semaphore
+from sharedvol.locks.file.owners import Ownership
 from sharedvol.locks.grant import Grant
+from sharedvol.locks.held import AcquiredLock
 
 Lock = FileLock | Semaphore
 KINDS = ("plain", "fenced", "shared", "semaphore")
@@ -185,6 +188,28 @@ def test_a_release_of_what_another_thread_just_released_is_refused(lock: Lock, m
     monkeypatch.setattr(kind, "undo", after)
     with pytest.raises(NotLockedError):
         lock.release()
+    assert free(lock)
+
+
+@pytest.mark.parametrize("kind", ["plain", "fenced", "shared"])
+def test_two_releases_of_one_object_undo_one_acquire(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    lock = FileLock(tmp_path / "x.lock", fenced=kind == "fenced", shared=kind == "shared")
+    acquired, other = lock.acquire(), lock.acquire()
+    undo = Ownership.undo
+
+    def after(*args: Any, **options: Any) -> Any:
+        monkeypatch.setattr(Ownership, "undo", undo)
+        in_thread(acquired.release)  # between the two looks of the release below
+        return undo(*args, **options)
+
+    monkeypatch.setattr(Ownership, "undo", after)
+    with pytest.raises(NotLockedError):
+        acquired.release()
+    assert lock.held
+    assert not free(lock)
+    other.release()
     assert free(lock)
 
 
@@ -403,6 +428,59 @@ def test_a_child_leaves_the_block_of_its_parent_where_another_thread_had_a_lock(
     next(running, None)
     end.set()
     thread.join(LIMIT)
+
+
+def test_a_block_that_an_interrupt_cut_short_ends_with_its_thread(lock: Lock, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    def work() -> None:
+        with pytest.raises(KeyboardInterrupt), lock:
+            pass
+
+    monkeypatch.setattr(type(lock), "__exit__", cut)
+    in_thread(work)
+    assert free(lock)
+
+
+def test_a_block_of_a_generator_that_is_never_closed_ends_with_its_loop(lock: Lock) -> None:
+    async def block() -> AsyncIterator[None]:
+        async with lock:
+            yield
+
+    async def enter() -> None:
+        await anext(running[0])
+
+    running, loop = [block()], asyncio.new_event_loop()
+    loop.run_until_complete(enter())
+    assert not free(lock)
+    loop.close()  # so that nothing is left that could close the generator
+    assert_held_by_another(lock)
+    running.clear()
+    gc.collect()
+    if isinstance(lock, Semaphore):
+        Semaphore(lock.path, 1, timeout=0).acquire().release()
+    else:
+        FileLock(lock.path, timeout=0).acquire().release()
+    assert free(lock)
+
+
+def assert_held_by_another(lock: Lock) -> None:
+    with pytest.raises(LockTimeout):
+        if isinstance(lock, Semaphore):
+            Semaphore(lock.path, 1).acquire(timeout=0)
+        else:
+            FileLock(lock.path).acquire(timeout=0)
+
+
+def test_an_interrupt_while_it_is_collected_does_not_keep_it(lock: Lock, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: Any) -> None:
+        with contextlib.suppress(KeyboardInterrupt):  # as Python does in a finaliser, which prints it
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(AcquiredLock, "__del__", interrupted)
+    in_thread(lambda: lock.acquire() and None)
+    assert free(lock)
 
 
 # Threads of a pool.

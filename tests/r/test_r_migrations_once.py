@@ -219,10 +219,11 @@ def test_lock_timeout_names_the_holder_and_runs_nothing(
     with database.connect() as connection, connection.cursor() as cursor:
         cursor.execute(f"SELECT GET_LOCK('{LOCK}', 0)")
         found = replica.failing(database, directory, timeout=timeout)
-        words = f"gave up after {timeout:g} s" if timeout else "not waiting"
+        waited = f"gave up after {timeout:g} s; allow a longer timeout, or look for a holder that hangs"
+        hint = waited if timeout else "not waiting; try again later, or give a timeout"
         assert "sv_lock_timeout" in found["classes"]
         assert f"lock '{LOCK}' is held by connection {connection.thread_id()} (root from " in found["error"]
-        assert f": {words}; allow a longer timeout, or look for a holder that hangs" in found["error"]
+        assert f": {hint}" in found["error"]
         status = found["status"]
         assert status["lock_holder"]["connection_id"] == connection.thread_id() and "doing" not in status["lock_holder"]
         assert status["pending"] == list(FILES) and not status["lock_acquired"] and status["newly_applied"] == 0

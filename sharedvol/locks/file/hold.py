@@ -56,12 +56,19 @@ class Hold:
     ) -> None:
         self.system, self.path, self.mode, self.shared, self.beside = system, path, mode, shared, beside
         self.network = network
-        self.handle: object | None
+        self.handle: object | None = None
+        self.identity: object = None
+        self.wait: waiter.Waiter | None = None
         self._open()
         self.grants = 0
-        self.wait: waiter.Waiter | None = None
         self.end: float | None = None
         forks.track(self)
+
+    def __del__(self) -> None:
+        # An interrupt can come between two lines of which the first takes the hold and the second keeps it.
+        with contextlib.suppress(Exception):  # the interpreter may be ending
+            if self.handle is not None or self.wait is not None:
+                self.drop()
 
     def renew(self) -> None:
         """Have nothing: in a forked child, which must not unlock what its parent holds or waits for."""
@@ -168,7 +175,7 @@ class Hold:
         handle, self.handle = self.handle, None
         if handle is None:
             return
-        if self.system.is_of(handle, self.identity, self.marked):
+        if self.identity is None or self.system.is_of(handle, self.identity, self.marked):
             close_handle(self.system, handle)
         else:
             forget_handle(handle)  # other code closed it, and its number may be another file's: that is left alone
@@ -193,7 +200,7 @@ class Hold:
 
     def _open(self) -> None:
         self.handle = open_handle(self.system, self.path, self.mode)
-        self.identity: object = self.system.identify(self.handle, self.path)
+        self.identity = self.system.identify(self.handle, self.path)
         self.marked: int = self.system.mark(self.handle)
         try:
             self.network.check(self.handle, "lock", self.path)

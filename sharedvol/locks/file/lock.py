@@ -25,7 +25,7 @@ from sharedvol.locks.file.fencing import Beside
 from sharedvol.locks.file.hold import Hold
 from sharedvol.locks.file.holder_file import FileHolder, holder_of, read_record
 from sharedvol.locks.file.owners import Ownership
-from sharedvol.locks.grant import Grant, Owner, calling_task, watch_end
+from sharedvol.locks.grant import Grant, Owner, calling_task
 from sharedvol.locks.held import AcquiredLock, BlockLock
 from sharedvol.network import NetworkPolicy
 
@@ -153,7 +153,6 @@ class FileLock(BlockLock):
             ValueError: ``timeout`` is negative or not a number.
         """
         acquired = AcquiredLock(self)  # first: it must not fail, or be interrupted, under the lock
-        watch_end(threading.current_thread(), self._own)
         self._acquire(timeout, None, acquired)
         return acquired  # not kept: a cycle would keep the descriptor of a dropped lock
 
@@ -161,26 +160,21 @@ class FileLock(BlockLock):
         self, timeout: float | Default | None, block: int | None, acquired: AcquiredLock[FileLock] | None
     ) -> FileLock:
         forks.notice()
-        owner = threading.current_thread()
-        if self._own.held and self._own.reenter(owner, block, acquired):
+        own, owner = self._own, threading.current_thread()
+        own.watch(owner)
+        if own.held and own.reenter(owner, block, acquired):
             return self
         limit = self._timeout if timeout is DEFAULT else limit_of(timeout, self._timeout)
         grant = Grant(owner)
-        try:
-            hold = self._own.idle.pop()
-        except IndexError:
-            hold = self._new()
+        hold = own.kept() or self._new()
         try:
             hold.acquire(limit)
             grant.add(block, acquired)
-            self._own.add(grant, hold)
+            grant.enter()
+            own.add(grant, hold)
             return self
         except BaseException as error:
-            try:
-                self._put_back(grant, hold, error)
-            except BaseException:  # an interrupt, after an error under the lock
-                hold.drop()
-                raise
+            self._put_back(grant, hold, error)
             raise
 
     def acquire_async(self, timeout: float | Default | None = DEFAULT) -> Coroutine[Any, Any, AcquiredLock[FileLock]]:
@@ -206,12 +200,11 @@ class FileLock(BlockLock):
         if owner is None:
             raise RuntimeError("acquire_async must run in an asyncio task")
         forks.notice()
+        self._own.watch(owner)
         if self._own.held and self._own.reenter(owner, block, acquired):
             return acquired
         limit = limit_of(timeout, self._timeout)
         grant = Grant(owner)
-        if block is None:
-            watch_end(owner, self._own)
         hold = self._own.kept() or self._new()
         try:
             await hold.acquire_async(limit, owner)
@@ -219,11 +212,7 @@ class FileLock(BlockLock):
             self._own.add(grant, hold)
             return acquired
         except BaseException as error:
-            try:
-                self._put_back(grant, hold, error)
-            except BaseException:  # an interrupt, after an error under the lock
-                hold.drop()
-                raise
+            self._put_back(grant, hold, error)
             raise
 
     def release(self) -> None:
@@ -238,8 +227,10 @@ class FileLock(BlockLock):
         """
         self._release(self._own.of_caller())
 
-    def _release(self, grant: Grant | None, block: int | None = None, *, acquired: bool = False) -> None:
-        if grant is None or (acquired and not grant.active):
+    def _release(
+        self, grant: Grant | None, block: int | None = None, acquired: AcquiredLock[Any] | None = None
+    ) -> None:
+        if grant is None or (acquired is not None and not grant.active):
             if self._own.undo_inherited(grant, block):
                 return
             raise self._not_held()
@@ -250,14 +241,15 @@ class FileLock(BlockLock):
         if lost is not None:
             raise lost
 
-    def _release_acquired(self, grant: Grant | None) -> None:
+    def _release_acquired(self, acquired: AcquiredLock[FileLock]) -> None:
         forks.notice()
+        grant = acquired.grant
         if grant is None:
             raise self._not_held()
-        self._release(grant, acquired=True)
+        self._release(grant, acquired=acquired)
 
-    def _drop_acquired(self, grant: Grant) -> None:
-        self._own.drop_acquired(grant)
+    def _free_orphan(self, grant: Grant) -> None:
+        self._own.free_orphan(grant)
 
     def check(self) -> None:
         """Ask whether the lock is still held: by the caller, or else by any thread or task of this process.

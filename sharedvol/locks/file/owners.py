@@ -5,11 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sharedvol import forks, native
 from sharedvol.errors import LockDeadlockError, LockLostError
-from sharedvol.locks.grant import INHERITED, RELEASED, Acquired, Grant, Owner, of_block, of_caller, owners_here
+from sharedvol.locks.grant import (
+    INHERITED,
+    RELEASED,
+    Acquired,
+    Grant,
+    Owner,
+    no_owner,
+    of_block,
+    of_caller,
+    owners_here,
+    watch_end,
+)
 
 if TYPE_CHECKING:
     from sharedvol.locks.file.hold import Hold
@@ -24,8 +36,15 @@ class Ownership:
         self._inherited: list[tuple[Owner | None, Grant]] = []
         self._ended_early: list[int] = []  # blocks
         self._mutex = native.mutex()  # of `held` and what its grants count, without system calls
-        self._ref = weakref.ref(self)
+        self._noted: object = None  # the lock file that `_objects` knows to be locked by this
+        self._watched: Callable[[], Owner | None] = no_owner  # whose end was watched last
         forks.track(self)
+
+    def watch(self, owner: Owner) -> None:
+        """Have `owner_ended` called when ``owner``, which is calling, has ended."""
+        if self._watched() is not owner:
+            watch_end(owner, self)
+            self._watched = weakref.ref(owner)
 
     def of_caller(self) -> Grant | None:
         """The last grant of the calling thread or running task."""
@@ -76,63 +95,55 @@ class Ownership:
 
     def add(self, grant: Grant, hold: Hold) -> None:
         """``hold`` is locked, for ``grant``."""
-        if not isinstance(grant.owner(), asyncio.Task):
-            grant.enter()
-        _note(hold.identity, grant, self._ref)
+        if hold.identity != self._noted:
+            _note(hold.identity, self)
+            self._noted = hold.identity
         with self._mutex:
             self.held[grant] = hold
 
     def remove(self, grant: Grant) -> Hold | None:
         """Forget that ``grant`` has anything. Return what it had."""
-        hold = self.held.pop(grant, None)
-        if hold is not None:
-            _forget(hold.identity, grant)
-        return hold
+        return self.held.pop(grant, None)
 
     def undo(
-        self, grant: Grant, block: int | None = None, *, acquired: bool = False, last: bool = False
+        self, grant: Grant, block: int | None = None, *, acquired: Acquired | None = None, last: bool = False
     ) -> LockLostError | None:
         """Undo one acquire. The last one unlocks, whatever happens meanwhile. Return the error if the lock was lost.
 
         Args:
             grant: which has it.
             block: the block that ends.
-            acquired: what the acquire returned undoes it.
+            acquired: what the acquire returned, if that undoes it.
             last: it is the last, however many there were.
 
         Raises:
-            KeyError: another thread has freed it.
+            KeyError: another thread has freed it, or ``acquired`` was released.
         """
-        hold = self.held[grant]
+        hold, ours = self.held[grant], False
         try:
             with self._mutex:
-                if grant not in self.held or (acquired and not grant.taken):
-                    last = False
+                if grant not in self.held or not (acquired is None or grant.is_taken_by(acquired)):
                     raise KeyError(grant)
-                grant.objects -= acquired
-                last = last or grant.depth <= 1
-                self._ended_early += grant.undo(block)
-                if last:
+                ours = last or grant.depth <= 1
+                self._ended_early += grant.undo(block, acquired)
+                if ours:
                     self.remove(grant)
                     grant.end()
-            if not last:
-                self.free_orphan(grant)
+                elif acquired is not None:
+                    grant.drop(acquired)
+            if not ours:
+                if grant.owner() is None:
+                    self.free_orphan(grant)
                 return None
             lost = hold.release()
-            self.keep(hold)
-            return lost
         except BaseException:
-            if last:
+            if ours:
                 hold.close()
                 self.remove(grant)
-                _forget(hold.identity, grant)
+                grant.end()
             raise
-
-    def drop_acquired(self, grant: Grant) -> None:
-        """What an acquire returned was collected without a release."""
-        with self._mutex:
-            grant.objects -= 1
-        self.free_orphan(grant)
+        self.keep(hold)  # after that another thread may have it: an interrupt must not close it any more
+        return lost
 
     def owner_ended(self, owner: Owner | None) -> None:
         """A thread or task has ended; None if it exists no more."""
@@ -150,7 +161,6 @@ class Ownership:
 
     def kept(self) -> Hold | None:
         """The descriptor that was kept, if there is one: no more of this object, until it is held or kept."""
-        forks.notice()
         try:
             return self.idle.pop()
         except IndexError:
@@ -165,13 +175,16 @@ class Ownership:
             self.idle.append(hold)
 
     def put_back(self, grant: Grant | None, hold: Hold) -> None:
-        """After a failed acquire: nothing is locked."""
-        forks.notice()
-        if grant is not None:
-            self.remove(grant)
-            _forget(hold.identity, grant)  # where an interrupt came first
-            grant.end()
-        hold.put_back()
+        """After a failed acquire: nothing is locked, also where an interrupt comes on top."""
+        try:
+            forks.notice()
+            if grant is not None:
+                self.remove(grant)
+                grant.end()
+            hold.put_back()
+        except BaseException:
+            hold.drop()
+            raise
         self.keep(hold)
 
     def close(self) -> None:
@@ -189,7 +202,7 @@ class Ownership:
         self._inherited += [(grant.owner(), grant) for grant in self.held]  # a child may be renewed twice
         for grant in self.held:
             grant.active, grant.inherited = False, True
-        self.held, self.idle, self._mutex = {}, [], native.mutex()
+        self.held, self.idle, self._noted, self._mutex = {}, [], None, native.mutex()
 
 
 def refuse_deadlock(path: str, identity: object, task: Owner | None = None) -> None:
@@ -212,43 +225,44 @@ def refuse_deadlock(path: str, identity: object, task: Owner | None = None) -> N
 
 def is_held_here(identity: object, task: Owner | None = None) -> bool:
     """Whether the caller would wait for itself for this lock file, through whatever object."""
-    return any(grant.blocks_caller(task) for grant in list(_holding.get(identity, ())))
+    return any(grant.blocks_caller(task) for _, grant in _holding(identity))
 
 
 def free_orphans(identity: object) -> bool:
     """Free what owners left that have just ended, and whose end was not yet reported. Return whether there was any."""
-    found = [
-        (other, grant)
-        for grant, ref in list(_holding.get(identity, {}).items())
-        if grant.is_orphan and (other := ref()) is not None
-    ]
+    found = [(own, grant) for own, grant in _holding(identity) if grant.is_orphan]
     for other, grant in found:
         other.free_orphan(grant)
     return bool(found)
 
 
-_holding: dict[object, dict[Grant, weakref.ref[Ownership]]] = {}  # by the file, and only what is locked
+_objects: dict[object, dict[int, weakref.ref[Ownership]]] = {}  # by the file: what has locked it and still exists
 _mutex = native.mutex()
 
 
-def _note(identity: object, grant: Grant, own: weakref.ref[Ownership]) -> None:
+def _note(identity: object, own: Ownership) -> None:
+    key = id(own)
+
+    def forget(ref: weakref.ref[Ownership]) -> None:
+        with _mutex:
+            there = _objects.get(identity, {})
+            if there.get(key) is ref:
+                del there[key]
+                if not there:
+                    del _objects[identity]
+
     with _mutex:
-        there = _holding.get(identity)
-        if there is None:
-            _holding[identity] = {grant: own}
-        else:
-            there[grant] = own
+        _objects.setdefault(identity, {})[key] = weakref.ref(own, forget)
 
 
-def _forget(identity: object, grant: Grant) -> None:
-    with _mutex:
-        there = _holding.get(identity)
-        if there is not None and there.pop(grant, None) is not None and not there:
-            del _holding[identity]
+def _holding(identity: object) -> list[tuple[Ownership, Grant]]:
+    """What this process holds of a lock file, through whatever object."""
+    owns = [own for ref in list(_objects.get(identity, {}).values()) if (own := ref()) is not None]
+    return [(own, grant) for own in owns for grant, hold in list(own.held.items()) if hold.identity == identity]
 
 
 @forks.in_child
 def _renew() -> None:
     global _mutex
     _mutex = native.mutex()
-    _holding.clear()
+    _objects.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Callable
 
@@ -119,6 +120,11 @@ class Attempt:
     def _win(self, permit: Permit, hold: Hold) -> None:
         hold.grants = next(self._serial)
         self._won = permit
+        owner = self._grant.owner()
+        if owner is not None:
+            permit.watch(owner)
+        if not isinstance(owner, asyncio.Task):
+            self._grant.enter()
         self._add()
         permit.add(self._grant, hold)
         self._in_hand = [one for one in self._in_hand if one[1] is not hold]
@@ -138,7 +144,7 @@ class Queue:
 
     def __enter__(self) -> None:
         try:
-            self._lock.acquire(self._limit)
+            self._lock._acquire(self._limit, None, None)
         except LockTimeout:
             if self._limit != 0:
                 raise LockTimeout(self._path, self._limit or 0.0) from None
@@ -164,5 +170,6 @@ class Queue:
 
     def leave(self) -> None:
         """Let the next come to the front."""
-        if self._lock.held:
-            self._lock.release()
+        grant = self._lock._own.of_caller()
+        if grant is not None:
+            self._lock._release(grant)

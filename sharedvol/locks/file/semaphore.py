@@ -25,7 +25,7 @@ from sharedvol.locks.file.hold import Notice
 from sharedvol.locks.file.holder_file import FileHolder, holder_of
 from sharedvol.locks.file.permits import Attempt, Permit, Queue
 from sharedvol.locks.file.proc_locks import Holders
-from sharedvol.locks.grant import Grant, Owner, calling_task, of_block, of_caller, watch_end
+from sharedvol.locks.grant import Grant, Owner, calling_task, of_block, of_caller
 from sharedvol.locks.held import AcquiredLock, BlockLock
 from sharedvol.network import NetworkPolicy
 
@@ -128,7 +128,6 @@ class Semaphore(BlockLock):
             ValueError: ``timeout`` is negative or not a number.
         """
         acquired = AcquiredLock(self)
-        self._watch_end(threading.current_thread())
         self._acquire(timeout, None, acquired)
         return acquired
 
@@ -141,12 +140,13 @@ class Semaphore(BlockLock):
         queue = Queue(self._queue, self._path, limit)
         try:
             with queue:
-                woken = native.bell()
-                try:
-                    for left in self._waits(attempt, limit, end, woken.ring):
-                        woken.wait(left)
-                finally:
-                    woken.close()
+                if not attempt.try_all():
+                    woken = native.bell()
+                    try:
+                        for left in self._waits(attempt, limit, end, woken.ring):
+                            woken.wait(left)
+                    finally:
+                        woken.close()
             return self
         except BaseException:
             self._undo(attempt, queue)
@@ -173,17 +173,16 @@ class Semaphore(BlockLock):
         owner = caller or calling_task()
         if owner is None:
             raise RuntimeError("acquire_async must run in an asyncio task")
-        if block is None:
-            self._watch_end(owner)
         limit = limit_of(timeout, self._timeout)
         end = None if limit is None else time.monotonic() + limit
         attempt = self._attempt(Grant(owner), block, acquired)
         queue = Queue(self._queue, self._path, limit)
         try:
             async with queue:
-                woken = Notice()
-                for left in self._waits(attempt, limit, end, woken.tell, owner):
-                    await woken.wait(left)
+                if not attempt.try_all():
+                    woken = Notice()
+                    for left in self._waits(attempt, limit, end, woken.tell, owner):
+                        await woken.wait(left)
             return acquired
         except BaseException:
             self._undo(attempt, queue)
@@ -201,7 +200,9 @@ class Semaphore(BlockLock):
         forks.notice()
         self._release(of_caller(list(self._held())))
 
-    def _release(self, grant: Grant | None, block: int | None = None, *, acquired: bool = False) -> None:
+    def _release(
+        self, grant: Grant | None, block: int | None = None, acquired: AcquiredLock[Any] | None = None
+    ) -> None:
         permit = None if grant is None else self._held().get(grant)
         if grant is None or permit is None:
             if any(permit.undo_inherited(grant, block) for permit in self._permits):
@@ -214,16 +215,16 @@ class Semaphore(BlockLock):
         if lost is not None:
             raise lost
 
-    def _release_acquired(self, grant: Grant | None) -> None:
+    def _release_acquired(self, acquired: AcquiredLock[Semaphore]) -> None:
         forks.notice()
+        grant = acquired.grant
         if grant is None:
             raise self._not_held()
-        self._release(grant, acquired=True)
+        self._release(grant, acquired=acquired)
 
-    def _drop_acquired(self, grant: Grant) -> None:
-        permit = self._held().get(grant)
-        if permit is not None:
-            permit.drop_acquired(grant)
+    def _free_orphan(self, grant: Grant) -> None:
+        for permit in self._permits:
+            permit.free_orphan(grant)
 
     def holders(self) -> list[FileHolder]:
         """Who holds the permits now, the caller included, as `FileLock.holder` tells it.
@@ -258,10 +259,6 @@ class Semaphore(BlockLock):
     def _attempt(self, grant: Grant, block: int | None, acquired: AcquiredLock[Semaphore] | None) -> Attempt:
         return Attempt(self._permits, grant, lambda: grant.add(block, acquired))
 
-    def _watch_end(self, owner: Owner) -> None:
-        for permit in self._permits:
-            watch_end(owner, permit)
-
     def _waits(
         self,
         attempt: Attempt,
@@ -275,8 +272,6 @@ class Semaphore(BlockLock):
         Raises:
             LockTimeout: time is up.
         """
-        if attempt.try_all():
-            return
         if limit is None:
             attempt.refuse_deadlock(self._path, task)
         while True:
@@ -303,8 +298,13 @@ class Semaphore(BlockLock):
 
     def _held(self) -> dict[Grant, Permit]:
         """The permits that this process holds through this object, in the order in which they were granted."""
-        held = [(hold.grants, grant, permit) for permit in self._permits for grant, hold in list(permit.held.items())]
-        return {grant: permit for _, grant, permit in sorted(held, key=lambda one: one[0])}
+        held = []
+        for permit in self._permits:
+            if permit.held:
+                held += [(hold.grants, grant, permit) for grant, hold in list(permit.held.items())]
+        if len(held) > 1:
+            held.sort(key=lambda one: one[0])
+        return {grant: permit for _, grant, permit in held}
 
     def _not_held(self) -> NotLockedError:
         return NotLockedError(
