@@ -18,8 +18,8 @@ from sphinx.util.nodes import make_refnode
 OTHERS = frozenset("alembic fastapi filelock flask gunicorn portalocker redis sqlalchemy starlette uvicorn".split())
 """Whose names are shown as they are: their documentation is not searched while this is built."""
 INTERNAL = frozenset(
-    "Claim Config Connection Database Default _Default Found HalfAppliedPolicy Information P Server Session "
-    "SessionLock Project Source T Target _Lock dict[str".split()
+    "NamedLockRequest Config Connection Database Default _Default Found HalfAppliedPolicy Information P Server Session "
+    "ServerLock Project Source T Target _Lock dict[str".split()
 )
 """Types that signatures tell and nobody need make: shown as they are."""
 

@@ -18,9 +18,9 @@ from typing import Any
 from sharedvol import forks, native
 from sharedvol.errors import LockError
 from sharedvol.locks.file import linux
-from sharedvol.locks.file.fork import close_handle, open_handle
+from sharedvol.locks.file.fork import close_tracked, open_tracked
 
-_this: Any = sys.modules[__name__]  # has open_lock_file and close, which `open_handle` calls
+_this: Any = sys.modules[__name__]  # has open_lock_file and close, which `open_tracked` calls
 
 Notify = Callable[[], None]
 
@@ -47,11 +47,11 @@ def wait(path: str, timeout: float | None) -> bool:
     native.refuse_eventlet()
     if timeout is None and not native.has_greenlets():
         with contextlib.suppress(OSError):
-            fd: Any = open_handle(_this, path, 0)
+            fd: Any = open_tracked(_this, path, 0)
             try:
                 _block(fd, path)
             finally:
-                close_handle(_this, fd)
+                close_tracked(_this, fd)
         return True
     ended = native.bell()
     try:
@@ -99,7 +99,7 @@ class _Watcher:
                 if _watchers.get(self.identity) is self:
                     del _watchers[self.identity]
                 waiting = list(self.notify)  # a copy, because each waiter then removes itself from the list
-            close_handle(_this, self.fd)
+            close_tracked(_this, self.fd)
             for notify in waiting:
                 notify()
 
@@ -125,13 +125,13 @@ def _watched(path: str, notify: Notify) -> Iterator[None]:
 
 
 def _watch(path: str, notify: Notify) -> _Watcher:
-    fd: Any = open_handle(_this, path, 0)  # before the mutex is used, because it detects a fork
+    fd: Any = open_tracked(_this, path, 0)  # before the mutex is used, because it detects a fork
     identity = linux.identify(fd, path)
     with _mutex:
         watcher = _watchers.get(identity)
         # A watcher that was interrupted while it started may wake no waiter.
         if watcher is not None and watcher.started:
-            close_handle(_this, fd)
+            close_tracked(_this, fd)
             watcher.notify.append(notify)
             return watcher
         watcher = _watchers[identity] = _Watcher(fd, identity, path)
@@ -140,7 +140,7 @@ def _watch(path: str, notify: Notify) -> _Watcher:
             watcher.start()
         except RuntimeError:
             del _watchers[identity]
-            close_handle(_this, fd)
+            close_tracked(_this, fd)
             raise
     return watcher
 

@@ -24,7 +24,7 @@ from sharedvol.locks.held import AcquiredLock
 _log = logging.getLogger(__name__)
 
 
-class SessionLock:
+class ServerLock:
     """Re-entrant for the thread that holds it; other threads that use the same object wait.
 
     Args:

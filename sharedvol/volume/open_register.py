@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from sharedvol.errors import LockFileError, PresenceError, PublishError, describe
 from sharedvol.filesystem import open_file, read_file
-from sharedvol.locks.file import linux as kernel
-from sharedvol.locks.file.fork import close_handle, remember_handle
+from sharedvol.locks.file import linux
+from sharedvol.locks.file.fork import close_tracked, track
 from sharedvol.publishing import publish, remove_stale_temporaries
 from sharedvol.volume.record import ReplicaRecord, is_name
 from sharedvol.volume.register_making import GATE
@@ -137,24 +137,24 @@ class OpenRegister:
         """
         path = self.name_lock(name)
         try:
-            lock = remember_handle(kernel, lambda: open_file(f"{name}.lock", self.names, os.O_RDWR))
+            lock = track(linux, lambda: open_file(f"{name}.lock", self.names, os.O_RDWR))
         except FileNotFoundError:
             return self.is_known(name) and self._unlink(f"{name}.json")
         except OSError:
             return False
         try:
-            is_ours = stat.S_ISREG(os.fstat(lock).st_mode) and kernel.try_both(lock, path, False)
+            is_ours = stat.S_ISREG(os.fstat(lock).st_mode) and linux.try_both(lock, path, False)
             # The record first, because a lock file without a record means nothing.
             return (
                 is_ours
-                and kernel.is_current(path, kernel.identify(lock, path), self.names)
+                and linux.is_current(path, linux.identify(lock, path), self.names)
                 and self._unlink(f"{name}.json")
                 and self._unlink(f"{name}.lock")
             )
         except LockFileError:
             return False
         finally:
-            close_handle(kernel, lock)
+            close_tracked(linux, lock)
 
     def remove_lock(self, name: str) -> None:
         """Remove the lock file of a dead replica, if it can be. The caller holds it, and ``join.lock``."""
@@ -167,7 +167,7 @@ class OpenRegister:
         except OSError:
             return False
         try:
-            return kernel.conflict(fd) is not None
+            return linux.conflict(fd) is not None
         except OSError:
             return False
         finally:
@@ -208,7 +208,7 @@ def is_held(directory: int, name: str) -> bool:
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 return False
-            found = kernel.conflict(fd)
+            found = linux.conflict(fd)
             return found is not None and not found[0]
         except OSError as error:
             raise PresenceError(

@@ -14,7 +14,7 @@ from typing import Final
 
 from sharedvol.filesystem import open_subdirectory
 from sharedvol.identity import worker_token
-from sharedvol.locks.file import linux as kernel
+from sharedvol.locks.file import linux
 
 MODE: Final = 0o1777
 PARTS: Final = ("names", "slots")
@@ -77,7 +77,7 @@ def _fill(root: int, name: str) -> None:
                 os.fchmod(inside, MODE)
             finally:
                 os.close(inside)
-        os.close(kernel.open_lock_file(GATE, 0o666, made))
+        os.close(linux.open_lock_file(GATE, 0o666, made))
         os.fchmod(made, MODE)
     finally:
         os.close(made)

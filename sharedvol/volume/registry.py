@@ -30,9 +30,9 @@ from typing import Any, Final
 from sharedvol import forks
 from sharedvol.errors import LockFileError, NetworkFileSystemError, PresenceError, describe, remedy
 from sharedvol.filesystem import open_subdirectory, open_top
-from sharedvol.locks.file import linux as kernel
+from sharedvol.locks.file import linux
 from sharedvol.locks.file.below import LockBelow
-from sharedvol.locks.file.fork import close_handle, remember_handle
+from sharedvol.locks.file.fork import close_tracked, track
 from sharedvol.network import ALLOWED, NetworkPolicy
 from sharedvol.volume.open_register import OpenRegister
 from sharedvol.volume.record import MAX_SLOTS
@@ -58,7 +58,7 @@ class LifetimeLock:
 
     def __init__(self, directory: int, path: str) -> None:
         self._path = path
-        self._handle: Any = remember_handle(kernel, lambda: kernel.open_lock_file(path, 0o666, directory))
+        self._handle: Any = track(linux, lambda: linux.open_lock_file(path, 0o666, directory))
         forks.track(self)
 
     def renew(self) -> None:
@@ -67,17 +67,17 @@ class LifetimeLock:
 
     def is_held(self) -> bool:
         """Return whether any process, including this one, holds the lock through another descriptor."""
-        return kernel.conflict(self._handle) is not None
+        return linux.conflict(self._handle) is not None
 
     def acquire(self, directory: int) -> bool:
         """Acquire the lock shared. Return False if a process holds it exclusively."""
-        identity = kernel.identify(self._handle, self._path)
-        return kernel.try_both(self._handle, self._path, True) and kernel.is_current(self._path, identity, directory)
+        identity = linux.identify(self._handle, self._path)
+        return linux.try_both(self._handle, self._path, True) and linux.is_current(self._path, identity, directory)
 
     def release(self) -> None:
         """Unlock and close."""
         forks.notice()
-        close_handle(kernel, self._handle)
+        close_tracked(linux, self._handle)
 
 
 class ReplicaRegistry:

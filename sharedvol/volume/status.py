@@ -10,7 +10,7 @@ from typing import Any, Final
 from sharedvol.errors import InvalidNameError
 from sharedvol.filesystem import open_directory, open_top
 from sharedvol.locks.file.holder_file import read_record
-from sharedvol.locks.file.proc_locks import Holders, Holding
+from sharedvol.locks.file.proc_locks import LockState, ProcLocks
 from sharedvol.locks.holder import Holder
 from sharedvol.paths import parse_name
 from sharedvol.volume import Volume
@@ -144,7 +144,7 @@ class _Walk:
 
     def locks(self, kinds: Sequence[str], name_of: Callable[[int], str | None]) -> list[LockStatus]:
         """Return the lock files of the volume. Of the register of replicas only ``join.lock`` is included."""
-        holders = Holders()
+        holders = ProcLocks()
         found = [path for path in self._lock_files("", kinds, LOCK_DEPTH) if path]
         gate = os.path.relpath(ReplicaRegistry(self._top).gate, self._top)
         if os.path.lexists(os.path.join(self._top, gate)):
@@ -152,7 +152,7 @@ class _Walk:
 
         def lock(path: str) -> LockStatus:
             whole = os.path.abspath(os.path.join(self._top, path))
-            held: Holding = holders.look(whole)
+            held: LockState = holders.look(whole)
             record = read_record(whole) if held.state == "exclusive" else None
             return LockStatus(
                 path,

@@ -25,7 +25,7 @@ from sharedvol.errors import (
 from sharedvol.host import here
 from sharedvol.identity import container_id, worker_token
 from sharedvol.locks.arguments import MAX_PURPOSE
-from sharedvol.locks.file import linux as kernel
+from sharedvol.locks.file import linux
 from sharedvol.locks.file.below import LockBelow
 from sharedvol.network import NetworkPolicy
 from sharedvol.volume.duplicates import describe_duplicate
@@ -64,7 +64,7 @@ class Volume:
         allow_network: bool = False,
         strict: bool | None = None,
     ) -> None:
-        if not kernel.AVAILABLE:
+        if not linux.AVAILABLE:
             raise PresenceError("presence needs open file description locks, which only Linux has: run it on Linux")
         self._path = os.path.abspath(os.fspath(path))
         self._network = NetworkPolicy(allow_network, strict)

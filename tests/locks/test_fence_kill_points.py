@@ -22,8 +22,7 @@ import pytest
 from support.processes import Child
 
 from sharedvol import FileLock
-from sharedvol.locks.file import linux as kernel
-from sharedvol.locks.file import token_file as fence
+from sharedvol.locks.file import linux, token_file
 
 CALLS = ("open", "pwrite", "fchmod", "utime", "link", "unlink", "fsync", "fdatasync")
 BOOTS = [f"{number:08}-0000-4000-8000-000000000000" for number in range(3)]
@@ -97,8 +96,8 @@ def take(disk: Disk, boot: str, count: int = 1, *, kill: int | None = None, bug:
     """The tokens that a process is given, under a boot; and whether it came to its end, if it was to be killed."""
 
     def work(connection: Connection) -> None:
-        fence.boot_id = lambda: boot
-        fence.RESERVED = RESERVED  # type: ignore[misc]
+        token_file.boot_id = lambda: boot
+        token_file.RESERVED = RESERVED  # type: ignore[misc]
         disk.watch()
         if bug is not None:
             bug()
@@ -177,24 +176,24 @@ def no_sync() -> None:
 def one_step() -> None:
     """It is written with its boot at once: who is killed before the sync leaves one that the next believes."""
 
-    def reserve(self: fence.TokenFile, token: int) -> None:
+    def reserve(self: token_file.TokenFile, token: int) -> None:
         self._reserved = token + RESERVED
-        self._tail = fence._tail(self._reserved, self._boot)
+        self._tail = token_file._tail(self._reserved, self._boot)
         self._write(token, self._tail)
         os.fdatasync(self._kept.fd)  # type: ignore[arg-type]
 
-    fence.TokenFile._reserve = reserve  # type: ignore[method-assign]
+    token_file.TokenFile._reserve = reserve  # type: ignore[method-assign]
 
 
 def late_write() -> None:
     """The token is given before it is written."""
-    real = fence.TokenFile.next
+    real = token_file.TokenFile.next
 
-    def give(self: fence.TokenFile, *, calm: bool) -> int:
+    def give(self: token_file.TokenFile, *, calm: bool) -> int:
         self._kept.look()
         return int(os.pread(self._kept.fd, 37, 0)[18:]) + 1 if self._known[0] else real(self, calm=calm)  # type: ignore[arg-type]
 
-    fence.TokenFile.next = give  # type: ignore[method-assign]
+    token_file.TokenFile.next = give  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("bug", [no_sync, one_step, late_write])
@@ -222,5 +221,5 @@ def test_the_lock_is_free_behind_every_kill(tmp_path: Path) -> None:
         with scene("used up") as (disk, _):
             take(disk, BOOTS[0], kill=number)
             fd = os.open(disk.directory / "a.lock", os.O_RDWR)
-            assert kernel.try_both(fd, "a.lock", False)
+            assert linux.try_both(fd, "a.lock", False)
             os.close(fd)

@@ -18,8 +18,7 @@ import pytest
 from support.processes import LIMIT, Child, descriptors, is_free, run_forked, wait_blocked
 
 from sharedvol import FileHolder, FileLock, LockError, LockTimeout, NotLockedError, container_id, worker_token
-from sharedvol.locks.file import fencing as beside_module
-from sharedvol.locks.file import linux as kernel
+from sharedvol.locks.file import fencing, linux
 from sharedvol.locks.file.holder_file import SIZE, read_record
 
 
@@ -325,7 +324,7 @@ def test_a_holder_file_that_cannot_be_written_fails_nothing(path: Path, tmp_path
     else:
         file.touch()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(kernel, "try_first", lambda _: exec("raise OSError(30, 'Read-only file system')"))
+            patch.setattr(linux, "try_first", lambda _: exec("raise OSError(30, 'Read-only file system')"))
             with FileLock(path, fenced=True) as lock:
                 assert lock.holder() == FileHolder(pids=(os.getpid(),))
         return
@@ -338,7 +337,7 @@ def test_a_holder_file_that_cannot_be_written_fails_nothing(path: Path, tmp_path
 
 
 def test_a_holder_file_that_was_deleted_or_grew_is_made_good(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beside_module, "TICK", -1)  # else that is noticed within 0.1 s
+    monkeypatch.setattr(fencing, "TICK", -1)  # else that is noticed within 0.1 s
     lock = FileLock(path, fenced=True, purpose="p")
     file = Path(f"{path}.holder")
 

@@ -17,8 +17,7 @@ import pytest
 from support.processes import LIMIT, Child, blocked, descriptors, run_forked, wait_blocked
 
 from sharedvol import FileLock, LockTimeout, NotLockedError, worker_token
-from sharedvol.locks.file import linux as kernel
-from sharedvol.locks.file import waiter
+from sharedvol.locks.file import linux, waiter
 
 _FORK = os.fork
 pytestmark = pytest.mark.usefixtures("any_fork")
@@ -311,7 +310,7 @@ def test_a_child_that_closed_everything_keeps_what_it_opened_since(path: Path) -
 
 def test_a_child_does_not_wait_for_a_thread_of_its_parent(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was opening a lock file, and Python held back no fork until it was ready."""
-    inside, proceed, real = threading.Event(), threading.Event(), kernel.open_lock_file
+    inside, proceed, real = threading.Event(), threading.Event(), linux.open_lock_file
 
     def open_slowly(*args: Any) -> int:
         if threading.current_thread() is thread:
@@ -319,7 +318,7 @@ def test_a_child_does_not_wait_for_a_thread_of_its_parent(path: Path, monkeypatc
             assert proceed.wait(LIMIT)
         return real(*args)
 
-    monkeypatch.setattr(kernel, "open_lock_file", open_slowly)
+    monkeypatch.setattr(linux, "open_lock_file", open_slowly)
     thread = threading.Thread(target=FileLock(path.with_name("other.lock")).acquire)
     thread.start()
     assert inside.wait(LIMIT)

@@ -14,9 +14,8 @@ import pytest
 from support.processes import LIMIT, Child, blocked, descriptors, run_forked, run_python, wait_blocked, wait_until
 
 from sharedvol import FileLock, LockFileError, LockTimeout
-from sharedvol.locks.file import linux as kernel
-from sharedvol.locks.file import waiter
-from sharedvol.locks.file.fork import close_handle, open_handle
+from sharedvol.locks.file import linux, waiter
+from sharedvol.locks.file.fork import close_tracked, open_tracked
 
 SHORT = 0.01
 """Seconds of a wait that is meant to end without the lock."""
@@ -167,13 +166,13 @@ def start_wait(path: Path, granted: threading.Event | None = None) -> waiter.Wai
 
 def wait_for(fd: int, path: Path, ended: threading.Event) -> waiter.Waiter:
     kept: list[waiter.Waiter | None] = []
-    waiter.wait_for(kernel, fd, kernel.identify(fd, str(path)), str(path), False, ended.set, kept.append)
+    waiter.wait_for(linux, fd, linux.identify(fd, str(path)), str(path), False, ended.set, kept.append)
     assert kept[-1] is not None
     return kept[-1]
 
 
 def open_lock(path: Path) -> int:
-    fd = open_handle(kernel, str(path), 0o666)
+    fd = open_tracked(linux, str(path), 0o666)
     assert isinstance(fd, int)
     return fd
 
@@ -183,8 +182,8 @@ def test_a_waiter_taken_over_between_the_families_takes_both_in_order(
 ) -> None:
     calls: list[str] = []
     for name in ("wait_first", "wait_second", "unlock_first", "unlock"):
-        real = getattr(kernel, name)
-        monkeypatch.setattr(kernel, name, lambda *args, name=name, real=real: (calls.append(name), real(*args))[1])
+        real = getattr(linux, name)
+        monkeypatch.setattr(linux, name, lambda *args, name=name, real=real: (calls.append(name), real(*args))[1])
     with Child(lambda connection: hold_flock(path, connection)) as child:
         assert child.receive() == "held"
         assert waiter.walk_away(start_wait(path))
@@ -198,7 +197,7 @@ def test_a_waiter_taken_over_between_the_families_takes_both_in_order(
     assert calls == ["wait_first", "wait_second", "unlock_first", "unlock", "wait_first", "wait_second"]
     assert lockf_is_free(path) is False, "it was granted without the first family"
     assert not again.abandon(), "the wait has ended: the lock is the caller's"
-    close_handle(kernel, again.handle)
+    close_tracked(linux, again.handle)
     assert lockf_is_free(path) is True
 
 
@@ -240,7 +239,7 @@ def test_without_a_thread_the_lock_is_got_when_it_is_freed(
     fail_to_start(monkeypatch, RuntimeError("can't start new thread"))
     lock = FileLock(path, timeout=timeout)
     tried = threading.Event()
-    real = kernel.try_both
+    real = linux.try_both
     tries = 0
 
     def try_both(*args: Any) -> bool:
@@ -259,7 +258,7 @@ def test_without_a_thread_the_lock_is_got_when_it_is_freed(
 
     with Child(lambda connection: hold_ours(path, connection)) as child:
         assert child.receive() == "held"
-        monkeypatch.setattr(kernel, "try_both", try_both)
+        monkeypatch.setattr(linux, "try_both", try_both)
         thread = threading.Thread(target=wait)
         thread.start()
         if is_async or timeout is not None:
@@ -294,7 +293,7 @@ def test_an_error_in_the_thread_reaches_the_waiter(path: Path, monkeypatch: pyte
     def fail(_: int, path: str, __: bool) -> None:
         raise LockFileError(37, "no locks available", path)
 
-    monkeypatch.setattr(kernel, "wait_second", fail)
+    monkeypatch.setattr(linux, "wait_second", fail)
     with Child(lambda connection: hold_ours(path, connection)) as child:
         assert child.receive() == "held"
         wait = FileLock(path, timeout=LIMIT)
@@ -337,20 +336,20 @@ def test_a_waiter_that_is_parked_twice_has_one_owner(path: Path) -> None:
 STOPPED = """
 import sys, threading, time
 from sharedvol import FileLock
-from sharedvol.locks.file import fork as handles, linux as kernel
+from sharedvol.locks.file import fork, linux
 
 closing = threading.Event()
 
 def close(fd):
-    kernel.close = real
+    linux.close = real
     closing.set()
     time.sleep(1000)
 
 kept = FileLock(sys.argv[1])
 kept.acquire()
-handle, real = handles.open_handle(kernel, sys.argv[1], 0o666), kernel.close
-kernel.close = close
-threading.Thread(target=handles.close_handle, args=(kernel, handle), daemon=True).start()
+handle, real = fork.open_tracked(linux, sys.argv[1], 0o666), linux.close
+linux.close = close
+threading.Thread(target=fork.close_tracked, args=(linux, handle), daemon=True).start()
 closing.wait()
 """
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import pytest
 
 from sharedvol import FileLock, LockFileError, Semaphore
-from sharedvol.locks.file import linux as kernel
+from sharedvol.locks.file import linux
 
 # An interrupt may come in a finaliser as well, where Python prints it and goes on.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -65,7 +65,7 @@ def is_free(path: Path) -> bool:
         return True
     fd = os.open(path, os.O_RDWR)
     try:
-        return kernel.try_both(fd, str(path), shared=False)
+        return linux.try_both(fd, str(path), shared=False)
     finally:
         os.close(fd)
 

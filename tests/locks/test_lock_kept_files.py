@@ -15,11 +15,11 @@ from support.processes import is_free, run_forked
 
 from sharedvol import FileLock, LockLostError, LockTimeout
 from sharedvol.locks.file import pinned as kept
-from sharedvol.locks.file.pinned import KeptDirectory
+from sharedvol.locks.file.pinned import PinnedDirectory
 
 
 class Clocks:
-    """The clocks that a `KeptDirectory` sees, and the change time of the directory, in nanoseconds."""
+    """The clocks that a `PinnedDirectory` sees, and the change time of the directory, in nanoseconds."""
 
     def __init__(self) -> None:
         self.changed = 1_000_000_000_123_456_789
@@ -39,7 +39,7 @@ def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
     return now
 
 
-def is_calm(directory: KeptDirectory) -> bool:
+def is_calm(directory: PinnedDirectory) -> bool:
     """Ask, and look where that is to be done."""
     calm = directory.is_calm()
     if not calm:
@@ -51,7 +51,7 @@ def is_calm(directory: KeptDirectory) -> bool:
 def test_names_are_looked_at_once_more_when_the_tick_of_their_change_is_over(
     tmp_path: Path, clocks: Clocks, changed: int, tick: float
 ) -> None:
-    directory, clocks.changed = KeptDirectory(str(tmp_path)), changed
+    directory, clocks.changed = PinnedDirectory(str(tmp_path)), changed
     for _ in range(3):
         assert not is_calm(directory)
     clocks.monotonic += int(tick * 1e9)
@@ -64,7 +64,7 @@ def test_names_are_looked_at_once_more_when_the_tick_of_their_change_is_over(
 
 
 def test_a_look_that_takes_long_does_not_make_it_calm(tmp_path: Path, clocks: Clocks) -> None:
-    directory = KeptDirectory(str(tmp_path))
+    directory = PinnedDirectory(str(tmp_path))
     assert not directory.is_calm()
     clocks.monotonic += 60_000_000_000  # such as a sync between the look at one name and at the next
     directory.looked()
@@ -74,7 +74,7 @@ def test_a_look_that_takes_long_does_not_make_it_calm(tmp_path: Path, clocks: Cl
 def test_a_directory_that_was_replaced_is_not_calm(tmp_path: Path, clocks: Clocks) -> None:
     path = tmp_path / "locks"
     path.mkdir()
-    directory = KeptDirectory(str(path))
+    directory = PinnedDirectory(str(path))
     assert not is_calm(directory)
     clocks.monotonic += 60_000_000_000
     path.rename(tmp_path / "aside")

@@ -21,7 +21,7 @@ from fastapi import Depends, FastAPI
 from support.processes import LIMIT, Child, is_free, run_forked, run_python, wait_until
 
 from sharedvol import FileLock, LockDeadlockError, LockTimeout, NotLockedError, Semaphore
-from sharedvol.locks.file.owners import Ownership
+from sharedvol.locks.file.owners import OwnerTable
 from sharedvol.locks.grant import Grant
 from sharedvol.locks.held import AcquiredLock
 
@@ -197,14 +197,14 @@ def test_two_releases_of_one_object_undo_one_acquire(
 ) -> None:
     lock = FileLock(tmp_path / "x.lock", fenced=kind == "fenced", shared=kind == "shared")
     acquired, other = lock.acquire(), lock.acquire()
-    undo = Ownership.undo
+    undo = OwnerTable.undo
 
     def after(*args: Any, **options: Any) -> Any:
-        monkeypatch.setattr(Ownership, "undo", undo)
+        monkeypatch.setattr(OwnerTable, "undo", undo)
         in_thread(acquired.release)  # between the two looks of the release below
         return undo(*args, **options)
 
-    monkeypatch.setattr(Ownership, "undo", after)
+    monkeypatch.setattr(OwnerTable, "undo", after)
     with pytest.raises(NotLockedError):
         acquired.release()
     assert lock.held

@@ -20,10 +20,9 @@ from support.servers import Database
 
 from sharedvol import DatabaseError, LockError, LockTimeout
 from sharedvol.database import connection as database_module
-from sharedvol.locks import server_lock as session
+from sharedvol.locks import server_lock
 from sharedvol.locks.holder import Holder
-from sharedvol.locks.mysql import NamedLock, pooler, token_table
-from sharedvol.locks.mysql import get_lock as getlock
+from sharedvol.locks.mysql import NamedLock, get_lock, pooler, token_table
 from sharedvol.locks.mysql import lock as mysql
 
 Target = str | sqlalchemy.URL | sqlalchemy.Engine
@@ -52,30 +51,30 @@ def test_each_kind_of_target_gets_a_session_of_its_own(database: Database, kind:
 def test_an_engines_pool_is_left_alone_also_when_it_is_exhausted(database: Database) -> None:
     engine = sqlalchemy.create_engine(database.url, pool_size=1, max_overflow=0, pool_timeout=0.01)
     with engine.connect() as connection:
-        session = connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar()
+        server_lock = connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar()
         with NamedLock(engine, "report") as lock:
             assert lock.server is not None
-            assert lock.server.session not in (session, None)
+            assert lock.server.session not in (server_lock, None)
             assert engine.pool.checkedout() == 1  # type: ignore[attr-defined]
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
     with engine.connect() as connection:
-        assert connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar() == session
-        assert sessions(database) == [session]
+        assert connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar() == server_lock
+        assert sessions(database) == [server_lock]
     engine.dispose()
 
 
 def test_a_forked_child_gets_no_connection_of_its_parents_pool(database: Database) -> None:
     engine = sqlalchemy.create_engine(database.url)
     with engine.connect() as connection:
-        session = connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar()
+        server_lock = connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar()
 
     def look() -> int:
         with NamedLock(engine, "report"):
             return holder_session(database)
 
-    assert run_forked(look) != session
+    assert run_forked(look) != server_lock
     with engine.connect() as connection:
-        assert connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar() == session
+        assert connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar() == server_lock
     engine.dispose()
 
 
@@ -83,11 +82,11 @@ def test_a_callers_session_is_used_and_not_closed_and_commit_leaves_the_lock(dat
     database.query("CREATE TABLE t (n INT)")
     engine = sqlalchemy.create_engine(database.url)
     with engine.connect() as connection:
-        session = connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar()
+        server_lock = connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar()
         connection.exec_driver_sql("INSERT INTO t VALUES (1)")
         lock = NamedLock(connection, "report")
         with lock:
-            assert holder_of(database) == session
+            assert holder_of(database) == server_lock
             assert database.query("SELECT * FROM t") == []
             connection.commit()
             lock.check()
@@ -97,7 +96,7 @@ def test_a_callers_session_is_used_and_not_closed_and_commit_leaves_the_lock(dat
             with pytest.raises(LockTimeout):
                 named(database, timeout=0).acquire()
         assert holder_of(database) is None
-        assert connection.exec_driver_sql("SELECT CONNECTION_ID(), @@autocommit").one() == (session, 0)
+        assert connection.exec_driver_sql("SELECT CONNECTION_ID(), @@autocommit").one() == (server_lock, 0)
     assert database.query("SELECT * FROM t") == [(1,)]
     engine.dispose()
 
@@ -105,13 +104,13 @@ def test_a_callers_session_is_used_and_not_closed_and_commit_leaves_the_lock(dat
 def test_a_failed_acquire_leaves_a_callers_session_as_it_was(database: Database) -> None:
     engine = sqlalchemy.create_engine(database.url)
     with engine.connect() as connection:
-        session = connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar()
+        server_lock = connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar()
         lock = NamedLock(connection, "report")
         with named(database), pytest.raises(LockTimeout):
             lock.acquire(timeout=0)
-        assert connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar() == session
+        assert connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar() == server_lock
         with lock:
-            assert holder_of(database) == session
+            assert holder_of(database) == server_lock
     engine.dispose()
 
 
@@ -183,7 +182,7 @@ def test_a_network_that_fails_during_acquire_leaves_nothing(database: Database, 
 class Interrupts:
     """Raises KeyboardInterrupt before a given line of those that `work` comes to, clean-up left out."""
 
-    MODULES = (database_module, getlock, mysql, pooler, session, token_table)
+    MODULES = (database_module, get_lock, mysql, pooler, server_lock, token_table)
     FILES = tuple(module.__file__ for module in MODULES)
     CLEAN_UP = ("_drop", "close")
 

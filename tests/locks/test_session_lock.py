@@ -13,10 +13,10 @@ from support.processes import LIMIT, run_python
 
 from sharedvol import LockDeadlockError, LockTimeout, NotLockedError
 from sharedvol.locks.grant import Grant
-from sharedvol.locks.server_lock import SessionLock
+from sharedvol.locks.server_lock import ServerLock
 
 
-class Granted(SessionLock):
+class Granted(ServerLock):
     """A lock that its server grants at once."""
 
     def __init__(self) -> None:
@@ -138,8 +138,8 @@ def test_a_thread_whose_object_nothing_keeps_leaves_it_free() -> None:
 
 
 KEPT = """
-from sharedvol.locks.server_lock import SessionLock
-class Granted(SessionLock):
+from sharedvol.locks.server_lock import ServerLock
+class Granted(ServerLock):
     def _nothing(self, *args): pass
     _reset = _begin = _end = _let_go = _nothing
 lock = Granted("x", None, False, "")

@@ -18,7 +18,7 @@ from support.members import joined
 from support.processes import Child, run_python
 
 from sharedvol import InvalidNameError, NotJoinedError, PresenceError, Volume, container_id, whoami
-from sharedvol.locks.file import linux as kernel
+from sharedvol.locks.file import linux
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_a_volume_that_is_missing_is_told(tmp_path: Path) -> None:
 
 
 def test_only_linux_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "AVAILABLE", False)
+    monkeypatch.setattr(linux, "AVAILABLE", False)
     with pytest.raises(PresenceError, match="Linux"):
         Volume(tmp_path)
 

@@ -12,8 +12,7 @@ from types import ModuleType
 from typing import Any, cast
 
 from sharedvol.errors import SharedVolError
-from sharedvol.locks.file import FileLock
-from sharedvol.locks.file import linux as kernel
+from sharedvol.locks.file import FileLock, linux
 
 OpenDirectory = Callable[[], AbstractContextManager[int]]
 """Opens the directory of a lock file, and closes it again."""
@@ -36,25 +35,25 @@ class LockBelow(FileLock):
 
 
 class _Below:
-    """The functions of `kernel`. Those that look up a path look up its last part below a descriptor."""
+    """The functions of `linux`. Those that look up a path look up its last part below a descriptor."""
 
     def __init__(self, open_directory: OpenDirectory) -> None:
         self._open_directory = open_directory
 
     def open_lock_file(self, path: str, mode: int) -> int:
         with self._open_directory() as directory:
-            return kernel.open_lock_file(path, mode, directory)
+            return linux.open_lock_file(path, mode, directory)
 
     def is_current(self, path: str, identity: object) -> bool:
         try:
             with self._open_directory() as directory:
-                return kernel.is_current(path, identity, directory)
+                return linux.is_current(path, identity, directory)
         except SharedVolError:
             return False
 
     def why_lost(self, fd: int | None, path: str, identity: object) -> str | None:
-        lost = kernel.why_closed(fd, path, identity)
-        return lost or (None if self.is_current(path, identity) else kernel.REPLACED)
+        lost = linux.why_closed(fd, path, identity)
+        return lost or (None if self.is_current(path, identity) else linux.REPLACED)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(kernel, name)
+        return getattr(linux, name)

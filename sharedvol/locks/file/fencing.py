@@ -6,13 +6,13 @@ import os
 import time
 
 from sharedvol.errors import LockFileError
-from sharedvol.locks.file import linux as kernel
+from sharedvol.locks.file import linux
 from sharedvol.locks.file.holder_file import HolderFile
-from sharedvol.locks.file.pinned import TICK, KeptDirectory
+from sharedvol.locks.file.pinned import TICK, PinnedDirectory
 from sharedvol.locks.file.token_file import TokenFile
 
 
-class Beside:
+class FencingFiles:
     """The token and the record of one hold.
 
     Args:
@@ -24,7 +24,7 @@ class Beside:
 
     def __init__(self, path: str, mode: int, purpose: str, *, fenced: bool = True) -> None:
         self._path = path
-        self._directory = KeptDirectory(os.path.dirname(path))
+        self._directory = PinnedDirectory(os.path.dirname(path))
         self._tokens = TokenFile(path, mode) if fenced else None
         self._record = HolderFile(path, mode, purpose)
         self._looked = -TICK  # when the record's name was looked at last, by the monotonic clock
@@ -61,8 +61,8 @@ class Beside:
         meanwhile has taken a token, too.
         """
         if self._tokens is None:
-            return kernel.why_lost(fd, self._path, identity) is None
-        return kernel.is_linked(fd, identity) and self._tokens.is_unchanged()
+            return linux.why_lost(fd, self._path, identity) is None
+        return linux.is_linked(fd, identity) and self._tokens.is_unchanged()
 
     def why_lost(self) -> str | None:
         """In words, if the token file has a token of another; None otherwise. Any thread may ask."""

@@ -25,12 +25,12 @@ _overtaken: dict[object, int] = {}  # how many of ours had that number before, a
 _guard = native.mutex()
 
 
-def open_handle(system: ModuleType, path: str, mode: int) -> object:
+def open_tracked(system: ModuleType, path: str, mode: int) -> object:
     """``system.open_lock_file``, remembered."""
-    return remember_handle(system, lambda: system.open_lock_file(path, mode))
+    return track(system, lambda: system.open_lock_file(path, mode))
 
 
-def remember_handle(system: ModuleType, open_it: Callable[[], _Handle]) -> _Handle:
+def track(system: ModuleType, open_it: Callable[[], _Handle]) -> _Handle:
     """What ``open_it`` gives, remembered, to be closed by ``system.close``."""
     forks.notice()
     with _guard:
@@ -41,7 +41,7 @@ def remember_handle(system: ModuleType, open_it: Callable[[], _Handle]) -> _Hand
         return handle
 
 
-def close_handle(system: ModuleType, handle: object) -> None:
+def close_tracked(system: ModuleType, handle: object) -> None:
     """``system.close``, forgotten. Does nothing for a handle that was closed before, as by a fork."""
     forks.notice()
     if sys.is_finalizing():
@@ -51,7 +51,7 @@ def close_handle(system: ModuleType, handle: object) -> None:
             system.close(handle)
 
 
-def forget_handle(handle: object) -> None:
+def untrack(handle: object) -> None:
     """It was closed by other code, to which its number may belong by now: it is not ours to close."""
     forks.notice()
     with _guard:

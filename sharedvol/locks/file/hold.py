@@ -13,8 +13,8 @@ from typing import Final
 from sharedvol import forks, native
 from sharedvol.errors import LockLostError, LockTimeout, describe
 from sharedvol.locks.file import waiter
-from sharedvol.locks.file.fencing import Beside
-from sharedvol.locks.file.fork import close_handle, forget_handle, open_handle
+from sharedvol.locks.file.fencing import FencingFiles
+from sharedvol.locks.file.fork import close_tracked, open_tracked, untrack
 from sharedvol.locks.file.owners import free_orphans, refuse_deadlock
 from sharedvol.locks.grant import Owner
 from sharedvol.network import NetworkPolicy
@@ -51,7 +51,7 @@ class Hold:
         path: str,
         mode: int,
         shared: bool,
-        beside: Beside | None = None,
+        beside: FencingFiles | None = None,
         network: NetworkPolicy = NetworkPolicy(),  # noqa: B008 # frozen
     ) -> None:
         self.system, self.path, self.mode, self.shared, self.beside = system, path, mode, shared, beside
@@ -176,9 +176,9 @@ class Hold:
         if handle is None:
             return
         if self.identity is None or self.system.is_of(handle, self.identity, self.marked):
-            close_handle(self.system, handle)
+            close_tracked(self.system, handle)
         else:
-            forget_handle(handle)  # other code closed it, and its number may be another file's: that is left alone
+            untrack(handle)  # other code closed it, and its number may be another file's: that is left alone
 
     def why_lost(self) -> str | None:
         """How the lock was lost, in words; None while it is ours. Any thread of the process may ask."""
@@ -199,7 +199,7 @@ class Hold:
         self._open()
 
     def _open(self) -> None:
-        self.handle = open_handle(self.system, self.path, self.mode)
+        self.handle = open_tracked(self.system, self.path, self.mode)
         self.identity = self.system.identify(self.handle, self.path)
         self.marked: int = self.system.mark(self.handle)
         try:

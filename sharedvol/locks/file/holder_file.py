@@ -20,9 +20,9 @@ from typing import Any, Final
 from sharedvol.errors import IdentityError, LockFileError, SharedVolError, describe
 from sharedvol.identity import MAX_CONTAINER_BYTES, container_id, worker_token
 from sharedvol.locks.arguments import MAX_PURPOSE
-from sharedvol.locks.file import linux as kernel
-from sharedvol.locks.file.pinned import Kept
-from sharedvol.locks.file.proc_locks import Holders
+from sharedvol.locks.file import linux
+from sharedvol.locks.file.pinned import PinnedFile
+from sharedvol.locks.file.proc_locks import ProcLocks
 from sharedvol.locks.holder import Holder
 from sharedvol.text import shown
 
@@ -68,7 +68,7 @@ class HolderFile:
 
     def __init__(self, lock: str, mode: int, purpose: str) -> None:
         path = lock + SUFFIX
-        self._kept = Kept(path, lambda: kernel.open_lock_file(path, mode))
+        self._kept = PinnedFile(path, lambda: linux.open_lock_file(path, mode))
         self._constant, self._rest = _constant(purpose), b""
         self._last = b""  # how what we wrote last begins: enough to know it by
 
@@ -90,7 +90,7 @@ class HolderFile:
                     os.ftruncate(fd, SIZE)
             os.pwrite(fd, head + self._rest, 0)
             self._last = head
-            return kernel.try_first(fd)
+            return linux.try_first(fd)
         except (OSError, SharedVolError):
             self._last = b""
             return False
@@ -104,7 +104,7 @@ class HolderFile:
         """Unlock: what stands there is no more of a holder."""
         if self._kept.fd is not None:
             try:
-                kernel.unlock_first(self._kept.fd)
+                linux.unlock_first(self._kept.fd)
             except OSError:
                 self._kept.close()
 
@@ -113,7 +113,7 @@ class HolderFile:
         self._kept.close()
 
 
-def holder_of(path: str, holders: Holders | None = None) -> FileHolder | None:
+def holder_of(path: str, holders: ProcLocks | None = None) -> FileHolder | None:
     """Who holds the lock file ``path``, asked of the kernel; None if nobody does.
 
     Args:
@@ -123,7 +123,7 @@ def holder_of(path: str, holders: Holders | None = None) -> FileHolder | None:
     Raises:
         LockFileError: it cannot be read.
     """
-    holding = (holders or Holders()).look(path)
+    holding = (holders or ProcLocks()).look(path)
     if holding.state == "free":
         return None
     if holding.state == "unknown":
@@ -156,7 +156,7 @@ def read_record(path: str) -> dict[str, Any] | None:
             return None
         for _ in range(_TRIES):
             data = os.pread(fd, SIZE + 1, 0)
-            locked = kernel.conflict(fd)
+            locked = linux.conflict(fd)
             if locked is None or not locked[0]:
                 return None
             if os.pread(fd, SIZE + 1, 0) == data:  # else it changed hands

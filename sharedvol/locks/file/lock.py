@@ -19,17 +19,16 @@ from typing import Any, Final
 from sharedvol import forks, native
 from sharedvol.errors import LockError, LockFileError, LockTimeout, NotLockedError
 from sharedvol.locks.arguments import DEFAULT, Default, check_purpose, check_timeout, limit_of
-from sharedvol.locks.file import linux as kernel
-from sharedvol.locks.file import portable
-from sharedvol.locks.file.fencing import Beside
+from sharedvol.locks.file import linux, portable
+from sharedvol.locks.file.fencing import FencingFiles
 from sharedvol.locks.file.hold import Hold
 from sharedvol.locks.file.holder_file import FileHolder, holder_of, read_record
-from sharedvol.locks.file.owners import Ownership
+from sharedvol.locks.file.owners import OwnerTable
 from sharedvol.locks.grant import Grant, Owner, calling_task
 from sharedvol.locks.held import AcquiredLock, BlockLock
 from sharedvol.network import NetworkPolicy
 
-_system: Final[ModuleType] = kernel if kernel.AVAILABLE else portable
+_system: Final[ModuleType] = linux if linux.AVAILABLE else portable
 
 
 class FileLock(BlockLock):
@@ -93,7 +92,7 @@ class FileLock(BlockLock):
         self._timeout, self._shared, self._mode = timeout, shared, mode
         self._fenced, self._purpose = fenced, purpose
         self._network = NetworkPolicy(allow_network, strict)
-        self._own = Ownership()
+        self._own = OwnerTable()
 
     @property
     def path(self) -> Path:
@@ -317,7 +316,7 @@ class FileLock(BlockLock):
         """A descriptor, where none was kept."""
         return Hold(self._backend, self._path, self._mode, self._shared, self._beside(), self._network)
 
-    def _beside(self) -> Beside | None:
+    def _beside(self) -> FencingFiles | None:
         if not self._fenced:
             return None
         if self._backend is portable:
@@ -327,7 +326,7 @@ class FileLock(BlockLock):
                 "use Linux, or fenced=False",
                 self._path,
             )
-        return Beside(self._path, self._mode, self._purpose)
+        return FencingFiles(self._path, self._mode, self._purpose)
 
     def _put_back(self, grant: Grant, hold: Hold, error: BaseException) -> None:
         """After a failed acquire: nothing is locked, and a time-out says by whom it is."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sharedvol.locks.file.hold import Hold
 
 
-class Ownership:
+class OwnerTable:
     """What this process holds through one lock object, in the order in which it was granted."""
 
     def __init__(self) -> None:
@@ -198,7 +198,7 @@ class Ownership:
             hold.close()
 
     def renew(self) -> None:
-        """Begin with nothing: in a forked child, where `handles` has closed the descriptors."""
+        """Begin with nothing: in a forked child, where `fork` has closed the descriptors."""
         self._inherited += [(grant.owner(), grant) for grant in self.held]  # a child may be renewed twice
         for grant in self.held:
             grant.active, grant.inherited = False, True
@@ -236,14 +236,14 @@ def free_orphans(identity: object) -> bool:
     return bool(found)
 
 
-_objects: dict[object, dict[int, weakref.ref[Ownership]]] = {}  # by the file: what has locked it and still exists
+_objects: dict[object, dict[int, weakref.ref[OwnerTable]]] = {}  # by the file: what has locked it and still exists
 _mutex = native.mutex()
 
 
-def _note(identity: object, own: Ownership) -> None:
+def _note(identity: object, own: OwnerTable) -> None:
     key = id(own)
 
-    def forget(ref: weakref.ref[Ownership]) -> None:
+    def forget(ref: weakref.ref[OwnerTable]) -> None:
         with _mutex:
             there = _objects.get(identity, {})
             if there.get(key) is ref:
@@ -255,7 +255,7 @@ def _note(identity: object, own: Ownership) -> None:
         _objects.setdefault(identity, {})[key] = weakref.ref(own, forget)
 
 
-def _holding(identity: object) -> list[tuple[Ownership, Grant]]:
+def _holding(identity: object) -> list[tuple[OwnerTable, Grant]]:
     """What this process holds of a lock file, through whatever object."""
     owns = [own for ref in list(_objects.get(identity, {}).values()) if (own := ref()) is not None]
     return [(own, grant) for own in owns for grant, hold in list(own.held.items()) if hold.identity == identity]

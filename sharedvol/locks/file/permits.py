@@ -7,16 +7,15 @@ import itertools
 from collections.abc import Callable
 
 from sharedvol.errors import LockDeadlockError, LockTimeout
-from sharedvol.locks.file import FileLock
-from sharedvol.locks.file import linux as kernel
-from sharedvol.locks.file.fencing import Beside
+from sharedvol.locks.file import FileLock, linux
+from sharedvol.locks.file.fencing import FencingFiles
 from sharedvol.locks.file.hold import Hold
-from sharedvol.locks.file.owners import Ownership, is_held_here
+from sharedvol.locks.file.owners import OwnerTable, is_held_here
 from sharedvol.locks.grant import Grant, Owner
 from sharedvol.network import NetworkPolicy
 
 
-class Permit(Ownership):
+class Permit(OwnerTable):
     """One of the lock files, and this process's descriptors of it."""
 
     def __init__(self, path: str, mode: int, purpose: str, network: NetworkPolicy) -> None:
@@ -28,8 +27,8 @@ class Permit(Ownership):
         kept = self.kept()
         if kept is not None:
             return kept
-        beside = Beside(self.path, self._mode, self._purpose, fenced=False)
-        return Hold(kernel, self.path, self._mode, False, beside, self._network)
+        beside = FencingFiles(self.path, self._mode, self._purpose, fenced=False)
+        return Hold(linux, self.path, self._mode, False, beside, self._network)
 
 
 class Attempt:

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Final
 
 from sharedvol import forks
-from sharedvol.locks.file import linux as kernel
-from sharedvol.locks.file.fork import close_handle, forget_handle, remember_handle
+from sharedvol.locks.file import linux
+from sharedvol.locks.file.fork import close_tracked, track, untrack
 
 TICK: Final = 100_000_000
 """Nanoseconds within which two changes may get one change time: more than a tick of any kernel's clock."""
@@ -23,7 +23,7 @@ _COARSE_TICK: Final = 3_000_000_000
 """As `TICK`, where the file system keeps whole seconds."""
 
 
-class Kept:
+class PinnedFile:
     """A file that stays open as long as its path names it.
 
     Args:
@@ -38,7 +38,7 @@ class Kept:
         forks.track(self)
 
     def renew(self) -> None:
-        """Have nothing open: in a forked child, where `handles` has closed the descriptor."""
+        """Have nothing open: in a forked child, where `fork` has closed the descriptor."""
         self.fd = None
 
     def look(self) -> int:
@@ -50,15 +50,15 @@ class Kept:
         forks.notice()
         if self.fd is None or not self.is_ours() or not self.is_named():
             self.close()
-            fd = remember_handle(kernel, self._open_file)
-            self._identity = kernel.identify(fd, self.path)
+            fd = track(linux, self._open_file)
+            self._identity = linux.identify(fd, self.path)
             self.fd = fd
         return self.fd
 
     def is_ours(self) -> bool:
         """Whether the descriptor is still that of the file that was opened: other code may have closed it."""
         try:
-            return self.fd is not None and kernel.identify(self.fd, self.path) == self._identity
+            return self.fd is not None and linux.identify(self.fd, self.path) == self._identity
         except OSError:
             return False
 
@@ -68,17 +68,17 @@ class Kept:
         fd = self.fd
         if fd is not None:
             if self.is_ours():
-                close_handle(kernel, fd)
+                close_tracked(linux, fd)
             else:
-                forget_handle(fd)
+                untrack(fd)
             self.fd = None
 
     def is_named(self) -> bool:
         """Whether the path still names the file that was opened."""
-        return kernel.is_current(self.path, self._identity)
+        return linux.is_current(self.path, self._identity)
 
 
-class KeptDirectory(Kept):
+class PinnedDirectory(PinnedFile):
     """The directory of a lock file, which tells whether names in it may have changed."""
 
     def __init__(self, path: str) -> None:

@@ -16,7 +16,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from sharedvol.locks.file import linux as kernel
+from sharedvol.locks.file import linux
 
 _HOSTS_PIDS: Final = "pid:[4026531836]"  # PROC_PID_INIT_INO of the kernel: there /proc/locks leaves out nothing
 _LINE: Final = re.compile(
@@ -25,7 +25,7 @@ _LINE: Final = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class LockState:
     """What is known of one lock file.
 
     Attributes:
@@ -37,7 +37,7 @@ class Holding:
     pids: tuple[int, ...] = ()
 
 
-class Holders:
+class ProcLocks:
     """One reading of /proc/locks, to ask about many files."""
 
     def __init__(self) -> None:
@@ -55,30 +55,30 @@ class Holders:
                 device = f"{int(found[4], 16)}:{int(found[5], 16)}"
                 self._locks[device, int(found[6])].append((found[2] == "WRITE", int(found[3])))
 
-    def look(self, path: str) -> Holding:
+    def look(self, path: str) -> LockState:
         """Who holds the lock file ``path``. It is opened for reading, through no symbolic link."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except OSError:
-            return Holding("unknown")
+            return LockState("unknown")
         try:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
-                return Holding("unknown")
+                return LockState("unknown")
             found = list(self._locks.get((self._device(fd, info), info.st_ino), ()))
-            asked = kernel.conflict(fd)
+            asked = linux.conflict(fd)
             if asked is not None:
                 found.append(asked)
             if not found and not self._complete:
-                return Holding(_try_shared(fd))
+                return LockState(_try_shared(fd))
         except OSError:
-            return Holding("unknown")
+            return LockState("unknown")
         finally:
             os.close(fd)
         if not found:
-            return Holding("free")
+            return LockState("free")
         state: Literal["shared", "exclusive"] = "exclusive" if any(alone for alone, _ in found) else "shared"
-        return Holding(state, tuple(sorted({pid for _, pid in found if pid > 0})))
+        return LockState(state, tuple(sorted({pid for _, pid in found if pid > 0})))
 
     def _device(self, fd: int, info: os.stat_result) -> str:
         """The file system's own number, which /proc/locks has: btrfs gives stat(2) another."""

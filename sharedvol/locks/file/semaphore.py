@@ -19,12 +19,11 @@ from typing import Any, Final
 from sharedvol import forks, native
 from sharedvol.errors import LockFileError, LockTimeout, NotLockedError
 from sharedvol.locks.arguments import DEFAULT, Default, check_purpose, check_timeout, limit_of
-from sharedvol.locks.file import FileLock
-from sharedvol.locks.file import linux as kernel
+from sharedvol.locks.file import FileLock, linux
 from sharedvol.locks.file.hold import Notice
 from sharedvol.locks.file.holder_file import FileHolder, holder_of
 from sharedvol.locks.file.permits import Attempt, Permit, Queue
-from sharedvol.locks.file.proc_locks import Holders
+from sharedvol.locks.file.proc_locks import ProcLocks
 from sharedvol.locks.grant import Grant, Owner, calling_task, of_block, of_caller
 from sharedvol.locks.held import AcquiredLock, BlockLock
 from sharedvol.network import NetworkPolicy
@@ -74,7 +73,7 @@ class Semaphore(BlockLock):
             raise ValueError(f"a semaphore of {n} would let nobody in: give 1 or more")
         check_timeout(timeout)
         check_purpose(purpose)
-        if not kernel.AVAILABLE:
+        if not linux.AVAILABLE:
             raise LockFileError(
                 errno.EOPNOTSUPP, "a semaphore needs open file description locks: use Linux", os.fspath(path)
             )
@@ -232,7 +231,7 @@ class Semaphore(BlockLock):
         Raises:
             LockFileError: it cannot be asked: a lock file cannot be read.
         """
-        asked = Holders()
+        asked = ProcLocks()
         found = (holder_of(permit.path, asked) for permit in self._permits)
         return [holder for holder in found if holder is not None]
 

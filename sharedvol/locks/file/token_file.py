@@ -24,7 +24,7 @@ from typing import Final
 
 from sharedvol.errors import AlreadyPublishedError, LockFileError, PublishError, describe, remedy
 from sharedvol.host import here
-from sharedvol.locks.file.pinned import Kept
+from sharedvol.locks.file.pinned import PinnedFile
 from sharedvol.publishing import publish
 
 SUFFIX: Final = ".token"
@@ -48,7 +48,7 @@ class TokenFile:
 
     def __init__(self, lock: str, mode: int) -> None:
         self._path, self._mode = lock + SUFFIX, mode
-        self._kept = Kept(self._path, self._open)
+        self._kept = PinnedFile(self._path, self._open)
         self._boot = boot_id()
         # What stands in the file as far as we know, and its token: one attribute, so that no interrupt parts them.
         self._known: tuple[bytes, int] = (b"", 0)

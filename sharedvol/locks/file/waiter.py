@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import ModuleType
 
 from sharedvol import forks, native
-from sharedvol.locks.file.fork import close_handle
+from sharedvol.locks.file.fork import close_tracked
 
 Key = tuple[object, bool]
 
@@ -91,7 +91,7 @@ class Waiter:
         self._finished = True
         if self._abandoned:
             _unpark(self)
-            close_handle(self._system, self.handle)
+            close_tracked(self._system, self.handle)
             _waiting.discard(self)  # it may have had the lock until now
         else:
             _waiting.discard(self)
@@ -132,7 +132,7 @@ def wait_for(
             break
         keep(waiter)
         if waiter.adopt(notify):
-            close_handle(system, handle)
+            close_tracked(system, handle)
             return
     waiter = Waiter(system, handle, identity, path, shared, notify)
     _waiting.add(waiter)
@@ -147,7 +147,7 @@ def wait_for(
         keep(None)
         # A signal handler raised while the thread was starting. It may run: it gets nobody's lock.
         if not waiter.abandon():
-            close_handle(system, handle)
+            close_tracked(system, handle)
         raise
 
 
@@ -183,5 +183,5 @@ def waiting() -> int:
 def _renew() -> None:
     global _parked_mutex
     _parked_mutex = native.mutex()
-    _waiting.clear()  # their threads stayed in the parent; `handles` closes the descriptors
+    _waiting.clear()  # their threads stayed in the parent; `fork` closes the descriptors
     _parked.clear()

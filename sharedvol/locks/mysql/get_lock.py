@@ -41,7 +41,7 @@ class Waiting:
     timeout: float | None
 
 
-class Claim:
+class NamedLockRequest:
     """One name on one session.
 
     Attributes:

@@ -21,10 +21,10 @@ from sharedvol import forks
 from sharedvol.database.connection import Database
 from sharedvol.errors import DatabaseError, LockError, LockLostError, LockUnsafeError
 from sharedvol.locks.mysql import token_table
-from sharedvol.locks.mysql.get_lock import Claim, Waiting
+from sharedvol.locks.mysql.get_lock import NamedLockRequest, Waiting
 from sharedvol.locks.mysql.pooler import refuse_pooler
 from sharedvol.locks.mysql.server import LockHolder, Server, inspect
-from sharedvol.locks.server_lock import SessionLock
+from sharedvol.locks.server_lock import ServerLock
 
 if TYPE_CHECKING:
     from sharedvol.database.connection import Target
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["LockHolder", "NamedLock", "Waiting"]
 
 
-class NamedLock(SessionLock):
+class NamedLock(ServerLock):
     """An exclusive lock kept by a MySQL or MariaDB server.
 
     ::
@@ -80,7 +80,7 @@ class NamedLock(SessionLock):
 
     def _reset(self) -> None:
         self._database: Database | None = None
-        self._claim: Claim | None = None
+        self._claim: NamedLockRequest | None = None
 
     @property
     def server(self) -> Server | None:
@@ -147,7 +147,7 @@ class NamedLock(SessionLock):
                 f"lock {name!r} would not exclude others: {server.cluster}, whose nodes do not share "
                 "locks; let all replicas use one node and say allow_unsafe=True, or use another lock"
             )
-        claim = self._claim = Claim(database, server, name)
+        claim = self._claim = NamedLockRequest(database, server, name)
         if not self._allow_unsafe:
             refuse_pooler(claim, server.session)
         claim.wait(begun, limit, self._on_wait)
@@ -157,7 +157,7 @@ class NamedLock(SessionLock):
         if self._fenced:
             self._token = self._draw(database, claim)
 
-    def _draw(self, database: Database, claim: Claim) -> int:
+    def _draw(self, database: Database, claim: NamedLockRequest) -> int:
         assert claim.session is not None
         # Not within a transaction of the caller's, whose rollback would take the token back.
         own = database if database.owned else database.another()
@@ -195,7 +195,7 @@ class NamedLock(SessionLock):
         """Whether the caller uses the connection, too, and goes on after the release."""
         return database is self._target or not database.owned
 
-    def _speaking(self) -> tuple[Database | None, Claim | None]:
+    def _speaking(self) -> tuple[Database | None, NamedLockRequest | None]:
         """The connection of a lock that is held. Under `_talk`: a driver would mix up the answers for two threads."""
         return (self._database, self._claim) if self.held else (None, None)
 

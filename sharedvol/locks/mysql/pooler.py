@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 from sharedvol.errors import DatabaseError, LockUnsafeError
-from sharedvol.locks.mysql.get_lock import Claim
+from sharedvol.locks.mysql.get_lock import NamedLockRequest
 
 _RELEASE_TRIES: Final = 20  # until one meets the session that has the lock
 
 
-def refuse_pooler(claim: Claim, *seen: int | None) -> None:
+def refuse_pooler(claim: NamedLockRequest, *seen: int | None) -> None:
     """Unless all was said on one session: the first question, the last one, the log-in, the lock's grant.
 
     Args:
@@ -38,7 +38,7 @@ def refuse_pooler(claim: Claim, *seen: int | None) -> None:
     )
 
 
-def _take_back(claim: Claim) -> str:
+def _take_back(claim: NamedLockRequest) -> str:
     """Free a lock that was granted through a pooler; what to add to the message.
 
     A pooler keeps its sessions, so a lock that stays on one would keep everybody out until it is restarted.

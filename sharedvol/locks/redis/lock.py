@@ -23,7 +23,7 @@ from urllib.parse import quote
 from sharedvol import forks
 from sharedvol.errors import DatabaseError, LockError, LockLostError, LockTimeout, LockUnsafeError
 from sharedvol.locks.redis.server import DRAW, RedisHolder, as_holder, connect, ourselves, told
-from sharedvol.locks.server_lock import SessionLock
+from sharedvol.locks.server_lock import ServerLock
 
 if TYPE_CHECKING:
     import portalocker.redis
@@ -38,7 +38,7 @@ _POLL_SECONDS: Final = 0.02  # between two looks at the channel
 _NAMES: Final = frozenset(map(chr, range(ord("!"), ord("~") + 1)))  # of clients: CLIENT SETNAME
 
 
-class RedisLock(SessionLock):
+class RedisLock(ServerLock):
     """An exclusive lock kept by a Redis (or Valkey) server, version 6.2 or newer.
 
     ::

@@ -10,7 +10,7 @@ from support.torture.isolated import isolated
 from support.torture.layouts import LIMIT, timeout
 
 from sharedvol import FileLock
-from sharedvol.locks.file import token_file as fence
+from sharedvol.locks.file import token_file
 
 pytestmark = timeout
 
@@ -19,7 +19,7 @@ BOOTS = [f"{number:08}-0000-4000-8000-000000000000" for number in range(100)]
 
 def take(path: Path, boot: str, count: int) -> list[int]:
     """Tokens that are given under a boot; nothing stays open."""
-    fence.boot_id = lambda: boot
+    token_file.boot_id = lambda: boot
     lock, tokens = FileLock(path, fenced=True), []
     for _ in range(count):
         with lock:
@@ -31,7 +31,7 @@ def take(path: Path, boot: str, count: int) -> list[int]:
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
 def test_tokens_grow_over_power_cuts(tmp_path: Path, kind: str, journal: int) -> None:
     def sweep() -> list[int]:
-        fence.RESERVED = 4  # type: ignore[misc]
+        token_file.RESERVED = 4  # type: ignore[misc]
         system = LoopFileSystem(kind, tmp_path / kind)
         given: list[int] = []
         for count, boot in enumerate(BOOTS[:12]):
@@ -49,10 +49,10 @@ def test_without_a_sync_a_power_cut_takes_tokens_back(tmp_path: Path) -> None:
     """So the cut is one."""
 
     def sweep() -> list[int]:
-        fence.RESERVED = 4  # type: ignore[misc]
+        token_file.RESERVED = 4  # type: ignore[misc]
         system = LoopFileSystem("ext4", tmp_path / "ext4")
         given = take(system.path / "a.lock", BOOTS[0], 1)
-        fence.os.fdatasync = fence.os.fsync = lambda _: None
+        token_file.os.fdatasync = token_file.os.fsync = lambda _: None
         given += take(system.path / "a.lock", BOOTS[0], 20)
         system.cut_power(LOG_LOST)
         system.come_back()
