@@ -31,9 +31,9 @@ def has_greenlets() -> bool:
 
 
 def waiting_greenlets() -> set[int]:
-    """Return the thread numbers of the greenlets that go on when the calling one ends, where gevent has made them.
+    """Return the thread numbers of the greenlets that continue when the calling one ends, where gevent has made them.
 
-    gevent's own loop is where that ends: the greenlets that it runs do not wait for each other.
+    The chain ends at gevent's own loop: the greenlets that it runs do not wait for each other.
     """
     waiting: set[int] = set()
     if has_greenlets():

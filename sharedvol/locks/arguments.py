@@ -1,4 +1,4 @@
-"""What a time to wait may be, and the one that stands for the lock's own."""
+"""Checks of the arguments that all locks take."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEFAULT: Final = Default("the lock's own")
 
 
 def check_timeout(timeout: float | None) -> None:
-    """Refuse what is not a time to wait.
+    """Refuse an invalid timeout.
 
     Raises:
         TypeError, ValueError: as `sharedvol.arguments.check_seconds`.
@@ -34,7 +34,7 @@ def check_timeout(timeout: float | None) -> None:
 
 
 def limit_of(timeout: float | Default | None, own: float | None) -> float | None:
-    """The seconds to wait where a caller said ``timeout`` and the lock was made with ``own``.
+    """Return the seconds to wait: ``timeout``, or ``own``, that of the lock, if ``timeout`` is the default.
 
     Raises:
         ValueError: as `check_timeout`.
@@ -53,7 +53,7 @@ def check_purpose(purpose: str) -> None:
     """Refuse a purpose that is too long.
 
     Raises:
-        ValueError: it has more than 200 characters.
+        ValueError: the purpose has more than 200 characters.
     """
     if len(purpose) > MAX_PURPOSE:
         raise ValueError(f"purpose has {len(purpose)} characters: give at most {MAX_PURPOSE}")

@@ -1,4 +1,4 @@
-"""One way to name a lock, whatever keeps it: by a URL."""
+"""Locks by URL, on any engine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def open_lock(
     allow_network: bool = False,
     strict: bool | None = None,
 ) -> Lock:
-    """A lock on a file, on a MySQL or MariaDB server, or on a Redis server. Nothing is connected to yet.
+    """Return a lock on a file, a MySQL or MariaDB server, or a Redis server. The first acquire connects.
 
     ::
 

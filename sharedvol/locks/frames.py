@@ -10,7 +10,7 @@ from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
 from typing import Any, Final
 
 CALLED: Final = 0
-"""The block of a caller that calls ``__enter__`` without a ``with``."""
+"""The name of each block that was entered by a call of ``__enter__``, without a ``with``."""
 _WITH: Final = {opmap[name] for name in ("BEFORE_WITH", "BEFORE_ASYNC_WITH") if name in opmap}
 _LOOK_UP: Final = opmap.get("LOAD_SPECIAL")
 _RESUMABLE: Final = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
@@ -25,19 +25,19 @@ def name_of(frame: FrameType) -> int:
 
 
 def block_of(frame: FrameType) -> int:
-    """Return the name of the block that ``frame``, which is calling, enters.
+    """Return the name of the block that ``frame``, the caller's, enters.
 
-    Its own where it is at a ``with``: then it lives as long as the block. Else `CALLED`, because the frame of a method
-    that calls ``__enter__`` may end before the block, and the next frame may get its address.
+    A frame at a ``with`` lives as long as the block, so it names the block. Otherwise the name is `CALLED`: a method
+    that calls ``__enter__`` may end before the block, and another frame may get the address of its frame.
     """
     code, at = frame.f_code.co_code, frame.f_lasti
-    # The instruction of a `with` is one up to Python 3.13, then a look-up and a call.
+    # A `with` is one instruction up to Python 3.13. Later it is a look-up and a call.
     is_with = code[at] in _WITH or (at >= 2 and code[at - 2] == _LOOK_UP)
     return name_of(frame) if is_with else CALLED
 
 
 def is_inside(blocks: list[int]) -> bool:
-    """Return whether the caller is called from within one of the blocks."""
+    """Return whether the caller runs within one of the blocks."""
     named = {block for block in blocks if block != CALLED}
     frame: FrameType | None = sys._getframe(1) if named else None
     while frame is not None:
@@ -48,10 +48,11 @@ def is_inside(blocks: list[int]) -> bool:
 
 
 def may_end(blocks: list[int]) -> bool:
-    """Return whether one of the blocks can still end, where the thread or task that entered them has ended.
+    """Return whether one of the blocks can still end after the thread or task that entered them has ended.
 
-    Not one whose generator or coroutine was dropped without being closed, as asyncio does when its loop was closed.
-    What was entered by a call can end at any time. Costs a look at all objects of the process if generators entered.
+    A block cannot end if its generator or coroutine was dropped without being closed, as asyncio does after its loop
+    was closed. A block that was entered by a call can end at any time. If generators entered, this scans all objects of
+    the process.
     """
     if CALLED in blocks:
         return True
@@ -60,7 +61,7 @@ def may_end(blocks: list[int]) -> bool:
 
 
 def _resumable_frames() -> list[FrameType]:
-    """The frames of all generators and coroutines that have not ended."""
+    """Return the frames of all generators and coroutines that have not ended."""
     frames: list[Any] = []
     for one in gc.get_objects():
         kind = type(one)

@@ -1,14 +1,15 @@
-"""Who holds a lock: from the acquire that is granted it to the release that frees it.
+"""Who holds a lock, from the acquire to the release.
 
-The rule:
+The rules:
 
-- What ``acquire`` returned releases it, from any thread or task. So does the end of a ``with lock:``, which may run in
-  another thread than its beginning, as in a generator that a framework drives from a pool.
-- ``lock.release()`` is for the thread or task that acquired. A task acquires what it *called* ``acquire_async`` for,
-  whichever task runs it: `asyncio.wait_for` (to Python 3.11), `asyncio.gather` and task groups use others.
-- It is re-entrant for a task, and for a thread within the context (see `contextvars`) that acquired: a thread of a pool
-  works for one request after another, each in a context of its own, and one must not enter with the hold of another.
-- It is freed without a release when its owner has ended and what ``acquire`` returned was collected, not before.
+- The object that ``acquire`` returned releases the lock from any thread or task. So does the end of a ``with lock:``,
+  which may run in another thread than its start, as in a generator that a framework runs in a pool.
+- ``lock.release()`` works only in the thread or task that acquired. The owner is the task that *called*
+  ``acquire_async``, whichever task runs the coroutine: `asyncio.wait_for` (up to Python 3.11), `asyncio.gather` and
+  task groups run it in another task.
+- A lock is re-entrant for a task, and for a thread within the context (see `contextvars`) that acquired. A thread of a
+  pool serves one request after another, each in its own context, and must not enter with the hold of another request.
+- Without a release, a lock is freed when its owner has ended and the object that ``acquire`` returned was collected.
 """
 
 from __future__ import annotations
@@ -26,24 +27,25 @@ from sharedvol import forks, native
 from sharedvol.locks.frames import CALLED, is_inside, may_end
 
 RELEASED: Final = "released"
-"""A block whose hold a release inside has freed."""
+"""The hold of the block was freed by a release inside the block."""
 INHERITED: Final = "inherited"
-"""A block whose hold is the parent's, in a forked child."""
+"""The hold of the block belongs to the parent of this forked child."""
 
 Owner = object
-"""Who holds: a `threading.Thread`, or an `asyncio.Task`."""
+"""A `threading.Thread` or an `asyncio.Task` that holds a lock."""
 
 
 class Grant:
     """One hold of a lock.
 
     Attributes:
-        active: it is not freed yet.
-        inherited: it is the parent's, in a forked child.
-        taken: how many acquires are to be undone by a release.
-        blocks: the ``with`` blocks inside, each as `block_of` names it.
-        task: the one in which a thread acquired.
-        objects: what ``acquire`` returned. Weak, not counted: no interrupt in a finaliser can make a count wrong.
+        active: the lock is not released yet.
+        inherited: the hold belongs to the parent of this forked child.
+        taken: how many acquires a release must still undo.
+        blocks: the ``with`` blocks inside, as `block_of` names them.
+        task: the task in which a thread acquired.
+        objects: what ``acquire`` returned. Weak references instead of a count, which an interrupt in a finaliser could
+            leave wrong.
     """
 
     __slots__ = ("__weakref__", "active", "blocks", "inherited", "objects", "owner", "taken", "task")
@@ -58,7 +60,7 @@ class Grant:
 
     @property
     def depth(self) -> int:
-        """How many releases and ends of blocks are to come."""
+        """How many releases and ends of blocks are still needed."""
         return self.taken + len(self.blocks)
 
     @property
@@ -86,17 +88,17 @@ class Grant:
         acquired.grant = self
 
     def is_taken_by(self, acquired: Acquired) -> bool:
-        """Whether ``acquired`` may release it: once. To be asked and followed by `undo` in one turn."""
+        """Return whether ``acquired`` may release the hold, which it may once. Call `undo` under the same mutex."""
         return acquired.grant is self and bool(self.taken)
 
     def drop(self, acquired: Acquired) -> None:
-        """``acquired`` was released or is being collected."""
+        """Forget ``acquired``, which was released or is being collected."""
         ref = weakref.ref(acquired)
         if ref in self.objects:
             self.objects.remove(ref)
 
     def undo(self, block: int | None, acquired: Acquired | None = None) -> list[int]:
-        """Count one acquire less, that of ``acquired`` if given. Return the ``with`` that this ends early."""
+        """Count one acquire less, that of ``acquired`` if given. Return the ``with`` block that this ends early."""
         if acquired is not None:
             self.taken -= 1
             acquired.grant = None
@@ -109,15 +111,15 @@ class Grant:
         return []
 
     def forget_owner(self) -> None:
-        """Its owner has ended."""
+        """Forget the owner, which has ended."""
         self.owner = no_owner
 
     def end(self) -> None:
-        """It is freed."""
-        self.active = False  # the contexts that were inside forget it as they enter another
+        """Mark the hold as freed."""
+        self.active = False  # contexts that were inside forget it when they enter another hold
 
     def enter(self) -> None:
-        """The calling context is inside from here on."""
+        """Put the calling context inside the hold."""
         if (task := calling_task()) is not None:
             self.task = weakref.ref(task)
         inside: tuple[weakref.ref[Grant], ...] = ()
@@ -127,29 +129,29 @@ class Grant:
         _inside.set((*inside, weakref.ref(self)))
 
     def is_reentered_by(self, owner: Owner) -> bool:
-        """Whether an acquire of ``owner``, which is calling, is inside this hold."""
+        """Return whether an acquire of ``owner``, the caller, is inside this hold."""
         if self.owner() is not owner:
             return False
         return isinstance(owner, asyncio.Task) or self.is_of_context() or self.is_around_caller()
 
     def is_of_context(self) -> bool:
-        """Whether the calling context is inside."""
+        """Return whether the calling context is inside."""
         return weakref.ref(self) in _inside.get()
 
     def is_around_caller(self) -> bool:
-        """Whether the caller is called from within one of its blocks, in whatever context."""
+        """Return whether the caller runs within one of the blocks, in any context."""
         return bool(self.blocks) and is_inside(self.blocks)
 
     @property
     def is_owners_alone(self) -> bool:
-        """Whether no other thread than its owner can free it: none can end its block, and no object releases it."""
+        """Whether only the owner can free it: no other thread can end its block, and no object can release it."""
         return any(block > CALLED for block in self.blocks) or not (self.blocks or self.has_objects)
 
     def blocks_caller(self, task: Owner | None = None) -> bool:
-        """Whether to wait for it here would never end.
+        """Return whether a wait of the caller for this hold would never end.
 
         Args:
-            task: for which the wait is, if it leaves the event loop running.
+            task: the waiting task, if the wait leaves the event loop running.
         """
         if not self.active:
             return False  # another thread is releasing it
@@ -171,16 +173,16 @@ class Grant:
 
 
 class Acquired(Protocol):
-    """What ``acquire`` returns: see `sharedvol.locks.held.AcquiredLock`."""
+    """The object that ``acquire`` returns: see `sharedvol.locks.held.AcquiredLock`."""
 
     grant: Grant | None
 
 
 class Owned(Protocol):
-    """What has grants."""
+    """A lock object, which has grants."""
 
     def owner_ended(self, owner: Owner | None) -> None:
-        """A thread or task has ended, None if it exists no more: free what it held and no caller can free any more."""
+        """Free what a thread or task left when it ended. ``owner`` is None if its object was collected."""
 
 
 # Weak: a context lives long, and a lock that is dropped under its hold leaves no other trace.
@@ -188,29 +190,29 @@ _inside: ContextVar[tuple[weakref.ref[Grant], ...]] = ContextVar("sharedvol_lock
 
 
 def owners_here() -> tuple[Owner, ...]:
-    """The calling thread and, if one runs, the task."""
+    """Return the calling thread and, if there is one, the running task."""
     thread = threading.current_thread()
     task = calling_task()
     return (thread,) if task is None else (thread, task)
 
 
 def is_stopped_here(owner: Owner | None) -> bool:
-    """Whether a wait of the caller stops ``owner`` as well: the same thread, or a greenlet that waits for this one."""
+    """Return whether a wait of the caller also stops ``owner``: the same thread, or a greenlet that waits for it."""
     # Not by its class: gevent replaces that of threads, and the main thread has the one before.
     return owner is threading.current_thread() or getattr(owner, "ident", None) in native.waiting_greenlets()
 
 
 def calling_task() -> Owner | None:
-    """The running task; None outside of one."""
+    """Return the running task. None outside of one."""
     return asyncio.current_task() if asyncio._get_running_loop() is not None else None
 
 
 def of_caller(grants: Sequence[Grant], *, task_first: bool = False) -> Grant | None:
-    """The last of the caller's.
+    """Return the caller's last grant.
 
     Args:
         grants: in the order in which they were granted.
-        task_first: the running task's before the thread's.
+        task_first: prefer grants of the running task to those of the thread.
     """
     for owner in owners_here()[:: -1 if task_first else 1] if grants else ():
         mine = None
@@ -227,30 +229,30 @@ def of_caller(grants: Sequence[Grant], *, task_first: bool = False) -> Grant | N
 def of_block(
     grants: Sequence[Grant], block: int, ended_early: Callable[[int], str], *, task_first: bool = False
 ) -> Grant | None:
-    """That of a ``with`` block which ends, in whatever thread.
+    """Return the grant of a ``with`` block that ends, in any thread.
 
-    Its frame entered and leaves it. A block that was entered by a call, as `contextlib.ExitStack` does, has no such
-    frame: then the caller's own, or one that was entered elsewhere.
+    The same frame entered and leaves the block. A block that was entered by a call, as `contextlib.ExitStack` does, has
+    no such frame. Then this returns a grant of the caller, or one that was entered elsewhere.
 
     Args:
         grants: in the order in which they were granted.
-        block: the address of the frame that leaves it.
-        ended_early: whether it has nothing any more: `RELEASED`, `INHERITED` or "".
-        task_first: the running task's before the thread's.
+        block: the block, as `name_of` names it.
+        ended_early: returns why a block has no hold: `RELEASED`, `INHERITED`, or "" if it has one.
+        task_first: prefer grants of the running task to those of the thread.
     """
     for grant in reversed(grants):
         if block in grant.blocks:
             return grant
     ended = ended_early(block)
     if ended:
-        # Not another's: at most what its caller acquired again inside.
+        # Only what the caller acquired again inside the block, never a hold of another thread.
         return of_caller([grant for grant in grants if grant.taken]) if ended == RELEASED else None
     called = [grant for grant in grants if CALLED in grant.blocks]
     return of_caller(called, task_first=task_first) or (called[-1] if called else of_caller(grants))
 
 
 def watch_end(owner: Owner, owned: Owned) -> None:
-    """Call ``owned.owner_ended(owner)`` when ``owner``, which is calling, has ended."""
+    """Call ``owned.owner_ended(owner)`` when ``owner``, the caller, has ended."""
     if isinstance(owner, asyncio.Task):
         end = _tasks.get(owner)
         if end is None:
@@ -268,7 +270,7 @@ def watch_end(owner: Owner, owned: Owned) -> None:
 
 
 class _End:
-    """What is to be done at the end of a thread or task. Dies with it, and does it then."""
+    """Reports the end of a thread or task: it is collected with the thread or task, and its finaliser reports."""
 
     def __init__(self, owner: Callable[[], Owner | None]) -> None:
         self.owned: dict[int, weakref.ref[Owned]] = {}
@@ -296,7 +298,7 @@ def _end_task(task: asyncio.Task[object]) -> None:
 
 
 def no_owner() -> None:
-    """Return the owner that exists no more."""
+    """Return None, the owner of a grant whose owner has ended."""
 
 
 def _has_ended(owner: Owner | None) -> bool:

@@ -1,4 +1,4 @@
-"""What the ``acquire`` of a lock returns, and what a ``with`` on the lock itself does."""
+"""The object that ``acquire`` returns, and ``with`` on a lock."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _Lock = TypeVar("_Lock", bound=Any)
 
 
 class AcquiredLock(Generic[_Lock]):
-    """The hold that an ``acquire`` got. It belongs to this object, which any thread or task may release.
+    """An acquired lock, which any thread or task may release.
 
-    A ``with`` on it releases, and does not acquire again. If it is dropped without a release, the lock stays with the
-    thread or task that acquired, and is freed when that has ended.
+    A ``with`` on it releases at its end, and does not acquire again. If the object is dropped without a release, the
+    lock stays with the thread or task that acquired, and is released when that has ended.
     """
 
     __slots__ = ("__weakref__", "_lock", "grant")
@@ -33,14 +33,14 @@ class AcquiredLock(Generic[_Lock]):
     def release(self) -> None:
         """Undo the acquire, once, from any thread or task.
 
-        In a forked child, which started without the lock, this does nothing.
+        In a forked child, which starts without the lock, this does nothing.
 
         Raises:
-            NotLockedError: it was released before.
+            NotLockedError: this object was released before.
             LockLostError: as the lock's ``release``.
         """
         self._lock._release_acquired(self)
-        self.grant = None  # it is, but in a forked child
+        self.grant = None  # it is already None except in a forked child
 
     def __enter__(self) -> _Lock:
         return self._lock
@@ -65,7 +65,7 @@ class AcquiredLock(Generic[_Lock]):
         return f"<{'held' if self.grant is not None and self.grant.active else 'released'} {self._lock!r}>"
 
     def __del__(self) -> None:
-        # If an interrupt ends this, the next that looks at the hold finds that the object is gone.
+        # If an interrupt ends this, the next check of the hold finds that the weak reference is dead.
         try:
             grant = self.grant
             if grant is not None and grant.active:
@@ -77,27 +77,27 @@ class AcquiredLock(Generic[_Lock]):
 
 
 class BlockLock:
-    """A lock that ``with`` and ``async with`` take and release. Whoever ends the block, it is that block's hold."""
+    """A lock for ``with`` and ``async with``. The end of a block releases the hold of that block, in any thread."""
 
     def _acquire(self, timeout: float | Default | None, block: int | None, acquired: Any) -> Self:
-        """Take the lock for a block, or for what is returned by ``acquire``."""
+        """Take the lock for a block, or for the object that ``acquire`` returns."""
         raise NotImplementedError
 
     async def _acquire_async(
         self, timeout: float | Default | None, block: int | None, caller: Owner | None, acquired: Any
     ) -> AcquiredLock[Self]:
-        """As `_acquire`, for the task ``caller``, or else for the running one."""
+        """Take the lock for the task ``caller``. None is the running task."""
         raise NotImplementedError
 
     def _leave(self, block: int, *, task_first: bool) -> None:
-        """Release what the block has.
+        """Release the hold of a block.
 
         Raises:
             NotLockedError, LockLostError: as ``release``.
         """
         raise NotImplementedError
 
-    # A `with` is known by its frame, which lives as long: also that of a generator, in whatever thread.
+    # The frame identifies a `with`, because it lives as long as the block. This includes generators, in any thread.
 
     def __enter__(self) -> Self:
         return self._acquire(DEFAULT, block_of(sys._getframe(1)), None)
@@ -124,13 +124,13 @@ class BlockLock:
 
     async def _leave_async(self, block: int, kind: type[BaseException] | None) -> None:
         try:
-            # The task's own hold before one of its thread: both exist where the lock is shared.
+            # A shared lock may have holds of the task and of its thread: the task's comes first.
             self._leave(block, task_first=True)
         except LockLostError as lost:
             self._say_lost(lost, kind)
 
     def _say_lost(self, lost: LockLostError, kind: type[BaseException] | None) -> None:
-        """At the end of a block: an exception that is on its way is not hidden."""
+        """Raise ``lost`` at the end of a block, or log it if the block raises an exception already."""
         if kind is None:
             raise lost
         _log.warning("%s", lost)

@@ -1,4 +1,4 @@
-"""Who holds a lock, in the words that every engine has in common."""
+"""The holder of a lock: the fields that all engines have."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from sharedvol.text import shown
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """What is known of the holder of a lock. That there is one is certain: the kernel or the server said so.
+    """The holder of a lock. Whether there is one is certain, because the kernel or the server reports it.
 
-    The rest is what the holder wrote about itself; None or empty where it wrote nothing, or nothing that can
-    be believed.
+    The fields are what the holder wrote about itself. They are None or empty if it wrote nothing, or nothing valid.
 
     Attributes:
         replica: the container's name, as `sharedvol.container_id` gives it.
         pid: the process, in its own PID namespace.
         worker: the process's token, as `sharedvol.worker_token` gives it.
-        purpose: what it said that it is for. Anything may stand here, also what a terminal would obey.
-        since: when it got the lock, in UTC, by that machine's clock: for people.
-        token: its fencing token.
+        purpose: what the lock is held for. It may contain anything, including control characters.
+        since: when the holder got the lock, in UTC, by the clock of its machine. For display only.
+        token: the fencing token.
     """
 
     replica: str | None = None
@@ -33,12 +32,12 @@ class Holder:
     token: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: the time as text."""
+        """Return the fields for JSON, with the time as text."""
         return {**asdict(self), "since": self.since.isoformat() if self.since else None}
 
 
 def described(who: str, holder: Holder) -> str:
-    """``who`` in a message, with what the holder said of itself, made fit for a terminal."""
+    """Return ``who`` for a message, with the fields of the holder, escaped for a terminal."""
     if holder.replica:
         who += f", replica {shown(holder.replica)}"
     if holder.pid is not None:

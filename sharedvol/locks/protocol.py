@@ -1,4 +1,4 @@
-"""What every engine's lock can do: a file's, a MySQL server's, a Redis server's."""
+"""The interface of locks on files, MySQL servers and Redis servers."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from sharedvol.locks.holder import Holder
 
 
 class Lock(Protocol):
-    """An exclusive lock between replicas, whatever keeps it. Made by `sharedvol.open_lock`.
+    """An exclusive lock between replicas, on any engine. Made by `sharedvol.open_lock`.
 
-    A lock that is lost before its release is told in one way, on every engine: `check`, `release` and the end
-    of a ``with`` raise `sharedvol.LockLostError`.
+    If a lock is lost before its release, `check`, `release` and the end of a ``with`` raise `sharedvol.LockLostError`,
+    on every engine.
     """
 
     @property
     def held(self) -> bool:
-        """Whether the caller acquired it and has not released it. Whether it was lost, `check` tells."""
+        """Whether the caller acquired the lock and has not released it. Call `check` to find out if it was lost."""
 
     @property
     def token(self) -> int:
@@ -32,34 +32,34 @@ class Lock(Protocol):
     def acquire(self, timeout: float | None = ...) -> AcquiredLock[Self]:
         """Take the lock.
 
-        What is returned releases it, from any thread: by a ``with`` on it or by its ``release``.
+        The returned object releases the lock from any thread: use ``with`` on it, or call its ``release``.
 
         Args:
-            timeout: seconds to wait, None for ever, 0 not at all; else as the lock was made.
+            timeout: seconds to wait. None waits indefinitely, 0 does not wait. The default is the lock's own.
 
         Raises:
-            LockTimeout: it was not free in time.
-            LockError: it cannot be taken at all.
+            LockTimeout: the lock was not free in time.
+            LockError: the lock cannot be taken.
         """
 
     def release(self) -> None:
-        """Undo one `acquire` of the calling thread; the last one frees the lock.
+        """Undo one `acquire` of the calling thread. The last one releases the lock.
 
         Raises:
-            NotLockedError: the caller does not hold it.
-            LockLostError: it was lost before.
+            NotLockedError: the caller does not hold the lock.
+            LockLostError: the lock was lost before.
         """
 
     def check(self) -> None:
-        """Ask whether the lock is still ours.
+        """Check that the lock was not lost.
 
         Raises:
-            LockLostError: it is not.
-            NotLockedError: it was never acquired, or has been released.
+            LockLostError: the lock was lost.
+            NotLockedError: the lock was never acquired, or was released.
         """
 
     def holder(self) -> Holder | None:
-        """Who has the lock now, the caller included; None if nobody has."""
+        """Return the current holder, which may be the caller. None if the lock is free."""
 
     def __enter__(self) -> Self: ...
 

@@ -1,4 +1,4 @@
-"""The former place of `sharedvol.locks.redis.RedisHolder`, for one release."""
+"""The former module of `sharedvol.locks.redis.RedisHolder`, for one release."""
 
 from sharedvol.locks.redis.server import RedisHolder
 

@@ -1,7 +1,7 @@
-"""What the locks that a server keeps have in common: one session holds, one thread at a time, no forked child.
+"""The common part of locks on servers: one session holds, one thread at a time, and no forked child.
 
-The engines say how a session begins, ends and is dropped. What stays here is who holds how many times, whose
-turn it is among the threads, and that an interrupt, wherever it strikes, leaves the lock held or free.
+The engines start, end and drop a session. This module counts the holds, gives the threads their turns, and makes sure
+that an interrupt at any moment leaves the lock held or free.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _log = logging.getLogger(__name__)
 
 
 class ServerLock:
-    """Re-entrant for the thread that holds it; other threads that use the same object wait.
+    """A lock on a server, re-entrant for the thread that holds it. Other threads that use the same object wait.
 
     Args:
-        asked: the name as the caller says it.
-        timeout: seconds to wait; None for ever.
-        fenced: draw a token at each acquire, and write down who holds.
-        purpose: what the holder says that it is for.
+        asked: the name as the caller gave it.
+        timeout: seconds to wait. None waits indefinitely.
+        fenced: whether each acquire draws a token and records the holder.
+        purpose: what the lock is held for.
 
     Raises:
-        ValueError: there is no name, ``timeout`` is none, or ``purpose`` is too long.
+        ValueError: ``asked`` is empty, ``timeout`` is invalid, or ``purpose`` is too long.
     """
 
     def __init__(self, asked: str, timeout: float | None, fenced: bool, purpose: str) -> None:
@@ -51,7 +51,7 @@ class ServerLock:
         forks.track(self)
 
     def renew(self) -> None:
-        """Begin without the lock: in a forked child."""
+        """Start without the lock in a forked child."""
         grant = self._grant
         if grant is not None:
             grant.active, grant.inherited = False, True
@@ -60,40 +60,40 @@ class ServerLock:
         self._forget()
 
     def _forget(self) -> None:
-        """Begin with nothing: a new lock, or one in a forked child, which never speaks on its parent's connection."""
+        """Start a new lock, or one in a forked child, which never uses its parent's connection."""
         self._with_greenlets = native.has_greenlets()
         # `with` on these, not on a Condition or a generator, whose Python code an interrupt could leave half-way.
         self._gate, self._talk = threading.RLock(), threading.Lock()
         self._turn = threading.Condition(self._gate)
         self._mutex = native.mutex()  # of what the grant counts
-        self._grant: Grant | None = None  # of who has the turn
+        self._grant: Grant | None = None  # of the thread that has the turn
         self._granted = False
         self._token: int | None = None
         self._reset()
 
-    # What an engine says.
+    # The engine's part.
 
     def _reset(self) -> None:
-        """Have no session, without a word on one that there may be."""
+        """Forget the session, without sending anything on it."""
         raise NotImplementedError
 
     def _begin(self, begun: float, limit: float | None) -> None:
-        """Get the lock for a session, within ``limit`` seconds of ``begun`` by the monotonic clock."""
+        """Acquire the lock for a session, within ``limit`` seconds of ``begun`` by the monotonic clock."""
         raise NotImplementedError
 
     def _end(self) -> None:
-        """Free it, and call `_freed` at once.
+        """Release the lock on the server, and call `_freed` at once.
 
         Raises:
-            LockLostError: it was lost before.
+            LockLostError: the lock was lost before.
         """
         raise NotImplementedError
 
     def _let_go(self) -> None:
-        """Keep nothing: no lock that may have been granted, no session of our own. Under `_talk`."""
+        """Release a lock that may have been granted, and close the own session. Called under `_talk`."""
         raise NotImplementedError
 
-    # What is the same for all.
+    # The common part.
 
     @property
     def name(self) -> str | None:
@@ -102,7 +102,7 @@ class ServerLock:
 
     @property
     def held(self) -> bool:
-        """Whether this process acquired it and has not released it. Whether it was lost, `check` tells."""
+        """Whether this process acquired the lock and has not released it. Call `check` to find out if it was lost."""
         forks.notice()
         return self._granted
 
@@ -112,7 +112,7 @@ class ServerLock:
 
         Raises:
             LockError: the lock was not made with ``fenced=True``.
-            NotLockedError: this process does not hold it.
+            NotLockedError: this process does not hold the lock.
         """
         if not self._fenced:
             raise LockError(f"lock {self._asked!r} has no tokens: make it with fenced=True")
@@ -124,20 +124,19 @@ class ServerLock:
     def acquire(self, timeout: float | Default | None = DEFAULT) -> AcquiredLock[Self]:
         """Take the lock, waiting for it on the server.
 
-        What is returned releases it: by a ``with`` on it or by its ``release``, from any thread. `release` of the lock
-        undoes the last acquire of the calling thread.
+        The returned object releases the lock from any thread: use ``with`` on it, or call its ``release``. The lock's
+        own `release` undoes the last acquire of the calling thread.
 
         Args:
-            timeout: seconds, None for ever, 0 not at all; else as the lock was made.
+            timeout: seconds to wait. None waits indefinitely, 0 does not wait. The default is the lock's own.
 
         Raises:
-            LockTimeout: it was not free in time.
-            LockDeadlockError: the server saw that the holder waits for a lock of this session; or another task or
-                callback of this thread's event loop holds it, which cannot run while the thread waits.
-            LockUnsafeError: the server's lock would not exclude everybody.
-            LockError: the name is not one that this server takes, it answered in no way that is known, or it
-                refused the fencing token.
-            DatabaseError: the server cannot be reached or refused.
+            LockTimeout: the lock was not free in time.
+            LockDeadlockError: the server reports that the holder waits for a lock of this session. Or another task or
+                callback of this thread's event loop holds the lock, and cannot run while the thread waits.
+            LockUnsafeError: the server's lock would not exclude all others.
+            LockError: the server does not accept the name, gave an unknown answer, or refused the fencing token.
+            DatabaseError: the server cannot be reached, or refused the request.
         """
         acquired = AcquiredLock(self)
         self._acquire(timeout, None, acquired)
@@ -169,13 +168,13 @@ class ServerLock:
             raise
 
     def release(self) -> None:
-        """Undo one `acquire`; the last one frees the lock.
+        """Undo one `acquire`. The last one releases the lock.
 
-        In a forked child, which started without the lock, undoing its parent's acquire does nothing.
+        A forked child starts without the lock, so undoing an acquire of its parent does nothing there.
 
         Raises:
-            NotLockedError: this thread does not hold it. What the acquire returned releases it from anywhere.
-            LockLostError: it was lost before.
+            NotLockedError: this thread does not hold the lock. The object that `acquire` returned releases it anywhere.
+            LockLostError: the lock was lost before.
         """
         forks.notice()
         grant = self._grant if self._granted else None
@@ -225,7 +224,7 @@ class ServerLock:
         self._release(grant, acquired=acquired)
 
     def owner_ended(self, owner: object | None) -> None:
-        """A thread has ended, which may exist no more: free what it held and no caller can free any more."""
+        """Free what a thread left when it ended. ``owner`` is None if its object was collected."""
         forks.notice()
         grant = self._grant
         if grant is not None and grant.owner() in (owner, None):
@@ -236,7 +235,7 @@ class ServerLock:
         if grant.is_orphan and grant is self._grant:
             if sys.is_finalizing():
                 return  # the server frees it when the process ends
-            # Not in this thread: it may be using this very lock, or `threading` itself, and only collect garbage.
+            # Not in this thread: garbage collection may have interrupted its use of this lock or of `threading`.
             # `Thread.start` would wait for the new thread, and for a mutex of `threading`.
             _thread.start_new_thread(self._drop, (grant,))
 
@@ -250,7 +249,7 @@ class ServerLock:
         forks.notice()
         try:
             grant, block = self._grant, name_of(sys._getframe(1))
-            # One whose release has begun counts as freed.
+            # A hold whose release has begun counts as freed.
             held = [grant] if grant is not None and self._granted and grant.active else []
             self._release(of_block(held, block, self._has_ended_early), block)
         except LockLostError as lost:
@@ -276,7 +275,7 @@ class ServerLock:
         return NotLockedError(f"lock {self._asked!r} is not held by this process")
 
     def _take_turn(self, grant: Grant, limit: float | None) -> None:
-        """Wait for the other threads that use this object."""
+        """Wait until no other thread uses this object."""
         with self._gate:
             before = self._grant
             if limit is None and before is not None and before.blocks_caller():
@@ -290,16 +289,16 @@ class ServerLock:
             self._grant = grant
 
     def _is_holder(self) -> bool:
-        """Whether the calling thread acquired."""
+        """Return whether the calling thread acquired the lock."""
         grant = self._grant
         return grant is not None and grant.owner() is threading.current_thread()
 
     def _freed(self) -> None:
-        """The server freed it. Before another thread can ask, which would take it for lost."""
+        """Record that the server released the lock, before a `check` in another thread would take it for lost."""
         self._granted = False
 
     def _drop(self, grant: Grant) -> None:
-        """Keep neither session nor turn, unless another call has done that for ``grant``."""
+        """Give up the session and the turn of ``grant``, unless another call has done that."""
         try:
             with self._talk:
                 if self._grant is not grant:

@@ -1,4 +1,4 @@
-"""Be told soon that a lock was lost, and not only at the next `check` or at the release."""
+"""Detect a lost lock soon, instead of at the next `check` or at the release."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from sharedvol.locks.protocol import Lock
 
 _log = logging.getLogger(__name__)
 
-_JOIN_SECONDS: Final = 30.0  # a server that says nothing must not keep the block from ending
+_JOIN_SECONDS: Final = 30.0  # a server that does not answer must not keep the block from ending
 
 
 class Watch:
-    """A ``with`` during which a thread asks again and again whether a lock is still ours.
+    """A ``with`` block during which a thread checks regularly that a lock was not lost.
 
     ::
 
         with lock, watch(lock, every=5.0, on_lost=lambda error: stop.set()):
             ...
 
-    Inside the block of the lock, so that it ends before the release. A forked child has no such thread.
+    Put it inside the block of the lock, so that it ends before the release. A forked child has no such thread.
     """
 
     def __init__(self, lock: Lock, every: float, on_lost: Callable[[LockLostError], object]) -> None:
@@ -36,7 +36,7 @@ class Watch:
         self._thread: threading.Thread | None = None
         self._pid = 0
         self.lost: LockLostError | None = None
-        """What was told to the callback; None as long as there was nothing to tell."""
+        """The error that was passed to the callback. None as long as the lock was not lost."""
 
     def __enter__(self) -> Watch:
         if self._thread is not None:
@@ -80,18 +80,18 @@ class Watch:
 
 
 def watch(lock: Lock, every: float = 5.0, *, on_lost: Callable[[LockLostError], object]) -> Watch:
-    """Call ``on_lost`` once, with the `LockLostError`, when ``lock`` turns out to be lost.
+    """Call ``on_lost`` once, with the `LockLostError`, when ``lock`` is found to be lost.
 
-    For the time of a ``with``, by a thread that calls ``lock.check()``; what ``on_lost`` does, it does in that
-    thread. So it hears of a loss at most ``every`` seconds and the time of one question after the server or the
-    kernel knows of it, and work that went on meanwhile was done without the lock: fence it.
+    During the ``with`` a thread calls ``lock.check()``, and ``on_lost`` runs in that thread. A loss is detected at most
+    ``every`` seconds and the duration of one check after the server or the kernel knows of it. Work that continues
+    until then is done without the lock, so protect it by a fencing token.
 
     Args:
-        lock: held, or held from time to time, during the block; of any engine.
-        every: seconds between two questions.
-        on_lost: what to call. What it raises is logged.
+        lock: a lock of any engine, held during the block, or held from time to time.
+        every: seconds between two checks.
+        on_lost: the function to call. An exception that it raises is logged.
 
     Raises:
-        ValueError: ``every`` is not a number of seconds above 0.
+        ValueError: ``every`` is not greater than 0.
     """
     return Watch(lock, every, on_lost)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from types import ModuleType
 from typing import Any, cast
 
 from sharedvol.errors import SharedVolError
 from sharedvol.locks.file import FileLock, linux
+from sharedvol.locks.file.backend import LockBackend
 
 OpenDirectory = Callable[[], AbstractContextManager[int]]
 """Opens the directory of a lock file, and closes it again."""
@@ -31,11 +31,11 @@ class LockBelow(FileLock):
         self, path: str, open_directory: OpenDirectory, *, timeout: float | None, allow_network: bool = False
     ) -> None:
         super().__init__(path, timeout=timeout, allow_network=allow_network)
-        self._backend = cast(ModuleType, _Below(open_directory))
+        self._backend = cast(LockBackend, _Below(open_directory))
 
 
 class _Below:
-    """The functions of `linux`. Those that look up a path look up its last part below a descriptor."""
+    """The functions of `linux`, which look up only the last part of a path, below a descriptor."""
 
     def __init__(self, open_directory: OpenDirectory) -> None:
         self._open_directory = open_directory

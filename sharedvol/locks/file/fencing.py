@@ -1,4 +1,4 @@
-"""What a fenced holder keeps beside its lock file: the fencing token, and who it is."""
+"""The files of a fenced lock next to its lock file: the fencing token and the holder."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from sharedvol.locks.file.token_file import TokenFile
 
 
 class FencingFiles:
-    """The token and the record of one hold.
+    """The token and the holder file of one hold.
 
     Args:
         path: the lock file.
         mode: permission bits of files that are created here.
-        purpose: what the holder says that it is for.
-        fenced: whether there are tokens; else only the record.
+        purpose: what the lock is held for.
+        fenced: whether there are tokens. Otherwise only the holder file is used.
     """
 
     def __init__(self, path: str, mode: int, purpose: str, *, fenced: bool = True) -> None:
@@ -27,14 +27,14 @@ class FencingFiles:
         self._directory = PinnedDirectory(os.path.dirname(path))
         self._tokens = TokenFile(path, mode) if fenced else None
         self._record = HolderFile(path, mode, purpose)
-        self._looked = -TICK  # when the record's name was looked at last, by the monotonic clock
+        self._looked = -TICK  # when the name of the holder file was checked last, by the monotonic clock
         self.token: int | None = None
 
     def enter(self) -> None:
-        """The lock is ours: take the next token, and say who holds.
+        """Draw the next token and write the holder file, under the lock.
 
         Raises:
-            LockFileError: there is no token to be had. To say who holds may fail in silence.
+            LockFileError: no token can be drawn. A failure to write the holder file is ignored.
         """
         calm = self._directory.is_calm()
         token = None if self._tokens is None else self._tokens.next(calm=calm)
@@ -42,7 +42,7 @@ class FencingFiles:
         if calm:
             self._record.write(token, look=False)
             return
-        # The record is only for people: where the directory never rests, its name is not looked at every time.
+        # The holder file is only for display, so its name is not checked each time if the directory changes often.
         now = time.monotonic_ns()
         look = self._directory.is_due or now - self._looked > TICK
         if look:
@@ -51,21 +51,21 @@ class FencingFiles:
             self._directory.looked()
 
     def leave(self) -> None:
-        """Say no more who holds; the lock is still ours, but not for long."""
+        """Unlock the holder file, shortly before the lock is released."""
         self._record.drop()
 
     def is_surely_ours(self, fd: int, identity: object) -> bool:
-        """Whether all is as it was at `enter`, at little cost. If not, `why_lost` tells what it means.
+        """Return whether nothing has changed since `enter`, at little cost. If not, call `why_lost` for the reason.
 
-        A fenced lock file that was moved aside is not noticed here, but by `why_lost`; whoever has taken the lock
-        meanwhile has taken a token, too.
+        This does not detect a fenced lock file that was moved aside, but a process that has taken the lock since then
+        has drawn a token as well.
         """
         if self._tokens is None:
             return linux.why_lost(fd, self._path, identity) is None
         return linux.is_linked(fd, identity) and self._tokens.is_unchanged()
 
     def why_lost(self) -> str | None:
-        """In words, if the token file has a token of another; None otherwise. Any thread may ask."""
+        """Return the reason, in words, if the token file has another holder's token. Any thread may call this."""
         token = self.token
         if self._tokens is None or self._tokens.is_as_left():
             return None
@@ -74,11 +74,11 @@ class FencingFiles:
         except LockFileError as error:
             return str(error)
         if found is None or found == token:
-            return None  # none: somebody deleted it, and nobody has taken a token since
+            return None  # the file was deleted, and no token was drawn since
         return f"its fencing file has token {found}, not {token}, which was given to this holder"
 
     def close(self) -> None:
-        """Close all of it."""
+        """Close all files."""
         self._directory.close()
         if self._tokens is not None:
             self._tokens.close()

@@ -1,4 +1,4 @@
-"""Every descriptor of locks that this process has open, so that a forked child can close its copies.
+"""The descriptors of locks that this process has open, so that a forked child can close its copies.
 
 A lock belongs to the open file description, which a fork shares. The child must not unlock (that would
 drop its parent's lock) and must not keep its copy (the lock would outlive a parent that is killed): it
@@ -11,48 +11,48 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
-from types import ModuleType
 from typing import TypeVar
 
 from sharedvol import forks, native
+from sharedvol.locks.file.backend import Closer, Handle, LockBackend
 
 _Handle = TypeVar("_Handle")
 
-_open: dict[object, tuple[ModuleType, object]] = {}  # with what the handle is of
-_overtaken: dict[object, int] = {}  # how many of ours had that number before, and were closed by other code
+_open: dict[object, tuple[Closer, object]] = {}  # by handle: what closes it, and its file
+_overtaken: dict[object, int] = {}  # by handle: how many of ours had its number before and were closed by other code
 # Held over a fork, so that none happens between the opening of a descriptor and its entry here. Re-entrant:
 # a garbage collection inside may close another lock's descriptor.
 _guard = native.mutex()
 
 
-def open_tracked(system: ModuleType, path: str, mode: int) -> object:
-    """``system.open_lock_file``, remembered."""
-    return track(system, lambda: system.open_lock_file(path, mode))
+def open_tracked(backend: LockBackend, path: str, mode: int) -> Handle:
+    """Open a lock file, and track its handle."""
+    return track(backend, lambda: backend.open_lock_file(path, mode))
 
 
-def track(system: ModuleType, open_it: Callable[[], _Handle]) -> _Handle:
-    """What ``open_it`` gives, remembered, to be closed by ``system.close``."""
+def track(closer: Closer, open_it: Callable[[], _Handle]) -> _Handle:
+    """Open a handle by ``open_it``. `close_tracked` and a forked child close it by ``closer``."""
     forks.notice()
     with _guard:
         handle = open_it()
         if handle in _open:
             _overtaken[handle] = _overtaken.get(handle, 0) + 1
-        _open[handle] = system, _file_of(handle)
+        _open[handle] = closer, _file_of(handle)
         return handle
 
 
-def close_tracked(system: ModuleType, handle: object) -> None:
-    """``system.close``, forgotten. Does nothing for a handle that was closed before, as by a fork."""
+def close_tracked(closer: Closer, handle: Handle) -> None:
+    """Close a handle. Does nothing if it was closed before, as in a forked child."""
     forks.notice()
     if sys.is_finalizing():
         return  # a daemon thread may have been stopped for good with the mutex; the kernel closes everything
     with _guard:
         if _open.pop(handle, None) is not None:
-            system.close(handle)
+            closer.close(handle)
 
 
-def untrack(handle: object) -> None:
-    """It was closed by other code, to which its number may belong by now: it is not ours to close."""
+def untrack(handle: Handle) -> None:
+    """Forget a handle that other code closed. Its number may be another file's by now, so it is not closed."""
     forks.notice()
     with _guard:
         before = _overtaken.pop(handle, 0)
@@ -73,11 +73,11 @@ def _file_of(handle: object) -> object:
 def _renew() -> None:
     global _guard
     _guard = native.mutex()
-    for handle, (system, file) in _open.items():
+    for handle, (closer, file) in _open.items():
         with contextlib.suppress(OSError):
             # A child that Python did not see begin may have closed everything, and opened something else since.
             if _file_of(handle) == file:
-                system.close(handle)
+                closer.close(handle)
     _open.clear()
     _overtaken.clear()
 

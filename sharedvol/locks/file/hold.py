@@ -1,4 +1,4 @@
-"""One descriptor of a lock file: how it is locked, waited for, and let go of."""
+"""One descriptor of a lock file: how to lock it, wait for it and release it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import contextlib
 import errno
 import time
 from collections.abc import Callable, Iterator
-from types import ModuleType
 from typing import Final
 
 from sharedvol import forks, native
 from sharedvol.errors import LockLostError, LockTimeout, describe
 from sharedvol.locks.file import waiter
+from sharedvol.locks.file.backend import Handle, LockBackend
 from sharedvol.locks.file.fencing import FencingFiles
 from sharedvol.locks.file.fork import close_tracked, open_tracked, untrack
 from sharedvol.locks.file.owners import free_orphans, refuse_deadlock
@@ -31,6 +31,7 @@ class Hold:
 
     __slots__ = (
         "__weakref__",
+        "backend",
         "beside",
         "end",
         "grants",
@@ -41,22 +42,21 @@ class Hold:
         "network",
         "path",
         "shared",
-        "system",
         "wait",
     )
 
     def __init__(
         self,
-        system: ModuleType,
+        backend: LockBackend,
         path: str,
         mode: int,
         shared: bool,
         beside: FencingFiles | None = None,
         network: NetworkPolicy = NetworkPolicy(),  # noqa: B008 # frozen
     ) -> None:
-        self.system, self.path, self.mode, self.shared, self.beside = system, path, mode, shared, beside
+        self.backend, self.path, self.mode, self.shared, self.beside = backend, path, mode, shared, beside
         self.network = network
-        self.handle: object | None = None
+        self.handle: Handle | None = None
         self.identity: object = None
         self.wait: waiter.Waiter | None = None
         self._open()
@@ -71,7 +71,7 @@ class Hold:
                 self.drop()
 
     def renew(self) -> None:
-        """Have nothing: in a forked child, which must not unlock what its parent holds or waits for."""
+        """Forget the descriptor in a forked child, which must not unlock what its parent holds or waits for."""
         self.handle = self.wait = None
 
     def acquire(self, limit: float | None) -> None:
@@ -100,25 +100,25 @@ class Hold:
 
     def _try(self) -> bool:
         """Take the lock if it is free, or only held by a thread or task of this process that has just ended."""
-        return self.system.try_both(self.handle, self.path, self.shared) or (
-            free_orphans(self.identity) and self.system.try_both(self.handle, self.path, self.shared)
+        return self.backend.try_both(self.handle, self.path, self.shared) or (
+            free_orphans(self.identity) and self.backend.try_both(self.handle, self.path, self.shared)
         )
 
     def _ensure(self) -> None:
-        """Have a descriptor of ours: other code may have closed it, as daemons do with all that they find open.
+        """Open the lock file again if other code closed its descriptor, as daemons do with all open descriptors.
 
-        Its number may be another file's by now. To lock that would keep nobody out.
+        The number may be another file's by now, and a lock on that would exclude no process.
         """
-        if not self.system.is_of(self.handle, self.identity, self.marked):
+        if not self.backend.is_of(self.handle, self.identity, self.marked):
             self._reopen()
 
     def enter(self) -> bool:
-        """The descriptor is locked: whether that is the file that the path names, which is then ours.
+        """Start the hold of a locked descriptor. Return False if the path names another file by now.
 
         Raises:
-            LockFileError: there is no fencing token to be had.
+            LockFileError: no fencing token can be drawn.
         """
-        if not self.system.is_current(self.path, self.identity):
+        if not self.backend.is_current(self.path, self.identity):
             return False
         if self.beside is not None:
             self.beside.enter()
@@ -126,31 +126,30 @@ class Hold:
         return True
 
     def release(self) -> LockLostError | None:
-        """Unlock, also where the lock was lost, and say if it was."""
+        """Unlock. Return the error to raise if the lock was lost."""
         lost = None
         if self.beside is not None:
             if not (isinstance(self.handle, int) and self.beside.is_surely_ours(self.handle, self.identity)):
                 reason = self.why_lost()
                 lost = self.lost(reason) if reason else None
             self.beside.leave()
-            if lost and not self.system.is_of(self.handle, self.identity, self.marked):
+            if lost and not self.backend.is_of(self.handle, self.identity, self.marked):
                 self.close()
                 return lost
-        elif not self.system.is_of(
-            self.handle, self.identity, self.marked
-        ):  # to unlock that number could free somebody else's
+        elif not self.backend.is_of(self.handle, self.identity, self.marked):
+            # The number may be another file's: to unlock it could free a lock of other code.
             lost = self.lost(_reason(OSError(errno.EBADF, "")))
             self.close()
             return lost
         try:
-            self.system.unlock(self.handle)
+            self.backend.unlock(self.handle)
         except OSError as error:
             self.close()
             return lost or self.lost(_reason(error))
         return lost
 
     def put_back(self) -> None:
-        """After a failed acquire: whatever it got of the lock goes."""
+        """Release what a failed acquire got of the lock."""
         forks.notice()
         self.end_wait()
         if self.beside is not None:
@@ -158,57 +157,57 @@ class Hold:
         if self.handle is None:
             return  # a waiter thread has the descriptor, or there is none
         try:
-            self.system.unlock(self.handle)
+            self.backend.unlock(self.handle)
         except OSError:
             self.close()
 
     def drop(self) -> None:
-        """Keep nothing: after a `put_back` that did not come to its end."""
+        """Close everything after a `put_back` that was interrupted."""
         forks.notice()
         self.end_wait()
         self.close()
 
     def close(self) -> None:
-        """Close the descriptors, and so unlock."""
+        """Close the descriptors, which unlocks them."""
         if self.beside is not None:
             self.beside.close()
         handle, self.handle = self.handle, None
         if handle is None:
             return
-        if self.identity is None or self.system.is_of(handle, self.identity, self.marked):
-            close_tracked(self.system, handle)
+        if self.identity is None or self.backend.is_of(handle, self.identity, self.marked):
+            close_tracked(self.backend, handle)
         else:
-            untrack(handle)  # other code closed it, and its number may be another file's: that is left alone
+            untrack(handle)  # other code closed it, and its number may be another file's
 
     def why_lost(self) -> str | None:
-        """How the lock was lost, in words; None while it is ours. Any thread of the process may ask."""
-        reason: str | None = self.system.why_lost(self.handle, self.path, self.identity)
+        """Return how the lock was lost, in words. None while it is held. Any thread may call this."""
+        reason = self.backend.why_lost(self.handle, self.path, self.identity)
         if reason is None and self.beside is not None:
             reason = self.beside.why_lost()
         return reason
 
     def lost(self, reason: str) -> LockLostError:
-        """The error that says so."""
+        """Return the error for a lock that was lost."""
         return LockLostError(
             f"lock {self.path!r} was lost: {reason}; another may have had it since, so check what was done under it"
         )
 
     def _reopen(self) -> None:
-        """Somebody deleted or replaced the lock file: ours is a lock that nobody else will ask for."""
+        """Open the lock file that the path names now. The open one excludes no process."""
         self.close()
         self._open()
 
     def _open(self) -> None:
-        self.handle = open_tracked(self.system, self.path, self.mode)
-        self.identity = self.system.identify(self.handle, self.path)
-        self.marked: int = self.system.mark(self.handle)
+        self.handle = open_tracked(self.backend, self.path, self.mode)
+        self.identity = self.backend.identify(self.handle, self.path)
+        self.marked = self.backend.mark(self.handle)
         try:
             self.network.check(self.handle, "lock", self.path)
         except BaseException:
             self.close()
             raise
 
-    # What follows waits.
+    # Waiting.
 
     def _wait(self, limit: float | None) -> None:
         native.refuse_eventlet()
@@ -217,8 +216,8 @@ class Hold:
         if limit is None:
             refuse_deadlock(self.path, self.identity)
             if not native.has_greenlets():
-                self.system.wait_first(self.handle, self.path, self.shared)
-                self.system.wait_second(self.handle, self.path, self.shared)
+                self.backend.wait_first(self.handle, self.path, self.shared)
+                self.backend.wait_second(self.handle, self.path, self.shared)
                 return
         left = None if limit is None else self._left(limit)
         ended = native.bell()
@@ -247,17 +246,17 @@ class Hold:
         self._take_back(limit)
 
     def _left(self, limit: float) -> float:
-        """The seconds that are left of ``limit``, which began with the first wait for this hold."""
+        """Return the seconds left of ``limit``, counted from the first wait of this acquire."""
         now = time.monotonic()
         if self.end is None:
             self.end = now + limit
         return max(0.0, self.end - now)
 
     def lend(self, notify: Callable[[], None]) -> bool:
-        """Let a thread wait with the descriptor; False where none can be started (a limit of processes).
+        """Let a thread wait with the descriptor. Return False if none can be started, as at a limit of processes.
 
-        The hold knows the waiter before its thread runs: whatever exception comes from then on, `put_back`
-        finds it, and no lock is granted to nobody.
+        The hold knows the waiter before its thread runs. So `put_back` finds the waiter after any exception, and no
+        lock is left that no one releases.
         """
 
         def keep(wait: waiter.Waiter | None) -> None:
@@ -267,14 +266,14 @@ class Hold:
 
         handle, self.handle = self.handle, None
         try:
-            waiter.wait_for(self.system, handle, self.identity, self.path, self.shared, notify, keep)
+            waiter.wait_for(self.backend, handle, self.identity, self.path, self.shared, notify, keep)
         except RuntimeError:
             self.handle = handle
             return False
         return True
 
     def end_wait(self) -> waiter.Waiter | None:
-        """Take the descriptor from the waiter if its wait has ended, else walk away from it."""
+        """Take the descriptor from the waiter if its wait has ended. Otherwise walk away from it."""
         wait = self.wait
         if wait is not None and not waiter.walk_away(wait):
             self.handle, self.marked = wait.handle, wait.marked
@@ -282,15 +281,15 @@ class Hold:
         return wait
 
     def _polls(self, limit: float | None) -> Iterator[float]:
-        """The pauses between tries, where there is no thread to wait; ends with the lock taken."""
-        while not self.system.try_both(self.handle, self.path, self.shared):
+        """Yield the pauses between tries where no thread can wait. Ends when the lock is taken."""
+        while not self.backend.try_both(self.handle, self.path, self.shared):
             left = _POLL_SECONDS if limit is None else self._left(limit)
             if not left:
                 raise LockTimeout(self.path, limit or 0.0)
             yield min(left, _POLL_SECONDS)
 
     def _take_back(self, limit: float | None) -> None:
-        """The wait has ended, or the time for it has."""
+        """Take the descriptor back after a wait or a timeout."""
         wait = self.end_wait()
         if self.handle is None:
             raise LockTimeout(self.path, limit or 0.0)
@@ -299,7 +298,7 @@ class Hold:
 
 
 class Notice:
-    """What a thread tells a coroutine of the running loop."""
+    """Wakes a coroutine of the running loop from another thread."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -307,11 +306,11 @@ class Notice:
 
     def tell(self) -> None:
         """Wake the coroutine, from any thread."""
-        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop was closed, so nothing waits
             self._loop.call_soon_threadsafe(self._set)
 
     async def wait(self, seconds: float | None) -> None:
-        """Until told, or for so long at most. Never swallows a cancellation, as ``asyncio.wait_for`` may."""
+        """Wait until `tell`, at most ``seconds``. Never swallows a cancellation, as ``asyncio.wait_for`` may."""
         await asyncio.wait([self._told], timeout=seconds)
         if self._told.done():
             self._told = self._loop.create_future()

@@ -1,8 +1,8 @@
 """The file lock: exclusive or shared between replicas, in every language.
 
-A `FileLock` keeps one descriptor open between uses and lets the kernel decide who has the lock, between
-threads and tasks of one process too: each that holds or waits does so on a descriptor of its own, a
-`sharedvol.locks.file.hold.Hold`. What stays here is who holds how many times, and what is said of it.
+A `FileLock` keeps one descriptor open between uses. The kernel decides who has the lock, also between threads and tasks
+of one process: each holds or waits on its own descriptor, a `sharedvol.locks.file.hold.Hold`. The `FileLock` counts the
+holds of each thread and task.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final
 
 from sharedvol import forks, native
 from sharedvol.errors import LockError, LockFileError, LockTimeout, NotLockedError
 from sharedvol.locks.arguments import DEFAULT, Default, check_purpose, check_timeout, limit_of
 from sharedvol.locks.file import linux, portable
+from sharedvol.locks.file.backend import LockBackend
 from sharedvol.locks.file.fencing import FencingFiles
 from sharedvol.locks.file.hold import Hold
 from sharedvol.locks.file.holder_file import FileHolder, holder_of, read_record
@@ -28,15 +29,15 @@ from sharedvol.locks.grant import Grant, Owner, calling_task
 from sharedvol.locks.held import AcquiredLock, BlockLock
 from sharedvol.network import NetworkPolicy
 
-_system: Final[ModuleType] = linux if linux.AVAILABLE else portable
+_BACKEND: Final[LockBackend] = linux if linux.AVAILABLE else portable
 
 
 class FileLock(BlockLock):
-    """An advisory lock on a file of its own, for all who share the volume.
+    """An advisory lock on its own file, for all processes that share the volume.
 
     Excludes every process that locks the same file with flock(2) or fcntl(2), in any language and
     container of the machine: Python's filelock, portalocker and fasteners, flock(1), R's filelock.
-    The kernel frees it the moment its holder dies.
+    The kernel releases it the moment its holder dies.
 
     ::
 
@@ -44,32 +45,32 @@ class FileLock(BlockLock):
         with lock:
             ...
 
-    Keep the object: it keeps its descriptor. It is re-entrant for the thread (or asyncio task) that
-    holds it, and excludes all others, also those that use the same object; a shared lock is held by
-    several at once. In a coroutine use ``async with``: a plain ``with`` stops the loop while it waits. The
-    end of a ``with`` may run in another thread than its beginning. A forked child starts without it. The
-    file is never deleted, and must never be opened for anything else: on Linux, closing any descriptor of
-    it drops the lock of an R process.
+    Create the object once and keep it, because it keeps its descriptor open. The lock is re-entrant for the thread (or
+    asyncio task) that holds it, and excludes all others, including those that use the same object. Several can hold a
+    shared lock at once. In a coroutine use ``async with``: a plain ``with`` blocks the event loop while it waits. The
+    end of a ``with`` may run in another thread than its start. A forked child starts without the lock. The file is
+    never deleted. Never open it for anything else: on Linux, closing any descriptor of it releases the lock of an R
+    process.
 
     Args:
-        path: the lock file, created where missing; its directory must exist. Never a data file.
-        timeout: seconds to wait; None waits for ever, 0 not at all. `acquire` can say otherwise.
-        shared: hold it together with other shared holders.
-        mode: permission bits of a lock file that is created here, and of the files beside it. Everyone by
-            default, so that replicas with different users can share it: the file holds nothing.
-        fenced: each hold has a `token`, greater than those of all earlier fenced holds, and others can ask by
-            `holder` who has it. For that ``<path>.token`` and ``<path>.holder`` lie beside the lock file.
-        purpose: what a fenced lock's holder says that it is for, at most 200 characters.
+        path: the lock file. It is created if it is missing; its directory must exist. Never use a data file.
+        timeout: seconds to wait. None waits indefinitely, 0 does not wait. `acquire` can override it.
+        shared: whether other shared holders can hold the lock at the same time.
+        mode: permission bits of the lock file, if it is created, and of the files next to it. By default every user can
+            open it, so that replicas with different users can share it: the file is empty.
+        fenced: whether each hold has a `token`, greater than those of all earlier fenced holds. Others can then query
+            the `holder`. This keeps ``<path>.token`` and ``<path>.holder`` next to the lock file.
+        purpose: what a fenced lock is held for, shown by `holder`; at most 200 characters.
         allow_network: accept a network file system without a warning.
-        strict: refuse one; None as the environment variable ``SHAREDVOL_STRICT`` says.
+        strict: refuse a network file system. None uses the environment variable ``SHAREDVOL_STRICT``.
 
     Raises:
         LockError: eventlet has replaced the threads of this process.
-        ValueError: ``timeout`` is negative or not a number; ``fenced`` and ``shared``; ``purpose`` is too long;
-            ``allow_network`` and ``strict``.
+        ValueError: ``timeout`` is negative or not a number, ``purpose`` is too long, or ``fenced`` is combined with
+            ``shared``, or ``allow_network`` with ``strict``.
     """
 
-    _backend: ModuleType = _system
+    _backend: LockBackend = _BACKEND
 
     def __init__(
         self,
@@ -91,8 +92,7 @@ class FileLock(BlockLock):
         self._path = os.path.abspath(os.fspath(path))  # a later chdir must not change which file is meant
         self._timeout, self._shared, self._mode = timeout, shared, mode
         self._fenced, self._purpose = fenced, purpose
-        self._network = NetworkPolicy(allow_network, strict)
-        self._own = OwnerTable()
+        self._network, self._own = NetworkPolicy(allow_network, strict), OwnerTable()
 
     @property
     def path(self) -> Path:
@@ -111,12 +111,12 @@ class FileLock(BlockLock):
 
     @property
     def timeout(self) -> float | None:
-        """The seconds to wait unless `acquire` says otherwise."""
+        """The seconds to wait unless `acquire` overrides them."""
         return self._timeout
 
     @property
     def held(self) -> bool:
-        """Whether the calling thread, or the running task, holds the lock. Whether it was lost, `check` tells."""
+        """Whether the calling thread or the running task holds the lock. Call `check` to find out if it was lost."""
         return self._own.of_caller() is not None
 
     @property
@@ -138,17 +138,17 @@ class FileLock(BlockLock):
     def acquire(self, timeout: float | Default | None = DEFAULT) -> AcquiredLock[FileLock]:
         """Take the lock, waiting in the kernel.
 
-        What is returned releases it: by a ``with`` on it or by its ``release``, from any thread or task. `release` of
-        the lock undoes the last acquire of the calling thread.
+        The returned object releases the lock from any thread or task: use ``with`` on it, or call its ``release``. The
+        lock's own `release` undoes the last acquire of the calling thread.
 
         Args:
-            timeout: seconds to wait, None for ever, 0 not at all; else as the lock was made.
+            timeout: seconds to wait. None waits indefinitely, 0 does not wait. The default is the lock's own.
 
         Raises:
-            LockTimeout: it was not free in time. Of a fenced lock it tells the ``holder``.
-            LockDeadlockError: this thread holds the file through another object and would wait for ever.
-            LockFileError: the file, or the fencing file, cannot be opened, locked or used where it is.
-            NetworkFileSystemError: it is on a network file system, and the lock is ``strict``.
+            LockTimeout: the lock was not free in time. For a fenced lock it has the ``holder``.
+            LockDeadlockError: this thread holds the file through another object and would wait for itself.
+            LockFileError: the lock file or the fencing file cannot be opened, locked or used.
+            NetworkFileSystemError: the file is on a network file system, and the lock is ``strict``.
             ValueError: ``timeout`` is negative or not a number.
         """
         acquired = AcquiredLock(self)  # first: it must not fail, or be interrupted, under the lock
@@ -177,10 +177,10 @@ class FileLock(BlockLock):
             raise
 
     def acquire_async(self, timeout: float | Default | None = DEFAULT) -> Coroutine[Any, Any, AcquiredLock[FileLock]]:
-        """As `acquire`, for the task that calls it, and without blocking the event loop.
+        """Take the lock for the calling task, without blocking the event loop.
 
-        It is that task's also where another one waits for it, as `asyncio.gather` and, up to Python 3.11,
-        `asyncio.wait_for` have it. A cancelled wait gives up its place. ``async with lock:`` does this and releases.
+        The calling task is the owner even if another task runs the coroutine, as `asyncio.gather` and, up to Python
+        3.11, `asyncio.wait_for` do. A cancelled wait gives up its place. ``async with lock:`` acquires and releases.
 
         Raises:
             LockTimeout, LockDeadlockError, LockFileError, ValueError: as `acquire`.
@@ -215,14 +215,14 @@ class FileLock(BlockLock):
             raise
 
     def release(self) -> None:
-        """Undo one `acquire` of this thread or task; the last one frees the lock.
+        """Undo one `acquire` of this thread or task. The last one releases the lock.
 
-        In a forked child, which started without the lock, undoing its parent's acquire does nothing.
+        A forked child starts without the lock, so undoing an acquire of its parent does nothing there.
 
         Raises:
-            NotLockedError: the caller does not hold the lock. What the acquire returned releases it from anywhere.
-            LockLostError: it was lost before, as `check` tells; everything is freed. Of a plain lock only what costs
-                nothing to know is told here: that its descriptor was closed.
+            NotLockedError: the caller does not hold the lock. The object that `acquire` returned releases it anywhere.
+            LockLostError: the lock was lost before; everything is released. A fenced lock detects every kind of loss
+                except a moved directory. A plain lock detects only a closed descriptor: call `check` for the others.
         """
         self._release(self._own.of_caller())
 
@@ -251,12 +251,12 @@ class FileLock(BlockLock):
         self._own.free_orphan(grant)
 
     def check(self) -> None:
-        """Ask whether the lock is still held: by the caller, or else by any thread or task of this process.
+        """Check that the lock was not lost: the caller's hold or, without one, every hold of this process.
 
         Raises:
-            LockLostError: its descriptor was closed by other code, the lock file was deleted or replaced, or the
-                fencing file has the token of another. Another process may have the lock by now.
-            NotLockedError: nobody in this process holds it.
+            LockLostError: other code closed the descriptor, the lock file was deleted or replaced, or the fencing file
+                has another holder's token. Another process may have the lock by now.
+            NotLockedError: no thread or task of this process holds the lock.
         """
         grant = self._own.of_caller()
         held = {grant: self._own.held[grant]} if grant is not None else self._own.held.copy()
@@ -265,19 +265,19 @@ class FileLock(BlockLock):
         for one, hold in held.items():
             grants = hold.grants
             reason = hold.why_lost()
-            # Else it was released while this looked, and what was seen means nothing.
+            # Otherwise it was released during the check, and the reason means nothing.
             if reason is not None and self._own.held.get(one) is hold and hold.grants == grants:
                 raise hold.lost(reason)
 
     def holder(self) -> FileHolder | None:
-        """Who has the lock now, the caller included; None if nobody has.
+        """Return the current holder, which may be the caller. None if the lock is free.
 
-        That somebody has it is the kernel's word. The rest a fenced holder wrote of itself: it can be forged by
-        whoever may write to the volume. Waits for nobody, and takes nothing; but in a container, where nothing
-        else shows that another one has the flock(2), it tries that shared for an instant if no other sign is there.
+        Whether the lock is held is read from the kernel and never blocks. The other fields were written by a fenced
+        holder, and any process that may write to the volume can forge them. This takes no lock, with one exception: in
+        a container, where the flock(2) of another container is not visible, it tries a shared flock for an instant.
 
         Raises:
-            LockFileError: it cannot be asked: the lock file cannot be read.
+            LockFileError: the lock file cannot be read.
         """
         return holder_of(self._path)
 
@@ -285,10 +285,10 @@ class FileLock(BlockLock):
         self._release(self._own.of_block(block, task_first=task_first), block)
 
     def fileno(self) -> int:
-        """The descriptor of the lock that the caller holds: to hand to a program that is to hold it too.
+        """Return the descriptor of the caller's hold, to pass it to a program that must hold the lock as well.
 
-        Both locks belong to the open file description: a program that inherits it keeps the lock until
-        it, too, has ended. Never read, write or unlock through it.
+        Both locks belong to the open file description: a program that inherits it keeps the lock until that program
+        has ended. Never read, write or unlock through it.
 
         Raises:
             NotLockedError: the caller does not hold the lock.
@@ -304,16 +304,24 @@ class FileLock(BlockLock):
         return f"<{kind}FileLock {self._path!r} {'held' if self.held else 'not held'} here>"
 
     def __reduce__(self) -> tuple[Callable[..., FileLock], tuple[object, ...]]:
-        # A lock that is sent to another process is the same file, not the same hold.
-        settings = (self._path, self._timeout, self._shared, self._mode, self._fenced, self._purpose)
-        return _rebuild, (*settings, self._network.allow, self._network.strict)
+        rebuild = partial(
+            FileLock,
+            timeout=self._timeout,
+            shared=self._shared,
+            mode=self._mode,
+            fenced=self._fenced,
+            purpose=self._purpose,
+            allow_network=self._network.allow,
+            strict=self._network.strict,
+        )
+        return rebuild, (self._path,)  # the same file, not the same hold
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # __init__ may have failed; the interpreter may be ending
             self._own.close()
 
     def _new(self) -> Hold:
-        """A descriptor, where none was kept."""
+        """Open a new descriptor."""
         return Hold(self._backend, self._path, self._mode, self._shared, self._beside(), self._network)
 
     def _beside(self) -> FencingFiles | None:
@@ -329,7 +337,7 @@ class FileLock(BlockLock):
         return FencingFiles(self._path, self._mode, self._purpose)
 
     def _put_back(self, grant: Grant, hold: Hold, error: BaseException) -> None:
-        """After a failed acquire: nothing is locked, and a time-out says by whom it is."""
+        """Unlock after a failed acquire. Add the holder to a timeout of a fenced lock."""
         self._own.put_back(grant, hold)
         if self._fenced and isinstance(error, LockTimeout):
             said = read_record(self._path)
@@ -340,25 +348,3 @@ class FileLock(BlockLock):
             f"lock {self._path!r} is not held by this thread or task: release it there, and once; to release it "
             "elsewhere, keep what acquire() returned and release that, or use `with lock:`"
         )
-
-
-def _rebuild(
-    path: str,
-    timeout: float | None,
-    shared: bool,
-    mode: int,
-    fenced: bool = False,
-    purpose: str = "",
-    allow_network: bool = False,
-    strict: bool | None = None,
-) -> FileLock:
-    return FileLock(
-        path,
-        timeout=timeout,
-        shared=shared,
-        mode=mode,
-        fenced=fenced,
-        purpose=purpose,
-        allow_network=allow_network,
-        strict=strict,
-    )

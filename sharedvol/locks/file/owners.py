@@ -1,4 +1,4 @@
-"""The descriptors of one lock object: those that are locked, and one that is kept for the next use."""
+"""The descriptors of one lock object: those that are locked, and one that stays open for the next use."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class OwnerTable:
-    """What this process holds through one lock object, in the order in which it was granted."""
+    """The holds of this process through one lock object, in the order in which they were granted."""
 
     def __init__(self) -> None:
         self.held: dict[Grant, Hold] = {}
@@ -41,30 +41,30 @@ class OwnerTable:
         forks.track(self)
 
     def watch(self, owner: Owner) -> None:
-        """Have `owner_ended` called when ``owner``, which is calling, has ended."""
+        """Call `owner_ended` when ``owner``, the calling thread or task, has ended."""
         if self._watched() is not owner:
             watch_end(owner, self)
             self._watched = weakref.ref(owner)
 
     def of_caller(self) -> Grant | None:
-        """The last grant of the calling thread or running task."""
+        """Return the last grant of the calling thread or running task."""
         forks.notice()
         return of_caller(list(self.held)) if self.held else None
 
     def of_block(self, block: int, *, task_first: bool = False) -> Grant | None:
-        """The grant of a ``with`` block that ends."""
+        """Return the grant of a ``with`` block that ends."""
         forks.notice()
         return of_block(list(self.held), block, self.ended_early, task_first=task_first)
 
     def ended_early(self, block: int) -> str:
-        """What left a block that ends without a hold: `RELEASED`, `INHERITED` or ""."""
+        """Return why a block that ends has no hold: `RELEASED`, `INHERITED`, or "" if it has one."""
         if block in self._ended_early:
             self._ended_early.remove(block)
             return RELEASED
         return INHERITED if any(block in grant.blocks for _, grant in self._inherited) else ""
 
     def reenter(self, owner: Owner, block: int | None, acquired: Acquired | None) -> bool:
-        """Count one more acquire of ``owner``, which is calling, if it is inside of a hold."""
+        """Count one more acquire of ``owner``, the caller, if it is inside a hold. Return whether it is."""
         with self._mutex:
             for grant in self.held:
                 if grant.is_reentered_by(owner):
@@ -73,10 +73,10 @@ class OwnerTable:
         return False
 
     def undo_inherited(self, grant: Grant | None = None, block: int | None = None) -> bool:
-        """In a forked child: whether this undoes what its parent acquired, which is nothing here.
+        """Undo an acquire of the parent in a forked child, which holds nothing. Return whether there was one.
 
         Args:
-            grant: which; else one of the caller's.
+            grant: the grant to undo. None for one of the caller's.
             block: the block that ends.
         """
         forks.notice()
@@ -84,7 +84,7 @@ class OwnerTable:
             if block in one.blocks:
                 one.undo(block)
                 return True
-        # After a fork asyncio tells no current task, though the child may be leaving its parent's `async with`.
+        # After a fork asyncio has no current task, though the child may be leaving its parent's `async with`.
         here = owners_here()
         for owner, one in self._inherited:
             mine = one is grant if grant is not None else owner in here or isinstance(owner, asyncio.Task)
@@ -94,7 +94,7 @@ class OwnerTable:
         return grant is not None and grant.inherited
 
     def add(self, grant: Grant, hold: Hold) -> None:
-        """``hold`` is locked, for ``grant``."""
+        """Record that ``hold`` is locked for ``grant``."""
         if hold.identity != self._noted:
             _note(hold.identity, self)
             self._noted = hold.identity
@@ -102,7 +102,7 @@ class OwnerTable:
             self.held[grant] = hold
 
     def remove(self, grant: Grant) -> Hold | None:
-        """Forget that ``grant`` has anything. Return what it had."""
+        """Remove ``grant``. Return its hold."""
         return self.held.pop(grant, None)
 
     def undo(
@@ -111,13 +111,13 @@ class OwnerTable:
         """Undo one acquire. The last one unlocks, whatever happens meanwhile. Return the error if the lock was lost.
 
         Args:
-            grant: which has it.
+            grant: the grant of the hold.
             block: the block that ends.
-            acquired: what the acquire returned, if that undoes it.
-            last: it is the last, however many there were.
+            acquired: the object that the acquire returned, if it is released.
+            last: unlock even if other acquires remain.
 
         Raises:
-            KeyError: another thread has freed it, or ``acquired`` was released.
+            KeyError: another thread has released it, or ``acquired`` was released before.
         """
         hold, ours = self.held[grant], False
         try:
@@ -142,11 +142,11 @@ class OwnerTable:
                 self.remove(grant)
                 grant.end()
             raise
-        self.keep(hold)  # after that another thread may have it: an interrupt must not close it any more
+        self.keep(hold)  # another thread may use it after this, so an interrupt must not close it
         return lost
 
     def owner_ended(self, owner: Owner | None) -> None:
-        """A thread or task has ended; None if it exists no more."""
+        """Free what a thread or task left when it ended. ``owner`` is None if its object was collected."""
         forks.notice()
         for grant in list(self.held):
             if grant.owner() in (owner, None):
@@ -154,13 +154,13 @@ class OwnerTable:
                 self.free_orphan(grant)
 
     def free_orphan(self, grant: Grant) -> None:
-        """Free it if nothing else ever will."""
+        """Free the hold if no caller and no object can release it."""
         if grant.is_orphan and grant in self.held:
-            with contextlib.suppress(KeyError):  # another thread was first
+            with contextlib.suppress(KeyError):  # another thread has freed it
                 self.undo(grant, last=True)
 
     def kept(self) -> Hold | None:
-        """The descriptor that was kept, if there is one: no more of this object, until it is held or kept."""
+        """Remove and return the idle descriptor. None if there is none."""
         try:
             return self.idle.pop()
         except IndexError:
@@ -175,7 +175,7 @@ class OwnerTable:
             self.idle.append(hold)
 
     def put_back(self, grant: Grant | None, hold: Hold) -> None:
-        """After a failed acquire: nothing is locked, also where an interrupt comes on top."""
+        """Unlock after a failed acquire, also if an interrupt comes during this."""
         try:
             forks.notice()
             if grant is not None:
@@ -188,7 +188,7 @@ class OwnerTable:
         self.keep(hold)
 
     def close(self) -> None:
-        """Close everything, which frees what was locked."""
+        """Close all descriptors, which unlocks them."""
         forks.notice()
         for grant in list(self.held):
             hold = self.remove(grant)
@@ -198,7 +198,7 @@ class OwnerTable:
             hold.close()
 
     def renew(self) -> None:
-        """Begin with nothing: in a forked child, where `fork` has closed the descriptors."""
+        """Forget everything in a forked child, where `fork` has closed the descriptors."""
         self._inherited += [(grant.owner(), grant) for grant in self.held]  # a child may be renewed twice
         for grant in self.held:
             grant.active, grant.inherited = False, True
@@ -206,12 +206,12 @@ class OwnerTable:
 
 
 def refuse_deadlock(path: str, identity: object, task: Owner | None = None) -> None:
-    """Refuse to wait for oneself without end.
+    """Refuse a wait without a limit that only the caller could end.
 
     Args:
-        path: the lock file, to name it.
-        identity: what it is.
-        task: for which the wait is, if it leaves the event loop running.
+        path: the lock file, for the message.
+        identity: of the lock file, from the backend.
+        task: the waiting task, if the wait leaves the event loop running.
 
     Raises:
         LockDeadlockError: the caller holds the lock file through another object or call.
@@ -224,19 +224,19 @@ def refuse_deadlock(path: str, identity: object, task: Owner | None = None) -> N
 
 
 def is_held_here(identity: object, task: Owner | None = None) -> bool:
-    """Whether the caller would wait for itself for this lock file, through whatever object."""
+    """Return whether the caller would wait for itself for this lock file, through any object."""
     return any(grant.blocks_caller(task) for _, grant in _holding(identity))
 
 
 def free_orphans(identity: object) -> bool:
-    """Free what owners left that have just ended, and whose end was not yet reported. Return whether there was any."""
+    """Free the holds of owners that have just ended and were not reported yet. Return whether there were any."""
     found = [(own, grant) for own, grant in _holding(identity) if grant.is_orphan]
     for other, grant in found:
         other.free_orphan(grant)
     return bool(found)
 
 
-_objects: dict[object, dict[int, weakref.ref[OwnerTable]]] = {}  # by the file: what has locked it and still exists
+_objects: dict[object, dict[int, weakref.ref[OwnerTable]]] = {}  # by lock file: the tables that have locked it
 _mutex = native.mutex()
 
 
@@ -256,7 +256,7 @@ def _note(identity: object, own: OwnerTable) -> None:
 
 
 def _holding(identity: object) -> list[tuple[OwnerTable, Grant]]:
-    """What this process holds of a lock file, through whatever object."""
+    """Return the holds of this process on a lock file, through any object."""
     owns = [own for ref in list(_objects.get(identity, {}).values()) if (own := ref()) is not None]
     return [(own, grant) for own in owns for grant, hold in list(own.held.items()) if hold.identity == identity]
 

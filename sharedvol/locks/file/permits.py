@@ -16,14 +16,14 @@ from sharedvol.network import NetworkPolicy
 
 
 class Permit(OwnerTable):
-    """One of the lock files, and this process's descriptors of it."""
+    """One permit: its lock file, and the descriptors that this process has of it."""
 
     def __init__(self, path: str, mode: int, purpose: str, network: NetworkPolicy) -> None:
         super().__init__()
         self.path, self._mode, self._purpose, self._network = path, mode, purpose, network
 
     def take(self) -> Hold:
-        """A descriptor, not locked."""
+        """Return a descriptor that is not locked."""
         kept = self.kept()
         if kept is not None:
             return kept
@@ -32,12 +32,12 @@ class Permit(OwnerTable):
 
 
 class Attempt:
-    """One acquire: of all permits, the first that is granted. What it has in hand, `undo` puts back.
+    """One acquire, which takes the first permit that it is granted. `undo` puts back all descriptors.
 
     Args:
-        permits: to choose from.
-        grant: what is to have it.
-        add: counts the acquire in it, under the lock.
+        permits: the permits to choose from.
+        grant: the grant that gets the permit.
+        add: counts the acquire in the grant, under the lock.
     """
 
     _serial = itertools.count(1)
@@ -48,7 +48,7 @@ class Attempt:
         self._won: Permit | None = None
 
     def try_all(self) -> bool:
-        """Take a permit that is free; never waits."""
+        """Take a free permit. Never waits."""
         for permit in self._permits:
             hold = self._take(permit)
             try:
@@ -61,11 +61,11 @@ class Attempt:
         return False
 
     def lend_all(self, notify: Callable[[], None]) -> bool:
-        """Let a thread wait for each; False where one cannot be started."""
+        """Let a thread wait for each permit. Return False if one cannot be started."""
         return all(self._take(permit).lend(notify) for permit in self._permits)
 
     def end_waits(self) -> bool:
-        """Walk away from the waits that have not ended, and keep one permit of those that have, if there is one."""
+        """Walk away from the waits that have not ended. Keep one permit of those that have, if any."""
         errors = []
         for permit, hold in self._in_hand:
             wait = hold.end_wait()
@@ -75,18 +75,18 @@ class Attempt:
                 if hold.enter():
                     self._win(permit, hold)
                 else:
-                    hold.close()  # somebody deleted its file: kept, it would be granted again and again, for nothing
+                    hold.close()  # its file was deleted: if kept, it would be granted again and again
         self._put_back()
         if self._won is None and errors:
             raise errors[0]
         return self._won is not None
 
     def refuse_deadlock(self, path: str, task: Owner | None) -> None:
-        """Refuse to wait without end for what one holds.
+        """Refuse a wait without a limit that only the caller could end.
 
         Args:
-            path: of the semaphore, to name it.
-            task: for which the wait is, if it leaves the event loop running.
+            path: of the semaphore, for the message.
+            task: the waiting task, if the wait leaves the event loop running.
 
         Raises:
             LockDeadlockError: the caller holds every permit.
@@ -103,7 +103,7 @@ class Attempt:
         )
 
     def undo(self) -> None:
-        """Nothing was acquired after all."""
+        """Undo the acquire: release the permit and put back all descriptors."""
         self._grant.end()
         if self._won is not None:
             hold = self._won.remove(self._grant)
@@ -136,7 +136,7 @@ class Attempt:
 
 
 class Queue:
-    """The place in the queue during an acquire; with a timeout of 0, only if there is nobody else."""
+    """The place in the queue during an acquire. With a timeout of 0 it is taken only if no other process waits."""
 
     def __init__(self, lock: FileLock, path: str, limit: float | None) -> None:
         self._lock, self._path, self._limit = lock, path, limit
@@ -168,7 +168,7 @@ class Queue:
         self.leave()
 
     def leave(self) -> None:
-        """Let the next come to the front."""
+        """Leave the queue, so that the next process comes to the front."""
         grant = self._lock._own.of_caller()
         if grant is not None:
             self._lock._release(grant)

@@ -1,9 +1,8 @@
-"""Files beside a lock file that stay open between uses, and count only as long as their paths name them.
+"""Files next to a lock file that stay open between uses, and are valid only as long as their paths name them.
 
-To look at two paths at every use would cost as much as the lock itself; and where the kernel has fine time stamps
-for whoever looks, each look makes the next write dearer ("multigrain timestamps" in the kernel's documentation).
-So the directory is asked whether any name in it has changed since both were looked at: by its change time, which
-nobody can set, see inode(7).
+To check two paths at every use would cost as much as the lock itself. On a kernel with "multigrain timestamps" (see its
+documentation), each check also makes the next write slower. So only the change time of the directory is checked, which
+tells whether any name in it has changed since the last check of both paths. No process can set it, see inode(7).
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ class PinnedFile:
         forks.track(self)
 
     def renew(self) -> None:
-        """Have nothing open: in a forked child, where `fork` has closed the descriptor."""
+        """Forget the descriptor in a forked child, where `fork` has closed it."""
         self.fd = None
 
     def look(self) -> int:
-        """The descriptor of what the path names now.
+        """Return a descriptor of the file that the path names now.
 
         Raises:
             OSError: as ``open_file``.
@@ -56,14 +55,14 @@ class PinnedFile:
         return self.fd
 
     def is_ours(self) -> bool:
-        """Whether the descriptor is still that of the file that was opened: other code may have closed it."""
+        """Return whether the descriptor is still that of the opened file. Other code may have closed it."""
         try:
             return self.fd is not None and linux.identify(self.fd, self.path) == self._identity
         except OSError:
             return False
 
     def close(self) -> None:
-        """Close it, unless other code did: its number may be another file's by now."""
+        """Close the descriptor, unless other code did: its number may be another file's by now."""
         forks.notice()
         fd = self.fd
         if fd is not None:
@@ -74,31 +73,31 @@ class PinnedFile:
             self.fd = None
 
     def is_named(self) -> bool:
-        """Whether the path still names the file that was opened."""
+        """Return whether the path still names the file that was opened."""
         return linux.is_current(self.path, self._identity)
 
 
 class PinnedDirectory(PinnedFile):
-    """The directory of a lock file, which tells whether names in it may have changed."""
+    """The directory of a lock file. It detects whether names in it may have changed."""
 
     def __init__(self, path: str) -> None:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         super().__init__(path, lambda: os.open(path, flags))
-        # Its change time, and when we first saw that one, by a clock that nobody can set.
+        # Its change time, and when this was first seen, by the monotonic clock.
         self._changed = self._seen = 0
         self._calm = False
         self.is_due = False
         """Whether `looked` will make it calm."""
 
     def is_calm(self) -> bool:
-        """Whether it is certain that no name in it has changed since `looked`. If not, look at them now.
+        """Return whether certainly no name in it has changed since `looked`. If not, check the names now.
 
-        Names that changed may change once more within the same tick of the file system's clock, unseen. So the
-        names have to be looked at a tick after a change time was first seen, and only then it says something.
+        A name may change again within the same tick of the file system's clock, which leaves the change time the same.
+        So the change time is reliable only if the names were checked a tick after it was first seen.
         """
         try:
             changed = os.fstat(self.look() if self.fd is None else self.fd).st_ctime_ns
-        except OSError:  # gone, or not ours to read
+        except OSError:  # deleted, or not readable for this user
             self._calm = self.is_due = False
             return False
         if changed != self._changed:
@@ -110,23 +109,23 @@ class PinnedDirectory(PinnedFile):
         return self._calm
 
     def renew(self) -> None:
-        """Have nothing open, and know nothing."""
+        """Forget everything in a forked child."""
         self._calm = self.is_due = False
         self._changed = 0
         super().renew()
 
     def looked(self) -> None:
-        """All names were looked at since `is_calm` said no."""
+        """Record that all names were checked since `is_calm` returned False."""
         self._calm = self.is_due
 
     def close(self) -> None:
-        """Close it, and know nothing of it any more."""
+        """Close the descriptor and forget the change time."""
         self._calm = self.is_due = False
         self._changed = 0
         super().close()
 
     def is_named(self) -> bool:
-        """Whether it is still what the path names, which may be by way of a symbolic link."""
+        """Return whether the path still names this directory, also through a symbolic link."""
         try:
             info = os.stat(self.path)
         except OSError:

@@ -1,8 +1,9 @@
-"""A semaphore between replicas: at most n of them inside, in the order in which they came.
+"""A semaphore between replicas: at most n hold it at once, in the order of their requests.
 
-A permit is a lock file, ``<path>.<i>.lock``, held exclusively. Who wants one takes ``<path>.queue.lock`` first, so the
-kernel keeps the order; the one at the front waits in the kernel for all the permits at once, in one thread each, and
-walks away from the others when it is granted one. All of these are freed by the kernel when their holder dies.
+A permit is an exclusive lock on the file ``<path>.<i>.lock``. A process that wants one first takes
+``<path>.queue.lock``, so the kernel keeps the order. The process at the front waits in the kernel for all permits at
+once, in one thread each. When it gets one, it walks away from the others. The kernel frees all of these locks when
+their holder dies.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,28 +34,28 @@ _POLL_SECONDS: Final = 0.01  # where no thread can be started to wait
 
 
 class Semaphore(BlockLock):
-    """At most ``n`` holders at once, among all who share the volume.
+    """At most ``n`` holders at once, among all processes that share the volume.
 
     ::
 
         with Semaphore("/app/shared/locks/render", 4, timeout=60) as semaphore:
-            ...  # here are never more than four
+            ...  # never more than four at once
 
-    Each `acquire` takes a permit, also a second one of the same thread. What it returns releases it from anywhere, and
-    `release` does in the thread or task that acquired. Permits are given in the order of coming. Use the same ``n``
-    everywhere: where two differ, the greater counts.
+    Each `acquire` takes a permit, also a second `acquire` of the same thread. The object that it returns releases the
+    permit anywhere; `release` works in the thread or task that acquired. Permits are granted in the order of requests.
+    Use the same ``n`` everywhere: if two differ, the greater one applies.
 
     Args:
-        path: what the lock files' names begin with; its directory must exist.
-        n: how many permits there are.
-        timeout: seconds to wait; None waits for ever, 0 not at all. `acquire` can say otherwise.
-        purpose: what a holder says that it is for, at most 200 characters.
+        path: the start of the lock files' names; its directory must exist.
+        n: the number of permits.
+        timeout: seconds to wait. None waits indefinitely, 0 does not wait. `acquire` can override it.
+        purpose: what a permit is held for, shown by `holders`; at most 200 characters.
         mode: permission bits of files that are created here.
         allow_network, strict: as for `FileLock`.
 
     Raises:
-        ValueError: ``n`` is less than 1; ``timeout`` is negative or not a number; ``purpose`` is too long;
-            ``allow_network`` and ``strict``.
+        ValueError: ``n`` is less than 1, ``timeout`` is negative or not a number, ``purpose`` is too long, or
+            ``allow_network`` is combined with ``strict``.
     """
 
     def __init__(
@@ -85,12 +87,12 @@ class Semaphore(BlockLock):
 
     @property
     def path(self) -> Path:
-        """What the lock files' names begin with, absolute."""
+        """The start of the lock files' names, absolute."""
         return Path(self._path)
 
     @property
     def n(self) -> int:
-        """How many permits there are."""
+        """The number of permits."""
         return len(self._permits)
 
     @property
@@ -100,10 +102,10 @@ class Semaphore(BlockLock):
 
     @property
     def permit(self) -> int:
-        """The number of the caller's permit, from 0; of the last one that it acquired.
+        """The number, from 0, of the permit that the caller acquired last.
 
         Raises:
-            NotLockedError: it holds none.
+            NotLockedError: the caller holds no permit.
         """
         last = self._last()
         if last is None:
@@ -113,17 +115,17 @@ class Semaphore(BlockLock):
     def acquire(self, timeout: float | Default | None = DEFAULT) -> AcquiredLock[Semaphore]:
         """Take a permit, waiting in the kernel.
 
-        What is returned releases it: by a ``with`` on it or by its ``release``, from any thread or task. `release` of
-        the semaphore gives back the last permit of the calling thread.
+        The returned object releases the permit from any thread or task: use ``with`` on it, or call its ``release``.
+        The semaphore's own `release` releases the last permit of the calling thread.
 
         Args:
-            timeout: seconds to wait, None for ever, 0 not at all; else as the semaphore was made.
+            timeout: seconds to wait. None waits indefinitely, 0 does not wait. The default is the semaphore's own.
 
         Raises:
-            LockTimeout: none was free in time.
-            LockDeadlockError: this thread holds all of them and would wait for ever.
-            LockFileError: a lock file cannot be opened or locked where it is.
-            NetworkFileSystemError: they are on a network file system, and the semaphore is ``strict``.
+            LockTimeout: no permit was free in time.
+            LockDeadlockError: this thread holds all permits and would wait for itself.
+            LockFileError: a lock file cannot be opened or locked.
+            NetworkFileSystemError: the files are on a network file system, and the semaphore is ``strict``.
             ValueError: ``timeout`` is negative or not a number.
         """
         acquired = AcquiredLock(self)
@@ -188,13 +190,13 @@ class Semaphore(BlockLock):
             raise
 
     def release(self) -> None:
-        """Give back the permit that this thread or task acquired last.
+        """Release the permit that this thread or task acquired last.
 
-        In a forked child, which started without any, undoing its parent's acquire does nothing.
+        A forked child starts without permits, so undoing an acquire of its parent does nothing there.
 
         Raises:
-            NotLockedError: the caller holds none. What an acquire returned releases it from anywhere.
-            LockLostError: its lock file was deleted or replaced, or its descriptor closed; everything is freed.
+            NotLockedError: the caller holds no permit. The object that `acquire` returned releases its permit anywhere.
+            LockLostError: the lock file was deleted or replaced, or its descriptor closed; everything is released.
         """
         forks.notice()
         self._release(of_caller(list(self._held())))
@@ -226,10 +228,10 @@ class Semaphore(BlockLock):
             permit.free_orphan(grant)
 
     def holders(self) -> list[FileHolder]:
-        """Who holds the permits now, the caller included, as `FileLock.holder` tells it.
+        """Return the current holders of permits, which may include the caller: see `FileLock.holder`.
 
         Raises:
-            LockFileError: it cannot be asked: a lock file cannot be read.
+            LockFileError: a lock file cannot be read.
         """
         asked = ProcLocks()
         found = (holder_of(permit.path, asked) for permit in self._permits)
@@ -247,8 +249,15 @@ class Semaphore(BlockLock):
         return f"<Semaphore {self._path!r} of {self.n}, {'held' if self.held else 'not held'} here>"
 
     def __reduce__(self) -> tuple[Callable[..., Semaphore], tuple[object, ...]]:
-        settings = (self._path, self.n, self._timeout, self._purpose, self._mode)
-        return _rebuild, (*settings, self._network.allow, self._network.strict)
+        rebuild = partial(
+            Semaphore,
+            timeout=self._timeout,
+            purpose=self._purpose,
+            mode=self._mode,
+            allow_network=self._network.allow,
+            strict=self._network.strict,
+        )
+        return rebuild, (self._path, self.n)
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # __init__ may have failed; the interpreter may be ending
@@ -266,10 +275,10 @@ class Semaphore(BlockLock):
         notify: Callable[[], None],
         task: Owner | None = None,
     ) -> Iterator[float | None]:
-        """The seconds to wait for a notice, None until it comes; ends when a permit is granted.
+        """Yield the seconds to wait for a notice, None for no limit. Ends when a permit is granted.
 
         Raises:
-            LockTimeout: time is up.
+            LockTimeout: no permit was free in time.
         """
         if limit is None:
             attempt.refuse_deadlock(self._path, task)
@@ -286,17 +295,17 @@ class Semaphore(BlockLock):
         try:
             attempt.undo()
         finally:
-            queue.leave()  # it has, unless an interrupt came in between: then everybody would wait for us for ever
+            queue.leave()  # after an interrupt it may still be in the queue, and every other process would wait
 
     def _last(self) -> Permit | None:
-        """The caller's permit that was acquired last."""
+        """Return the permit that the caller acquired last."""
         forks.notice()
         held = self._held()
         grant = of_caller(list(held))
         return None if grant is None else held[grant]
 
     def _held(self) -> dict[Grant, Permit]:
-        """The permits that this process holds through this object, in the order in which they were granted."""
+        """Return the permits of this process through this object, in the order in which they were granted."""
         held = []
         for permit in self._permits:
             if permit.held:
@@ -310,15 +319,3 @@ class Semaphore(BlockLock):
             f"no permit of semaphore {self._path!r} is held by this thread or task: release it there, and once; to "
             "release it elsewhere, keep what acquire() returned and release that, or use `with semaphore:`"
         )
-
-
-def _rebuild(
-    path: str,
-    n: int,
-    timeout: float | None,
-    purpose: str,
-    mode: int,
-    allow_network: bool = False,
-    strict: bool | None = None,
-) -> Semaphore:
-    return Semaphore(path, n, timeout=timeout, purpose=purpose, mode=mode, allow_network=allow_network, strict=strict)

@@ -1,40 +1,46 @@
 """A wait in the kernel that its owner can walk away from.
 
-A thread blocks in the kernel for the lock, on a descriptor of its own. Whoever started it waits for a
-notice, as long as it likes. When it walks away nothing can call the thread back (that would take a
-signal, and a library has no business with those), so the thread stays until the lock is granted, drops
-it at once and ends. Until then it is parked: the next to wait for the same lock takes it over, with its
-place in the kernel's queue. So there are never more threads than there were waiters at one time.
+A thread blocks in the kernel for the lock, on a descriptor of its own. Its owner waits for a notice, for as long as
+it wants. When the owner walks away, the thread cannot be interrupted: that would need a signal, which a library must
+not use. So the thread is parked until the lock is granted, releases it at once and ends. The next wait for the same
+lock takes over a parked thread and its place in the kernel's queue. So there are never more threads than there were
+waiters at one time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
 
 from sharedvol import forks, native
+from sharedvol.locks.file.backend import Handle, LockBackend
 from sharedvol.locks.file.fork import close_tracked
 
 Key = tuple[object, bool]
 
 
 class Waiter:
-    """One such thread. Made by `wait_for`."""
+    """A thread that waits for one lock. Made by `wait_for`."""
 
     def __init__(
-        self, system: ModuleType, handle: object, identity: object, path: str, shared: bool, notify: Callable[[], None]
+        self,
+        backend: LockBackend,
+        handle: Handle,
+        identity: object,
+        path: str,
+        shared: bool,
+        notify: Callable[[], None],
     ) -> None:
         self.handle = handle
         self.marked = -1  # what its owner knows the handle by
         self.key: Key = (identity, shared)
         self.error: Exception | None = None
-        self._system, self._path, self._shared = system, path, shared
+        self._backend, self._path, self._shared = backend, path, shared
         self._notify = notify
         self._mutex = native.mutex()
         self._abandoned = self._finished = self._has_first = False
 
     def start(self) -> None:
-        """Begin to wait.
+        """Start the thread.
 
         Raises:
             RuntimeError: no thread can be started (the interpreter is ending, or a process limit).
@@ -43,20 +49,19 @@ class Waiter:
         native.start_thread(self._run, f"sharedvol-lock {self._path}")
 
     def abandon(self) -> bool:
-        """Walk away. False if the wait had already ended: then the caller has the handle and the lock."""
+        """Walk away. Return False if the wait has ended: then the caller has the handle and the lock."""
         with self._mutex:
             if self._finished:
                 return self._abandoned  # ended after it was abandoned: it has closed the handle
             self._abandoned = True
             if self._has_first:
-                # It waits for flock with the fcntl lock in hand: nobody must be kept out by a waiter
-                # that nobody waits for.
-                self._system.unlock_first(self.handle)
+                # It waits for flock and has the fcntl lock: an abandoned wait must keep no process out.
+                self._backend.unlock_first(self.handle)
                 self._has_first = False
             return True
 
     def adopt(self, notify: Callable[[], None]) -> bool:
-        """Take over an abandoned wait. False if it ended meanwhile, or another was first."""
+        """Take over an abandoned wait. Return False if it ended meanwhile, or another caller was first."""
         with self._mutex:
             if self._finished or not self._abandoned:
                 return False
@@ -67,31 +72,31 @@ class Waiter:
         try:
             while not self._attempt():
                 pass
-        except Exception as error:  # whatever it is, somebody waits for the end
+        except Exception as error:  # whatever it is, the owner waits for the end
             with self._mutex:
                 self.error = error
                 self._finish()
 
     def _attempt(self) -> bool:
-        self._system.wait_first(self.handle, self._path, self._shared)
+        self._backend.wait_first(self.handle, self._path, self._shared)
         with self._mutex:
             if self._abandoned:
                 return self._finish()
             self._has_first = True
-        self._system.wait_second(self.handle, self._path, self._shared)
+        self._backend.wait_second(self.handle, self._path, self._shared)
         with self._mutex:
             if self._has_first or self._abandoned:
                 return self._finish()
-            # Abandoned and adopted between the two, and so without the first: begin again in order.
-            self._system.unlock(self.handle)
+            # Abandoned and adopted between the two locks, so the first was released: start again in order.
+            self._backend.unlock(self.handle)
             return False
 
     def _finish(self) -> bool:
-        """The wait is over: hand over, or let go of what nobody wants. Called under the mutex."""
+        """End the wait: hand over to the owner, or close the handle of an abandoned wait. Called under the mutex."""
         self._finished = True
         if self._abandoned:
             _unpark(self)
-            close_tracked(self._system, self.handle)
+            close_tracked(self._backend, self.handle)
             _waiting.discard(self)  # it may have had the lock until now
         else:
             _waiting.discard(self)
@@ -106,8 +111,8 @@ _parked_mutex = native.mutex()
 
 
 def wait_for(
-    system: ModuleType,
-    handle: object,
+    backend: LockBackend,
+    handle: Handle,
     identity: object,
     path: str,
     shared: bool,
@@ -132,9 +137,9 @@ def wait_for(
             break
         keep(waiter)
         if waiter.adopt(notify):
-            close_tracked(system, handle)
+            close_tracked(backend, handle)
             return
-    waiter = Waiter(system, handle, identity, path, shared, notify)
+    waiter = Waiter(backend, handle, identity, path, shared, notify)
     _waiting.add(waiter)
     keep(waiter)
     try:
@@ -145,14 +150,14 @@ def wait_for(
         raise
     except BaseException:
         keep(None)
-        # A signal handler raised while the thread was starting. It may run: it gets nobody's lock.
+        # A signal handler raised while the thread was starting. The thread may run, so it is abandoned.
         if not waiter.abandon():
-            close_tracked(system, handle)
+            close_tracked(backend, handle)
         raise
 
 
 def walk_away(waiter: Waiter) -> bool:
-    """Park a waiter. False if its wait has ended: then the caller has the handle and the lock."""
+    """Park a waiter. Return False if its wait has ended: then the caller has the handle and the lock."""
     if not waiter.abandon():
         return False
     with _parked_mutex:
@@ -165,7 +170,7 @@ def walk_away(waiter: Waiter) -> bool:
 
 
 def _unpark(waiter: Waiter) -> None:
-    """Forget a parked waiter that has ended, lest a lock that is never waited for again keep it."""
+    """Forget a parked waiter that has ended. Without this, a lock that is never waited for again would keep it."""
     with _parked_mutex:
         parked = _parked.get(waiter.key, [])
         if waiter in parked:
@@ -175,7 +180,7 @@ def _unpark(waiter: Waiter) -> None:
 
 
 def waiting() -> int:
-    """How many threads wait in the kernel, parked ones included."""
+    """Return how many threads wait in the kernel, including parked ones."""
     return len(_waiting)
 
 
