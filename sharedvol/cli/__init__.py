@@ -1,4 +1,4 @@
-"""The command ``sharedvol``."""
+"""The command ``sharedvol``: a module for each subcommand."""
 
 from sharedvol.cli.main import main
 

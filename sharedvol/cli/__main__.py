@@ -1,4 +1,4 @@
-"""``python -m sharedvol.cli``."""
+"""Run the command as ``python -m sharedvol.cli``."""
 
 import sys
 

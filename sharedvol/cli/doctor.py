@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from sharedvol.cli.terminal import Progress, write_error, write_line
+from sharedvol.cli.common import Commands, add_command, fail
+from sharedvol.cli.terminal import Progress, write_line
 from sharedvol.doctor.advice import meaning
 from sharedvol.doctor.examination import DoctorError, examine
 from sharedvol.doctor.peer.meeting import PeerError
@@ -24,37 +25,39 @@ EXIT_DIRECTORY: Final = 66  # EX_NOINPUT of sysexits.h
 EXIT_UNAVAILABLE: Final = 69  # EX_UNAVAILABLE
 EXIT_PEER: Final = 75  # EX_TEMPFAIL: try again
 
-ABOUT: Final = """Find out what a mounted volume can be trusted with.
+ABOUT: Final = """Test whether a mounted volume is safe to share between containers.
 
-Locks, links, renames, syncs, events and leases are tried between processes, in a hidden directory of the
-doctor's own in DIR, which is removed at the end; nothing else is touched. Each line says ok, degraded (it
-refuses loudly, or is weaker), unsafe (it does not do what it says, hangs, or loses something) or unknown
-(it could not be tried); and where it is not ok, why that matters and what to do."""
+The doctor tries locks, links, renames, syncs, events and leases between processes. It works in a hidden
+directory of its own in DIR, removes it at the end, and touches nothing else. The verdict of each line is ok,
+degraded (refused with an error, or weaker than on a local file system), unsafe (does something else than
+promised, hangs, or loses data) or unknown (could not be tried). Each line that is not ok says why it
+matters and what to do."""
 
 EXIT_CODES: Final = """exit codes:
   0    all ok
   1    something is degraded or unknown
   2    wrong usage
   3    something is unsafe
-  66   DIR is missing, is no directory, or cannot be read
+  66   DIR is missing, is not a directory, or cannot be read
   69   nothing can be tried: not Linux, or the file system does not answer
-  75   --peer: no second doctor came, or it is gone
+  75   --peer: no second doctor came, or it ended early
   130  interrupted by Ctrl-C"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    parser.add_argument("directory", metavar="DIR", help="the volume, or a directory of it")
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(commands, "doctor", ABOUT, EXIT_CODES)
+    parser.add_argument("directory", metavar="DIR", help="the volume, or a directory in it")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
-    parser.add_argument("--verbose", action="store_true", help="say of every line why it matters, also where it is ok")
+    parser.add_argument("--verbose", action="store_true", help="explain every line, including those that are ok")
     parser.add_argument(
-        "--through", metavar="DIR2", help="the same directory by another mount: locks and events are tried across both"
+        "--through", metavar="DIR2", help="the same directory on another mount: try locks and events across both"
     )
     parser.add_argument(
         "--peer",
         type=_meeting,
         metavar="NAME",
-        help="make the experiments with a second doctor too, that runs with the same NAME in another container",
+        help="also run the experiments with a second doctor, started with the same NAME in another container",
     )
     parser.add_argument(
         "--wait",
@@ -68,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=PATIENCE,
         metavar="S",
-        help=f"seconds that a step may take before the file system counts as hanging (default {PATIENCE:g})",
+        help=f"seconds after which a step counts as hanging (default {PATIENCE:g})",
     )
     parser.set_defaults(run=_run)
 
@@ -79,48 +82,48 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds: give more than 0, at most 3600")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds: give more than 0, at most 3600")
     return seconds
 
 
 def _meeting(text: str) -> str:
     if not NAME.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no name: letters, digits and ._- only, at most 64")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a valid name: use at most 64 letters, digits and ._-")
     return text
 
 
 def _run(options: argparse.Namespace) -> int:
     if sys.platform != "linux":
-        return _fail("the doctor knows Linux only: run it in a container that has the volume", EXIT_UNAVAILABLE)
+        return fail("the doctor runs on Linux only: run it in a container that mounts the volume", EXIT_UNAVAILABLE)
     try:
         report, missed = _examine(options)
     except OSError as error:
         hint = remedy(error, ENOTDIR="name the volume's directory", EACCES="run this as a user that may read it")
-        return _fail(f"cannot examine {options.directory!r}: {describe(error)}; {hint}", EXIT_DIRECTORY)
+        return fail(f"cannot examine {options.directory!r}: {describe(error)}; {hint}", EXIT_DIRECTORY)
     except DoctorError as error:
-        return _fail(str(error), EXIT_UNAVAILABLE)
+        return fail(str(error), EXIT_UNAVAILABLE)
     for line in [json.dumps(report.as_dict())] if options.json else _in_words(report, options.verbose):
         write_line(line, sys.stdout)
     if missed is not None:
         sys.stdout.flush()
-        return _fail(str(missed), EXIT_PEER)
+        return fail(str(missed), EXIT_PEER)
     return CODES[report.verdict]
 
 
 def _examine(options: argparse.Namespace) -> tuple[Report, PeerError | None]:
     progress = Progress(sys.stderr)
 
-    def tell(what: str) -> None:
+    def show(what: str) -> None:
         progress(f"trying {what}")
 
     try:
-        report = examine(options.directory, through=options.through, patience=options.patience, progress=tell)
+        report = examine(options.directory, through=options.through, patience=options.patience, progress=show)
         if options.peer is None:
             return report, None
         try:
-            return _with_peer(report, options, tell), None
+            return _with_peer(report, options, show), None
         except PeerError as error:
-            return report, error  # what was found without the peer is shown as well
+            return report, error  # the findings without the peer are still shown
     finally:
         progress.end()
 
@@ -128,11 +131,6 @@ def _examine(options: argparse.Namespace) -> tuple[Report, PeerError | None]:
 def _with_peer(report: Report, options: argparse.Namespace, progress: Callable[[str], None]) -> Report:
     found = meet(options.directory, options.peer, wait=options.wait, patience=options.patience, progress=progress)
     return dataclasses.replace(report, findings=report.findings + found, peer=options.peer)
-
-
-def _fail(message: str, code: int) -> int:
-    write_error(message)
-    return code
 
 
 def _in_words(report: Report, verbose: bool) -> Iterator[str]:

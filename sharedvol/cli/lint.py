@@ -1,6 +1,6 @@
 """The command ``sharedvol lint``.
 
-What it needs is imported when it runs: the rules are many, and the other commands start without them.
+The rules are imported when it runs, so that the other commands start without them.
 """
 
 from __future__ import annotations
@@ -12,22 +12,24 @@ import sys
 from collections.abc import Iterable
 from typing import Final
 
+from sharedvol.cli.common import Commands, add_command
 from sharedvol.cli.terminal import write_error, write_line
 
 SEVERITIES: Final = ("error", "warning", "note")
 READERS: Final = ("auto", "compose", "files")
 EXIT_FINDINGS: Final = 1
-_LEAST: Final = 2**20  # bytes that any host has
 EXIT_UNREADABLE: Final = 2
+_LEAST: Final = 2**20  # bytes; every host has more
 
-ABOUT: Final = """Look in compose files for what replicas would trip over.
+ABOUT: Final = """Check compose files for hazards that appear when a service has replicas.
 
-Fixed ports and names, shared files without an owner, start-up and shut-down that lose requests, limits that
-do not add up. Each rule has an id that stays and a page in docs/lint that says why and what to do.
+The rules find fixed ports and names, shared files without an owner, start-ups and shut-downs that lose
+requests, and limits that are too small for all replicas. Each rule has a stable id and a page in docs/lint
+that explains it and says what to do.
 
-Files are merged in their order, as `docker compose -f FILE -f FILE` does. Where a docker with compose is there
-it reads them, else they are read here. A comment accepts a finding on its line, on the line below, for the
-service whose first line it is at, or for the file whose head it is at:
+Files are merged in their order, as `docker compose -f FILE -f FILE` does. Docker Compose reads them if it is
+installed, otherwise a built-in parser does. A comment accepts a finding on its own line, on the line below, for
+a service (on the service's first line) or for a file (at the top of the file):
   # sharedvol: ignore SV012 each replica writes below its own directory"""
 
 EXIT_CODES: Final = """examples:
@@ -37,11 +39,11 @@ EXIT_CODES: Final = """examples:
   sharedvol lint --explain SV012
 
 exit codes:
-  0    nothing of the severity that --fail-on says, or worse
-  1    findings of that severity, or worse
-  2    wrong usage, or a file that cannot be read or is no compose file"""
+  0    no finding is as severe as --fail-on
+  1    at least one finding is as severe as --fail-on
+  2    wrong usage, or a file that cannot be read or is not a compose file"""
 
-# In this order Compose looks for them, and the second beside any of the first.
+# Compose searches in this order, and then for an override of any name.
 _BASES: Final = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
 _OVERRIDES: Final = (
     "compose.override.yml",
@@ -51,13 +53,14 @@ _OVERRIDES: Final = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(commands, "lint", ABOUT, EXIT_CODES)
     parser.add_argument(
         "files", nargs="*", metavar="FILE", help="compose files (default: compose.yaml and compose.override.yaml)"
     )
     parser.add_argument(
-        "--script", action="append", default=[], metavar="FILE", help="a shell script to look at, too (repeatable)"
+        "--script", action="append", default=[], metavar="FILE", help="also check this shell script (repeatable)"
     )
     parser.add_argument(
         "--replicas",
@@ -65,38 +68,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=_replicas,
         metavar="SERVICE=N",
-        help="look at the service as if it had N replicas (repeatable)",
+        help="check the service as if it had N replicas (repeatable)",
     )
     parser.add_argument(
-        "--host-memory", type=_size, metavar="SIZE", help="of the machine it runs on, as 16G (default: this machine's)"
+        "--host-memory",
+        type=_size,
+        metavar="SIZE",
+        help="memory of the host, such as 16G (default: that of this machine)",
     )
     parser.add_argument(
-        "--env-file", action="append", default=[], metavar="FILE", help="in the place of .env (repeatable)"
+        "--env-file", action="append", default=[], metavar="FILE", help="read this file instead of .env (repeatable)"
     )
     parser.add_argument(
-        "--profile", action="append", default=[], metavar="NAME", help="only services of this profile, and of none"
+        "--profile",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="check only services of this profile and services without a profile (repeatable)",
     )
     parser.add_argument(
         "--fail-on",
         choices=[*SEVERITIES, "never"],
         default="warning",
-        help="the mildest severity that makes the exit code 1 (default warning)",
+        help="exit with 1 if any finding is at least this severe (default warning)",
     )
     parser.add_argument(
-        "--reader", choices=READERS, default="auto", help="who reads the files: docker compose, or this command itself"
+        "--reader",
+        choices=READERS,
+        default="auto",
+        help="read the files with docker compose, or with the built-in parser (files)",
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print a JSON object")
     form.add_argument("--sarif", action="store_true", help="print SARIF 2.1.0")
-    form.add_argument("--list-rules", action="store_true", help="print every rule, and look at nothing")
-    form.add_argument("--explain", metavar="ID", help="print all about a rule, and look at nothing")
+    form.add_argument("--list-rules", action="store_true", help="print all rules and check nothing")
+    form.add_argument("--explain", metavar="ID", help="print the explanation of a rule and check nothing")
     parser.set_defaults(run=_run, fail=parser.error)
 
 
 def _replicas(text: str) -> tuple[str, int]:
     name, equals, number = text.rpartition("=")
     if not (name and equals and number.isascii() and number.isdigit() and len(number) < 7):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of replicas: give it as api=4")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of replicas: use the form api=4")
     return name, int(number)
 
 
@@ -105,7 +118,7 @@ def _size(text: str) -> int:
 
     size = Node(text).bytes
     if not size or size < _LEAST or text.strip()[-1:].isdecimal():  # 16 would be 16 bytes
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size with a unit: give it as 16G")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size with a unit: use the form 16G")
     return size
 
 
@@ -118,19 +131,19 @@ def _run(options: argparse.Namespace) -> int:
     if options.explain:
         wanted = [rule for rule in EVERY if rule.id == options.explain.upper()]
         if not wanted:
-            options.fail(f"there is no rule {options.explain!r}: --list-rules shows them")
+            options.fail(f"there is no rule {options.explain!r}: use --list-rules to see all rules")
         return _print(explanation(wanted[0]))
     if not options.files:
-        options.files = _default_files() or options.fail("there is no compose.yaml here: name the files")
-    return _look(options)
+        options.files = _default_files() or options.fail("there is no compose.yaml in this directory: name the files")
+    return _check(options)
 
 
-def _look(options: argparse.Namespace) -> int:
+def _check(options: argparse.Namespace) -> int:
     from sharedvol.lint import LintError, Options, Severity, lint
     from sharedvol.lint.rules import EVERY
     from sharedvol.lint.sarif import sarif
 
-    asked = Options(
+    chosen = Options(
         scripts=options.script,
         replicas=dict(options.replicas),
         host_memory=options.host_memory,
@@ -139,7 +152,7 @@ def _look(options: argparse.Namespace) -> int:
         reader=options.reader,
     )
     try:
-        report = lint(options.files, asked)
+        report = lint(options.files, chosen)
     except LintError as error:
         write_error(str(error))
         return EXIT_UNREADABLE
@@ -161,6 +174,6 @@ def _default_files() -> list[str]:
 
 def _print(lines: Iterable[str]) -> int:
     for text in lines:
-        for line in text.split("\n"):  # of JSON and explanations: what others wrote has no line breaks by now
+        for line in text.split("\n"):  # JSON and explanations have several lines; text from the files has none
             write_line(line, sys.stdout)
     return 0

@@ -7,10 +7,11 @@ import json
 import logging
 import math
 import os
-import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from sharedvol.cli.terminal import Progress, write_error, write_line
+from sharedvol.cli.common import Commands, add_command
+from sharedvol.cli.migration_progress import MigrationProgress
+from sharedvol.cli.terminal import write_error, write_line
 from sharedvol.database import url as database_url
 from sharedvol.errors import (
     AheadError,
@@ -24,8 +25,7 @@ from sharedvol.errors import (
     SharedVolError,
     describe,
 )
-from sharedvol.migrations import AlembicMigrations, MigrationCoordinator, MigrationStatus, Step, Survey
-from sharedvol.text import message
+from sharedvol.migrations import AlembicMigrations, MigrationCoordinator, MigrationStatus, Survey
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -35,7 +35,7 @@ EXIT_USAGE: Final = 2
 EXIT_PENDING: Final = 3
 EXIT_MANIFEST: Final = 65  # EX_DATAERR of sysexits.h
 EXIT_DATABASE: Final = 69  # EX_UNAVAILABLE
-EXIT_LOOK: Final = 70  # EX_SOFTWARE: a person must look
+EXIT_CHECK: Final = 70  # EX_SOFTWARE: a person must check the database
 EXIT_LOCK: Final = 75  # EX_TEMPFAIL: try again later
 
 PASSWORD: Final = "SHAREDVOL_DATABASE_PASSWORD"
@@ -44,51 +44,47 @@ PASSWORD_FILE: Final = "SHAREDVOL_DATABASE_PASSWORD_FILE"
 _CODES: Final = (
     (ManifestError, EXIT_MANIFEST),
     (LockTimeout, EXIT_LOCK),
-    ((HalfAppliedError, LedgerError, DriftError, AheadError, LockUnsafeError), EXIT_LOOK),
+    ((HalfAppliedError, LedgerError, DriftError, AheadError, LockUnsafeError), EXIT_CHECK),
     (DatabaseError, EXIT_DATABASE),
 )
 
 ABOUT: Final = """Apply database migrations once, however many replicas start at the same moment.
 
-URL        the database, such as mysql://app@db/shop, or env:NAME for what the environment variable
-           NAME holds. MySQL, MariaDB; sqlite:///path for development.
+URL        the database, such as mysql://app@db/shop, or env:NAME to read the URL from the environment
+           variable NAME. MySQL and MariaDB; sqlite:///path for development.
 DIRECTORY  the *.sql files, applied in the order of their names; or an alembic.ini.
 
 The password is read from --password-file, or from the file that SHAREDVOL_DATABASE_PASSWORD_FILE
 names, or from SHAREDVOL_DATABASE_PASSWORD (not both); in the URL, others on the machine can read it."""
 
 EXIT_CODES: Final = """exit codes:
-  0    nothing is pending (plan: always, if it could be made)
+  0    nothing is pending (plan: the plan was made)
   1    a migration failed; those before it stay applied
   2    wrong usage
   3    status: migrations are pending
-  65   the migrations are not those that were expected, or cannot be read
+  65   the migrations differ from the expected ones, or cannot be read
   69   the database cannot be reached, or refuses
-  70   a person must look: a half-applied file that cannot be gone on with, an unreadable ledger,
+  70   a person must check: a half-applied file that cannot be resumed, an unreadable ledger,
        a file changed since it was applied (--drift refuse), a newer database (--ahead refuse),
-       a lock that would not keep others out
-  75   another replica holds the lock and did not end in time"""
+       a lock that would not exclude other replicas
+  75   another replica holds the lock and did not finish in time"""
 
 
 class UsageError(Exception):
-    """The command cannot be understood."""
+    """The arguments are wrong."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare ``run``, ``plan`` and ``status``."""
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+def add(commands: Commands) -> None:
+    """Add the command with ``run``, ``plan`` and ``status``."""
+    about = "Apply database migrations once, however many replicas start.\n\n" + ABOUT.partition("\n\n")[2]
+    parser = add_command(commands, "migrate", about, EXIT_CODES)
+    forms = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, about in (
-        ("run", "Apply what is pending, or wait until another replica has."),
+        ("run", "Apply pending migrations, or wait until another replica has applied them."),
         ("plan", "Show what run would do. Changes nothing."),
-        ("status", "Show what the database has, and who holds the lock. Changes nothing."),
+        ("status", "Show which migrations are applied and who holds the lock. Changes nothing."),
     ):
-        sub = commands.add_parser(
-            name,
-            help=about.rstrip("."),
-            description=f"{about}\n\n{ABOUT}",
-            epilog=EXIT_CODES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        sub = add_command(forms, name, f"{about}\n\n{ABOUT}", EXIT_CODES)
         sub.add_argument("url", metavar="URL", help="the database, or env:NAME")
         sub.add_argument("directory", metavar="DIRECTORY", help="the *.sql files, or an alembic.ini")
         sub.add_argument("--json", action="store_true", help="print the status as a JSON object")
@@ -101,11 +97,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lock-name", metavar="NAME", help="the lock's literal name, as R replicas use it")
-    parser.add_argument("--expected-latest", metavar="FILE", help="what the last migration must be")
-    parser.add_argument("--expected-min-count", metavar="N", type=int, help="how many there must be at least")
-    parser.add_argument("--allow-empty", action="store_true", help="no migrations at all is fine")
+    parser.add_argument("--expected-latest", metavar="FILE", help="refuse unless this is the last migration")
+    parser.add_argument("--expected-min-count", metavar="N", type=int, help="refuse if there are fewer migrations")
+    parser.add_argument("--allow-empty", action="store_true", help="accept a directory without migrations")
     parser.add_argument(
-        "--rename", metavar="OLD=NEW", action="append", default=[], help="a file was renamed: its row follows (repeat)"
+        "--rename",
+        metavar="OLD=NEW",
+        action="append",
+        default=[],
+        help="a file was renamed: rename its row in the ledger (repeatable)",
     )
 
 
@@ -115,34 +115,42 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         type=_seconds,
         default=30.0,
-        help="wait so long (default 30), or 'none': for ever",
+        help="seconds to wait for the lock (default 30); 'none' waits until it is free",
     )
     parser.add_argument(
         "--half-applied",
         choices=("resume", "refuse", "rerun"),
         default="resume",
-        help="what to do with a file that began and did not end: go on exactly there, or refuse (default); "
-        "always refuse; or start it again from its first statement",
+        help="what to do with a partially applied file: resume exactly where it stopped, or refuse if that is not "
+        "safe (default); always refuse; or run it again from its first statement",
     )
     parser.add_argument(
         "--resume-at",
         metavar="FILE:N",
         action="append",
         default=[],
-        help="go on with a half-applied file at statement N, after you looked (repeat)",
+        help="resume a partially applied file at statement N, after you checked the database (repeatable)",
     )
     parser.add_argument(
-        "--drift", choices=("tell", "refuse"), default="tell", help="a file changed after it was applied"
+        "--drift",
+        choices=("tell", "refuse"),
+        default="tell",
+        help="what to do if a file changed after it was applied: report it (default), or refuse",
     )
-    parser.add_argument("--ahead", choices=("allow", "refuse"), default="allow", help="the database knows more files")
-    parser.add_argument("--allow-unsafe", action="store_true", help="go on on a cluster node, or through a pooler")
-    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    parser.add_argument(
+        "--ahead",
+        choices=("allow", "refuse"),
+        default="allow",
+        help="what to do if the database has migrations that are not among these files (default allow)",
+    )
+    parser.add_argument("--allow-unsafe", action="store_true", help="run on a cluster node, or through a pooler")
+    parser.add_argument("--quiet", action="store_true", help="show no progress on standard error")
 
 
 def _run(options: argparse.Namespace) -> int:
-    # What the library logs is told here in the command's own words.
+    # This command prints everything that the library logs.
     logging.getLogger("sharedvol").addHandler(logging.NullHandler())
-    show = _Progress(quiet=options.quiet)
+    show = MigrationProgress(quiet=options.quiet)
     coordinator = _coordinator(
         options,
         lock_timeout=options.lock_timeout,
@@ -251,13 +259,13 @@ def _coordinator(options: argparse.Namespace, **more: Any) -> MigrationCoordinat
 
 
 def _url(options: argparse.Namespace) -> URL:
-    """The database's URL with its password, from wherever that is."""
+    """Return the database's URL with its password."""
     text = options.url
     if text.startswith("env:"):
         name = text.removeprefix("env:")
         text = os.environ.get(name)
         if not text:
-            raise UsageError(f"the environment variable {name} is not set: it should hold the database's URL")
+            raise UsageError(f"the environment variable {name} is not set: set it to the database's URL")
     try:
         url = database_url.read_url(text)
     except ModuleNotFoundError as error:
@@ -276,9 +284,9 @@ def _url(options: argparse.Namespace) -> URL:
             with open(path, encoding="utf-8") as file:
                 return url.set(password=file.read().rstrip("\r\n"))
         except (OSError, ValueError) as error:
-            # The path is not repeated: it may be the password itself, by a mistake.
+            # The message does not show the path, because a user may have given the password by mistake.
             named = "--password-file" if options.password_file else PASSWORD_FILE
-            reason = describe(error) if isinstance(error, OSError) else "it does not hold text"
+            reason = describe(error) if isinstance(error, OSError) else "it is not a text file"
             raise UsageError(f"cannot read the password file that {named} names: {reason}") from None
     if PASSWORD in os.environ:
         return url.set(password=os.environ[PASSWORD])
@@ -307,45 +315,8 @@ def _seconds(text: str) -> float | None:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds: give 0 or more, or none")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds: give 0 or more, or none")
     return seconds
-
-
-class _Progress:
-    """Shows each `Step` on standard error. A terminal also shows each statement, in a line that is overwritten."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
-        self._progress = Progress(sys.stderr, delay=0.0)
-
-    def __call__(self, step: Step) -> None:
-        place = f"[{step.number}/{step.of}] {step.name}"
-        if step.kind == "waiting":
-            self._say(f"waiting for the lock {step.name!r}, held by {step.detail or 'another'}: {step.seconds:.0f} s")
-        elif step.kind == "renamed":
-            self._say(f"{step.detail} is now {step.name}")
-        elif step.kind == "applied":
-            self._say(f"{place}: {step.statements} statements in {step.seconds:.1f} s")
-        elif step.kind == "started":
-            begin = f", from statement {step.statement + 1}" if step.statement else ""
-            self._pass(f"{place}: {step.statements} statements{begin}")
-        else:
-            what = f"statement {step.statement}/{step.statements} (line {step.line}, {step.detail})"
-            self._pass(f"{place}: {what}")
-
-    def end(self) -> None:
-        """Keep the last line, which the next one would overwrite."""
-        self._progress.end(keep=True)
-
-    def _pass(self, text: str) -> None:
-        if not self._quiet:
-            self._progress(message(text))
-
-    def _say(self, text: str) -> None:
-        if not self._quiet:
-            self._progress.end()
-            write_line(message(text), sys.stderr)
-            sys.stderr.flush()
 
 
 def _in_words(status: MigrationStatus) -> str:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from sharedvol.cli.common import Commands, add_command
 from sharedvol.cli.terminal import Progress, write_error, write_line
 from sharedvol.errors import describe, remedy
 from sharedvol.locks import Holder
@@ -18,27 +19,28 @@ from sharedvol.volume.status import KINDS, Backlog, LockStatus, Status, read_sta
 
 EXIT_DIRECTORY: Final = 66  # EX_NOINPUT of sysexits.h
 
-ABOUT: Final = """Show who is alive on a volume, which locks are held, and what waits.
+ABOUT: Final = """Show which replicas of a volume are alive, which locks are held, and which files wait.
 
-Replicas are those that joined (Volume.join in Python). Whether one is alive, and whether a lock is held,
-is asked of the kernel; nobody is disturbed, nothing is changed. Of another container's processes the
-kernel tells only that there is one, unless this runs where it can see them, as on the host. Holders of
-fenced locks and of semaphores say themselves which replica they are, what for, and since when.
+A replica is listed if it joined the volume (Volume.join in Python). The kernel reports which replicas are
+alive and which locks are held. The command changes nothing and disturbs no process. It can name the process
+that holds a lock only if it can see that process, for example on the host. Holders of fenced locks and of
+semaphores record their replica, their purpose and the time of acquisition.
 
-Backlog: the files in DIR/<container>/<kind>/** and in DIR/<kind>/**, where the file's name tells the
+Backlog: the files in DIR/<container>/<kind>/** and in DIR/<kind>/**, where the file's name contains the
 container. Names that begin with a dot do not count."""
 
 EXIT_CODES: Final = """exit codes:
-  0    done, also where nobody ever joined
+  0    success, even if no replica ever joined
   1    the register of replicas cannot be read, or this is not Linux
   2    wrong usage
-  66   DIR is missing, is no directory, or cannot be read"""
+  66   DIR is missing, is not a directory, or cannot be read"""
 
-_EVERY: Final = 1000  # entries between two looks at the clock
+_EVERY: Final = 1000  # entries between two updates of the progress
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(commands, "status", ABOUT, EXIT_CODES)
     parser.add_argument("directory", metavar="DIR", help="the volume")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
     parser.add_argument(
@@ -46,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_kinds,
         default=KINDS,
         metavar="NAMES",
-        help=f"the directories whose files wait, with commas between them (default {','.join(KINDS)})",
+        help=f"the kinds of files to count, separated by commas (default {','.join(KINDS)})",
     )
     parser.set_defaults(run=_run)
 
@@ -54,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _kinds(text: str) -> tuple[str, ...]:
     kinds = tuple(text.split(","))
     if not all(kind and "/" not in kind and not kind.startswith(".") for kind in kinds):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of directory names: give them as results,logs")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of directory names: use the form results,logs")
     return kinds
 
 
@@ -77,14 +79,14 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _counted(progress: Progress) -> Callable[[], None]:
-    """Tells ``progress`` how often it was called."""
+    """Return a function that counts its calls and shows the count."""
     count = 0
 
     def call() -> None:
         nonlocal count
         count += 1
         if count % _EVERY == 0:
-            progress(f"looked at {count:,} entries")
+            progress(f"read {count:,} entries")
 
     return call
 
@@ -95,7 +97,7 @@ def _in_words(status: Status) -> Iterator[str]:
     yield from _table("replicas", [_replica(one) for one in status.replicas])
     unnamed = [slot for slot, name in status.slots.items() if name is None]
     if unnamed:
-        yield f"slots held by nobody known: {', '.join(map(str, unnamed))}"
+        yield f"slots held by unknown replicas: {', '.join(map(str, unnamed))}"
     held = [lock for lock in status.locks if lock.state != "free"]
     yield from _table("locks", [[shown(lock.path), _holders(lock)] for lock in held])
     yield f"{len(status.locks) - len(held)} of {len(status.locks)} lock files are free"
@@ -103,7 +105,7 @@ def _in_words(status: Status) -> Iterator[str]:
     yield from _table("backlog", [_backlog(one, states) for one in status.backlog])
     yield f"{sum(one.files for one in status.backlog):,} files wait"
     if not status.complete:
-        yield "incomplete: some directories cannot be read, or there is too much to look at"
+        yield "incomplete: some directories cannot be read, or have too many entries"
 
 
 def _table(title: str, rows: list[list[str]]) -> Iterator[str]:
@@ -129,11 +131,11 @@ def _holders(lock: LockStatus) -> str:
     ]
     if lock.holder is None:
         return f"{lock.state}, by {', '.join(known) or 'a process in another container'}"
-    return f"{lock.state}, by {', '.join([*known, *_said(lock.holder)])}"
+    return f"{lock.state}, by {', '.join([*known, *_recorded(lock.holder)])}"
 
 
-def _said(holder: Holder) -> Iterator[str]:
-    """What it says of itself; its process is told by the kernel, where it is told at all."""
+def _recorded(holder: Holder) -> Iterator[str]:
+    """Yield what the holder recorded about itself."""
     yield f"replica {shown(holder.replica or '?')}"
     if holder.purpose:
         yield f'for "{shown(holder.purpose)}"'

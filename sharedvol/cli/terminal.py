@@ -1,4 +1,4 @@
-"""Print the lines of commands in any encoding, report output that cannot be written, and show progress."""
+"""Output of commands: lines in any encoding, errors of writing, and progress on a terminal."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ _LONGEST: Final = 160  # characters of progress: a line that wraps cannot be ove
 
 
 class OutputError(Exception):
-    """Standard output cannot be written. Not a `SharedVolError`: commands report those in their own words."""
+    """Standard output cannot be written. Not a `SharedVolError`, because commands report those by themselves."""
 
 
 def conclude(program: str, command: Callable[[], int]) -> int:
-    """Run a command, and return its exit code: 74 with one line on standard error if its output cannot be written.
+    """Run a command and return its exit code.
 
-    A reader that went away (``ls | head``) gets no message, and the exit code 1. Standard error never ends the command.
+    If the output cannot be written, one line goes to standard error and the code is 74. If the program that reads the
+    output has ended (``ls | head``), the code is 1, without a message. Errors of standard error are ignored.
 
     Args:
         program: the name that messages begin with.
@@ -45,7 +46,7 @@ def conclude(program: str, command: Callable[[], int]) -> int:
             finally:
                 sys.stdout.flush()
         except OutputError as error:
-            write_error(f"cannot write the output: {error}; make room where it goes", program)
+            write_error(f"cannot write the output: {error}; free space where it is written", program)
             return EXIT_OUTPUT
         except BrokenPipeError:
             return EXIT_ERROR
@@ -53,7 +54,7 @@ def conclude(program: str, command: Callable[[], int]) -> int:
 
 @contextlib.contextmanager
 def _checked_streams() -> Iterator[None]:
-    """Check each write to the standard streams of the process. Those that were closed become the null device."""
+    """Check each write to the standard streams of the process. A closed stream becomes the null device."""
     before = sys.stdout, sys.stderr
     try:
         sys.stdout = _checked(sys.stdout, 1) if sys.stdout is sys.__stdout__ else sys.stdout
@@ -75,7 +76,10 @@ def _checked(stream: TextIO | None, number: int) -> TextIO:
 
 
 class _Output(io.FileIO):
-    """A standard stream of which only the first error counts. Later writes do nothing: Python flushes when it ends."""
+    """A standard stream that reports only its first error.
+
+    Later writes do nothing, because Python flushes again when it ends.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(number, "wb", closefd=False)
@@ -84,7 +88,7 @@ class _Output(io.FileIO):
     def write(self, data: ReadableBuffer, /) -> int:
         if not self._failed:
             try:
-                while (count := super().write(data)) is None:  # a pipe that does not block, and is full
+                while (count := super().write(data)) is None:  # a full pipe in non-blocking mode
                     select.select((), (self,), ())
                 return count
             except OSError as error:
@@ -97,8 +101,8 @@ class _Output(io.FileIO):
 def write_line(line: str, stream: TextIO | None = None) -> None:
     """Print one line, by default on standard output.
 
-    Everything that a command prints goes through here: what is not printable, or what the stream's encoding lacks,
-    becomes an escape. A name in the line cannot drive the terminal or begin another line.
+    Commands print everything with this function. A character that is not printable, or that the stream's encoding
+    lacks, becomes an escape. So a name in the line can neither control the terminal nor start another line.
     """
     stream = sys.stdout if stream is None else stream
     encoding = stream.encoding or "utf-8"
@@ -106,12 +110,12 @@ def write_line(line: str, stream: TextIO | None = None) -> None:
 
 
 def write_error(text: str, program: str = "sharedvol") -> None:
-    """Print an error of one line on standard error, without the credentials of a URL in it."""
+    """Print an error in one line on standard error. Credentials in URLs are hidden."""
     write_line(f"{program}: {message(text)}", sys.stderr)
 
 
 class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser` whose errors repeat arguments without control characters and credentials."""
+    """An `ArgumentParser` whose errors show arguments without control characters and credentials."""
 
     def error(self, text: str) -> NoReturn:
         """Print usage and error, and exit with 2."""

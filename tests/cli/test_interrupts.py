@@ -198,7 +198,7 @@ def test_a_full_output_is_one_line_and_74(command: list[str], unbuffered: str, t
         )
     assert done.returncode == 74
     assert done.stderr == (
-        f"{command[0]}: cannot write the output: no space left on device (ENOSPC); make room where it goes\n"
+        f"{command[0]}: cannot write the output: no space left on device (ENOSPC); free space where it is written\n"
     )
 
 

@@ -94,7 +94,7 @@ def test_a_failure_tells_what_was_applied(files: Path, sqlite: str) -> None:
         (["run", "URL", "FILES", "--rename", "only-one"], 2, "--rename takes OLD=NEW"),
         (["run", "URL", "FILES", "--resume-at", "001_a.sql"], 2, "--resume-at takes FILE:N"),
         (["run", "URL", "FILES", "--resume-at", "001_a.sql:0"], 2, "--resume-at takes FILE:N"),
-        (["run", "URL", "FILES", "--lock-timeout", "-1"], 2, "is no number of seconds"),
+        (["run", "URL", "FILES", "--lock-timeout", "-1"], 2, "is not a number of seconds"),
         (
             ["run", "mysql://u@127.0.0.1:1/x", "FILES", "--password-file", "/no/such/file"],
             2,

@@ -79,7 +79,7 @@ def test_a_slot_that_nobody_known_holds_is_told(tmp_path: Path) -> None:
         (tmp_path / ".replicas/names/c1.json").unlink()
         assert found(tmp_path)["slots"] == [{"slot": 0, "replica": None}]
         text = run(str(tmp_path)).stdout
-        assert "slots held by nobody known: 0" in text
+        assert "slots held by unknown replicas: 0" in text
         assert "slot ?" in text
 
 
