@@ -1,4 +1,4 @@
-"""What a mounted volume can be trusted with, found out by experiment."""
+"""Test by experiment whether a mounted volume is safe to share."""
 
 from sharedvol.doctor.examination import DoctorError, examine
 from sharedvol.doctor.peer.meeting import PeerError

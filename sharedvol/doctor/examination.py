@@ -1,4 +1,4 @@
-"""The whole examination of one directory: every experiment, each bounded in time, nothing left behind."""
+"""The examination of a directory: it runs every experiment within a time limit and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final
 
-from sharedvol.doctor.experiments import locks, publishing
-from sharedvol.doctor.experiments import mount as place
-from sharedvol.doctor.experiments import names_and_clocks as facts
-from sharedvol.doctor.experiments import sharing as content
+from sharedvol.doctor.experiments import locks, mount, names_and_clocks, publishing, sharing
 from sharedvol.doctor.experiments.testbed import NO_ROOM, Experiment, TestBed
 from sharedvol.doctor.report import Finding, Report, Result, degraded, ok, unknown, unsafe
 from sharedvol.doctor.side import PATIENCE, Gone, Hung, Local, Process, do
@@ -18,13 +15,13 @@ from sharedvol.errors import SharedVolError, describe
 from sharedvol.text import shown
 
 Progress = Callable[[str], None]
-"""Told the id of what is tried next."""
+"""A function that gets the id of the next experiment."""
 
 EXPERIMENTS: Final = (
-    *facts.EXPERIMENTS,
+    *names_and_clocks.EXPERIMENTS,
     *locks.EXPERIMENTS,
     *publishing.EXPERIMENTS,
-    *content.EXPERIMENTS,
+    *sharing.EXPERIMENTS,
 )
 BETWEEN: Final = tuple(experiment for experiment in EXPERIMENTS if experiment.between)
 
@@ -32,16 +29,16 @@ _MOST_HANGS: Final = 3
 
 
 class DoctorError(SharedVolError):
-    """The directory cannot be examined at all."""
+    """The directory cannot be examined."""
 
 
 class Room:
-    """A directory of the doctor's own in the one that is examined; use it in a ``with``.
+    """The doctor's own directory in the examined directory. Use it in a ``with`` statement.
 
     Args:
-        directory: that is examined.
+        directory: the examined directory.
         patience: seconds that a step may take.
-        open_to_all: let in whoever may use the directory, for a peer.
+        open_to_all: give the room the mode of the directory, for a peer.
     """
 
     def __init__(self, directory: str, patience: float, open_to_all: bool = False) -> None:
@@ -50,25 +47,25 @@ class Room:
         self.name: str | None = None
         self.refused: OSError | None = None
         try:
-            self.place: dict[str, Any] = do(self.warden, "look", path=directory)
+            self.facts: dict[str, Any] = do(self.warden, "inspect", path=directory)
             self.name = do(self.warden, "make", open_to_all=open_to_all)
         except OSError as error:
-            if not hasattr(self, "place"):
+            if not hasattr(self, "facts"):
                 self.warden.leave()
                 raise
             self.refused = error
         except (Hung, Gone) as error:
             raise DoctorError(
-                f"cannot examine {directory!r}: its file system hangs: {error}; look after its server or disk"
+                f"cannot examine {directory!r}: its file system hangs: {error}; check its server or disk"
             ) from error
 
     def side(self, path: str | None = None) -> Local:
-        """A new side in the room, which it may see by another path."""
+        """Return a new side in the room, which it may reach by another path."""
         assert self.name is not None
         return Local(path or self.directory, self.name, self.patience)
 
     def tidy(self) -> None:
-        """Remove what an experiment made: a volume may be nearly full."""
+        """Remove the files of an experiment, because the volume may be nearly full."""
         do(self.warden, "sweep")
 
     def __enter__(self) -> Room:
@@ -87,47 +84,47 @@ def examine(
     patience: float = PATIENCE,
     progress: Progress = lambda id: None,
 ) -> Report:
-    """Find out by experiment between processes what a mounted directory can be trusted with.
+    """Test by experiments between processes whether a mounted directory is safe to share.
 
-    Everything is done in a hidden directory of its own, which is removed at the end.
+    The experiments run in a hidden directory, which is removed at the end.
 
     Args:
-        directory: the volume, or a directory of it.
+        directory: the volume, or a directory in it.
         through: another path to the same directory, on another mount.
         patience: seconds that a step may take before the file system counts as hanging.
-        progress: told what is tried next.
+        progress: gets the id of the next experiment.
 
     Raises:
-        OSError: the directory is missing, is none, or cannot be read.
-        DoctorError: not even looking at it comes back.
+        OSError: the directory is missing, is not a directory, or cannot be read.
+        DoctorError: the file system does not answer.
     """
     with Room(directory, patience) as room:
-        findings = list(_looked_at(room, progress))
+        findings = list(_survey(room, progress))
         if room.name is None:
-            why = unknown(f"not tried: nothing can be written here: {describe(room.refused or OSError())}")
+            why = unknown(f"not tried, because the directory is not writable: {describe(room.refused or OSError())}")
             findings += [Finding(experiment.id, *why) for experiment in EXPERIMENTS]
         else:
             findings += _experiments(room, through, progress)
         return Report(directory, tuple(findings))
 
 
-def _looked_at(room: Room, progress: Progress) -> Iterator[Finding]:
-    """What needs no room."""
+def _survey(room: Room, progress: Progress) -> Iterator[Finding]:
+    """Yield the findings that need no room."""
     progress("mount")
-    seen = room.place
-    yield Finding("mount.type", *place.kind(seen))
-    yield Finding("mount.writable", *place.writable(seen))
+    facts = room.facts
+    yield Finding("mount.type", *mount.kind(facts))
+    yield Finding("mount.writable", *mount.writable(facts))
     try:
         space, survey, who = (do(room.warden, step) for step in ("space", "survey", "who"))
     except (Hung, Gone, OSError) as error:
-        yield Finding("mount.subdirectories", *unknown(f"cannot be looked at: {_words(error)}"))
+        yield Finding("mount.subdirectories", *unknown(f"cannot be read: {_reason(error)}"))
         return
-    yield Finding("mount.subdirectories", *place.subdirectories(survey))
+    yield Finding("mount.subdirectories", *mount.subdirectories(survey))
     yield Finding("owner.write", *_may_write(room, who))
-    yield Finding("owner.directory", *place.directory(seen, who))
-    yield Finding("owner.foreign", *place.foreign(survey, who))
-    yield Finding("space.bytes", *place.free_bytes(space))
-    yield Finding("space.inodes", *place.free_inodes(space))
+    yield Finding("owner.directory", *mount.directory(facts, who))
+    yield Finding("owner.foreign", *mount.foreign(survey, who))
+    yield Finding("space.bytes", *mount.free_bytes(space))
+    yield Finding("space.inodes", *mount.free_inodes(space))
 
 
 def _may_write(room: Room, who: dict[str, Any]) -> Result:
@@ -137,56 +134,56 @@ def _may_write(room: Room, who: dict[str, Any]) -> Result:
 
 
 def _experiments(room: Room, through: str | None, progress: Progress) -> Iterator[Finding]:
-    bench = TestBed(room.side(), room.side(), room.tidy)
-    findings = list(run(bench, EXPERIMENTS, progress))
+    bed = TestBed(room.side(), room.side(), room.tidy)
+    findings = list(run(bed, EXPERIMENTS, progress))
     yield from findings
     if through is not None:
-        beyond = TestBed(bench.a, room.side(through), room.tidy, numbers=bench.numbers)
+        beyond = TestBed(bed.a, room.side(through), room.tidy, numbers=bed.numbers)
         yield from _through(beyond, progress)
-    for side in (bench.a, bench.b):
+    for side in (bed.a, bed.b):
         side.kill()
-    # A free lock means a dead holder only where locks do what they should.
+    # A free lock proves that its holder is dead only if locks work.
     believe = all(one.verdict == "ok" for one in findings if one.id in ("locks.flock", "locks.kill"))
-    with contextlib.suppress(Hung, Gone, OSError):  # it is the next run's, then
+    with contextlib.suppress(Hung, Gone, OSError):  # the next run tries again
         do(room.warden, "clean", believe=believe)
 
 
-def _through(bench: TestBed, progress: Progress) -> Iterator[Finding]:
+def _through(bed: TestBed, progress: Progress) -> Iterator[Finding]:
     try:
-        name = bench.made(bench.a, "mark")
-        same = bench.content(bench.b, name) == "mark"
+        name = bed.made(bed.a, "mark")
+        same = bed.content(bed.b, name) == "mark"
     except (Hung, Gone, OSError) as error:
-        yield Finding("through.same", *unknown(f"the other path does not show the same directory: {_words(error)}"))
+        yield Finding("through.same", *unknown(f"the other path does not show the same directory: {_reason(error)}"))
         return
     if not same:
-        yield Finding("through.same", *unsafe("a file there has other content than here"))
+        yield Finding("through.same", *unsafe("a file has other content at the other path"))
         return
     yield Finding("through.same", *ok("it is"))
-    yield from run(bench, BETWEEN, progress, "through.")
-    bench.b.kill()
+    yield from run(bed, BETWEEN, progress, "through.")
+    bed.b.kill()
 
 
-def run(bench: TestBed, experiments: Sequence[Experiment], progress: Progress, where: str = "") -> Iterator[Finding]:
-    """Make experiments one after the other.
+def run(bed: TestBed, experiments: Sequence[Experiment], progress: Progress, where: str = "") -> Iterator[Finding]:
+    """Run experiments one after the other.
 
     Args:
-        bench: where.
-        experiments: which.
-        progress: told what is tried next.
-        where: what the ids begin with.
+        bed: where they run.
+        experiments: the experiments.
+        progress: gets the id of the next experiment.
+        where: the prefix of the ids.
     """
     hangs = 0
     for experiment in experiments:
         id = experiment.id if experiment.id.startswith("peer.") else where + experiment.id
         progress(id)
         if hangs >= _MOST_HANGS:
-            yield Finding(id, *unknown("not tried: too many steps before did not come back"))
+            yield Finding(id, *unknown("not tried, because too many earlier steps did not finish"))
             continue
         try:
-            result = experiment.make(bench)
-            for side in (bench.a, bench.b):
+            result = experiment.make(bed)
+            for side in (bed.a, bed.b):
                 side.rest()
-            bench.tidy()
+            bed.tidy()
         except Hung as error:
             hangs += 1
             result = unsafe(f"the file system hangs: {error}")
@@ -200,17 +197,17 @@ def run(bench: TestBed, experiments: Sequence[Experiment], progress: Progress, w
         else:
             yield Finding(id, *result)
             continue
-        _replace(bench)
+        _restart(bed)
         yield Finding(id, *result)
 
 
-def _replace(bench: TestBed) -> None:
-    """New processes after trouble: the old ones may be in the middle of anything."""
+def _restart(bed: TestBed) -> None:
+    """Replace both processes after a failure, because they may still be running a step."""
     with contextlib.suppress(Hung, Gone, OSError):
-        for side in (bench.a, bench.b):
+        for side in (bed.a, bed.b):
             side.kill()
-        bench.tidy()
+        bed.tidy()
 
 
-def _words(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return describe(error) if isinstance(error, OSError) else shown(str(error))

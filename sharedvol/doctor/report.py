@@ -1,4 +1,4 @@
-"""What the doctor found: a verdict for each line, and for the whole."""
+"""The doctor's report: a verdict for each line and for the whole volume."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ ORDER: Final[tuple[Verdict, ...]] = ("ok", "unknown", "degraded", "unsafe")
 """From best to worst."""
 
 VERSION: Final = 1
-"""Of the JSON."""
+"""The version of the JSON format."""
 
 
 class Result(NamedTuple):
-    """What an experiment says: its verdict, and what was seen."""
+    """The result of an experiment: its verdict and what was observed."""
 
     verdict: Verdict
     detail: str
 
 
 def ok(detail: str) -> Result:
+    """Return the verdict for a feature that works."""
     return Result("ok", detail)
 
 
 def degraded(detail: str) -> Result:
-    """It refuses loudly, or is weaker than elsewhere."""
+    """Return the verdict for a feature that is refused with an error, or is weaker than on a local file system."""
     return Result("degraded", detail)
 
 
 def unsafe(detail: str) -> Result:
-    """It says one thing and does another, hangs, or loses what it was given."""
+    """Return the verdict for a feature that does not do what it promises, hangs, or loses data."""
     return Result("unsafe", detail)
 
 
 def unknown(detail: str) -> Result:
-    """The experiment could not be made."""
+    """Return the verdict for an experiment that could not run."""
     return Result("unknown", detail)
 
 
@@ -47,9 +48,10 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        id: stable, such as ``locks.flock``; ``through.`` or ``peer.`` before it tells between whom.
+        id: a stable id such as ``locks.flock``. The prefix ``through.`` or ``peer.`` marks an experiment across mounts
+            or containers.
         verdict: ``ok``, ``degraded``, ``unsafe`` or ``unknown``.
-        detail: what was seen.
+        detail: what was observed.
     """
 
     id: str
@@ -57,6 +59,7 @@ class Finding:
     detail: str
 
     def as_dict(self) -> dict[str, str]:
+        """Return the finding as JSON has it."""
         about = meaning(self.id)
         todo = "" if self.verdict == "ok" else about.todo
         return {
@@ -74,9 +77,9 @@ class Report:
     """All findings about one directory.
 
     Attributes:
-        directory: as it was named.
-        findings: in the order of the experiments.
-        peer: the name of the meeting, where two doctors met.
+        directory: the path as it was given.
+        findings: the findings, in the order of the experiments.
+        peer: the name of the meeting, if two doctors met.
     """
 
     directory: str
@@ -85,15 +88,15 @@ class Report:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of all."""
+        """The worst verdict of all findings."""
         return worst(finding.verdict for finding in self.findings)
 
     def of(self, id: str) -> Finding | None:
-        """The finding with that id."""
+        """Return the finding with this id, or None."""
         return next((finding for finding in self.findings if finding.id == id), None)
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json``, see docs/doctor.md."""
+        """Return the report as ``--json`` prints it, see docs/doctor.md."""
         return {
             "version": VERSION,
             "directory": self.directory,
@@ -104,7 +107,7 @@ class Report:
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """The worst of them; ``ok`` where there are none."""
+    """Return the worst verdict, or ``ok`` without verdicts."""
     return max(verdicts, key=ORDER.index, default="ok")
 
 

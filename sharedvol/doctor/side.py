@@ -1,4 +1,4 @@
-"""The two sides of an experiment: processes that are asked for steps, each with a time limit."""
+"""The two sides of an experiment: processes that run steps on request, each within a time limit."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import Any, Final, Protocol
 PATIENCE: Final = 10.0
 """Seconds that a step may take before the file system counts as hanging."""
 
-_REAP: Final = 2.0  # seconds for a killed process to go; in the kernel's state D it does not, see proc_pid_stat(5)
-_STARTING: Final = 60.0  # seconds for a process to be there
+_REAP: Final = 2.0  # seconds for a killed process to end; in the kernel's state D it does not, see proc_pid_stat(5)
+_STARTING: Final = 60.0  # seconds for a process to start
 _MOST_ANSWER: Final = 1 << 20
 
-# The package without its __init__, which imports a lot: an actor starts in 30 ms instead of 200.
+# This skips the package's __init__, which imports a lot, so that an actor starts in 30 ms instead of 200.
 _START: Final = """
 import sys, types
 for name, path in zip(("sharedvol", "sharedvol.doctor", "sharedvol.doctor.agent"), sys.argv[3:]):
@@ -33,10 +33,12 @@ main(sys.argv[1], int(sys.argv[2]))
 
 
 class Hung(Exception):
-    """A step did not come back in time.
+    """A step did not finish in time.
 
     Attributes:
-        stuck: the process that not even SIGKILL ends, because it waits in the kernel.
+        step: its name.
+        patience: the seconds that it had.
+        stuck: the process that SIGKILL does not end, because it waits in the kernel.
     """
 
     def __init__(self, step: str, patience: float, stuck: int | None = None) -> None:
@@ -45,86 +47,86 @@ class Hung(Exception):
 
     def __str__(self) -> str:
         how = f"; process {self.stuck} hangs in the kernel and cannot be killed" if self.stuck else ""
-        return f"{self.step} did not come back within {self.patience:g} s{how}"
+        return f"{self.step} did not finish within {self.patience:g} s{how}"
 
 
 class Gone(Exception):
-    """The other side ended, or says what makes no sense."""
+    """The other side has ended, or its answer is not valid."""
 
 
-class Asked(Protocol):
-    """Whom one can ask for a step."""
+class StepRunner(Protocol):
+    """A process that runs steps."""
 
     def start(self, step: str, /, **arguments: Any) -> None:
-        """Ask for a step, without waiting."""
+        """Start a step, without waiting."""
 
     def finish(self, patience: float | None = None) -> Any:
-        """The answer to what was started.
+        """Wait for the step that was started, and return its result.
 
         Raises:
-            OSError: as the step raised it.
-            Hung: there is none in time.
-            Gone: there will be none.
+            OSError: the step raised it.
+            Hung: the step did not finish in time.
+            Gone: the process has ended, or its answer is not valid.
         """
 
 
-class Side(Asked, Protocol):
+class Side(StepRunner, Protocol):
     """One of the two processes of an experiment."""
 
     def waits(self, seconds: float) -> bool:
-        """Whether there is still no answer after some seconds."""
+        """Return whether the step is still running after some seconds."""
 
     def kill(self) -> None:
-        """SIGKILL, and another process in its place."""
+        """Kill the process. The next step starts another one."""
 
     def rest(self) -> None:
-        """Close whatever an experiment opened; see `finish` for what can go wrong."""
+        """Close everything that an experiment opened. Raises as `finish` does."""
 
 
-def do(side: Asked, step: str, /, **arguments: Any) -> Any:
-    """A step and its answer; see `Asked.finish`."""
+def do(side: StepRunner, step: str, /, **arguments: Any) -> Any:
+    """Run a step and return its result, see `StepRunner.finish`."""
     side.start(step, **arguments)
     return side.finish()
 
 
 def number(value: object) -> int:
-    """An answer that is a number; a peer may answer anything.
+    """Return an answer that must be a number. A peer may answer anything.
 
     Raises:
-        Gone: it is none.
+        Gone: it is not a number.
     """
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 1 << 64:
-        raise Gone("the other side's answer is no number")
+        raise Gone("the other side's answer is not a number")
     return value
 
 
 def text(value: object, most: int = 500) -> str:
-    """An answer that is a string, shortened."""
+    """Return an answer that must be a string, shortened."""
     if not isinstance(value, str):
-        raise Gone("the other side's answer is no text")
+        raise Gone("the other side's answer is not a string")
     return value[:most]
 
 
 def flag(value: object) -> bool:
-    """An answer that is true or false."""
+    """Return an answer that must be true or false."""
     if not isinstance(value, bool):
         raise Gone("the other side's answer is neither true nor false")
     return value
 
 
 def record(value: object, *keys: str) -> dict[str, int]:
-    """An answer of named numbers."""
+    """Return an answer that must be a mapping with numbers for all keys."""
     if not isinstance(value, dict) or len(value) > 100 or not all(key in value for key in keys):
-        raise Gone("the other side's answer lacks what was asked for")
+        raise Gone("the other side's answer is incomplete")
     return {text(key, 100): number(one) for key, one in value.items()}
 
 
 def decode(line: bytes) -> Any:
-    """What an answer says.
+    """Return the result in an answer.
 
     Raises:
         OSError: the step failed with it.
-        Gone: the answer makes no sense.
+        Gone: the answer is not valid.
     """
     try:
         answer = json.loads(line)
@@ -135,11 +137,11 @@ def decode(line: bytes) -> Any:
     if isinstance(answer, dict) and isinstance(code := answer.get("errno"), int) and 0 < code < 4096:
         raise OSError(code, os.strerror(code))
     wrong = answer.get("wrong") if isinstance(answer, dict) else None
-    raise Gone(f"the other side cannot do this step: {text(wrong) if isinstance(wrong, str) else 'no reason given'}")
+    raise Gone(f"the other side cannot run this step: {text(wrong) if isinstance(wrong, str) else 'no reason given'}")
 
 
 class Process:
-    """A process of ours (process.py), spoken to by pipes.
+    """A process of this doctor (process.py), reached by pipes.
 
     Args:
         kind: ``actor`` or ``warden``.
@@ -159,18 +161,19 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            start_new_session=kind == "warden",  # it tidies up where the terminal's Ctrl-C ends us
+            start_new_session=kind == "warden",  # the terminal's Ctrl-C ends the doctor, and the warden then tidies up
         )
         self._buffer = b""
         self._step = ""
         self._ready = False
 
     def start(self, step: str, /, **arguments: Any) -> None:
+        """See `StepRunner.start`."""
         assert self._popen.stdin is not None
-        if self._popen.stdin.closed:  # it hung before and was killed
+        if self._popen.stdin.closed:  # the process hung and was killed
             raise Gone("the process of the experiment ended")
         self._step = step
-        if not self._ready:  # to start takes the time of a busy machine, not of the file system
+        if not self._ready:  # a busy machine delays the start, which says nothing about the file system
             if not self._read(_STARTING):
                 self.end()
                 raise Gone("the process of the experiment does not start")
@@ -182,10 +185,11 @@ class Process:
             raise Gone("the process of the experiment ended") from None
 
     def finish(self, patience: float | None = None) -> Any:
+        """See `StepRunner.finish`."""
         return decode(self.answer(patience))
 
     def answer(self, patience: float | None = None) -> bytes:
-        """The line that answers."""
+        """Return the line of the answer."""
         patience = self._patience if patience is None else patience
         if not self._read(patience):
             raise Hung(self._step, patience, None if self.end() else self._popen.pid)
@@ -193,10 +197,11 @@ class Process:
         return line
 
     def waits(self, seconds: float) -> bool:
+        """See `Side.waits`."""
         return not self._read(seconds)
 
     def end(self) -> bool:
-        """SIGKILL, and reap; False where it cannot be killed."""
+        """Kill and reap the process. Return False if it cannot be killed."""
         self._popen.kill()
         try:
             self._popen.wait(min(_REAP, self._patience))
@@ -206,7 +211,7 @@ class Process:
         return True
 
     def leave(self) -> bool:
-        """Let it end by itself, as the warden does when it has tidied up; False where it had to be killed."""
+        """Let the process end by itself, as the warden does after it tidied up. Return False if it had to be killed."""
         self._close()
         try:
             self._popen.wait(self._patience)
@@ -222,7 +227,7 @@ class Process:
                     stream.close()
 
     def _read(self, seconds: float) -> bool:
-        """Whether a line has come within some seconds."""
+        """Return whether a line arrives within some seconds."""
         assert self._popen.stdout is not None
         end = time.monotonic() + seconds
         while b"\n" not in self._buffer:
@@ -236,10 +241,10 @@ class Process:
 
 
 class Local:
-    """A side on this machine: an actor in a room, replaced when it was killed.
+    """A side on this machine: an actor in a room. After it is killed, the next step starts another one.
 
     Args:
-        path: the directory above the room, as this side sees it.
+        path: the directory above the room, under the path of this side.
         room: the room's name.
         patience: seconds that a step may take.
     """
@@ -250,8 +255,9 @@ class Local:
         self._owes = False  # an answer
 
     def start(self, step: str, /, **arguments: Any) -> None:
+        """See `StepRunner.start`."""
         if self._owes:
-            self.kill()  # an experiment ended before its time: what comes would be the answer to something else
+            self.kill()  # the last experiment ended early, so the next answer would belong to its step
         if self._process is None:
             self._process = Process("actor", self._patience)
             self._process.start("enter", path=self._path, name=self._room)
@@ -260,6 +266,7 @@ class Local:
         self._owes = True
 
     def finish(self, patience: float | None = None) -> Any:
+        """See `StepRunner.finish`."""
         assert self._process is not None
         self._owes = False
         try:
@@ -272,15 +279,18 @@ class Local:
             raise
 
     def waits(self, seconds: float) -> bool:
+        """See `Side.waits`."""
         assert self._process is not None
         return self._process.waits(seconds)
 
     def kill(self) -> None:
+        """See `Side.kill`."""
         process, self._process, self._owes = self._process, None, False
         if process is not None:
             process.end()
 
     def rest(self) -> None:
+        """See `Side.rest`."""
         if self._owes:
             self.kill()
         elif self._process is not None:

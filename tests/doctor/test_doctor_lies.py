@@ -175,7 +175,7 @@ def test_where_nothing_can_be_written_the_rest_is_unknown_and_says_why(name: str
     assert not_ok(report) == {**expected, **{experiment.id: "unknown" for experiment in EXPERIMENTS}}
     finding = report.of("locks.flock")
     assert finding is not None
-    assert "nothing can be written here" in finding.detail
+    assert "the directory is not writable" in finding.detail
     assert left == []
 
 

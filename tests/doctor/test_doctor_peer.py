@@ -217,8 +217,8 @@ def test_a_followers_process_survives_nonsense(tmp_path: Path) -> None:
         {"do": "names"},
     ]
     for number, request in enumerate(requests, 1):
-        follower.obey(number, request)
-        wait_until(lambda number=number: follower._answered() or len(heard.said) == number, "an answer")
+        follower.run(number, request)
+        wait_until(lambda number=number: follower.answer_if_done() or len(heard.said) == number, "an answer")
     follower.end()
     assert ["wrong" in said for said in heard.said] == [False, False, True, True, True, True, False]
     assert heard.said[-1] == {"is": ["x"]}
@@ -244,7 +244,7 @@ def test_a_follower_refuses_what_is_no_step_in_a_room(request_: dict[str, Any], 
     (tmp_path / "results").mkdir()
     heard = Heard(tmp_path)
     follower = Follower(heard, A)  # type: ignore[arg-type]
-    follower.obey(1, dict(request_))
+    follower.run(1, dict(request_))
     follower.end()
     assert heard.said == [{"wrong": "no such step"}]
     assert os.listdir(tmp_path / "results") == []
@@ -267,7 +267,7 @@ def test_a_follower_refuses_what_is_no_step_in_a_room(request_: dict[str, Any], 
     ids=lambda value: repr(value)[:60],
 )
 def test_findings_that_make_no_sense_are_refused(findings: object) -> None:
-    with pytest.raises(PeerError, match="makes no sense"):
+    with pytest.raises(PeerError, match="report is not valid"):
         checked(findings)
 
 
@@ -280,7 +280,7 @@ def test_what_is_planted_where_messages_lie_is_no_message(tmp_path: Path) -> Non
     """Links, pipes, directories and what is too large; a message that is half written is none yet."""
     (tmp_path / "secret").write_text('{"partner": ""}')
     warden = Warden()
-    warden.look(str(tmp_path))
+    warden.inspect(str(tmp_path))
     warden.meet(f"{PREFIX}peer-test")
     place = tmp_path / f"{PREFIX}peer-test"
     (place / "link").symlink_to(tmp_path / "secret")
@@ -288,7 +288,7 @@ def test_what_is_planted_where_messages_lie_is_no_message(tmp_path: Path) -> Non
     (place / "directory").mkdir()
     (place / "large").write_text("x" * (1 << 17))
     assert [warden.get(name) for name in ("link", "pipe", "directory", "large", "missing")] == [None] * 5
-    with pytest.raises(ValueError, match="no name"):
+    with pytest.raises(ValueError, match="not a name"):
         warden.put("../x", "")
     warden.put("mine", "{}")
     assert warden.get("mine") == "{}"

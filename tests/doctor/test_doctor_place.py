@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sharedvol.doctor.agent.mounts import parse
-from sharedvol.doctor.experiments import mount as place
+from sharedvol.doctor.experiments import mount
 
 ROOT = {"uid": 0, "gid": 0, "capabilities": (1 << 41) - 1}
 USER = {"uid": 1000, "gid": 1000, "capabilities": 0}
@@ -39,7 +39,7 @@ def mounted(kind: str, point: str = "/shared", options: str = "rw,relatime") -> 
     ],
 )
 def test_each_kind_of_file_system_has_its_verdict(kind: str, point: str, verdict: str) -> None:
-    assert place.kind(mounted(kind, point)).verdict == verdict
+    assert mount.kind(mounted(kind, point)).verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_each_kind_of_file_system_has_its_verdict(kind: str, point: str, verdict
     [("rw,relatime", "ok"), ("rw,noexec,nosuid", "ok"), ("ro,relatime", "degraded"), ("rw,sync", "degraded")],
 )
 def test_mount_options_that_matter_are_told(options: str, verdict: str) -> None:
-    assert place.writable(mounted("ext4", options=options)).verdict == verdict
+    assert mount.writable(mounted("ext4", options=options)).verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_mount_options_that_matter_are_told(options: str, verdict: str) -> None:
     ],
 )
 def test_the_directorys_mode_is_judged_for_this_user(mode: int, owner: int, who: dict[str, Any], verdict: str) -> None:
-    assert place.directory({"mode": 0o40000 | mode, "uid": owner, "gid": 0}, who).verdict == verdict
+    assert mount.directory({"mode": 0o40000 | mode, "uid": owner, "gid": 0}, who).verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_the_directorys_mode_is_judged_for_this_user(mode: int, owner: int, who:
     ],
 )
 def test_foreign_files_need_capabilities(foreign: int, who: dict[str, Any], verdict: str) -> None:
-    found = place.foreign({"foreign": foreign}, who)
+    found = mount.foreign({"foreign": foreign}, who)
     assert found.verdict == verdict
     assert ("CAP_LEASE" in found.detail) == (verdict == "degraded")
 
@@ -92,18 +92,18 @@ def test_foreign_files_need_capabilities(foreign: int, who: dict[str, Any], verd
     ],
 )
 def test_free_space_has_thresholds(total: int, free: int, verdict: str) -> None:
-    assert place.free_bytes({"bytes": total, "free": free}).verdict == verdict
+    assert mount.free_bytes({"bytes": total, "free": free}).verdict == verdict
 
 
 @pytest.mark.parametrize(
     ("total", "free", "verdict"), [(0, 0, "ok"), (100, 50, "ok"), (100, 4, "degraded"), (100, 0, "unsafe")]
 )
 def test_free_inodes_have_thresholds(total: int, free: int, verdict: str) -> None:
-    assert place.free_inodes({"inodes": total, "free_inodes": free}).verdict == verdict
+    assert mount.free_inodes({"inodes": total, "free_inodes": free}).verdict == verdict
 
 
 def test_names_of_subdirectories_are_shown_harmlessly() -> None:
-    found = place.subdirectories({"elsewhere": ["a\x1b[2J"], "deeper": ["/shared/b"]})
+    found = mount.subdirectories({"elsewhere": ["a\x1b[2J"], "deeper": ["/shared/b"]})
     assert found.verdict == "degraded"
     assert "\x1b" not in found.detail
 

@@ -34,7 +34,7 @@ WAITS = "import sys; from sharedvol.doctor import meet; meet(sys.argv[1], 'nobod
 def dead_room(tmp_path: Path) -> Path:
     """A room that a run left which was killed with all its processes."""
     warden = Process("warden", LIMIT)
-    do(warden, "look", path=str(tmp_path))
+    do(warden, "inspect", path=str(tmp_path))
     room = tmp_path / do(warden, "make")
     (room / "f1").write_text("x")
     assert warden.end()
@@ -65,7 +65,7 @@ def test_a_directory_that_was_given_the_name_of_a_room_keeps_its_files(tmp_path:
     os.utime(renamed, (1, 1))
     warden = Process("warden", LIMIT)
     try:
-        do(warden, "look", path=str(tmp_path))
+        do(warden, "inspect", path=str(tmp_path))
         assert do(warden, "clean", believe=True) == [0, 1]
     finally:
         warden.leave()
@@ -80,7 +80,7 @@ def test_a_directory_that_is_put_in_place_of_a_room_keeps_its_mode(
     (closed / "result").write_text("only copy")
     tmp_path.chmod(0o777)
     warden, mkdir = Warden(), os.mkdir
-    warden.look(str(tmp_path))
+    warden.inspect(str(tmp_path))
 
     def swapped(name: str, mode: int, *, dir_fd: int) -> None:
         mkdir(name, mode, dir_fd=dir_fd)
@@ -99,7 +99,7 @@ def test_a_directory_that_is_put_in_place_of_a_room_keeps_its_mode(
 def test_a_living_runs_room_stays(tmp_path: Path) -> None:
     warden = Process("warden", LIMIT)
     try:
-        do(warden, "look", path=str(tmp_path))
+        do(warden, "inspect", path=str(tmp_path))
         room = tmp_path / do(warden, "make")
         examine(str(tmp_path))
         assert rooms(tmp_path) == [room]
@@ -114,7 +114,7 @@ def test_a_room_that_is_being_made_is_not_taken_for_a_dead_ones(
     """Another doctor looks between the making of the lock file and its lock."""
     first, second = Warden(), Warden()
     for one in (first, second):
-        one.look(str(tmp_path))
+        one.inspect(str(tmp_path))
     flock, cleaned = fcntl.flock, []
 
     def late(fd: int, how: int) -> None:
@@ -134,7 +134,7 @@ def test_a_room_that_is_being_made_is_not_taken_for_a_dead_ones(
 def test_where_locks_lie_a_free_lock_does_not_tell_that_a_room_is_dead(dead_room: Path, tmp_path: Path) -> None:
     warden = Process("warden", LIMIT)
     try:
-        do(warden, "look", path=str(tmp_path))
+        do(warden, "inspect", path=str(tmp_path))
         assert do(warden, "clean", believe=False) == [0, 1]
         assert dead_room.is_dir()
         old = time.time() - AGE - 60
@@ -239,7 +239,7 @@ def test_a_step_that_does_not_come_back_is_given_up(tmp_path: Path) -> None:
     with open(lock_file, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         handle = do(side, "open", name="held", how="change")
-        with pytest.raises(Hung, match=r"lock did not come back within 1 s$"):
+        with pytest.raises(Hung, match=r"lock did not finish within 1 s$"):
             do(side, "lock", file=handle, family="flock", wait=True)
     assert do(side, "names") == ["held"], "another process is in its place"
     side.kill()
@@ -249,7 +249,7 @@ def test_a_process_that_ended_is_told(tmp_path: Path) -> None:
     warden = Process("warden", LIMIT)
     warden.end()
     with pytest.raises(Gone, match="the process of the experiment ended"):
-        do(warden, "look", path=str(tmp_path))
+        do(warden, "inspect", path=str(tmp_path))
 
 
 def test_the_rest_is_told_where_the_directory_hangs_half_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,5 +269,5 @@ def test_the_rest_is_told_where_the_directory_hangs_half_way(tmp_path: Path, mon
     report = examine(str(tmp_path), patience=2.0, progress=hang)
     hung = report.of("locks.flock")
     assert hung is not None
-    assert (hung.verdict, "sweep did not come back" in hung.detail) == ("unsafe", True)
+    assert (hung.verdict, "sweep did not finish" in hung.detail) == ("unsafe", True)
     assert report.findings[-1].id == examination.EXPERIMENTS[-1].id

@@ -1,1 +1,1 @@
-"""The process that an experiment runs in another container. It imports the standard library and this package only."""
+"""The processes that run the steps of experiments. They import only the standard library and this package."""

@@ -1,9 +1,9 @@
-"""The steps that the doctor's experiments are made of, done on request by a process of its own (see process.py).
+"""The steps of the doctor's experiments, run on request in a separate process (see process.py).
 
-A request may come from a doctor in another container, which may be hostile. So a step works in the room only (the
-doctor's own directory), on names without a slash and through no symbolic link; it writes only to regular files that
-have no second name, which a planted hard link has; sizes and counts are bounded. Nothing here limits its own waiting
-but where it says so: an actor that takes too long is killed.
+A request may come from a doctor in another container, which may be hostile. So a step works only in the room (the
+doctor's own directory), on names without a slash, and never follows a symbolic link. It writes only to regular files
+with a single name, because a planted hard link has a second one. Sizes and counts are bounded. Most steps do not limit
+their waiting: the doctor kills an actor that takes too long.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _KINDS = {0x8: "closed", 0x80: "moved", 0x100: "created", 0x200: "deleted"}  # i
 
 
 class Actor(Loops):
-    """What an actor has open, and its steps: every public method is one."""
+    """The open files of an actor, and its steps: every public method is a step."""
 
     def __init__(self) -> None:
         self._room = self._watch = -1
@@ -37,7 +37,7 @@ class Actor(Loops):
     # the room
 
     def enter(self, path: str, name: str) -> dict[str, int]:
-        """Work in the directory ``name`` of ``path`` from now on."""
+        """Open the directory ``name`` of ``path`` as the room for all later steps."""
         top = os.open(path, DIRECTORY)
         try:
             self._room = os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=top)
@@ -57,53 +57,64 @@ class Actor(Loops):
     # files
 
     def open(self, name: str, how: str) -> int:
-        """A handle. What is created can be opened by every user whom the room lets in."""
+        """Open a file and return a handle. A created file can be opened by every user who may enter the room."""
         fd = os.open(checked_name(name), HOW[how] | OPEN, 0o600, dir_fd=self._room)
         if how == "create":
-            with contextlib.suppress(OSError):  # a file system without modes
+            with contextlib.suppress(OSError):  # the file system may have no modes
                 os.fchmod(fd, 0o666)
         return self._keep(fd)
 
     def unnamed(self) -> int:
-        """A handle of a file that has no name, see O_TMPFILE in open(2)."""
+        """Create a file without a name and return a handle, see O_TMPFILE in open(2)."""
         return self._keep(os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=self._room))
 
     def close(self, file: int) -> None:
+        """Close a file."""
         os.close(self._files.pop(file))
 
     def facts(self, file: int) -> dict[str, int]:
+        """Return fstat(2) of an open file."""
         return _facts(os.fstat(self._files[file]))
 
     def look(self, name: str) -> dict[str, int]:
+        """Return lstat(2) of a name."""
         return _facts(os.stat(checked_name(name), dir_fd=self._room, follow_symlinks=False))
 
     def names(self) -> list[str]:
+        """List the room."""
         with listed(self._room) as entries:
             return [entry.name for entry, _ in zip(entries, range(MOST_TIMES), strict=False)]
 
     def write(self, file: int, text: str, at: int | None = None) -> int:
+        """Write at the file's position, or at an offset. Return the number of bytes written."""
         fd = self._own(file)
         data = text.encode()[:MOST_BYTES]
         return os.write(fd, data) if at is None else os.pwrite(fd, data, at)
 
     def read(self, file: int, size: int = MOST_BYTES, at: int = 0) -> str:
+        """Read at most ``size`` bytes from an offset."""
         return os.pread(self._files[file], min(size, MOST_BYTES), at).decode("ascii", "replace")
 
     def sync(self, file: int) -> None:
+        """Sync an open file."""
         os.fsync(self._files[file])
 
     def sync_room(self) -> None:
+        """Sync the room's directory."""
         os.fsync(self._room)
 
     def set_mode(self, file: int, mode: int) -> None:
+        """Set the permission bits of an open file."""
         os.fchmod(self._own(file), mode & 0o777)
 
     def date(self, file: int, nanoseconds: int) -> None:
+        """Set the times of an open file."""
         os.utime(self._own(file), ns=(nanoseconds, nanoseconds))
 
     # names
 
     def link(self, source: str, target: str) -> None:
+        """Create a hard link."""
         os.link(
             checked_name(source),
             checked_name(target),
@@ -113,36 +124,41 @@ class Actor(Loops):
         )
 
     def give_name(self, file: int, name: str) -> None:
-        """Link what `unnamed` made, the way of open(2)."""
+        """Link a file of `unnamed` as open(2) describes."""
         os.link(f"/proc/self/fd/{self._files[file]}", checked_name(name), dst_dir_fd=self._room, follow_symlinks=True)
 
     def rename(self, source: str, target: str) -> None:
+        """Rename a file, replacing the target."""
         os.rename(checked_name(source), checked_name(target), src_dir_fd=self._room, dst_dir_fd=self._room)
 
     def rename_new(self, source: str, target: str) -> None:
-        """renameat2(2) that refuses to replace."""
+        """Rename a file unless the target exists, see RENAME_NOREPLACE in renameat2(2)."""
         libc = ctypes.CDLL(None, use_errno=True)
         names = os.fsencode(checked_name(source)), os.fsencode(checked_name(target))
         if libc.renameat2(self._room, names[0], self._room, names[1], _NO_REPLACE) != 0:
             raise OSError(ctypes.get_errno(), "renameat2")
 
     def remove(self, name: str) -> None:
+        """Remove a file."""
         os.unlink(checked_name(name), dir_fd=self._room)
 
     def symlink(self, target: str, name: str) -> None:
+        """Create a symbolic link to another name in the room."""
         os.symlink(checked_name(target), checked_name(name), dir_fd=self._room)
 
     # locks and leases
 
     def lock(self, file: int, family: str, shared: bool = False, wait: bool = False) -> bool:
+        """Lock an open file. Return False if another process holds the lock."""
         return lock(self._files[file], family, shared, wait)
 
     def unlock(self, file: int, family: str) -> None:
+        """Unlock an open file."""
         unlock(self._files[file], family)
 
     def lease(self, file: int) -> bool:
-        """Take a read lease; False where the kernel refuses because somebody has the file open for writing."""
-        fcntl.fcntl(self._files[file], fcntl.F_SETSIG, signal.SIGURG)  # SIGIO would kill us; this one is ignored
+        """Acquire a read lease. Return False if the kernel refuses because a process has the file open for writing."""
+        fcntl.fcntl(self._files[file], fcntl.F_SETSIG, signal.SIGURG)  # SIGIO would kill us; SIGURG is ignored
         try:
             fcntl.fcntl(self._files[file], fcntl.F_SETLEASE, fcntl.F_RDLCK)
         except BlockingIOError:
@@ -150,21 +166,23 @@ class Actor(Loops):
         return True
 
     def end_lease(self, file: int) -> None:
+        """Release the lease."""
         fcntl.fcntl(self._files[file], fcntl.F_SETLEASE, fcntl.F_UNLCK)
 
     # memory, events
 
     def map_write(self, file: int, text: str) -> None:
-        """Write at the file's start through a shared mapping."""
+        """Write to the start of the file through a shared mapping."""
         with mmap.mmap(self._own(file), 4096, mmap.MAP_SHARED) as memory:
             memory[: len(text[:4096])] = text[:4096].encode("ascii")
 
     def map_read(self, file: int, size: int) -> str:
+        """Read from the start of the file through a shared mapping."""
         with mmap.mmap(self._files[file], 4096, mmap.MAP_SHARED, mmap.PROT_READ) as memory:
             return memory[: min(size, 4096)].decode("ascii", "replace")
 
     def watch(self) -> None:
-        """Ask the kernel for events of the room, see inotify(7)."""
+        """Watch the room with inotify(7)."""
         libc = ctypes.CDLL(None, use_errno=True)
         self._watch = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
         path = f"/proc/self/fd/{self._room}".encode()
@@ -172,7 +190,7 @@ class Actor(Loops):
             raise OSError(ctypes.get_errno(), "inotify")
 
     def events(self, name: str, wanted: list[str], seconds: float) -> list[str]:
-        """The kinds of events seen of ``name``, waiting until all wanted ones came."""
+        """Wait until all wanted kinds of events of ``name`` have arrived. Return the kinds that arrived in time."""
         seen: set[str] = set()
         end = time.monotonic() + min(seconds, MOST_SECONDS)
         while not seen.issuperset(wanted) and (left := end - time.monotonic()) > 0:
@@ -183,12 +201,12 @@ class Actor(Loops):
     # facts
 
     def who(self) -> dict[str, Any]:
+        """Return the identity of this process and its kernel."""
         return who()
 
     def clock(self) -> int:
+        """Return the time in nanoseconds."""
         return time.time_ns()
-
-    # within
 
     def _keep(self, fd: int) -> int:
         handle = max(self._files, default=0) + 1

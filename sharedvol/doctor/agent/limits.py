@@ -1,11 +1,11 @@
-"""Names and limits that the doctor and its processes share."""
+"""Names and limits shared by the doctor and its processes."""
 
 from __future__ import annotations
 
 from typing import Final
 
 PREFIX: Final = ".sharedvol-doctor-"
-"""Of everything that the doctor makes in a directory that it examines."""
+"""The prefix of every name that the doctor creates in the examined directory."""
 
 MOST_BYTES: Final = 1 << 16
 MOST_TIMES: Final = 20_000
@@ -15,7 +15,7 @@ ARRIVING: Final = 2.0
 """Seconds that one side waits for the other to be ready."""
 
 COUNTING: Final = 0.1
-"""Seconds that two sides count together at least."""
+"""Least number of seconds that both sides count together."""
 
 LOOPING: Final = 2.0
-"""Seconds that a loop may take, beside that."""
+"""Seconds that a loop may take, in addition to `ARRIVING`."""

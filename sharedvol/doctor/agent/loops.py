@@ -1,4 +1,4 @@
-"""Steps that are repeated: asked for one by one they would be too slow to meet those of another process."""
+"""Steps that repeat an operation. Requested one by one, the operations would rarely overlap with the other process."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from sharedvol.doctor.agent.room import HOW, OPEN, checked_name, listed, lock, r
 
 
 class Loops:
-    """Loops in a room; part of an `Actor`."""
+    """The loops of an `Actor`."""
 
     _room: int
 
     def _arrive(self, meeting: list[Any]) -> None:
-        """Say by a file that one is there, and wait for the other, so that both are at it at once.
+        """Create a file as a signal and wait for the other side's file, so that both loops start together.
 
         Args:
-            meeting: the name of one's own file, that of the other's, and for how many seconds to wait.
+            meeting: the name of this side's file, the name of the other side's file, and the seconds to wait.
         """
         mine, other, seconds = meeting
         os.close(os.open(checked_name(mine), HOW["create"] | OPEN, 0o600, dir_fd=self._room))
@@ -33,19 +33,19 @@ class Loops:
         try:
             os.stat(name, dir_fd=self._room, follow_symlinks=False)
         except OSError:
-            with listed(self._room) as entries:  # a cache may remember that it was missing
+            with listed(self._room) as entries:  # a cached lookup may still say that it is missing
                 return any(entry.name == name for entry in entries)
         return True
 
     def count(self, name: str, times: int, meeting: list[Any]) -> int:
-        """Add 1 to the number in a file under both locks, so often and so long at least; returns how often it was."""
+        """Increment a number in a file under both locks, at least ``times`` times. Return the number of increments."""
         lock_fd = os.open(checked_name(name), os.O_RDWR | OPEN, dir_fd=self._room)
         fd = os.open(checked_name(f"{name}.n"), os.O_RDWR | OPEN, dir_fd=self._room)
         try:
             refuse_planted(fd)
             self._arrive(meeting)
             began, done = time.monotonic(), 0
-            # One side may be a hundred times as fast, and must not be done before the other has begun.
+            # One side may be a hundred times as fast. It must not finish before the other has started.
             while (
                 done < MOST_TIMES
                 and (passed := time.monotonic() - began) < LOOPING
@@ -62,7 +62,7 @@ class Loops:
         return done
 
     def append(self, name: str, mark: str, times: int, size: int, meeting: list[Any]) -> int:
-        """Append so many records of ``size`` bytes, each in one write; returns how many."""
+        """Append ``times`` records of ``size`` bytes, each in one write. Return the number of records."""
         fd = os.open(checked_name(name), HOW["append"] | OPEN, dir_fd=self._room)
         try:
             refuse_planted(fd)
@@ -70,14 +70,14 @@ class Loops:
             record = (mark[:1] * (min(size, MOST_BYTES) - 1) + "\n").encode("ascii")
             for _ in range(min(times, MOST_TIMES)):
                 wrote = os.write(fd, record)
-                if wrote < len(record):  # full: now it says so
+                if wrote < len(record):  # the file system is full: a second write raises the error
                     os.write(fd, record[wrote:])
         finally:
             os.close(fd)
         return min(times, MOST_TIMES)
 
     def records(self, name: str, size: int) -> dict[str, int]:
-        """How many whole records of each mark the file holds, and under ``""`` how many lines are none."""
+        """Count the whole records of each mark in the file. The key ``""`` counts the lines that are not records."""
         found: dict[str, int] = {"": 0}
         fd = os.open(checked_name(name), os.O_RDONLY | OPEN, dir_fd=self._room)
         with open(fd, "rb") as file:
@@ -88,7 +88,7 @@ class Loops:
         return found
 
     def replace(self, name: str, times: int, size: int, meeting: list[Any]) -> None:
-        """Rename a new file of equal letters over ``name``, for a quarter of a second at most; the last is of ``z``."""
+        """Rename files of one repeated letter over ``name``, for at most 0.25 s. The last file consists of ``z``."""
         self._arrive(meeting)
         end = time.monotonic() + 0.25
         for number in range(min(times, MOST_TIMES)):
@@ -104,7 +104,7 @@ class Loops:
                 break
 
     def see_replaced(self, name: str, seconds: float, meeting: list[Any]) -> dict[str, int]:
-        """Read ``name`` again and again until it is of ``z``: how often it was missing or not of one letter."""
+        """Read ``name`` until it consists of ``z``. Count how often it was missing or a mixture of letters."""
         self._arrive(meeting)
         seen = {"reads": 0, "missing": 0, "torn": 0, "end": 0}
         end = time.monotonic() + min(seconds, MOST_SECONDS)
@@ -127,7 +127,7 @@ class Loops:
         return seen
 
     def link_race(self, name: str, times: int, meeting: list[Any]) -> list[int]:
-        """Link a file of one's own to ``name``.0, ``name``.1, …; returns the numbers where nobody was before."""
+        """Link the file ``name`` to race.0, race.1, … Return the numbers of the links that this side created first."""
         self._arrive(meeting)
         won = []
         for number in range(min(times, 1000)):

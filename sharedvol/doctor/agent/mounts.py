@@ -1,4 +1,4 @@
-"""What a directory is mounted from, for the doctor."""
+"""The mounts of and below a directory, in the form that the doctor uses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["mount_of", "mounts_below", "parse"]
 
 
 def mount_of(fd: int) -> dict[str, str]:
-    """The mount of an open directory: its ``point``, ``kind``, ``source`` and ``options``."""
+    """Return the mount of an open directory: its ``point``, ``kind``, ``source`` and ``options``."""
     mount = mounts.mount_of(fd)
     if mount is None:
         return {"point": "", "kind": "", "source": "", "options": ""}
@@ -20,6 +20,6 @@ def mount_of(fd: int) -> dict[str, str]:
 
 
 def mounts_below(fd: int) -> list[str]:
-    """Where other mounts lie below an open directory."""
+    """Return the mount points below an open directory."""
     path = os.readlink(f"/proc/self/fd/{fd}").rstrip("/") + "/"
     return sorted({one.point for one in mounts.read_mounts() if one.point.startswith(path)})

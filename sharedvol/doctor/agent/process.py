@@ -1,8 +1,8 @@
-"""The processes of the doctor: small programs that do a step when asked, and can be killed and replaced at will.
+"""The processes of the doctor: small programs that run steps on request and can be killed and replaced at any time.
 
-They start in 30 ms, because they import nothing but the standard library and the few modules here (`side.py` sees
-to that). Requests come as JSON objects, one a line, on the standard input: ``{"do": STEP, ...}``; each is answered
-by one line: ``{"is": VALUE}``, ``{"errno": NUMBER}`` or ``{"wrong": WORDS}``.
+They start in 30 ms, because `side.py` makes them import only the standard library and this package. A request is a
+line on standard input with a JSON object: ``{"do": STEP, ...}``. The answer is one line: ``{"is": VALUE}``,
+``{"errno": NUMBER}`` or ``{"wrong": WORDS}``.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ READY: Final = b"ready\n"
 
 
 def answer(actor: object, line: bytes) -> dict[str, Any]:
-    """What to say to one request."""
+    """Run the step of a request and return the answer."""
     try:
         request = json.loads(line)
         step = request.pop("do")
         if step.startswith("_"):
-            raise ValueError("no step")
+            raise ValueError("not a step")
         return {"is": getattr(actor, step)(**request)}
     except OSError as error:
         return {"errno": error.errno or errno.EIO}
@@ -33,7 +33,7 @@ def answer(actor: object, line: bytes) -> dict[str, Any]:
 
 
 def serve(actor: object) -> None:
-    """Say that one is there, then answer until the doctor is gone."""
+    """Announce that the process is ready, then answer requests until the doctor ends."""
     sys.stdout.buffer.write(READY)
     sys.stdout.buffer.flush()
     while line := sys.stdin.buffer.readline():
@@ -42,7 +42,7 @@ def serve(actor: object) -> None:
 
 
 def main(kind: str, parent: int) -> None:
-    """Be an ``actor``, or the ``warden``, who outlives the doctor by the moment that it takes to tidy up."""
+    """Run an ``actor``, or the ``warden``, which ends after the doctor because it removes the doctor's files."""
     if kind == "warden":
         from sharedvol.doctor.agent.warden import Warden
 
@@ -54,6 +54,6 @@ def main(kind: str, parent: int) -> None:
         return
     from sharedvol.doctor.agent.actor import Actor
 
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: no waiter outlives the doctor
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: no waiting process survives the doctor
     if os.getppid() == parent:
         serve(Actor())

@@ -1,4 +1,4 @@
-"""What every step of the doctor's processes keeps to: the room, names in it, and no file that was planted there."""
+"""Helpers for steps in the room: checks of names and files, listings, and locks."""
 
 from __future__ import annotations
 
@@ -20,24 +20,34 @@ HOW = {
     "write": os.O_WRONLY,
     "append": os.O_WRONLY | os.O_APPEND,
 }
-_REFUSED = (errno.EAGAIN, errno.EACCES)  # fcntl(2): either, where another has the lock
+_REFUSED = (errno.EAGAIN, errno.EACCES)  # fcntl(2) raises either if another process holds the lock
 
 
 def checked_name(name: str) -> str:
+    """Return ``name`` if it is the name of a file in the room.
+
+    Raises:
+        ValueError: it is not.
+    """
     if not isinstance(name, str) or not name or "/" in name or "\0" in name or name in (".", ".."):
-        raise ValueError("no name in the room")
+        raise ValueError("not a name in the room")
     return name
 
 
 def refuse_planted(fd: int) -> None:
+    """Refuse an open file that another user may have planted.
+
+    Raises:
+        ValueError: it is not a regular file with a single name.
+    """
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode) or info.st_nlink > 1:
-        raise ValueError("no regular file with one name")
+        raise ValueError("not a regular file with a single name")
 
 
 @contextlib.contextmanager
 def listed(directory: int) -> Iterator[Iterator[os.DirEntry[str]]]:
-    """The entries of an open directory, opened anew: NFS looks at the server then, and FUSE may keep an old list."""
+    """List an open directory by a new descriptor, so that NFS queries the server and FUSE does not reuse a list."""
     fd = os.open(".", DIRECTORY, dir_fd=directory)
     try:
         with os.scandir(fd) as entries:
@@ -47,12 +57,12 @@ def listed(directory: int) -> Iterator[Iterator[os.DirEntry[str]]]:
 
 
 def flock_struct(kind: int) -> bytes:
-    """``struct flock`` of the whole file; its l_pid must be 0 for open file description locks, see fcntl(2)."""
+    """Return a ``struct flock`` for the whole file. Open file description locks need l_pid 0, see fcntl(2)."""
     return struct.pack("@hhqqi0q", kind, os.SEEK_SET, 0, 0, 0)
 
 
 def lock(fd: int, family: str, shared: bool, wait: bool) -> bool:
-    """Take a lock of a family, ``both`` in the order of sharedvol's locks; False where it is refused."""
+    """Acquire a lock of a family; ``both`` in the order of sharedvol's locks. Return False if it is refused."""
     if family == "both":
         if not lock(fd, "ofd", shared, wait):
             return False
@@ -79,7 +89,7 @@ def lock(fd: int, family: str, shared: bool, wait: bool) -> bool:
 
 
 def unlock(fd: int, family: str) -> None:
-    """Drop the lock of a family."""
+    """Release the lock of a family."""
     if family in ("both", "flock"):
         fcntl.flock(fd, fcntl.LOCK_UN)
     if family != "flock":
@@ -88,7 +98,7 @@ def unlock(fd: int, family: str) -> None:
 
 
 def who() -> dict[str, Any]:
-    """Who this process is, and on which kernel."""
+    """Return the identity of this process and its kernel."""
     umask = os.umask(0)
     os.umask(umask)
     with open("/proc/self/status", encoding="ascii") as file:

@@ -1,8 +1,8 @@
-"""The warden: the process that makes the doctor's room, keeps its lock, and removes it when the doctor is gone.
+"""The warden: the process that creates and locks the doctor's room, and removes it when the doctor ends.
 
-The room is ``.sharedvol-doctor-<random>``, mode 0700, in the directory that is looked at; all files of the doctor are
-in it. The warden holds flock(2) on the file ``lock`` there as long as it lives. So a room whose lock is free is that of
-a run which was killed, warden and all, and the next run removes it.
+The room is ``.sharedvol-doctor-<random>``, mode 0700, in the examined directory. It contains all files of the doctor.
+The warden holds flock(2) on the file ``lock`` in it while it lives. If the lock of a room is free, its run was killed
+together with its warden, and the next run removes the room.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from sharedvol.doctor.agent.room import DIRECTORY, OPEN, listed, who
 
 LOCK: Final = "lock"
 AGE: Final = 3600.0
-"""Seconds after which a room is dead where a free lock does not tell: no run takes as long."""
+"""Seconds after which a room is dead where locks cannot be trusted. No run takes this long."""
 
 _MOST_SUBDIRECTORIES: Final = 200
 _MOST_ENTRIES: Final = 5000
-_REMOVALS: Final = 3  # a file that a killed process had open may come back under another name (NFS, FUSE)
+_REMOVALS: Final = 3  # on NFS and FUSE, a file that a killed process had open may come back under another name
 
 
 class Warden(Messages):
-    """The steps of the warden: every public method is one."""
+    """The steps of the warden: every public method is a step."""
 
     def __init__(self) -> None:
         self._top = self._room = self._lock = -1
         self._name = ""
 
-    def look(self, path: str) -> dict[str, Any]:
-        """Open the directory, and tell what it is and what it is on."""
+    def inspect(self, path: str) -> dict[str, Any]:
+        """Open the directory and return its owner, its mode and its mount."""
         self._top = os.open(path, DIRECTORY)
-        with listed(self._top):  # readable
+        with listed(self._top):  # raises if it is not readable
             pass
         info = os.fstat(self._top)
         return {"uid": info.st_uid, "gid": info.st_gid, "mode": info.st_mode, **mount_of(self._top)}
 
     def space(self) -> dict[str, int]:
-        """Of the file system, see statvfs(3)."""
+        """Return the total and the free space and inodes of the file system, see statvfs(3)."""
         info = os.fstatvfs(self._top)
         return {
             "bytes": info.f_blocks * info.f_frsize,
@@ -55,32 +55,33 @@ class Warden(Messages):
         }
 
     def who(self) -> dict[str, Any]:
+        """Return the identity of this process and its kernel."""
         return who()
 
     def make(self, open_to_all: bool = False) -> str:
-        """Make the room and lock it; returns its name.
+        """Create the room, lock it and return its name.
 
         Args:
-            open_to_all: as open as the directory itself, for a peer of another user.
+            open_to_all: give the room the mode of the directory, for a peer of another user.
         """
         self._name = PREFIX + os.urandom(8).hex()
-        os.mkdir(self._name, 0o700, dir_fd=self._top)  # fails where anything has the name, a link too
+        os.mkdir(self._name, 0o700, dir_fd=self._top)  # fails if the name exists, even as a link
         self._room = os.open(self._name, DIRECTORY | os.O_NOFOLLOW, dir_fd=self._top)
         with listed(self._room) as entries:
-            if next(entries, None) is not None:  # another user has put a directory in its place
+            if next(entries, None) is not None:  # another user has replaced the directory
                 raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
         if open_to_all:
             os.fchmod(self._room, 0o700 | (os.fstat(self._top).st_mode & 0o777))
         self._lock = os.open(f".{LOCK}", os.O_RDWR | os.O_CREAT | os.O_EXCL | OPEN, 0o600, dir_fd=self._room)
-        with contextlib.suppress(OSError):  # a file system without locks, of which the experiments tell
+        with contextlib.suppress(OSError):  # the file system may have no locks, which the experiments report
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # It gets its name when it is held: who finds it free, as another doctor at this moment, removes the room.
-        with contextlib.suppress(OSError):  # without a lock the room stays until it is old
+        # The file gets its name once the lock is held, because another doctor removes a room whose lock is free.
+        with contextlib.suppress(OSError):  # without a lock file the room stays until it is old
             os.rename(f".{LOCK}", LOCK, src_dir_fd=self._room, dst_dir_fd=self._room)
         return self._name
 
     def survey(self) -> dict[str, Any]:
-        """What lies in the directory, looked at only: owners, and subdirectories on other mounts."""
+        """Count files of other users and find subdirectories on other mounts, without opening or changing them."""
         foreign: dict[int, int] = {}
         elsewhere, below = [], 0
         device, seen = os.fstat(self._top).st_dev, 0
@@ -102,7 +103,7 @@ class Warden(Messages):
         return {"foreign": sum(foreign.values()), "elsewhere": elsewhere[:20], "deeper": mounts_below(self._top)[:20]}
 
     def _crosses(self, name: str) -> bool:
-        """Whether a subdirectory is on another mount: rename(2) compares mounts before it looks for the file."""
+        """Return whether a subdirectory is on another mount: rename(2) compares mounts before it searches the file."""
         missing = f"{PREFIX}missing-{os.urandom(8).hex()}"
         try:
             os.rename(missing, f"{name}/{missing}", src_dir_fd=self._top, dst_dir_fd=self._top)
@@ -111,7 +112,7 @@ class Warden(Messages):
         return False
 
     def sweep(self) -> None:
-        """Remove what is in the room, the lock left out."""
+        """Remove everything in the room except the lock."""
         with listed(self._room) as entries:
             names = [entry.name for entry in entries if entry.name != LOCK]
         for name in names:
@@ -122,10 +123,10 @@ class Warden(Messages):
         """Remove the rooms of dead runs.
 
         Args:
-            believe: a free lock means that its holder is dead; else only a room's age tells.
+            believe: whether a free lock proves that its holder is dead. If not, only the age of a room counts.
 
         Returns:
-            How many were removed, and how many were left.
+            The number of rooms that were removed, and the number that were left.
         """
         removed = left = 0
         with listed(self._top) as entries:
@@ -150,12 +151,12 @@ class Warden(Messages):
                 fd = os.open(LOCK, os.O_RDWR | OPEN, dir_fd=room)
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except FileNotFoundError:
-                believe = False  # a room that is being made has none either
+                believe = False  # a room that is being created has no lock either
                 with listed(room) as entries:
                     if any(entry.name != f".{LOCK}" for entry in entries):
-                        return False  # a directory of another use, which a user who may rename it has given this name
+                        return False  # not a room: a user renamed another directory to this name
             except OSError:
-                return False  # its warden lives
+                return False  # its warden is alive
             return (believe or old) and remove_room(self._top, name, room)
         finally:
             os.close(room)
@@ -166,7 +167,7 @@ class Warden(Messages):
         """Remove the room."""
         self._leave_meeting()
         if self._lock >= 0:
-            # First: what is open is not removed on NFS and FUSE, but renamed to a hidden name.
+            # Close the lock first, because NFS and FUSE rename an open file to a hidden name instead of removing it.
             os.close(self._lock)
             self._lock = -1
         if self._room >= 0:
@@ -174,7 +175,7 @@ class Warden(Messages):
 
 
 def remove_room(top: int, name: str, room: int) -> bool:
-    """Remove what is in a room, which has no directories, and the room itself; False where something is left."""
+    """Remove a room and its files; it has no directories. Return False if something is left."""
     for _ in range(_REMOVALS):
         with listed(room) as entries:
             names = [entry.name for entry in entries]

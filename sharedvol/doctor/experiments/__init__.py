@@ -1,1 +1,1 @@
-"""What `sharedvol doctor` tries, a module for each group of experiments."""
+"""The experiments of `sharedvol doctor`, a module for each group."""

@@ -1,4 +1,4 @@
-"""Experiments with what makes a file appear: links, renames, nameless files, syncs; and how others see it."""
+"""Experiments with the steps of publishing: links, renames, unnamed files, syncs, and what other processes see."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ _SECONDS = 2.0
 _UNSUPPORTED = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EISDIR, errno.ENOENT)
 
 
-def link(bench: TestBed) -> Result:
-    """link(2) fails where the name is taken, also where two race for it."""
-    first, second, target = bench.made(bench.a, "first"), bench.made(bench.b, "second"), bench.name()
+def link(bed: TestBed) -> Result:
+    """Test whether creating a link fails if the name is taken, even if two processes race for it."""
+    first, second, target = bed.made(bed.a, "first"), bed.made(bed.b, "second"), bed.name()
     try:
-        do(bench.a, "link", source=first, target=target)
+        do(bed.a, "link", source=first, target=target)
     except OSError as error:
-        return degraded(f"no hard links: {describe(error)}; publish needs replace=True then")
+        return degraded(f"no hard links: {describe(error)}; publish needs replace=True")
     try:
-        do(bench.b, "link", source=second, target=target)
+        do(bed.b, "link", source=second, target=target)
     except OSError as error:
         if error.errno != errno.EEXIST:
-            return degraded(f"a taken name is told by {describe(error)} instead of EEXIST")
+            return degraded(f"link to a taken name fails with {describe(error)} instead of EEXIST")
     else:
-        return unsafe("a link to a name that was taken succeeded: a result would be overwritten")
-    if bench.content(bench.a, target) != "first":
-        return unsafe("a refused link changed the file all the same")
-    return _race(bench, first, second)
+        return unsafe("link to a taken name succeeded: a result would be overwritten")
+    if bed.content(bed.a, target) != "first":
+        return unsafe("link was refused, but changed the file")
+    return _race(bed, first, second)
 
 
-def _race(bench: TestBed, first: str, second: str) -> Result:
-    done = bench.at_once(
+def _race(bed: TestBed, first: str, second: str) -> Result:
+    done = bed.at_once(
         ("link_race", {"name": first, "times": _RACES}), ("link_race", {"name": second, "times": _RACES})
     )
     won = [_numbers(one) for one in done]
     if won[0] & won[1]:
-        return unsafe(f"{len(won[0] & won[1])} of {_RACES} names were given to both of two that raced for them")
+        return unsafe(f"in {len(won[0] & won[1])} of {_RACES} races for a name both processes won")
     if len(won[0] | won[1]) < _RACES:
-        return degraded("some names were given to nobody of two that raced for them")
+        return degraded("in some races for a name neither process won")
     return ok(f"EEXIST, and one winner in each of {_RACES} races")
 
 
@@ -51,10 +51,10 @@ def _numbers(value: object) -> set[int]:
     return {number(one) for one in value[:_RACES]} if isinstance(value, list) else set()
 
 
-def rename(bench: TestBed) -> Result:
-    """Who opens a name while it is replaced finds the old file or the new one."""
-    name = bench.made(bench.a, "a")
-    _, saw = bench.at_once(
+def rename(bed: TestBed) -> Result:
+    """Test whether a process that opens a name while it is replaced finds the old or the new file."""
+    name = bed.made(bed.a, "a")
+    _, saw = bed.at_once(
         ("replace", {"name": name, "times": _RENAMES, "size": _SIZE}),
         ("see_replaced", {"name": name, "seconds": _SECONDS}),
     )
@@ -68,62 +68,62 @@ def rename(bench: TestBed) -> Result:
     return ok(f"{seen['reads']} reads while it was replaced found a whole file")
 
 
-def noreplace(bench: TestBed) -> Result:
-    """RENAME_NOREPLACE of rename(2)."""
-    first, second, free = bench.made(bench.a, "first"), bench.made(bench.b, "second"), bench.name()
+def noreplace(bed: TestBed) -> Result:
+    """Test RENAME_NOREPLACE, see rename(2)."""
+    first, second, free = bed.made(bed.a, "first"), bed.made(bed.b, "second"), bed.name()
     try:
-        do(bench.a, "rename_new", source=first, target=free)
+        do(bed.a, "rename_new", source=first, target=free)
     except OSError as error:
         return degraded(f"not supported: {describe(error)}; link and unlink are used instead")
     try:
-        do(bench.b, "rename_new", source=second, target=free)
+        do(bed.b, "rename_new", source=second, target=free)
     except OSError as error:
         if error.errno != errno.EEXIST:
-            return degraded(f"a taken name is told by {describe(error)} instead of EEXIST")
+            return degraded(f"rename to a taken name fails with {describe(error)} instead of EEXIST")
     else:
-        return unsafe("a rename that was to replace nothing replaced a file: two claims of one name lose a file")
-    return ok("EEXIST where the name is taken")
+        return unsafe("RENAME_NOREPLACE replaced a file: two claims of one name would lose a file")
+    return ok("EEXIST if the name is taken")
 
 
-def unnamed(bench: TestBed) -> Result:
-    """O_TMPFILE of open(2), and linkat(2) to give it a name."""
-    name = bench.name()
+def unnamed(bed: TestBed) -> Result:
+    """Test O_TMPFILE, see open(2), and linkat(2) to give the file a name."""
+    name = bed.name()
     try:
-        handle = number(do(bench.a, "unnamed"))
-        do(bench.a, "write", file=handle, text="whole")
-        do(bench.a, "set_mode", file=handle, mode=0o666)
-        do(bench.a, "give_name", file=handle, name=name)
+        handle = number(do(bed.a, "unnamed"))
+        do(bed.a, "write", file=handle, text="whole")
+        do(bed.a, "set_mode", file=handle, mode=0o666)
+        do(bed.a, "give_name", file=handle, name=name)
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
         return degraded(f"not supported: {describe(error)}; a hidden name is used instead")
-    if bench.content(bench.b, name) != "whole":
-        return unsafe("the file that was given a name has not the content that was written")
-    return ok("made, filled and named")
+    if bed.content(bed.b, name) != "whole":
+        return unsafe("the file lost its content when it got its name")
+    return ok("created, written and named")
 
 
-def visible(bench: TestBed) -> Result:
-    """What one side wrote and closed, the other finds at once, in the directory and by its name."""
+def visible(bed: TestBed) -> Result:
+    """Test whether a file that one side wrote and closed is at once visible to the other, listed and by name."""
     for turn in range(5):
-        name, target, content = bench.name(), bench.name(), f"version {turn}"
-        if _looks(bench.b, target):  # a cache may remember that it was missing
-            return unsafe("a file was there before it was made")
-        handle = number(do(bench.a, "open", name=name, how="create"))
-        do(bench.a, "write", file=handle, text=content)
-        do(bench.a, "close", file=handle)
-        do(bench.a, "rename", source=name, target=target)
-        if not _looks(bench.b, target):
+        name, target, content = bed.name(), bed.name(), f"version {turn}"
+        if _exists(bed.b, target):  # this lookup may be cached
+            return unsafe("a file existed before it was created")
+        handle = number(do(bed.a, "open", name=name, how="create"))
+        do(bed.a, "write", file=handle, text=content)
+        do(bed.a, "close", file=handle)
+        do(bed.a, "rename", source=name, target=target)
+        if not _exists(bed.b, target):
             return unsafe("a file that was renamed into place was not found by another process")
-        listed = do(bench.b, "names")
+        listed = do(bed.b, "names")
         if not isinstance(listed, list) or target not in listed:
             return unsafe("a file that was renamed into place was missing in another process's listing")
-        read = bench.content(bench.b, target)
+        read = bed.content(bed.b, target)
         if read != content:
-            return unsafe("another process read something else than was written")
+            return unsafe("another process read other content than was written")
     return ok("found, listed and read at once")
 
 
-def _looks(side: Side, name: str) -> bool:
+def _exists(side: Side, name: str) -> bool:
     try:
         do(side, "look", name=name)
     except FileNotFoundError:
@@ -131,24 +131,24 @@ def _looks(side: Side, name: str) -> bool:
     return True
 
 
-def sync_file(bench: TestBed) -> Result:
-    """fsync(2); whether the disk keeps what it says it has is not told without a power cut."""
-    handle = number(do(bench.a, "open", name=bench.name(), how="create"))
-    do(bench.a, "write", file=handle, text="content")
+def sync_file(bed: TestBed) -> Result:
+    """Test fsync of a file, see fsync(2). Only a power cut would show whether the disk keeps its promise."""
+    handle = number(do(bed.a, "open", name=bed.name(), how="create"))
+    do(bed.a, "write", file=handle, text="content")
     try:
-        do(bench.a, "sync", file=handle)
+        do(bed.a, "sync", file=handle)
     except OSError as error:
-        return unsafe(f"fsync fails: {describe(error)}: what is written may never reach the disk")
+        return unsafe(f"fsync fails: {describe(error)}: written data may never reach the disk")
     return ok("succeeds")
 
 
-def sync_directory(bench: TestBed) -> Result:
-    """fsync(2) of the directory that holds a new name."""
-    bench.made(bench.a, "content")
+def sync_directory(bed: TestBed) -> Result:
+    """Test fsync of the directory that holds a new name, see fsync(2)."""
+    bed.made(bed.a, "content")
     try:
-        do(bench.a, "sync_room")
+        do(bed.a, "sync_room")
     except OSError as error:
-        return unsafe(f"fsync fails: {describe(error)}: a published name may be gone after a power cut")
+        return unsafe(f"fsync fails: {describe(error)}: a published name may be lost in a power cut")
     return ok("succeeds")
 
 

@@ -1,4 +1,4 @@
-"""Where an experiment is made: two sides in one room."""
+"""The place where an experiment runs: two sides in one room."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from sharedvol.doctor.side import Side, do, number
 from sharedvol.errors import describe
 
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""Errors that say nothing of what was tried."""
+"""Errors of exhausted resources, which say nothing about the feature that was tried."""
 
 
 class TestBed:
     """Two sides that work in the same room.
 
     Args:
-        a: one side, always a process of this machine.
-        b: the other: of this machine too, or a peer's, or one that sees the room through another mount.
+        a: one side, always a process on this machine.
+        b: the other side: a process on this machine, a peer's process, or one that uses another mount.
         tidy: removes the files of the last experiment.
-        pause: seconds after which a side that has not answered is taken to wait.
-        numbers: of the files, so that no name is used twice.
+        pause: seconds after which a side that has not answered counts as waiting.
+        numbers: a counter for file names, so that no name is used twice.
     """
 
     def __init__(
@@ -36,27 +36,27 @@ class TestBed:
         numbers: itertools.count[int] | None = None,
     ) -> None:
         self.a, self.b, self.tidy, self.pause = a, b, tidy, pause
-        self.slack = 5.0  # seconds for what limits itself in time
+        self.slack = 5.0  # extra seconds for loops, which limit their own time
         self.arriving = ARRIVING
         self.numbers = numbers or itertools.count(1)
 
     def name(self) -> str:
-        """A name that is in nobody's use."""
+        """Return an unused name."""
         return f"f{next(self.numbers)}"
 
     def turned(self) -> TestBed:
-        """The same with the sides exchanged: across mounts, what one sees of the other need not be so in return."""
+        """Return a test bed with the sides exchanged, because across mounts the two directions may differ."""
         return TestBed(self.b, self.a, self.tidy, self.pause, self.numbers)
 
     def at_once(self, first: tuple[str, dict[str, object]], second: tuple[str, dict[str, object]]) -> list[object]:
-        """What two loops (loops.py) return that run at the same time: one of `a`, one of `b`."""
+        """Run two loops (loops.py) at the same time, one on each side, and return their results."""
         a, b = self.name(), self.name()
         self.b.start(second[0], **second[1], meeting=[b, a, self.arriving])
         self.a.start(first[0], **first[1], meeting=[a, b, self.arriving])
         return [side.finish(self.arriving + LOOPING + self.slack) for side in (self.a, self.b)]
 
     def shared(self, content: str = "") -> tuple[str, int, int]:
-        """A new file's name, and a handle of it that either side can write to."""
+        """Create a file and return its name and a handle of each side for writing."""
         name = self.name()
         a = number(do(self.a, "open", name=name, how="create"))
         if content:
@@ -64,7 +64,7 @@ class TestBed:
         return name, a, number(do(self.b, "open", name=name, how="change"))
 
     def made(self, side: Side, content: str) -> str:
-        """A new closed file's name."""
+        """Create and close a file, and return its name."""
         name = self.name()
         handle = number(do(side, "open", name=name, how="create"))
         do(side, "write", file=handle, text=content)
@@ -72,7 +72,7 @@ class TestBed:
         return name
 
     def content(self, side: Side, name: str) -> object:
-        """What a side reads in a file that it opens anew."""
+        """Open a file on one side and return what that side reads."""
         handle = number(do(side, "open", name=name, how="read"))
         try:
             return do(side, "read", file=handle)
@@ -81,17 +81,17 @@ class TestBed:
 
 
 def each_way(make: Callable[[TestBed], Result]) -> Callable[[TestBed], Result]:
-    """An experiment that is made in both directions."""
+    """Run an experiment in both directions."""
 
-    def both(bench: TestBed) -> Result:
-        result = make(bench)
-        return result if result.verdict != "ok" else make(bench.turned())
+    def both(bed: TestBed) -> Result:
+        result = make(bed)
+        return result if result.verdict != "ok" else make(bed.turned())
 
     return both
 
 
 def refused(error: OSError, words: str) -> Result:
-    """Degraded by an error; raises it where it says nothing about the file system but that it is full."""
+    """Return `degraded` for an error. Raise the error if it only says that a resource is exhausted."""
     if error.errno in NO_ROOM:
         raise error
     return degraded(f"{words}: {describe(error)}")
@@ -101,9 +101,9 @@ class Experiment(NamedTuple):
     """An experiment.
 
     Attributes:
-        id: of its line.
-        make: makes it.
-        between: whether it says something across mounts and containers too.
+        id: the id of its line.
+        make: runs the experiment.
+        between: whether it also makes sense across mounts and containers.
     """
 
     id: str

@@ -1,1 +1,1 @@
-"""Experiments between two containers."""
+"""The experiments between two containers: two doctors meet, one leads and the other follows."""

@@ -1,4 +1,4 @@
-"""The side of the doctor who follows: what the other asks for, within bounds."""
+"""The doctor that follows: it runs the steps that the leading doctor requests, within bounds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from sharedvol.doctor.advice import known
 from sharedvol.doctor.agent.limits import PREFIX
-from sharedvol.doctor.peer import meeting as met
+from sharedvol.doctor.peer import meeting
 from sharedvol.doctor.peer.meeting import Meeting, PeerError
 from sharedvol.doctor.report import ORDER, Finding
 from sharedvol.doctor.side import Gone, Hung, Local
@@ -21,8 +21,16 @@ _STEPS: Final = frozenset(
 )
 
 
+_NONSENSE: Final = "the other doctor's report is not valid: run the same version of sharedvol in both containers"
+
+
 class Follower:
-    """A process of ours that the other doctor asks for steps."""
+    """A process on this side that runs the other doctor's steps.
+
+    Args:
+        meeting: the directory of messages.
+        partner: the other doctor's token.
+    """
 
     def __init__(self, meeting: Meeting, partner: str) -> None:
         self._meeting, self._partner = meeting, partner
@@ -30,19 +38,21 @@ class Follower:
         self._asked, self._since = 0, 0.0
 
     def next(self, number: int) -> dict[str, Any]:
-        """The next request; meanwhile what is under way is answered."""
+        """Wait for the next request, and meanwhile answer the previous one when its step ends."""
         request = self._meeting.await_message(
-            f"ask-{self._partner}-{number}", self._meeting.patience + met.SILENCE, self._answered
+            f"ask-{self._partner}-{number}", self._meeting.patience + meeting.SILENCE, self.answer_if_done
         )
-        if request is None and self._asked == 0:  # an answer was given: go on waiting
-            request = self._meeting.await_message(f"ask-{self._partner}-{number}", self._meeting.patience + met.SILENCE)
+        if request is None and self._asked == 0:  # the wait ended because an answer was sent
+            request = self._meeting.await_message(
+                f"ask-{self._partner}-{number}", self._meeting.patience + meeting.SILENCE
+            )
         if request is None:
-            raise PeerError("the other doctor fell silent: look whether its container still runs, and try again")
+            raise PeerError("the other doctor does not answer: check that its container still runs, and try again")
         if number > 1:
             self._meeting.drop(f"say-{self._meeting.token}-{number - 1}")
         return dict(request)
 
-    def obey(self, number: int, request: dict[str, Any]) -> None:
+    def run(self, number: int, request: dict[str, Any]) -> None:
         """Start a step."""
         step = request.pop("do", None)
         if step == "enter" and _ROOM.fullmatch(room := str(request.get("room"))):
@@ -57,14 +67,14 @@ class Follower:
             try:
                 self._side.start(step, **request)
             except (Hung, Gone, OSError) as error:
-                self._tell(error)
+                self._say_error(error)
             else:
-                self._answered()
+                self.answer_if_done()
         else:
             self.say(number, {"wrong": "no such step"})
 
-    def _answered(self) -> bool:
-        """Whether the step under way has come to its end, which is told then."""
+    def answer_if_done(self) -> bool:
+        """Send the answer if the running step has ended, and return whether it has."""
         if not self._asked or self._side is None:
             return False
         patience = self._meeting.patience + 5
@@ -75,11 +85,11 @@ class Follower:
                 raise Hung("a step", patience)
             self.say(self._asked, {"is": self._side.finish()})
         except (Hung, Gone, OSError) as error:
-            self._tell(error)
+            self._say_error(error)
         self._asked = 0
         return True
 
-    def _tell(self, error: Exception) -> None:
+    def _say_error(self, error: Exception) -> None:
         if isinstance(error, OSError):
             self.say(self._asked, {"errno": error.errno})
         elif isinstance(error, Hung):
@@ -90,33 +100,40 @@ class Follower:
         self._asked = 0
 
     def say(self, number: int, answer: dict[str, Any]) -> None:
+        """Answer a request."""
         self._asked = 0
         self._meeting.write(f"say-{self._meeting.token}-{number}", answer)
 
-    def linger(self, number: int) -> None:
-        """Until the leader has taken the last answer: what we wrote goes with us."""
-        end = time.monotonic() + met.SILENCE
+    def wait_until_read(self, number: int) -> None:
+        """Wait until the leader has read the last answer, because our messages are removed when we leave."""
+        end = time.monotonic() + meeting.SILENCE
         while self._meeting.read(f"ask-{self._partner}-{number}") is not None and time.monotonic() < end:
-            time.sleep(met.SLOWEST_POLL)
+            time.sleep(meeting.SLOWEST_POLL)
 
     def end(self) -> None:
+        """Kill the process."""
         if self._side is not None:
             self._side.kill()
 
 
 def checked(findings: object) -> tuple[Finding, ...]:
-    """What the leader says was found, where it makes sense."""
+    """Return the findings of the leader.
+
+    Raises:
+        PeerError: they are not findings.
+    """
     if not isinstance(findings, list) or len(findings) > 200:
-        raise PeerError("what the other doctor says it found makes no sense")
-    checked = []
-    for one in findings:
-        if not isinstance(one, dict):
-            raise PeerError("what the other doctor says it found makes no sense")
-        id, verdict, detail = one.get("id"), one.get("verdict"), one.get("detail")
-        if not (isinstance(id, str) and id.startswith("peer.") and known(id) and isinstance(detail, str)):
-            raise PeerError("what the other doctor says it found makes no sense")
-        found = next((sound for sound in ORDER if sound == verdict), None)
-        if found is None:
-            raise PeerError("what the other doctor says it found makes no sense")
-        checked.append(Finding(id, found, detail[:500]))
-    return tuple(checked)
+        raise PeerError(_NONSENSE)
+    return tuple(map(_finding, findings))
+
+
+def _finding(one: object) -> Finding:
+    if not isinstance(one, dict):
+        raise PeerError(_NONSENSE)
+    id, verdict, detail = one.get("id"), one.get("verdict"), one.get("detail")
+    if not (isinstance(id, str) and id.startswith("peer.") and known(id) and isinstance(detail, str)):
+        raise PeerError(_NONSENSE)
+    sound = next((sound for sound in ORDER if sound == verdict), None)
+    if sound is None:
+        raise PeerError(_NONSENSE)
+    return Finding(id, sound, detail[:500])

@@ -1,4 +1,4 @@
-"""How two doctors find each other, and the messages by which they speak (see peer.py)."""
+"""The meeting of two doctors: how they find each other and exchange messages (see peer.py)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sharedvol.doctor.side import Gone, Hung, Process, do
 from sharedvol.errors import describe
 
 SILENCE: Final = 30.0
-"""Seconds beside the patience after which the other is taken for gone."""
+"""Seconds, in addition to the patience, after which the other doctor counts as dead."""
 
 SLOWEST_POLL: Final = 0.02
 
@@ -25,25 +25,31 @@ _TOKEN: Final = re.compile(r"[0-9a-f]{32}")
 
 
 class PeerError(DoctorError):
-    """Nobody came, or the other doctor is gone."""
+    """No second doctor came, or it ended early."""
 
 
 class Meeting:
-    """The directory where messages lie."""
+    """The directory of the messages.
+
+    Args:
+        directory: the examined directory.
+        name: the name of the meeting.
+        patience: seconds that a step may take.
+    """
 
     def __init__(self, directory: str, name: str, patience: float) -> None:
         self.directory, self.name, self.patience = directory, name, patience
         self.token = secrets.token_hex(16)
         self.warden = Process("warden", patience)
         try:
-            do(self.warden, "look", path=directory)
+            do(self.warden, "inspect", path=directory)
             self._try("meet", name=f"{PREFIX}peer-{name}")
         except BaseException:
             self.warden.leave()
             raise
 
     def find(self, wait: float, progress: Progress) -> str:
-        """The other's token, when each has named the other."""
+        """Find another doctor, and return its token once each has named the other."""
         end, beat, partner = time.monotonic() + wait, 0, ""
         seen: dict[str, object] = {}
         alive: set[str] = set()
@@ -54,7 +60,7 @@ class Meeting:
             hellos = {token: hello for token in self._tokens() if (hello := self.read(f"hello-{token}"))}
             for token, hello in hellos.items():
                 if seen.setdefault(token, hello.get("beat")) != hello.get("beat"):
-                    alive.add(token)  # a dead run's hello stays as it is
+                    alive.add(token)  # the hello of a dead run does not change
             choosers = {token for token in alive & hellos.keys() if hellos[token].get("partner") == self.token}
             if partner in choosers:
                 self._hello({"partner": partner, "beat": beat + 1})
@@ -67,14 +73,14 @@ class Meeting:
             if time.monotonic() > end:
                 raise PeerError(
                     f"no second doctor came within {wait:g} s: run 'sharedvol doctor DIR --peer {self.name}' in the "
-                    "other container at the same time, DIR being the same volume there, as a user who may write to it"
+                    "other container at the same time, with DIR on the same volume, as a user who may write to it"
                 )
             time.sleep(_BEAT)
 
     def _hello(self, content: dict[str, Any]) -> None:
         try:
             self.write(f"hello-{self.token}", content)
-        except FileNotFoundError:  # who met before us removed the directory
+        except FileNotFoundError:  # an earlier meeting removed the directory
             self._try("meet", name=f"{PREFIX}peer-{self.name}")
             self.write(f"hello-{self.token}", content)
 
@@ -83,10 +89,11 @@ class Meeting:
         return [token for token in names if _TOKEN.fullmatch(token) and token != self.token][:20]
 
     def write(self, name: str, content: dict[str, Any]) -> None:
+        """Write or replace a message."""
         self._try("put", name=name, text=json.dumps(content))
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """A message; None where there is none, or what is there is none (yet)."""
+        """Return a message, or None if it is missing or not valid."""
         found = self._try("get", name=name)
         try:
             content = json.loads(found or "")
@@ -95,10 +102,11 @@ class Meeting:
         return content if isinstance(content, dict) else None
 
     def drop(self, name: str) -> None:
+        """Remove a message of ours."""
         self._try("drop", name=name)
 
     def await_message(self, name: str, seconds: float, meanwhile: Callable[[], bool] = lambda: False) -> Any:
-        """Poll for a message; None where ``meanwhile`` became true, or none came."""
+        """Poll for a message. Return None if ``meanwhile`` returns true first, or if no message comes in time."""
         end, pause = time.monotonic() + seconds, _POLL
         while True:
             found = self.read(name)

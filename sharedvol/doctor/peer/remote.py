@@ -1,17 +1,22 @@
-"""The other doctor's process as a side of an experiment."""
+"""A side of an experiment that runs in the other doctor's container."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-from sharedvol.doctor.peer import meeting as met
+from sharedvol.doctor.peer import meeting
 from sharedvol.doctor.peer.meeting import Meeting
 from sharedvol.doctor.side import Gone, Hung, do
 
 
 class Remote:
-    """The other doctor's process as a side."""
+    """The other doctor's process as a side.
+
+    Args:
+        meeting: the directory of messages.
+        partner: the other doctor's token.
+    """
 
     def __init__(self, meeting: Meeting, partner: str) -> None:
         self._meeting, self._partner = meeting, partner
@@ -21,8 +26,9 @@ class Remote:
         self._step = ""
 
     def start(self, step: str, /, **arguments: Any) -> None:
+        """See `StepRunner.start`."""
         if self.gone:
-            raise Gone("the other doctor is gone")
+            raise Gone("the other doctor has ended")
         if self._owes and step != "kill":
             self.kill()
         self._number += 1
@@ -30,10 +36,11 @@ class Remote:
         self._meeting.write(f"ask-{self._meeting.token}-{self._number}", {"do": step, **arguments})
 
     def finish(self, patience: float | None = None) -> Any:
+        """See `StepRunner.finish`."""
         seconds = self._meeting.patience if patience is None else patience
-        if not self._look(seconds + met.SILENCE):
+        if not self._has_answer(seconds + meeting.SILENCE):
             self.gone = True
-            raise Gone("the other doctor fell silent")
+            raise Gone("the other doctor does not answer")
         assert self._answer is not None
         self._owes = False
         self._meeting.drop(f"ask-{self._meeting.token}-{self._number}")
@@ -46,19 +53,22 @@ class Remote:
             raise OSError(code, os.strerror(code))
         raise Gone("the other side cannot do this step")
 
-    def _look(self, seconds: float) -> bool:
+    def _has_answer(self, seconds: float) -> bool:
         if self._answer is None:
             self._answer = self._meeting.await_message(f"say-{self._partner}-{self._number}", seconds)
         return self._answer is not None
 
     def waits(self, seconds: float) -> bool:
-        return not self._look(seconds)
+        """See `Side.waits`."""
+        return not self._has_answer(seconds)
 
     def kill(self) -> None:
+        """See `Side.kill`."""
         if not self.gone:
             do(self, "kill")
 
     def rest(self) -> None:
+        """See `Side.rest`."""
         if self._owes:
             self.kill()
         elif not self.gone:
