@@ -1,4 +1,4 @@
-"""Look in compose files for what replicas would trip over (``sharedvol lint``)."""
+"""Check compose files for hazards of replicas (``sharedvol lint``)."""
 
 from sharedvol.lint.check import Options, lint
 from sharedvol.lint.compose.errors import LintError

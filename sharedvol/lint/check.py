@@ -1,4 +1,4 @@
-"""Read the files, ask every rule, take away what is accepted."""
+"""The check: read the files, run every rule, and separate the accepted findings."""
 
 from __future__ import annotations
 
@@ -6,28 +6,29 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sharedvol.lint.compose.docker import NoCompose, config, placed
+from sharedvol.lint.compose.docker import NoCompose, read_config, with_positions
 from sharedvol.lint.compose.errors import LintError
 from sharedvol.lint.compose.node import Node
-from sharedvol.lint.compose.reader import Source, read, read_text
+from sharedvol.lint.compose.reader import ReadProject, read, read_text
 from sharedvol.lint.project import Host, Project, Script
 from sharedvol.lint.report import Finding, Report
-from sharedvol.lint.rule import Found, Rule, Severity
+from sharedvol.lint.rule import Rule, Severity, Violation
 from sharedvol.lint.rules import ALL, UNUSED, WRONG
 from sharedvol.lint.suppressions import Suppression, collect
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is looked at, and how.
+    """What to check, and how.
 
     Attributes:
-        scripts: shell scripts to look at beside the compose files.
-        replicas: numbers of replicas that stand above the files'.
-        host_memory: bytes of the machine that the project runs on; None: this machine's.
-        env_files: in the place of the ``.env`` beside the first file.
-        profiles: look only at the services of these, and those of none; empty: at all.
-        reader: ``auto``: Compose where it is there, else the files themselves; ``compose``; ``files``.
+        scripts: shell scripts to check together with the compose files.
+        replicas: numbers of replicas that override those in the files.
+        host_memory: bytes of memory of the host; None means the memory of this machine.
+        env_files: files to read instead of the ``.env`` next to the first compose file.
+        profiles: check only services of these profiles and services without a profile. Empty means all services.
+        reader: ``compose`` for Docker Compose, ``files`` for the built-in parser, or ``auto`` for Compose if it is
+            installed and otherwise the parser.
     """
 
     scripts: Sequence[str] = ()
@@ -39,14 +40,14 @@ class Options:
 
 
 def lint(files: Sequence[str], options: Options | None = None) -> Report:
-    """Look for what replicas would trip over.
+    """Check compose files for hazards of replicas.
 
     Args:
         files: compose files, merged in this order as ``docker compose -f FILE -f FILE`` does.
-        options: the rest.
+        options: what to check, and how.
 
     Raises:
-        LintError: something cannot be read; the message says what, and where.
+        LintError: a file cannot be read; the message says which one, and where the error is.
     """
     options = options or Options()
     source = read(files, os.environ, options.env_files)
@@ -56,15 +57,14 @@ def lint(files: Sequence[str], options: Options | None = None) -> Report:
     project = Project(_of_profiles(node, options.profiles), replicas=options.replicas, scripts=scripts, host=host)
     names = {service.name for service in project.services}
     for name in sorted((options.replicas or {}).keys() - names):
-        raise LintError(
-            f"there is no service {name!r} to have replicas; there are {', '.join(sorted(names)) or 'none'}"
-        )
+        known = ", ".join(sorted(names)) or "none"
+        raise LintError(f"cannot set the replicas of {name!r}: there is no such service; services: {known}")
     if not names:
-        source.notes.append("there is no service in these files")
+        source.notes.append("these files have no services")
     suppressions = collect(source.trees, scripts)
-    left, accepted = _judged(project, suppressions)
+    left, accepted = _check_rules(project, suppressions)
     return Report(
-        tuple(sorted([*left, *_of_suppressions(suppressions)], key=_order)),
+        tuple(sorted([*left, *_check_suppressions(suppressions)], key=_order)),
         tuple(sorted(accepted, key=_order)),
         tuple(source.notes),
         (*source.trees, *(script.name for script in scripts)),
@@ -73,22 +73,22 @@ def lint(files: Sequence[str], options: Options | None = None) -> Report:
     )
 
 
-def _project(files: Sequence[str], options: Options, source: Source) -> tuple[Node, str]:
+def _project(files: Sequence[str], options: Options, source: ReadProject) -> tuple[Node, str]:
     if options.reader == "files":
         return source.project, "files"
     try:
-        found, command = config(files, options.env_files, options.profiles or ("*",))
+        found, command = read_config(files, options.env_files, options.profiles or ("*",))
     except NoCompose as error:
         if options.reader == "compose":
-            raise LintError(f"docker compose does not read these files: {error}; or use --reader files") from None
-        source.notes.append(f"the files were read here, not by docker compose: {error}")
+            raise LintError(f"docker compose cannot read these files: {error}; try --reader files") from None
+        source.notes.append(f"the built-in parser was used: {error}")
         return source.project, "files"
-    source.notes.clear()  # of the other reader, which is asked for the places only
-    return placed(found, source.project), command
+    source.notes.clear()  # they are of the built-in parser, which supplies only the positions
+    return with_positions(found, source.project), command
 
 
 def _of_profiles(node: Node, profiles: Sequence[str]) -> Node:
-    """The services that ``--profile`` starts; without a choice all, whatever their profiles."""
+    """Return the project with the services that ``--profile`` starts, or all services if no profile is chosen."""
     if not profiles or "*" in profiles:
         return node
     services = {
@@ -106,7 +106,7 @@ def _memory_here() -> int | None:
         return None
 
 
-def _judged(project: Project, suppressions: Sequence[Suppression]) -> tuple[list[Finding], list[Finding]]:
+def _check_rules(project: Project, suppressions: Sequence[Suppression]) -> tuple[list[Finding], list[Finding]]:
     left: list[Finding] = []
     accepted: list[Finding] = []
     for rule in ALL:
@@ -121,25 +121,27 @@ def _judged(project: Project, suppressions: Sequence[Suppression]) -> tuple[list
     return left, accepted
 
 
-def _finding(rule: Rule, found: Found, reason: str | None = None) -> Finding:
+def _finding(rule: Rule, found: Violation, reason: str | None = None) -> Finding:
     severity: Severity = rule.severity if found.severity is None else found.severity
     return Finding(rule, severity, found.message, found.at, found.service, reason)
 
 
-def _of_suppressions(suppressions: Sequence[Suppression]) -> Iterator[Finding]:
-    """Comments that accept nothing: told, so that they do not outlive what they were about."""
+def _check_suppressions(suppressions: Sequence[Suppression]) -> Iterator[Finding]:
+    """Find comments that accept nothing, so that no comment outlives its finding."""
     known = {rule.id for rule in ALL}
     for one in suppressions:
         if not one.rules:
-            yield _finding(WRONG, Found(one.at, "no rule is named: nothing is accepted"))
+            yield _finding(WRONG, Violation(one.at, "it names no rule, so it accepts nothing"))
         elif not one.reason:
-            yield _finding(WRONG, Found(one.at, f"{', '.join(one.rules)}: no reason is given: nothing is accepted"))
+            yield _finding(
+                WRONG, Violation(one.at, f"{', '.join(one.rules)}: it gives no reason, so it accepts nothing")
+            )
         else:
             for name in one.rules:
                 if name not in known:
-                    yield _finding(WRONG, Found(one.at, f"there is no rule {name} to be accepted"))
+                    yield _finding(WRONG, Violation(one.at, f"there is no rule {name}"))
                 elif name not in one.used:
-                    yield _finding(UNUSED, Found(one.at, f"{name} is not found here: take the comment away"))
+                    yield _finding(UNUSED, Violation(one.at, f"there is no finding of {name} here: remove the comment"))
 
 
 def _order(one: Finding) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""The project as the rules see it: services with their replicas and mounts."""
+"""The project that rules check: services with their replicas and mounts."""
 
 from __future__ import annotations
 
@@ -45,9 +45,12 @@ class Mount:
     """A volume, bind mount or tmpfs of a service.
 
     Attributes:
-        kind: ``volume``, ``bind``, ``tmpfs`` or what else Compose knows.
+        kind: ``volume``, ``bind``, ``tmpfs`` or another type that Compose knows.
         source: the volume's name or the host's path; empty for an anonymous volume.
         target: the path in the container.
+        read_only: whether it is mounted read-only.
+        nocopy: whether the image's files are not copied into it.
+        at: its position.
         raw: the host's path as it is in the file.
     """
 
@@ -61,17 +64,17 @@ class Mount:
 
     @property
     def shared(self) -> bool:
-        """All replicas see the same files in it."""
+        """Whether all replicas see the same files in it."""
         return self.kind == "bind" or (self.kind == "volume" and bool(self.source))
 
     def holds(self, path: str) -> bool:
-        """Whether ``path`` lies in it."""
+        """Return whether ``path`` is in it."""
         return bool(self.target) and (path == self.target or path.startswith(self.target.rstrip("/") + "/"))
 
 
 @dataclass(frozen=True)
 class Script:
-    """A script that was given to look at."""
+    """A script to check."""
 
     name: str
     text: str
@@ -79,11 +82,11 @@ class Script:
 
 @dataclass(frozen=True)
 class Host:
-    """The machine that the project runs on, as far as it is known.
+    """The machine that the project runs on.
 
     Attributes:
-        memory: bytes; None where nobody knows.
-        given: it was said, not read from the machine that lint runs on.
+        memory: bytes; None if unknown.
+        given: whether the user gave it, instead of lint reading it from its own machine.
     """
 
     memory: int | None = None
@@ -94,18 +97,22 @@ class Service:
     """A service and how many replicas it has.
 
     Args:
+        project: the project that it belongs to.
         name: its name in the file.
-        node: it, in the long form.
-        replicas: what was said on the command line, which stands above the file.
-        ends: others wait until it has ended.
+        node: its definition in the long form.
+        replicas: the number on the command line, which overrides the file.
+        ends: whether other services wait until it has ended.
     """
 
-    def __init__(self, name: str, node: Node, replicas: int | None = None, *, ends: bool = False) -> None:
-        self.name, self.node, self.at, self.ends = name, node, node.at, ends
+    def __init__(
+        self, project: Project, name: str, node: Node, replicas: int | None = None, *, ends: bool = False
+    ) -> None:
+        self.project, self.name, self.node, self.at, self.ends = project, name, node, node.at, ends
         self._replicas = replicas
 
     @cached_property
     def replicas(self) -> int:
+        """The number of replicas."""
         if self._replicas is not None:
             return self._replicas
         places = (self.node.get("deploy", "replicas"), self.node.get("scale"), self.declared("replicas"))
@@ -113,43 +120,48 @@ class Service:
 
     @property
     def replicated(self) -> bool:
+        """Whether it has more than one replica."""
         return self.replicas > 1
 
     @property
     def grows(self) -> bool:
-        """It may be scaled one day: no database, no proxy, nothing that runs once, and not declared ``single``."""
+        """Whether it may be scaled one day: not a database, not a proxy, not run once, and not declared ``single``."""
         settled = self.ends or self.is_database or _is_one_of(self.image, _ALONE)
         return not (settled or self.declared("single").present)
 
     def declared(self, name: str) -> Node:
-        """What ``x-sharedvol: {name: …}`` or the label ``sharedvol.name`` says; empty where nothing does."""
+        """Return the value of ``x-sharedvol: {name: …}`` or the label ``sharedvol.name``, or an empty one."""
         found = self.node.get("x-sharedvol", name)
         return found if found.present else self.labels.get(f"sharedvol.{name}", EMPTY)
 
     @cached_property
     def labels(self) -> Mapping[str, Node]:
+        """The labels of the service and of its deployment."""
         return {**self.node.get("deploy", "labels").map, **self.node.get("labels").map}
 
     @property
     def environment(self) -> Mapping[str, Node]:
+        """The environment variables."""
         return self.node.get("environment").map
 
     @property
     def image(self) -> str:
+        """The name of the image."""
         return self.node.get("image").text
 
     @cached_property
     def words(self) -> Sequence[Node]:
-        """Entry point and command, word by word."""
+        """The words of the entry point and the command."""
         return (*command(self.node.get("entrypoint")).items, *command(self.node.get("command")).items)
 
     @cached_property
     def line(self) -> str:
-        """Entry point and command as one line."""
+        """The entry point and the command as one line."""
         return " ".join(word.text for word in self.words)
 
     @property
     def line_at(self) -> Position:
+        """The position of the command or the entry point."""
         for name in ("command", "entrypoint"):
             if self.node.get(name).present:
                 return self.node.get(name).at
@@ -157,6 +169,7 @@ class Service:
 
     @cached_property
     def mounts(self) -> Sequence[Mount]:
+        """The mounts."""
         return tuple(self._mounts())
 
     def _mounts(self) -> Iterator[Mount]:
@@ -178,16 +191,18 @@ class Service:
                 yield Mount("tmpfs", "", one.text.partition(":")[0], False, False, one.at)
 
     def mount_of(self, path: str) -> Mount | None:
-        """The mount that ``path`` lies in: the deepest."""
+        """Return the deepest mount that contains ``path``, or None."""
         holding = [mount for mount in self.mounts if mount.holds(path)]
         return max(holding, key=lambda mount: len(mount.target), default=None)
 
     @property
     def is_database(self) -> bool:
+        """Whether the image is that of a database."""
         return _is_one_of(self.image, _DATABASES)
 
     @cached_property
     def is_sidecar(self) -> bool:
+        """Whether it is sharedvol's sidecar."""
         if self.ends:
             return False
         is_image = _SIDECAR in self.image and not self.node.get("entrypoint").present
@@ -196,16 +211,16 @@ class Service:
 
     @cached_property
     def is_routed(self) -> bool:
-        """Traefik's Docker provider sends it requests."""
+        """Whether Traefik's Docker provider sends it requests."""
         return any(name.lower().startswith(("traefik.http.", "traefik.tcp.")) for name in self.labels) or any(
             name.lower() == "traefik.enable" and label.true for name, label in self.labels.items()
         )
 
     def number(self, *names: str) -> tuple[int, Node] | None:
-        """The first whole number that is declared, or in the environment, under one of the names.
+        """Return the first whole number that is declared, or set in the environment, under one of the names.
 
         Args:
-            names: in lower case for a declaration, in capitals for a variable.
+            names: a declaration in lower case, or a variable in capitals.
         """
         for name in names:
             node = self.environment.get(name, EMPTY) if name.isupper() else self.declared(name)
@@ -215,13 +230,20 @@ class Service:
 
 
 def _is_one_of(image: str, names: Sequence[str]) -> bool:
-    """Whether the image's last part is one of the names, as in ``registry:5000/library/mysql:8.4@sha256:…``."""
+    """Return whether the image has one of the names, as in ``registry:5000/library/mysql:8.4@sha256:…``."""
     base = image.partition("@")[0].rpartition("/")[2].partition(":")[0].lower()
     return any(re.fullmatch(rf"{name}(?:[-_].*)?", base) is not None for name in names)
 
 
 class Project:
-    """All services, the volumes, and what is known of the machine."""
+    """All services, the volumes, the scripts and the host.
+
+    Args:
+        node: the project in the long form.
+        replicas: numbers of replicas that override those in the files.
+        scripts: the scripts to check.
+        host: the machine that the project runs on.
+    """
 
     def __init__(
         self,
@@ -240,7 +262,7 @@ class Project:
             if wait.get("condition").text == "service_completed_successfully"
         }
         self.services = tuple(
-            Service(name, body, given.get(name), ends=name in ended)
+            Service(self, name, body, given.get(name), ends=name in ended)
             for name, body in node.get("services").map.items()
             if isinstance(body.value, dict)
         )
@@ -248,10 +270,11 @@ class Project:
 
     @property
     def replicated(self) -> Sequence[Service]:
+        """The services that have more than one replica."""
         return tuple(service for service in self.services if service.replicated)
 
     def users_of(self, volume: str) -> Sequence[tuple[Service, Mount]]:
-        """Who mounts the named volume."""
+        """Return the services that mount a volume, with their mounts."""
         return tuple(
             (service, mount)
             for service in self.services

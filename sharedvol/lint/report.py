@@ -1,4 +1,4 @@
-"""What lint found, for people and for programs."""
+"""The report of lint, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ FORMAT: Final = 1
 
 @dataclass(frozen=True)
 class Finding:
-    """A rule that is broken somewhere.
+    """A violation of a rule.
 
     Attributes:
-        rule: which.
-        severity: how bad it is here.
+        rule: the rule.
+        severity: how bad it is in this place.
         message: what is wrong, in one line.
-        at: where.
-        service: whose it is; empty where it is nobody's.
-        reason: why it is accepted, where a comment says so; else None.
+        at: its position.
+        service: the service that it belongs to, or an empty text.
+        reason: the reason in the comment that accepts it, or None.
     """
 
     rule: Rule
@@ -36,7 +36,8 @@ class Finding:
     reason: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        told = {
+        """Return the finding as JSON has it."""
+        fields = {
             "rule": self.rule.id,
             "severity": self.severity.name,
             "message": self.message,
@@ -47,20 +48,20 @@ class Finding:
             "service": self.service or None,
             "page": self.rule.page,
         }
-        return told if self.reason is None else {**told, "reason": self.reason}
+        return fields if self.reason is None else {**fields, "reason": self.reason}
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that was found.
+    """The result of a check.
 
     Attributes:
-        findings: what nobody has accepted, by file and line.
-        suppressed: what a comment accepts.
-        notes: what was not looked at or had to be guessed, and why.
-        files: the compose files that were read, with what they include and extend, and the scripts.
+        findings: the findings that no comment accepts, by file and line.
+        suppressed: the findings that a comment accepts.
+        notes: what was not checked or had to be guessed, and why.
+        files: the compose files, the files that they include and extend, and the scripts.
         read_by: ``docker compose``, ``docker-compose`` or ``files``.
-        services: the number of replicas that each was looked at with.
+        services: the number of replicas that was assumed for each service.
     """
 
     findings: tuple[Finding, ...]
@@ -71,10 +72,11 @@ class Report:
     services: Mapping[str, int]
 
     def at_least(self, severity: Severity) -> tuple[Finding, ...]:
+        """Return the findings that are at least this severe."""
         return tuple(one for one in self.findings if one.severity >= severity)
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it; see docs/lint/index.md."""
+        """Return the report as JSON has it, see docs/lint/index.md."""
         return {
             "version": FORMAT,
             "read_by": self.read_by,
@@ -92,12 +94,12 @@ class Report:
         }
 
     def lines(self) -> Iterator[str]:
-        """For a terminal, or for a program that reads compilers' messages."""
+        """Yield the lines for a terminal, in the format of compiler messages."""
         for one in self.findings:
             yield f"{_place(one.at)}: {one.severity.name} {one.rule.id}: {shown(one.message)}"
             yield f"    {one.rule.mend}"
         for note in self.notes:
-            yield f"reading: {shown(note)}"
+            yield f"note: {shown(note)}"
         counts = ", ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in self._counts().items())
         yield f"{counts}; {len(self.suppressed)} accepted by comments; read by {self.read_by}"
 
@@ -107,13 +109,13 @@ def _place(at: Position) -> str:
 
 
 def table(rules: Iterable[Rule]) -> Iterator[str]:
-    """The rules, one a line."""
+    """Yield a line for each rule."""
     for rule in rules:
         yield f"{rule.id}  {rule.severity.name:7}  {rule.title}"
 
 
 def explanation(rule: Rule) -> Iterator[str]:
-    """All of a rule."""
+    """Yield the explanation of a rule."""
     yield f"{rule.id} ({rule.severity.name}): {rule.title}"
     yield ""
     yield rule.why
@@ -124,6 +126,6 @@ def explanation(rule: Rule) -> Iterator[str]:
 
 
 def _examples() -> dict[str, str]:
-    """Return the examples of each rule's page: an installed package has no pages."""
+    """Return the examples on the page of each rule. They are a file, because an installed package has no pages."""
     found: dict[str, str] = json.loads((files("sharedvol.lint") / "examples.json").read_text("utf-8"))
     return found

@@ -1,4 +1,4 @@
-"""What a rule is, and what it finds."""
+"""Rules and violations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sharedvol.lint.project import Project, Service
 
 
 class Severity(enum.IntEnum):
-    """How bad it is; the names are those of SARIF's levels."""
+    """The severity of a finding, with the names of SARIF's levels."""
 
     note = 1
     warning = 2
@@ -19,14 +19,14 @@ class Severity(enum.IntEnum):
 
 
 @dataclass(frozen=True)
-class Found:
-    """A place where a rule is broken.
+class Violation:
+    """A place that violates a rule.
 
     Attributes:
-        at: where.
+        at: its position.
         message: what is wrong, in one line.
-        service: whose it is; empty where it is nobody's.
-        severity: instead of the rule's own.
+        service: the service that it belongs to, or an empty text.
+        severity: overrides the severity of the rule.
     """
 
     at: Position
@@ -35,7 +35,8 @@ class Found:
     severity: Severity | None = None
 
 
-Check = Callable[[Project], Iterator[Found]]
+Check = Callable[[Project], Iterator[Violation]]
+ServiceCheck = Callable[[Service], Iterator[Violation]]
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,12 @@ class Rule:
     """A hazard of replicas.
 
     Attributes:
-        id: for ever the same.
+        id: the stable id.
         title: what is wrong, in a few words.
         severity: how bad it is for a replicated service.
         why: what happens with several replicas, and by which mechanism.
         mend: what to do.
-        check: finds it.
-        scales: it is told of a service with one replica, too, as a note.
+        check: finds the violations.
     """
 
     id: str
@@ -58,54 +58,47 @@ class Rule:
     why: str
     mend: str
     check: Check
-    scales: bool = False
 
     @property
     def page(self) -> str:
-        """Its page, below the documentation."""
+        """The path of its page in the documentation."""
         return f"docs/lint/{self.id}.md"
 
 
 def rule(id: str, title: str, severity: Severity, *, why: str, mend: str) -> Callable[[Check], Rule]:
-    """Make a rule of a function that looks at the whole project."""
+    """Make a rule of a function that checks the whole project."""
 
     def of(check: Check) -> Rule:
-        return Rule(
-            id, title, severity, " ".join(why.split()), " ".join(mend.split()), check, isinstance(check, _OfEach)
-        )
+        return Rule(id, title, severity, " ".join(why.split()), " ".join(mend.split()), check)
 
     return of
 
 
-@dataclass(frozen=True)
-class _OfEach:
-    check: Callable[[Project, Service], Iterator[Found]]
+def of_each(check: ServiceCheck) -> Check:
+    """Check each service that has replicas or may get some. For the latter a violation is a note."""
 
-    def __call__(self, project: Project) -> Iterator[Found]:
+    def check_project(project: Project) -> Iterator[Violation]:
         for service in project.services:
             if service.replicated or service.grows:
-                for found in self.check(project, service):
+                for found in check(service):
                     yield _scaled(found, service)
 
-
-def of_each(check: Callable[[Project, Service], Iterator[Found]]) -> Check:
-    """Ask it of each service that has replicas; of one that may get some its finding is a note."""
-    return _OfEach(check)
+    return check_project
 
 
-def of_replicated(check: Callable[[Project, Service], Iterator[Found]]) -> Check:
-    """Ask it only of the services that have replicas."""
+def of_replicated(check: ServiceCheck) -> Check:
+    """Check only the services that have replicas."""
 
-    def ask(project: Project) -> Iterator[Found]:
+    def check_project(project: Project) -> Iterator[Violation]:
         for service in project.replicated:
-            for found in check(project, service):
+            for found in check(service):
                 yield _scaled(found, service)
 
-    return ask
+    return check_project
 
 
-def _scaled(found: Found, service: Service) -> Found:
+def _scaled(found: Violation, service: Service) -> Violation:
     if service.replicated:
-        return Found(found.at, f"service {service.name!r}: {found.message}", service.name, found.severity)
+        return Violation(found.at, f"service {service.name!r}: {found.message}", service.name, found.severity)
     message = f"service {service.name!r}: {found.message} (once it has replicas)"
-    return Found(found.at, message, service.name, Severity.note)
+    return Violation(found.at, message, service.name, Severity.note)

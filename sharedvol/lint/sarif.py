@@ -17,7 +17,7 @@ SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
 def sarif(report: Report, rules: Iterable[Rule]) -> dict[str, Any]:
-    """The report as one run of the tool, with every rule."""
+    """Return the report as one run of the tool, with every rule."""
     known = list(rules)
     index = {rule.id: number for number, rule in enumerate(known)}
     results = [_result(one, index) for one in (*report.findings, *report.suppressed)]
@@ -44,7 +44,7 @@ def _rule(rule: Rule) -> dict[str, Any]:
         "id": rule.id,
         "shortDescription": {"text": rule.title},
         "fullDescription": {"text": rule.why},
-        # No helpUri: that must be absolute (3.49.12), and whoever hosts the pages is not known here.
+        # There is no helpUri: it must be absolute (3.49.12), and the address of the pages is unknown.
         "help": {"text": f"{rule.mend} See {rule.page}."},
         "defaultConfiguration": {"level": rule.severity.name},
     }
@@ -64,7 +64,7 @@ def _result(one: Finding, index: dict[str, int]) -> dict[str, Any]:
                 }
             }
         ],
-        # Stays the same when lines are added above, so that a code host knows the finding again.
+        # The fingerprint does not depend on the line, so a code host recognizes the finding when the file changes.
         "partialFingerprints": {"sharedvol/v1": _fingerprint(one)},
     }
     if one.reason is not None:

@@ -1,4 +1,4 @@
-"""``# sharedvol: ignore SV012 reason``: what somebody looked at and accepts."""
+"""Comments such as ``# sharedvol: ignore SV012 reason``, which accept a finding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 from sharedvol.lint.compose.node import Node, Position
 from sharedvol.lint.compose.yaml_tree import Comment, Tree
 from sharedvol.lint.project import Script
-from sharedvol.lint.rule import Found
+from sharedvol.lint.rule import Violation
 
 _FORM: Final = re.compile(r"sharedvol:\s*ignore\b[\s:]*((?:SV\d+[\s,]*)*)(.*)", re.IGNORECASE)
 _SHELL: Final = re.compile(r"(?:^|(?<=\s))#(\s*sharedvol:.*)")
@@ -18,14 +18,15 @@ _SHELL: Final = re.compile(r"(?:^|(?<=\s))#(\s*sharedvol:.*)")
 
 @dataclass
 class Suppression:
-    """An accepted finding.
+    """A comment that accepts findings.
 
     Attributes:
-        rules: the ids.
-        reason: why it is accepted.
-        at: where the comment is.
-        line: the line that it is about; 0: the whole file.
-        service: the service that it is about, where it stands at its head.
+        rules: the ids of the rules.
+        reason: why the findings are accepted.
+        at: the position of the comment.
+        line: the line that it applies to; 0 means the whole file.
+        service: the service that it applies to, if it is on the first line of a service.
+        used: the ids of the rules whose findings it has accepted.
     """
 
     rules: tuple[str, ...]
@@ -35,7 +36,8 @@ class Suppression:
     service: str = ""
     used: set[str] = field(default_factory=set)
 
-    def covers(self, rule: str, found: Found) -> bool:
+    def covers(self, rule: str, found: Violation) -> bool:
+        """Return whether it accepts a violation of a rule."""
         if rule not in self.rules or not self.reason:
             return False
         if self.service and found.service == self.service:
@@ -44,7 +46,7 @@ class Suppression:
 
 
 def collect(trees: Mapping[str, Tree], scripts: Iterable[Script]) -> list[Suppression]:
-    """Every suppression of the files and scripts."""
+    """Return all suppressions in the files and scripts."""
     found: list[Suppression] = []
     for tree in trees.values():
         heads = dict(_heads(tree.documents))
@@ -63,7 +65,7 @@ def _heads(documents: Iterable[Node]) -> Iterator[tuple[int, str]]:
 
 
 def _line_of(comment: Comment, tree: Tree) -> int:
-    """The line that a comment is about: its own, or the next that is more than comments; 0 at the file's head."""
+    """Return the line that a comment applies to: its own, the next line with content, or 0 at the top of the file."""
     if not comment.alone:
         return comment.at.line
     if comment.at.line < tree.first_line:

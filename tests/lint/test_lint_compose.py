@@ -15,7 +15,7 @@ import pytest
 from support.lint.linted import look, of
 
 from sharedvol.lint import LintError
-from sharedvol.lint.compose.docker import NoCompose, config, placed
+from sharedvol.lint.compose.docker import NoCompose, read_config, with_positions
 from sharedvol.lint.compose.node import EMPTY, Node
 from sharedvol.lint.compose.reader import read
 
@@ -223,7 +223,7 @@ def test_the_files_are_read_as_the_real_compose_reads_them(
         [compose, *names, "--profile", "*", "config", "--format", "json"], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    theirs = placed(json.loads(done.stdout), EMPTY).get("services").plain()
+    theirs = with_positions(json.loads(done.stdout), EMPTY).get("services").plain()
     ours = read(project[:files], dict(os.environ)).project.get("services").plain()
     assert theirs.keys() == ours.keys()
     for name in theirs:
@@ -299,10 +299,10 @@ def test_fields_that_compose_leaves_out_are_taken_from_the_files(
     ("script", "note"),
     [
         ("echo 'time=now level=warning' >&2; echo 'invalid compose project' >&2; exit 15", "invalid compose project"),
-        ("echo nonsense", "prints no JSON"),
-        ("echo '[]'", "prints no project"),
+        ("echo nonsense", "did not print JSON"),
+        ("echo '[]'", "did not print a project"),
         ("exit 3", "ended with 3"),
-        ("echo \"unknown shorthand flag: 'f' in -f\" >&2; exit 125", "there is no docker compose"),
+        ("echo \"unknown shorthand flag: 'f' in -f\" >&2; exit 125", "docker compose is not installed"),
     ],
 )
 def test_where_compose_does_not_answer_the_files_are_read_and_it_is_told(
@@ -322,7 +322,7 @@ def test_where_compose_does_not_answer_the_files_are_read_and_it_is_told(
 def test_a_compose_that_hangs_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", fake(tmp_path, "exec /bin/sleep 600"))
     with pytest.raises(NoCompose, match=r"did not answer in 0\.1 s"):
-        config(["compose.yaml"], patience=0.1)
+        read_config(["compose.yaml"], patience=0.1)
 
 
 def test_docker_without_compose_leaves_the_word_to_docker_compose(
@@ -331,7 +331,7 @@ def test_docker_without_compose_leaves_the_word_to_docker_compose(
     first = fake(tmp_path, "echo \"docker: 'compose' is not a docker command.\" >&2; exit 1")
     second = fake(tmp_path, 'echo "{\\"services\\": {}, \\"asked\\": \\"$*\\"}"', "docker-compose")
     monkeypatch.setenv("PATH", f"{first}:{second}")
-    found, command = config(["a.yaml", "b.yaml"], ["v.env"], ["x"])
+    found, command = read_config(["a.yaml", "b.yaml"], ["v.env"], ["x"])
     assert command == "docker-compose"
     assert found == {
         "services": {},

@@ -291,7 +291,7 @@ def test_memory_is_counted_against_the_host(memory: int | None, severity: Severi
 
 def test_a_database_without_a_healthcheck_is_not_waited_for(tmp_path: Path) -> None:
     wait = one("depends_on: {db: {condition: service_healthy}}")
-    assert "no healthcheck here" in of(look(tmp_path, wait + "  db: {image: postgres}\n"), "SV033")[0].message
+    assert "that has no healthcheck" in of(look(tmp_path, wait + "  db: {image: postgres}\n"), "SV033")[0].message
     assert not of(look(tmp_path, wait + "  db: {image: postgres, healthcheck: {test: x}}\n"), "SV033")
     assert not of(look(tmp_path, wait + "  db: {image: something}\n"), "SV033")
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support.lint.linted import look
 
 from sharedvol.lint import LintError, Options, Report, lint
-from sharedvol.lint.compose.docker import placed
+from sharedvol.lint.compose.docker import with_positions
 from sharedvol.lint.compose.node import EMPTY, Node
 from sharedvol.lint.project import Project
 from sharedvol.lint.rules import ALL
@@ -36,12 +36,12 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] *
         ("services: {api: ", "not YAML"),
         ("services: {api: *nowhere}", "not YAML.*undefined alias"),
         ("a: &a [*a]\n", "an alias that contains itself|not YAML"),
-        (LAUGHS, "stands for more than 100,000 values"),
+        (LAUGHS, "has more than 100,000 values"),
         ("a: " + "[" * 300 + "]" * 300, "nested"),
         ("a: " + "{a: " * 200 + "}" * 200, "nested"),
-        ("services: {api: {image: a, image: b}}", "'image' is there twice, first at line 1"),
-        ("services:\n  api: {}\n  api: {}\n", "'api' is there twice, first at line 2"),
-        ("{[a]: b}", "a key that is not a text"),
+        ("services: {api: {image: a, image: b}}", "duplicate key 'image', first at line 1"),
+        ("services:\n  api: {}\n  api: {}\n", "duplicate key 'api', first at line 2"),
+        ("{[a]: b}", "a key must be a text"),
         ("services: {api: {<<: text}}", "<< takes a mapping"),
         ("a: \x00b", "not YAML"),
         ("%YAML 9.9\n---\na: b\n", "not YAML.*incompatible"),
@@ -71,10 +71,10 @@ def test_what_cannot_be_read_is_told_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(LintError, match=r"cannot read .*no file or directory \(ENOENT\)|no such file"):
         look(tmp_path, "include: [gone.yaml]")
     (tmp_path / "folder.yaml").mkdir()
-    with pytest.raises(LintError, match="it is no file"):
+    with pytest.raises(LintError, match="it is not a file"):
         look(tmp_path, "include: [folder.yaml]")
     for device in ("/dev/zero", "/dev/stdin"):
-        with pytest.raises(LintError, match="it is no file"):
+        with pytest.raises(LintError, match="it is not a file"):
             look(tmp_path, f"include: [{device}]")
     with pytest.raises(LintError, match="larger than"):
         look(tmp_path, "# " + "x" * 3_000_000)
@@ -86,7 +86,11 @@ def test_what_cannot_be_read_is_told_with_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["compose.yaml", "include.yaml", "service.yaml"])
 def test_an_env_file_is_read_only_where_it_is_a_file_of_a_bearable_size(name: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.env")
-    for target, error in (("pipe.env", "it is no file"), ("/dev/zero", "it is no file"), ("large.env", "larger than")):
+    for target, error in (
+        ("pipe.env", "it is not a file"),
+        ("/dev/zero", "it is not a file"),
+        ("large.env", "larger than"),
+    ):
         (tmp_path / "large.env").write_text("A=b\n" * 300_000)
         (tmp_path / ".env").unlink(missing_ok=True)
         texts = {
@@ -114,7 +118,7 @@ def test_variables_that_double_each_other_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(LintError, match="with its variables it is longer than"):
         look(tmp_path, f"services: {{api: {{command: [{'$A, ' * 50}]}}}}")
     (tmp_path / ".env").write_text(f"A={'x' * 100_000}\n" + "".join(f"V{n}=$A\n" for n in range(50)))
-    assert "stand for more than" in look(tmp_path, "services: {api: {}}").notes[0]
+    assert "expand to more than" in look(tmp_path, "services: {api: {}}").notes[0]
 
 
 def test_files_that_include_each_other_again_and_again_are_an_error(tmp_path: Path) -> None:
@@ -210,7 +214,7 @@ def test_any_document_gives_a_report_or_an_error(document: Any, tmp_path: Path) 
 @given(document=ANYTHING | PROJECTS)
 def test_any_answer_of_compose_gives_findings(document: Any) -> None:
     """What Compose prints is taken as it is, not through the reader that mends."""
-    project = Project(placed(document, EMPTY))
+    project = Project(with_positions(document, EMPTY))
     for rule in ALL:
         for found in rule.check(project):
             assert isinstance(found.message, str)

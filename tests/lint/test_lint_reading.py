@@ -12,7 +12,7 @@ from support.lint.linted import look, of
 
 from sharedvol.lint import LintError
 from sharedvol.lint.compose.interpolation import interpolate, read_env
-from sharedvol.lint.compose.reader import Source, read
+from sharedvol.lint.compose.reader import ReadProject, read
 
 
 def write(place: Path, **files: str) -> list[str]:
@@ -25,7 +25,7 @@ def write(place: Path, **files: str) -> list[str]:
     return paths
 
 
-def source(place: Path, *texts: str, **environment: str) -> Source:
+def source(place: Path, *texts: str, **environment: str) -> ReadProject:
     files = write(place, **{f"c{number}_yaml": text for number, text in enumerate(texts)})
     return read(files, environment)
 

@@ -62,10 +62,10 @@ def test_where_it_accepts_nothing_it_is_told(text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("comment", "message"),
     [
-        ("sharedvol: ignore SV002", "no reason is given"),
-        ("sharedvol: ignore SV002: -", "no reason is given"),
-        ("sharedvol: ignore", "no rule is named"),
-        ("sharedvol: ignore everything", "no rule is named"),
+        ("sharedvol: ignore SV002", "it gives no reason"),
+        ("sharedvol: ignore SV002: -", "it gives no reason"),
+        ("sharedvol: ignore", "it names no rule"),
+        ("sharedvol: ignore everything", "it names no rule"),
         ("sharedvol: ignore SV999 because", "there is no rule SV999"),
     ],
 )
@@ -81,7 +81,7 @@ def test_several_rules_in_one_comment_each_used_or_told(tmp_path: Path) -> None:
     text = BAD.replace("container_name: api", "container_name: api  # sharedvol: ignore SV002, SV003 why")
     report = look(tmp_path, text)
     assert [one.rule.id for one in report.suppressed] == ["SV002"]
-    assert "SV003 is not found here" in of(report, "SV901")[0].message
+    assert "there is no finding of SV003 here" in of(report, "SV901")[0].message
 
 
 def test_a_comment_at_a_services_head_covers_what_another_file_says_of_it(tmp_path: Path) -> None:

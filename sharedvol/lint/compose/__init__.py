@@ -1,1 +1,1 @@
-"""Compose files: read, merged and brought into one form."""
+"""Reading compose files: parsing, merging and normalizing."""

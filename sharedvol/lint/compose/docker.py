@@ -1,4 +1,4 @@
-"""What ``docker compose config`` makes of the files, given the places that the files themselves tell."""
+"""The output of ``docker compose config``, combined with the positions in the files."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from sharedvol.lint.compose.node import EMPTY, Node
 from sharedvol.lint.compose.normalize import identity
 
 COMMANDS: Final = (("docker", "compose"), ("docker-compose",))
-PATIENCE: Final = 30.0  # seconds for all of it: Compose may fetch what is included
+PATIENCE: Final = 30.0  # seconds for the whole run, because Compose may fetch included files
 MAX_OUTPUT: Final = 20_000_000
-# What a docker without the plug-in says of `docker compose -f`.
+# A docker without the plug-in answers `docker compose -f` with one of these errors.
 _WITHOUT_PLUGIN: Final = re.compile(r"'compose' is not a docker command|unknown shorthand flag: 'f'|unknown flag: --")
 
 
 class NoCompose(Exception):
-    """There is none, or it does not answer; the text says why."""
+    """Docker Compose is not installed, does not answer, or refuses the files. The text says which."""
 
 
-def config(
+def read_config(
     files: Sequence[str], env_files: Sequence[str] = (), profiles: Sequence[str] = ("*",), patience: float = PATIENCE
 ) -> tuple[object, str]:
-    """The project as Compose reads it, and the command that said so.
+    """Return the project as Compose reads it, and the command that read it.
 
     Raises:
-        NoCompose: no Compose is there, or it refuses the files.
+        NoCompose: Compose is not installed, does not answer, or refuses the files.
     """
     for command in COMMANDS:
         line = [*command]
@@ -41,7 +41,7 @@ def config(
             return _run([*line, "config", "--format", "json"], patience), " ".join(command)
         except FileNotFoundError:
             continue
-    raise NoCompose("there is no docker compose here")
+    raise NoCompose("docker compose is not installed")
 
 
 def _run(line: list[str], patience: float) -> object:
@@ -57,52 +57,54 @@ def _run(line: list[str], patience: float) -> object:
         for file in (out, errors):
             file.seek(0)
         if code != 0:
-            said = errors.read(20_000).decode(errors="replace").strip().splitlines()
-            if line[0] == "docker" and any(_WITHOUT_PLUGIN.search(one) for one in said):
+            printed = errors.read(20_000).decode(errors="replace").strip().splitlines()
+            if line[0] == "docker" and any(_WITHOUT_PLUGIN.search(one) for one in printed):
                 raise FileNotFoundError(line[0])
-            raise NoCompose(said[-1] if said else f"{line[0]} ended with {code}")
+            raise NoCompose(printed[-1] if printed else f"{line[0]} ended with {code}")
         if os.fstat(out.fileno()).st_size > MAX_OUTPUT:
-            raise NoCompose(f"{line[0]} prints more than {MAX_OUTPUT:,} bytes")
+            raise NoCompose(f"{line[0]} printed more than {MAX_OUTPUT:,} bytes")
         try:
             found: object = json.loads(out.read())
         except (ValueError, RecursionError):
-            raise NoCompose(f"{line[0]} prints no JSON") from None
+            raise NoCompose(f"{line[0]} did not print JSON") from None
     if not isinstance(found, dict):
-        raise NoCompose(f"{line[0]} prints no project")
+        raise NoCompose(f"{line[0]} did not print a project")
     return found
 
 
-def placed(found: object, own: Node) -> Node:
-    """``found`` with the places, and the texts before interpolation, of the same things in ``own``.
+def with_positions(found: object, own: Node) -> Node:
+    """Add the positions, and the texts before interpolation, to the output of Compose.
 
-    What Compose leaves out of its answer, the fields ``x-…``, is taken from ``own``.
+    Args:
+        found: the output of Compose.
+        own: the same project, read by the built-in parser. It also supplies the fields ``x-…``, which Compose omits.
     """
-    return _placed(found, own, own, "")
+    return _with_positions(found, own, own, "")
 
 
-def _placed(found: object, own: Node, outer: Node, name: str) -> Node:
+def _with_positions(found: object, own: Node, outer: Node, name: str) -> Node:
     at = own.at if own is not EMPTY else outer.at
     if isinstance(found, dict):
         children = {
-            str(key): _placed(child, own.map.get(str(key), EMPTY), own if own is not EMPTY else outer, str(key))
+            str(key): _with_positions(child, own.map.get(str(key), EMPTY), own if own is not EMPTY else outer, str(key))
             for key, child in found.items()
         }
         extensions = {key: child for key, child in own.map.items() if key.startswith("x-") and key not in children}
         return Node({**children, **extensions}, at)
     if isinstance(found, list):
-        return Node(_placed_items(found, own, outer, name), at)
+        return Node(_items_with_positions(found, own, outer, name), at)
     raw = own.raw if not isinstance(own.value, dict | list) else ""
     if isinstance(found, str):
-        return Node(found.replace("$$", "$"), at, raw)  # Compose prints what would be read as the same again
+        return Node(found.replace("$$", "$"), at, raw)  # Compose escapes the dollar sign in its output
     return Node(found if isinstance(found, int | float | bool) else None, at, raw)
 
 
-def _placed_items(found: list[object], own: Node, outer: Node, name: str) -> list[Node]:
+def _items_with_positions(found: list[object], own: Node, outer: Node, name: str) -> list[Node]:
     known = {key: one for one in own.items if (key := identity(name, one)) is not None}
     same = len(found) == len(own.items)
     items = []
     for index, child in enumerate(found):
-        bare = _placed(child, EMPTY, own if own is not EMPTY else outer, name)
+        bare = _with_positions(child, EMPTY, own if own is not EMPTY else outer, name)
         match = known.get(identity(name, bare)) or (own.items[index] if same else EMPTY)
-        items.append(_placed(child, match, own if own is not EMPTY else outer, name))
+        items.append(_with_positions(child, match, own if own is not EMPTY else outer, name))
     return items

@@ -1,4 +1,4 @@
-"""The errors of lint."""
+"""The error of lint."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from sharedvol.lint.compose.node import Position
 
 
 class LintError(SharedVolError):
-    """What is to be looked at cannot be read.
+    """A file to check cannot be read.
 
     Attributes:
-        at: where, as far as that is known.
+        what: what is wrong, without the position.
+        at: where it is, if that is known.
     """
 
     def __init__(self, what: str, at: Position | None = None) -> None:

@@ -1,4 +1,4 @@
-"""``${NAME:-default}`` in compose files, and the ``.env`` files that give values."""
+"""Variables such as ``${NAME:-default}`` in compose files, and the ``.env`` files that set them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ _LINE: Final = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_.-]*)\s*[=:]\s
 _DEEPEST: Final = 20  # defaults within defaults
 
 LONGEST: Final = 131_072
-"""Characters of a text with its variables replaced: no program can be started with more, see execve(2)."""
+"""Most characters of a text after interpolation. No program can be started with more, see execve(2)."""
 
 MOST: Final = 4_000_000
-"""Characters that all replaced texts of a project, or of one env file, may have together."""
+"""Most characters that all interpolated texts of a project, or of one env file, may have together."""
 
 
 class TooMuch(Exception):
-    """Variables that stand for each other, or are used again and again, stand for more than anybody means."""
+    """Variables expand to more text than any file needs, because they refer to each other or are used many times."""
 
 
 def interpolate(text: str, values: Mapping[str, str], problem: Callable[[str], None]) -> str:
-    """``text`` with its variables replaced (Compose file reference, "Interpolation").
+    """Return ``text`` with its variables replaced (Compose file reference, "Interpolation").
 
     Args:
-        text: what the file says.
+        text: the text in the file.
         values: the variables.
-        problem: is told what cannot be replaced: a variable that must be set, or a form that does not end.
+        problem: gets a message about each variable that must be set and each form that is not valid.
 
     Raises:
         TooMuch: the result is longer than `LONGEST`.
@@ -55,17 +55,17 @@ def _interpolate(text: str, values: Mapping[str, str], problem: Callable[[str], 
             parts.append(_braced(text[rest + 1 : end], values, problem, depth))
             rest = end + 1
         else:
-            problem(f"{text!r} is no valid interpolation: write $$ for a dollar sign")
+            problem(f"{text!r} is not a valid interpolation: write $$ for a dollar sign")
             return text
         length += len(parts[-1])
-        if length > LONGEST:  # a few lines of an env file that double each other stand for terabytes
+        if length > LONGEST:  # a few lines of an env file that double each other expand to terabytes
             raise TooMuch(f"its variables make it longer than {LONGEST:,} characters")
     return "".join(parts) + text[rest:]
 
 
 def _plain(name: str, values: Mapping[str, str], problem: Callable[[str], None]) -> str:
     if name not in values:
-        problem(f"the variable {name} is not set: taken as empty")
+        problem(f"the variable {name} is not set: an empty text is used")
     return values.get(name, "")
 
 
@@ -101,20 +101,20 @@ def _braced(inner: str, values: Mapping[str, str], problem: Callable[[str], None
     if is_there:
         return value or ""
     if operator.endswith("?"):
-        problem(f"the variable {name} must be set{': ' + word if word else ''}: taken as empty")
+        problem(f"the variable {name} must be set{': ' + word if word else ''}: an empty text is used")
         return ""
     return _interpolate(word, values, problem, depth + 1)
 
 
 def read_env(text: str, values: Mapping[str, str]) -> dict[str, str]:
-    """The variables of a ``.env`` file (Compose, "Env file syntax").
+    """Return the variables of a ``.env`` file (Compose, "Env file syntax").
 
     Args:
-        text: the file's content; lines that are no assignment are left out.
-        values: what is set already, for ``$NAME`` in it.
+        text: the file's content. Lines that are not assignments are skipped.
+        values: the variables that are already set, for ``$NAME`` in the file.
 
     Raises:
-        TooMuch: its variables stand for more than `MOST` characters, or one for more than `LONGEST`.
+        TooMuch: its variables expand to more than `MOST` characters, or one of them to more than `LONGEST`.
     """
     found: dict[str, str] = {}
     known = ChainMap(dict(values), found)
@@ -140,7 +140,7 @@ def read_env(text: str, values: Mapping[str, str]) -> dict[str, str]:
         found[name] = interpolate(value, known, lambda _: None) if "$" in value else value
         length += len(found[name])
         if length > MOST:
-            raise TooMuch(f"its variables stand for more than {MOST:,} characters")
+            raise TooMuch(f"its variables expand to more than {MOST:,} characters")
     return found
 
 

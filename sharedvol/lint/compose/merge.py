@@ -1,4 +1,4 @@
-"""Several compose files made one (Compose file reference, "Merge")."""
+"""The merge of several compose files into one (Compose file reference, "Merge")."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _REPLACED: Final = {"command", "entrypoint", "test", "network_mode"}  # lists th
 
 
 def merge(first: Node, second: Node, name: str = "") -> Node:
-    """``second`` laid over ``first``; both in the long form.
+    """Merge two values, both in the long form.
 
-    Mappings are merged by name and lists one after the other, where of two entries for one thing (a volume's target, a
-    port) the later holds; ``!reset`` takes away, ``!override`` replaces whole.
+    Mappings are merged by name. Lists are concatenated; of two entries for the same object (a volume's target, a port)
+    the later one is used. ``!reset`` removes a value, and ``!override`` replaces it as a whole.
 
     Args:
-        first: the earlier file's value.
-        second: the later file's value.
-        name: what it is called in the file.
+        first: the value in the earlier file.
+        second: the value in the later file.
+        name: its name in the file.
     """
     if second.tag == "!override" or name in _REPLACED:
         return cleaned(second)
@@ -43,7 +43,7 @@ def _merge_maps(first: Node, second: Node) -> dict[str, Node]:
 
 
 def cleaned(node: Node) -> Node:
-    """``node`` without its tags, and without what ``!reset`` takes away."""
+    """Return ``node`` without its tags and without the values that ``!reset`` removes."""
     if isinstance(node.value, dict):
         return Node({key: cleaned(child) for key, child in node.value.items() if child.tag != "!reset"}, node.at)
     if isinstance(node.value, list):
@@ -52,7 +52,7 @@ def cleaned(node: Node) -> Node:
 
 
 def unique(items: list[Node], name: str) -> list[Node]:
-    """``items`` with one entry for each thing: the last, in the first's place."""
+    """Return ``items`` with one entry for each object: the last entry, at the position of the first."""
     found: dict[object, Node] = {}
     for index, one in enumerate(items):
         key = identity(name, one)

@@ -1,4 +1,4 @@
-"""A value of a compose file with the place where it is written."""
+"""A value of a compose file with its position."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m":
 
 @dataclass(frozen=True, order=True)
 class Position:
-    """Where something is written; ``line`` and ``column`` count from 1."""
+    """A position in a file. ``line`` and ``column`` count from 1."""
 
     file: str = ""
     line: int = 1
@@ -30,14 +30,14 @@ class Position:
 
 @dataclass(frozen=True)
 class Node:
-    """A scalar, a mapping or a list, and where it is.
+    """A scalar, a mapping or a list, and its position.
 
-    Whatever is asked of it, it answers: of what is absent, or of another type, the answer is empty.
+    Its methods never fail. For a value that is absent or of another type they return an empty result.
 
     Attributes:
         value: the scalar, the mapping of names to nodes, or the list of nodes.
-        at: where it is: of a mapping's value the key's place.
-        raw: a text as it is in the file, before `${…}` was replaced.
+        at: its position; for a value in a mapping, that of the key.
+        raw: the text in the file, before `${…}` was replaced.
         tag: ``!reset`` or ``!override``.
     """
 
@@ -47,7 +47,7 @@ class Node:
     tag: str = ""
 
     def get(self, *names: str) -> Node:
-        """The value below the names one after the other; an empty one where there is none."""
+        """Return the value at a path of names, or an empty one if it is absent."""
         node = self
         for name in names:
             node = node.map.get(name, EMPTY)
@@ -55,30 +55,34 @@ class Node:
 
     @property
     def map(self) -> Mapping[str, Node]:
+        """The mapping, or an empty one."""
         return self.value if isinstance(self.value, dict) else {}
 
     @property
     def items(self) -> Sequence[Node]:
+        """The list, or an empty one."""
         return self.value if isinstance(self.value, list) else ()
 
     @property
     def present(self) -> bool:
+        """Whether the value is not null."""
         return self.value is not None
 
     @property
     def text(self) -> str:
-        """The scalar as Compose would write it into an environment; empty where it is none."""
+        """The scalar as Compose would write it into an environment, or an empty text."""
         if isinstance(self.value, bool):
             return "true" if self.value else "false"
         return "" if self.value is None or isinstance(self.value, dict | list) else str(self.value)
 
     @property
     def true(self) -> bool:
+        """Whether the scalar is a form of true."""
         return self.value is True or (isinstance(self.value, str) and self.value.lower() in {"true", "yes", "on", "1"})
 
     @property
     def number(self) -> int | None:
-        """A whole number, also one written as a text."""
+        """The whole number, which may be written as a text, or None."""
         if isinstance(self.value, int) and not isinstance(self.value, bool):
             return self.value
         text = self.text.strip()
@@ -86,7 +90,7 @@ class Node:
 
     @property
     def bytes(self) -> int | None:
-        """A size such as ``512M`` (Compose file reference, "Specifying byte values")."""
+        """The bytes of a size such as ``512M`` (Compose file reference, "Specifying byte values"), or None."""
         match = _SIZE.fullmatch(self.text.strip())
         if match is None or isinstance(self.value, bool):
             return None
@@ -94,7 +98,7 @@ class Node:
 
     @property
     def seconds(self) -> float | None:
-        """A duration such as ``1m30s`` (Compose file reference, "Specifying durations"), or a bare number."""
+        """The seconds of a duration such as ``1m30s`` or a bare number (Compose, "Specifying durations"), or None."""
         text = self.text.strip().replace(" ", "")
         if isinstance(self.value, bool) or len(text) > 100:
             return None
@@ -107,7 +111,7 @@ class Node:
         return seconds if 0 <= seconds < 1e12 else None
 
     def scalars(self) -> Iterator[Node]:
-        """Every scalar in it."""
+        """Yield every scalar in it."""
         if isinstance(self.value, dict):
             for child in self.value.values():
                 yield from child.scalars()
@@ -118,7 +122,7 @@ class Node:
             yield self
 
     def plain(self) -> Any:
-        """It without places, as JSON has it."""
+        """Return it without positions, as JSON has it."""
         if isinstance(self.value, dict):
             return {name: child.plain() for name, child in self.value.items()}
         if isinstance(self.value, list):
@@ -126,11 +130,11 @@ class Node:
         return self.value
 
     def having(self, **changed: Node) -> Node:
-        """This mapping with other values under some names."""
+        """Return this mapping with some values replaced."""
         return Node({**self.map, **changed}, self.at, tag=self.tag)
 
     def without(self, *names: str) -> Node:
-        """This mapping without some names."""
+        """Return this mapping without some names."""
         return Node({name: child for name, child in self.map.items() if name not in names}, self.at, tag=self.tag)
 
 

@@ -1,6 +1,6 @@
-"""A service in the one form that ``docker compose config --format json`` gives it, whatever form the file uses.
+"""The long form of a service, as ``docker compose config --format json`` prints it.
 
-Compose file reference, "Services": each attribute's short and long syntax.
+See the Compose file reference, "Services", for the short and the long syntax of each attribute.
 """
 
 from __future__ import annotations
@@ -27,31 +27,29 @@ _LISTS: Final = ("tmpfs", "env_file", "dns", "dns_search", "label_file")
 _COMMANDS: Final = ("command", "entrypoint")
 
 
-def normal(service: Node, folder: str, problem: Problem) -> Node:
-    """The service in its long form.
+def normalize(service: Node, folder: str, problem: Problem) -> Node:
+    """Return the service in its long form.
 
     Args:
-        service: as the file has it.
-        folder: what its relative paths are relative to.
-        problem: is told of what has no meaning there.
+        service: the service in the form of the file.
+        folder: the directory that relative paths start from.
+        problem: gets a message about each value that is not valid.
     """
     known = _without_nonsense(service, problem)
-    changed: dict[str, Node] = {}
-    for name in _MAPS:
-        if name in known.map:
-            changed[name] = assignments(known.get(name))
-    for name in _LISTS:
-        if known.get(name).present:
-            changed[name] = _listed(known.get(name))
+    changed = {name: assignments(known.get(name)) for name in _MAPS if name in known.map}
+    changed |= {name: _listed(known.get(name)) for name in _LISTS if known.get(name).present}
+    changed |= {name: command(known.get(name)) for name in _COMMANDS if known.get(name).present}
     if "env_file" in changed:
         changed["env_file"] = _env_files(changed["env_file"], folder)
-    for name in _COMMANDS:
-        if known.get(name).present:
-            changed[name] = command(known.get(name))
+    return known.having(**changed, **_long_forms(known, folder, problem))
+
+
+def _long_forms(known: Node, folder: str, problem: Problem) -> dict[str, Node]:
+    changed: dict[str, Node] = {}
     if known.get("ports").present:
         changed["ports"] = _each(known.get("ports"), _port, problem)
     if known.get("volumes").present:
-        changed["volumes"] = _each(known.get("volumes"), lambda one, tell: [_volume(one, folder, tell)], problem)
+        changed["volumes"] = _each(known.get("volumes"), lambda one, report: [_volume(one, folder, report)], problem)
     if known.get("depends_on").present:
         changed["depends_on"] = _depends_on(known.get("depends_on"))
     if known.get("networks").items:
@@ -61,7 +59,7 @@ def normal(service: Node, folder: str, problem: Problem) -> Node:
         changed["healthcheck"] = health.having(test=_test(health.get("test")))
     if known.get("deploy", "labels").present:
         changed["deploy"] = known.get("deploy").having(labels=assignments(known.get("deploy", "labels")))
-    return known.having(**changed)
+    return changed
 
 
 _WORDS: Final = {"list": "a list", "dict": "a mapping", "str": "a text"}
@@ -88,13 +86,13 @@ def _without_nonsense(service: Node, problem: Problem) -> Node:
         shapes = _SHAPES.get(name)
         if shapes and child.present and not isinstance(child.value, shapes):
             kinds = " or ".join(_WORDS[shape.__name__] for shape in shapes)
-            problem(child.at, f"{name} must be {kinds}: not looked at")
+            problem(child.at, f"{name} must be {kinds}: not checked")
             wrong.append(name)
     return service.without(*wrong)
 
 
 def assignments(node: Node) -> Node:
-    """``NAME=value`` in a list, or a mapping, as a mapping; a name without a value has an absent one."""
+    """Return a list of ``NAME=value``, or a mapping, as a mapping. A name without a value gets an absent one."""
     if not node.items:
         return Node(dict(node.map), node.at, tag=node.tag)
     found: dict[str, Node] = {}
@@ -111,11 +109,11 @@ def _listed(node: Node) -> Node:
 
 
 def command(node: Node) -> Node:
-    """Words as a shell would split them: Compose runs no shell."""
+    """Return the words of a command, split as a shell would: Compose does not run a shell."""
     if isinstance(node.value, list) or not node.present:
         return node
     words, raw = _words(node.text), _words(node.raw)
-    if len(raw) != len(words):  # a variable stands for several words: which, nobody asks
+    if len(raw) != len(words):  # a variable expands to several words, so the raw words do not correspond
         raw = [node.raw] + [""] * len(words)
     return Node([Node(word, node.at, was) for word, was in zip(words, raw, strict=False)], node.at, tag=node.tag)
 
@@ -128,7 +126,7 @@ def _words(text: str) -> list[str]:
 
 
 def _env_files(node: Node, folder: str) -> Node:
-    """With whole paths: what is extended lies in another directory than what extends it."""
+    """Return the files with absolute paths, because an extended service may be in another directory."""
     files = []
     for one in node.items:
         path = one.get("path") if one.map else one
@@ -173,11 +171,11 @@ def _port(one: Node, problem: Problem) -> list[Node]:
         return [Node({**defaults, **_as_texts(one)}, one.at, tag=one.tag)]
     match = _PORT.fullmatch(one.text)
     if match is None:
-        problem(one.at, f"{one.text[:80]!r} is no port: not looked at")
+        problem(one.at, f"{one.text[:80]!r} is not a port: not checked")
         return []
     targets, published = _range(match["target"]), match["published"] or ""
     if len(targets) > _MOST_PORTS:
-        problem(one.at, f"{one.text!r} is too many ports: not looked at")
+        problem(one.at, f"{one.text!r} is too many ports: not checked")
         return []
     hosts = _range(published) if published else []
     pairs = (
@@ -223,7 +221,7 @@ def _volume(one: Node, folder: str, problem: Problem) -> Node:
         return _long_volume(one, folder)
     parts = _split(one.text)
     if not one.text or len(parts) > 3:
-        problem(one.at, f"{one.text[:80]!r} is no volume: not looked at")
+        problem(one.at, f"{one.text[:80]!r} is not a volume: not checked")
         return Node({}, one.at)
     if len(parts) == 1:
         fields: dict[str, Node] = {"type": Node("volume", one.at), "target": Node(_clean(parts[0]), one.at)}
@@ -276,7 +274,7 @@ def _clean(path: str) -> str:
 
 
 def identity(name: str, one: Node) -> object:
-    """What two entries of a list have in common that stand for one thing; None where each stands for itself.
+    """Return the key that two list entries for the same object share, or None if entries have no key.
 
     Args:
         name: the list's name in the service.

@@ -1,4 +1,4 @@
-"""Compose files read without Compose: merged, extended, included, with their variables replaced."""
+"""The built-in parser of compose files. It merges, extends, includes and interpolates as Compose does."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from sharedvol.lint.compose.errors import LintError
 from sharedvol.lint.compose.interpolation import MOST, TooMuch, interpolate, read_env
 from sharedvol.lint.compose.merge import cleaned, merge, unique
 from sharedvol.lint.compose.node import EMPTY, Node, Position
-from sharedvol.lint.compose.normalize import assignments, normal
+from sharedvol.lint.compose.normalize import assignments, normalize
 from sharedvol.lint.compose.yaml_tree import MAX_BYTES, Tree, parse
 
 MAX_FILES: Final = 100
-MAX_READS: Final = 500  # two files that each include the next one twice are read 4 times, thirty a billion times
+MAX_READS: Final = 500  # if each file includes the next one twice, thirty files cause a billion reads
 MAX_READ: Final = 5_000_000  # bytes of all reads
-MAX_EXTENDED: Final = 50  # services that extend each other in a row
+MAX_EXTENDED: Final = 50  # length of a chain of services that extend each other
 _REMOTE: Final = ("http:", "https:", "git:", "git@", "ssh:", "oci:", "github.com/")
 _SECTIONS: Final = ("services", "networks", "volumes", "secrets", "configs")
 
 
 @dataclass
-class Source:
-    """What was read.
+class ReadProject:
+    """The result of reading a project.
 
     Attributes:
-        project: all the files as one, in the long form.
-        trees: each file as it is.
-        notes: what was left out, and what Compose would refuse.
-        sizes: characters of each read: a file may be included several times.
-        replaced: characters of all texts with variables.
+        project: all files merged, in the long form.
+        trees: the tree of each file.
+        notes: what was skipped, and what Compose would refuse.
+        sizes: characters of each read; a file may be included several times.
+        replaced: characters of all interpolated texts.
     """
 
     project: Node = EMPTY
@@ -42,18 +42,18 @@ class Source:
     replaced: int = 0
 
 
-def read(files: Sequence[str], environment: Mapping[str, str], env_files: Sequence[str] = ()) -> Source:
+def read(files: Sequence[str], environment: Mapping[str, str], env_files: Sequence[str] = ()) -> ReadProject:
     """Read compose files as ``docker compose -f FILE -f FILE`` does.
 
     Args:
-        files: their names; the first one's directory is the project's.
-        environment: variables that stand above those of the ``.env`` file.
-        env_files: instead of the ``.env`` beside the first file.
+        files: their names; the directory of the first one is that of the project.
+        environment: variables that override those of the ``.env`` file.
+        env_files: files to read instead of the ``.env`` next to the first file.
 
     Raises:
-        LintError: a file cannot be read, is not YAML, or no compose file.
+        LintError: a file cannot be read, is not YAML, or is not a compose file.
     """
-    source = Source()
+    source = ReadProject()
     folder = os.path.dirname(os.path.abspath(files[0]))
     values = _variables(folder, env_files, environment, source, given=True)
     project = Node({}, Position(files[0]))
@@ -69,7 +69,7 @@ def read(files: Sequence[str], environment: Mapping[str, str], env_files: Sequen
 
 
 def _variables(
-    folder: str, env_files: Sequence[str], environment: Mapping[str, str], source: Source, *, given: bool = False
+    folder: str, env_files: Sequence[str], environment: Mapping[str, str], source: ReadProject, *, given: bool = False
 ) -> dict[str, str]:
     values: dict[str, str] = dict(environment)
     beside = os.path.join(folder, ".env")
@@ -87,7 +87,7 @@ def _variables(
 
 
 def _assigned(text: str, name: str, values: Mapping[str, str]) -> dict[str, str]:
-    """The variables of an env file's text."""
+    """Return the variables in the text of an env file."""
     try:
         return read_env(text, values)
     except TooMuch as error:
@@ -95,14 +95,14 @@ def _assigned(text: str, name: str, values: Mapping[str, str]) -> dict[str, str]
 
 
 def read_text(name: str, *, given: bool = False) -> str:
-    """A file's text.
+    """Return the text of a file.
 
     Args:
         name: the file.
-        given: somebody named it, and may name a pipe; what a file names is to be a file.
+        given: whether the user named it, who may name a pipe. A compose file may name only regular files.
 
     Raises:
-        LintError: it cannot be read, is no file, or is too large to be meant.
+        LintError: it cannot be read, is not a file, or is too large.
     """
     try:
         return _content(name, given, "name a compose file or a script").decode("utf-8-sig")
@@ -113,7 +113,7 @@ def read_text(name: str, *, given: bool = False) -> str:
 def _content(name: str, given: bool, hint: str) -> bytes:
     try:
         if os.path.exists(name) and not os.path.isfile(name) and not (given and name.startswith("/dev/")):
-            raise LintError(f"cannot read {name!r}: it is no file")
+            raise LintError(f"cannot read {name!r}: it is not a file")
         with open(name, "rb") as file:
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
@@ -125,15 +125,17 @@ def _content(name: str, given: bool, hint: str) -> bytes:
 
 
 class _Reader:
-    """Reads the files of one project directory."""
+    """The reader for the files of one project directory."""
 
-    def __init__(self, source: Source, folder: str, values: Mapping[str, str], including: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, source: ReadProject, folder: str, values: Mapping[str, str], including: tuple[str, ...] = ()
+    ) -> None:
         self._source, self._folder, self._values = source, folder, values
         self._including = including
         self._parsed: dict[str, Node] = {}
 
     def file(self, name: str) -> Node:
-        """A file with what it extends and includes."""
+        """Read a file, with the services that it extends and the files that it includes."""
         documents = self._documents(name, given=not self._including)
         project: Node | None = None
         for document in documents:
@@ -143,13 +145,13 @@ class _Reader:
                 if self._is_mapping(service, body)
             }
             whole = document.without("include").having(services=Node(dict(services), document.at))
-            # The first one keeps its tags: they are for the files before it.
+            # The first document keeps its tags, because they apply to the files before it.
             project = self._included(whole if project is None else merge(project, whole), document.get("include"))
         return project or Node({}, Position(name))
 
     def _is_mapping(self, name: str, body: Node) -> bool:
         if body.present and not isinstance(body.value, dict) and not body.tag:
-            self._problem(body.at, f"the service {name!r} must be a mapping: not looked at")
+            self._problem(body.at, f"the service {name!r} must be a mapping: not checked")
             return False
         return True
 
@@ -159,7 +161,7 @@ class _Reader:
         text = read_text(name, given=given)
         self._source.sizes.append(len(text))
         if len(self._source.sizes) > MAX_READS or sum(self._source.sizes) > MAX_READ:
-            raise LintError("the files include or extend each other again and again", Position(name))
+            raise LintError("the files include or extend each other too many times", Position(name))
         tree = parse(text, name, scalar=self._replace)
         self._source.trees[name] = tree
         if not tree.documents:
@@ -198,7 +200,7 @@ class _Reader:
         if len(chain) > MAX_EXTENDED:
             raise LintError(f"more than {MAX_EXTENDED} services extend each other", body.at)
         folder = self._folder if not chain or chain[0][0] == key[0] else os.path.dirname(key[0])
-        own = Node(dict(normal(body.without("extends"), folder, self._problem).map), body.at, tag=body.tag)
+        own = Node(dict(normalize(body.without("extends"), folder, self._problem).map), body.at, tag=body.tag)
         extends = body.get("extends")
         base = extends.get("service").text or extends.text
         if not base:
@@ -209,7 +211,7 @@ class _Reader:
     def _base(self, file: str, name: str, extends: Node, chain: tuple[tuple[str, str], ...], document: Node) -> Node:
         other = extends.get("file").text
         if other.startswith(_REMOTE):
-            self._problem(extends.at, f"{other!r} is not fetched: what {name!r} says there is not looked at")
+            self._problem(extends.at, f"{other!r} is not fetched: its service {name!r} is not checked")
             return EMPTY
         if other:
             near = self._folder if len(chain) == 1 else os.path.dirname(os.path.abspath(file))
@@ -232,9 +234,9 @@ class _Reader:
         for one in include.items:
             paths = [path.text for path in one.get("path").items] or [one.get("path").text or one.text]
             if not paths[0]:
-                self._problem(one.at, "an include without a path: not looked at")
+                self._problem(one.at, "an include without a path: not checked")
             elif any(path.startswith(_REMOTE) for path in paths):
-                self._problem(one.at, f"{paths[0]!r} is not fetched: what it includes is not looked at")
+                self._problem(one.at, f"{paths[0]!r} is not fetched: it is not checked")
             else:
                 project = self._joined(project, self._of_include(one, paths), one.at)
         return project
@@ -260,35 +262,37 @@ class _Reader:
         return project.having(services=Node(dict(services), project.at))
 
     def _joined(self, project: Node, included: Node, at: Position) -> Node:
-        """Both; what both have is refused by Compose, and taken from the outer file here."""
+        """Combine both. If both define an object, the outer file is used, although Compose refuses this."""
         sections: dict[str, Node] = {}
         for section in _SECTIONS:
             ours, theirs = project.get(section), included.get(section)
             for name in ours.map.keys() & theirs.map.keys():
                 if ours.get(name).plain() != theirs.get(name).plain():
-                    self._problem(at, f"{section}: {name!r} is in the included file and here: this one is looked at")
+                    self._problem(
+                        at, f"{section}: {name!r} is in the included file and in this one: only this one is checked"
+                    )
             if ours.map or theirs.map:
                 sections[section] = Node({**theirs.map, **ours.map}, ours.at if ours.map else theirs.at)
         return project.having(**sections)
 
 
 def _near(path: str, folder: str) -> str:
-    """``path`` below ``folder``, shown relative to the working directory where it is below that."""
+    """Return ``path`` below ``folder``, relative to the working directory if it is below that."""
     whole = os.path.normpath(os.path.join(folder, path))
     here = os.path.relpath(whole) if os.path.isabs(whole) else whole
     return whole if here.startswith("..") else here
 
 
 def _settled(service: Node) -> Node:
-    """Lists of the merged service with one entry for each thing."""
+    """Return the merged service with one list entry for each object."""
     lists = {
         name: Node(unique(list(child.items), name), child.at) for name, child in service.map.items() if child.items
     }
     return cleaned(service).having(**{name: cleaned(child) for name, child in lists.items()})
 
 
-def _with_env_files(service: Node, folder: str, values: Mapping[str, str], source: Source) -> Node:
-    """The service with the variables that its ``env_file`` gives; ``environment`` stands above them."""
+def _with_env_files(service: Node, folder: str, values: Mapping[str, str], source: ReadProject) -> Node:
+    """Return the service with the variables of its ``env_file``, which ``environment`` overrides."""
     found: dict[str, Node] = {}
     for one in service.get("env_file").items:
         path = one.get("path").text or one.text

@@ -1,4 +1,4 @@
-"""A YAML file as a tree of nodes with their places: anchors and merge keys resolved, nothing constructed."""
+"""A YAML file as a tree of nodes with positions. Anchors and merge keys are resolved, and no objects constructed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sharedvol.lint.compose.node import Node, Position, Scalar
 
 MAX_BYTES: Final = 1_000_000
 MAX_DEPTH: Final = 60
-MAX_NODES: Final = 100_000  # with every alias counted where it is used: a few lines can stand for billions
+MAX_NODES: Final = 100_000  # counted with every use of an alias, because a few lines can expand to billions
 
 _INT: Final = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17}|[1-9](?:_?[0-9]){0,17})")
 _BASED: Final = re.compile(r"0x[0-9a-fA-F]{1,15}|0o[0-7]{1,20}|0b[01]{1,60}")
@@ -25,7 +25,7 @@ _MERGE: Final = "tag:yaml.org,2002:merge"
 
 @dataclass(frozen=True)
 class Comment:
-    """A comment of the file; ``alone``: nothing else is on its line."""
+    """A comment in the file. ``alone`` means that nothing else is on its line."""
 
     text: str
     at: Position
@@ -34,7 +34,7 @@ class Comment:
 
 @dataclass(frozen=True)
 class Tree:
-    """A file's documents, their comments, its first line that holds more than a comment, and its empty lines."""
+    """A file: its documents, their comments, the first line that is not only a comment, and the empty lines."""
 
     documents: tuple[Node, ...]
     comments: tuple[Comment, ...]
@@ -43,11 +43,11 @@ class Tree:
 
 
 def parse(text: str, file: str, *, scalar: Callable[[str, Position], str] | None = None) -> Tree:
-    """Take a YAML text apart.
+    """Parse a YAML text.
 
     Args:
         text: the file's content.
-        file: its name, for the places.
+        file: its name, for the positions.
         scalar: replaces ``${…}`` in a text.
 
     Raises:
@@ -57,11 +57,9 @@ def parse(text: str, file: str, *, scalar: Callable[[str, Position], str] | None
         from ruamel.yaml import YAML
         from ruamel.yaml.error import YAMLError
     except ImportError:
-        raise LintError(
-            "lint reads compose files by ruamel.yaml, which is missing: pip install 'sharedvol[lint]'"
-        ) from None
+        raise LintError("lint needs ruamel.yaml, which is not installed: pip install 'sharedvol[lint]'") from None
     if len(text) > MAX_BYTES:
-        raise LintError(f"the file is larger than {MAX_BYTES:,} characters: no compose file", Position(file))
+        raise LintError(f"the file is larger than {MAX_BYTES:,} characters: not a compose file", Position(file))
     reader = YAML(typ="safe", pure=True)
     try:
         nodes = [node for node in reader.compose_all(text) if node is not None]
@@ -75,7 +73,7 @@ def parse(text: str, file: str, *, scalar: Callable[[str, Position], str] | None
     except LintError:
         raise
     except (ValueError, AttributeError, TypeError, IndexError, KeyError, AssertionError) as error:
-        raise LintError(f"not YAML: {error}", Position(file)) from None  # of a damaged text the parser says so, too
+        raise LintError(f"not YAML: {error}", Position(file)) from None  # the parser's errors for a damaged text
     empty = frozenset(number for number, line in enumerate(text.split("\n"), 1) if not line.strip())
     return Tree(documents, *_comments(text, file, spans), empty)
 
@@ -84,7 +82,7 @@ def _not_yaml(error: Any, file: str) -> LintError:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     what = getattr(error, "problem", None) or getattr(error, "context", None) or str(error)
     if "\\t" in what:
-        what += "; YAML is indented by spaces, never by tabs"
+        what += "; indent YAML with spaces, not with tabs"
     return LintError(f"not YAML: {what}", Position(file, mark.line + 1, mark.column + 1) if mark else Position(file))
 
 
@@ -102,12 +100,12 @@ class _Builder:
         return self._build(node, at)
 
     def _measure(self, node: Any, depth: int = 0) -> int:
-        """How many nodes it stands for; each node is counted once, so this takes no longer than the file is."""
+        """Return the number of nodes that it expands to. Each node is visited once, so the time is linear."""
         key = id(node)
         if key in self._open:
             raise LintError("an alias that contains itself", self.place(node))
         if depth > MAX_DEPTH:
-            raise LintError(f"nested more than {MAX_DEPTH} deep: no compose file", self.place(node))
+            raise LintError(f"nested more than {MAX_DEPTH} deep: not a compose file", self.place(node))
         if key not in self._sizes:
             self._open.add(key)
             size = 1
@@ -117,7 +115,7 @@ class _Builder:
                     size += sum(self._measure(part, depth + 1) for part in parts)
             self._open.discard(key)
             if size > MAX_NODES:
-                raise LintError(f"with its aliases it stands for more than {MAX_NODES:,} values", self.place(node))
+                raise LintError(f"with its aliases it has more than {MAX_NODES:,} values", self.place(node))
             self._sizes[key] = size
         return self._sizes[key]
 
@@ -143,20 +141,20 @@ class _Builder:
         merged: dict[str, Node] = {}
         for key, value in node.value:
             if not isinstance(key.value, str):
-                raise LintError("a key that is not a text", self.place(key))
+                raise LintError("a key must be a text", self.place(key))
             if str(key.tag) == _MERGE:
                 merged.update(self._merge_key(value, merged))
                 continue
             if key.value in found:
                 raise LintError(
-                    f"the key {key.value!r} is there twice, first at line {found[key.value].at.line}: keep one",
+                    f"duplicate key {key.value!r}, first at line {found[key.value].at.line}: keep one",
                     self.place(key),
                 )
             found[key.value] = self._build(value, self.place(key))
         return {**{name: child for name, child in merged.items() if name not in found}, **found}
 
     def _merge_key(self, value: Any, before: dict[str, Node]) -> dict[str, Node]:
-        """What ``<<`` brings; of several mappings the first that has a key."""
+        """Return the keys that ``<<`` adds. Of several mappings, the first one that has a key wins."""
         added: dict[str, Node] = {}
         several = value.value if type(value).__name__ == "SequenceNode" else [value]
         for one in several:
@@ -169,7 +167,7 @@ class _Builder:
 
 
 def _resolve(text: str) -> Scalar:
-    """A plain scalar by YAML's core schema, as far as compose files use it."""
+    """Return the value of a plain scalar by YAML's core schema, as far as compose files use it."""
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     if _INT.fullmatch(text):
@@ -184,7 +182,7 @@ def _resolve(text: str) -> Scalar:
 
 
 def _spans(node: Any) -> list[tuple[int, int]]:
-    """Where scalars lie in the text: a ``#`` in them begins no comment."""
+    """Return the spans of scalars in the text. A ``#`` in them does not begin a comment."""
     seen: set[int] = set()
     spans: list[tuple[int, int]] = []
     waiting = [node]

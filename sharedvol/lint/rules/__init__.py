@@ -1,25 +1,6 @@
-"""Every rule, in the order of the ids."""
+"""The rules, a module for each group."""
 
-from __future__ import annotations
-
-from typing import Final
-
-from sharedvol.lint.rule import Rule
-from sharedvol.lint.rules import capacity, comments, identity, mounts, rotation, scripts, start, stop, traffic, volumes
-from sharedvol.lint.rules.comments import unused as UNUSED
-from sharedvol.lint.rules.comments import wrong as WRONG
-
-ALL: Final[tuple[Rule, ...]] = (
-    *identity.RULES,
-    *mounts.RULES,
-    *volumes.RULES,
-    *start.RULES,
-    *stop.RULES,
-    *capacity.RULES,
-    *traffic.RULES,
-    *scripts.RULES,
-    *rotation.RULES,
-)
-EVERY: Final[tuple[Rule, ...]] = (*ALL, *comments.RULES)
+from sharedvol.lint.rules.comments import UNUSED, WRONG
+from sharedvol.lint.rules.registry import ALL, EVERY
 
 __all__ = ["ALL", "EVERY", "UNUSED", "WRONG"]

@@ -1,4 +1,4 @@
-"""Rules: what is enough for one replica, times their number."""
+"""Rules for connections, memory and processors that all replicas share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 from sharedvol.lint.compose.node import EMPTY, Node, Position
 from sharedvol.lint.project import Project, Service
-from sharedvol.lint.rule import Found, Rule, Severity, of_each, of_replicated, rule
+from sharedvol.lint.rule import Rule, Severity, Violation, of_each, of_replicated, rule
 
 POOL: Final = (
     "pool_size",
@@ -55,16 +55,17 @@ class _Demand:
 
 @rule(
     "SV050",
-    "more pooled connections than the database takes",
+    "more pooled connections than the database accepts",
     Severity.error,
-    why="""Each worker process of each replica has a pool of its own, so pool x workers x replicas connections
-    are opened under load, and during an update start-first those of the new replicas as well. Beyond
-    `max_connections` the server refuses ("Too many connections") the health checks and the migration, too.""",
+    why="""Each worker process of each replica has its own pool, so pool x workers x replicas connections are open
+    under load. During a start-first update the connections of the new replicas are added. Beyond `max_connections`
+    the server refuses further connections ("Too many connections"), including those of health checks and the
+    migration.""",
     mend="""Make the pools smaller or `max_connections` larger. Declare what lint cannot see: `x-sharedvol:
     {pool_size: 5, max_overflow: 0, workers: 2, database: db}` at the service, `{max_connections: 300}` at the
     database.""",
 )
-def connections(project: Project) -> Iterator[Found]:
+def connections(project: Project) -> Iterator[Violation]:
     limits = {one.name: known for one in project.services if (known := _limit(one)) is not None}
     used = {one.name: _databases_of(one, limits.keys()) for one in project.services}
     for database in project.services:
@@ -75,17 +76,17 @@ def connections(project: Project) -> Iterator[Found]:
         demands = [demand for one in users if (demand := _demand(one)) is not None]
         total = sum(demand.total for demand in demands)
         if total > limit:
-            told = f"{total} connections ({'; '.join(map(str, demands))}), and it takes {limit}"
-            yield Found(at, f"service {database.name!r}: {told}", database.name)
+            message = f"{total} connections ({'; '.join(map(str, demands))}), but it accepts {limit}"
+            yield Violation(at, f"service {database.name!r}: {message}", database.name)
         for unknown in users:
             if unknown.replicated and not unknown.is_sidecar and _demand(unknown) is None:
-                told = f"nothing declares how many connections each of its {unknown.replicas} replicas opens"
-                yield Found(unknown.at, f"service {unknown.name!r}: {told}", unknown.name, Severity.note)
+                message = f"nothing declares how many connections each of its {unknown.replicas} replicas opens"
+                yield Violation(unknown.at, f"service {unknown.name!r}: {message}", unknown.name, Severity.note)
 
 
 def _limit(database: Service) -> tuple[int, Position] | None:
-    """How many connections it takes, and where that is said; None for what is no database."""
-    # A variable of that name limits what a database takes; in another service it may be what that one opens.
+    """Return how many connections it accepts, and where that is declared; None if it is not a database."""
+    # Such a variable limits what a database accepts. In another service it may be the number that it opens.
     declared = database.number(*(CONNECTIONS if database.is_database else CONNECTIONS[:1]))
     if declared:
         return declared[0], declared[1].at
@@ -99,7 +100,7 @@ def _limit(database: Service) -> tuple[int, Position] | None:
 
 
 def _databases_of(service: Service, known: Set[str]) -> Set[str]:
-    """The services whose connections it takes: declared, or what it depends on or names in its environment."""
+    """Return the databases of a service: declared, or known ones that it depends on or names in its environment."""
     declared = service.declared("database").text
     if declared:
         return {declared}
@@ -133,15 +134,15 @@ def _workers(service: Service) -> int:
 
 @rule(
     "SV051",
-    "memory limits of all replicas above the host's memory",
+    "memory limits of all replicas exceed the host's memory",
     Severity.error,
-    why="""A limit is a promise to each replica. Where the promises together are more than the machine has, the
-    kernel's out-of-memory killer chooses a process when they are kept at the same time, and that may be the
-    database's.""",
-    mend="""Lower the limit or the number of replicas, and leave something for the system. Say what the target
-    machine has: `--host-memory 16G`; without it, it is compared with the machine that lint runs on, as a note.""",
+    why="""A limit lets each replica use that much memory. If all limits together exceed the memory of the machine
+    and the replicas use it at the same time, the kernel's out-of-memory killer ends a process, which may be the
+    database.""",
+    mend="""Lower the limit or the number of replicas, and leave some memory for the system. Give the memory of the
+    target machine with `--host-memory 16G`. Without it, lint compares with its own machine and reports a note.""",
 )
-def memory(project: Project) -> Iterator[Found]:
+def memory(project: Project) -> Iterator[Violation]:
     host = project.host.memory
     limited = [(service, limit) for service in project.services if (limit := _memory(service)) is not None]
     total = sum(limit.bytes * service.replicas for service, limit in limited if limit.bytes)
@@ -149,23 +150,25 @@ def memory(project: Project) -> Iterator[Found]:
         return
     service, limit = max(limited, key=lambda one: (one[1].bytes or 0) * one[0].replicas)
     where = "the host has" if project.host.given else "this machine has"
-    told = f"{service.replicas} x {_size(limit.bytes or 0)} here, {_size(total)} in all services; {where} {_size(host)}"
+    message = (
+        f"{service.replicas} x {_size(limit.bytes or 0)} here, {_size(total)} in all services; {where} {_size(host)}"
+    )
     severity = Severity.error if project.host.given else Severity.note  # another machine's memory says little
-    yield Found(limit.at, f"service {service.name!r}: {told}", service.name, severity)
+    yield Violation(limit.at, f"service {service.name!r}: {message}", service.name, severity)
 
 
 @rule(
     "SV052",
     "no memory limit on a replicated service",
     Severity.warning,
-    why="""One replica that leaks takes the memory of its neighbours and of the database: the kernel kills
-    whatever is largest then. With a limit it kills the one that leaks, and the others go on.""",
-    mend="Set `deploy.resources.limits.memory`; limit x replicas, with the other services, is to fit the machine.",
+    why="""A replica that leaks uses up the memory of its neighbors and of the database, and the kernel kills the
+    largest process. With a limit it kills the replica that leaks, and the others keep running.""",
+    mend="Set `deploy.resources.limits.memory`; limit x replicas, with the other services, must fit the machine.",
 )
 @of_replicated
-def no_memory_limit(project: Project, service: Service) -> Iterator[Found]:
+def no_memory_limit(service: Service) -> Iterator[Violation]:
     if _memory(service) is None:
-        yield Found(service.at, "no limit holds a replica's memory")
+        yield Violation(service.at, "a replica has no memory limit")
 
 
 def _memory(service: Service) -> Node | None:
@@ -186,15 +189,15 @@ def _size(number: int) -> str:
     "SV053",
     "all replicas on the same processors",
     Severity.warning,
-    why="""`cpuset` names processors, and the same ones for every replica: four of them share what one had,
-    while the other processors have nothing to do.""",
-    mend="Take `cpuset` away and limit the share: `deploy.resources.limits.cpus`.",
+    why="""`cpuset` names the same processors for every replica. Four replicas share what one had, while the other
+    processors are idle.""",
+    mend="Remove `cpuset` and limit the share with `deploy.resources.limits.cpus`.",
 )
 @of_each
-def cpuset(project: Project, service: Service) -> Iterator[Found]:
+def cpuset(service: Service) -> Iterator[Violation]:
     pinned = service.node.get("cpuset")
     if pinned.text:
-        yield Found(pinned.at, f"all replicas run on the processors {pinned.text}")
+        yield Violation(pinned.at, f"all replicas run on the processors {pinned.text}")
 
 
 RULES: Final[tuple[Rule, ...]] = (connections, memory, no_memory_limit, cpuset)

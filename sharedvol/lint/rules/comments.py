@@ -1,4 +1,4 @@
-"""Rules: comments that accept nothing."""
+"""Rules for comments that accept no finding."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ from collections.abc import Iterator
 from typing import Final
 
 from sharedvol.lint.project import Project
-from sharedvol.lint.rule import Found, Rule, Severity, rule
+from sharedvol.lint.rule import Rule, Severity, Violation, rule
 
 
-def _told_elsewhere(project: Project) -> Iterator[Found]:
-    """What comments accept is known only when every rule has been asked."""
+def _found_elsewhere(_: Project) -> Iterator[Violation]:
+    """Find nothing: `sharedvol.lint.check` checks the comments after all other rules."""
     yield from ()
 
 
-wrong: Final[Rule] = rule(
+WRONG: Final[Rule] = rule(
     "SV900",
     "a comment that accepts nothing: no rule, no reason, or an unknown rule",
     Severity.warning,
-    why="""A finding is accepted for a reason, and the reason is what the next reader needs. A comment with a
-    mistyped id, or without a reason, accepts nothing, though its writer believes it does.""",
+    why="""A finding is accepted for a reason, and the next reader needs to know it. A comment with a mistyped id, or
+    without a reason, accepts nothing, although its author believes that it does.""",
     mend="Write `# sharedvol: ignore SV012 why it is safe here`, with an id that `--list-rules` shows.",
-)(_told_elsewhere)
+)(_found_elsewhere)
 
-unused: Final[Rule] = rule(
+UNUSED: Final[Rule] = rule(
     "SV901",
-    "a comment that accepts what is not there",
+    "a comment that accepts a finding that does not exist",
     Severity.warning,
-    why="""The finding has gone, or the comment stands on another line than it. When the hazard comes back, by a
-    change that has nothing to do with it, it would be accepted unseen.""",
-    mend="""Take the comment away, or put it on the finding's line, alone on the line above it, at the head of
-    the service or at the head of the file.""",
-)(_told_elsewhere)
+    why="""The finding no longer exists, or the comment is on another line. If an unrelated change brings the hazard
+    back, the comment would accept it unnoticed.""",
+    mend="""Remove the comment, or put it on the finding's line, alone on the line above it, on the first line of the
+    service or at the top of the file.""",
+)(_found_elsewhere)
 
-RULES: Final[tuple[Rule, ...]] = (wrong, unused)
+RULES: Final[tuple[Rule, ...]] = (WRONG, UNUSED)

@@ -1,4 +1,4 @@
-"""Rules: logrotate configurations next to the compose file."""
+"""Rules for logrotate configurations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 
 from sharedvol.lint.compose.node import Position
 from sharedvol.lint.project import Mount, Project, Script, Service
-from sharedvol.lint.rule import Found, Rule, Severity, rule
+from sharedvol.lint.rule import Rule, Severity, Violation, rule
 
 _COMPRESSES: Final = {"compress": True, "nocompress": False}
 _SCRIPTS: Final = {"postrotate", "prerotate", "firstaction", "lastaction", "preremove"}
@@ -21,11 +21,11 @@ _PATH: Final = re.compile(r""""([^"]+)"|'([^']+)'|([^\s"']+)""")
 
 @dataclass(frozen=True)
 class _Rotation:
-    """What a configuration does with some logs.
+    """How a configuration treats some logs.
 
     Attributes:
         paths: the patterns of the logs.
-        at: the place of the last ``compress`` that counts for them; None where they are not compressed.
+        at: the position of the last ``compress`` that applies to them; None if they are not compressed.
     """
 
     paths: Sequence[str]
@@ -37,18 +37,18 @@ class _Rotation:
     "logrotate compresses logs that the sidecar follows",
     Severity.warning,
     why="""The sidecar follows a log while it is open. When logrotate compresses the rotated log and deletes it, the
-    sidecar gives its copy the final name, and it collects the compressed file as a file of its own. So the lines are
-    there twice.""",
-    mend="""Set `nocompress` for these logs, and give the sidecar `--compress gzip` or `--compress zstd`: it compresses
-    each log when it is finished.""",
+    sidecar gives its copy the final name, and also collects the compressed file. So all lines are collected
+    twice.""",
+    mend="""Set `nocompress` for these logs, and run the sidecar with `--compress gzip` or `--compress zstd`, which
+    compresses each log when it is finished.""",
 )
-def compressed_rotation(project: Project) -> Iterator[Found]:
+def compressed_rotation(project: Project) -> Iterator[Violation]:
     places = [place for service in project.services if service.is_sidecar for place in _places(project, service)]
     for script in project.scripts if places else ():
         for rotation in _rotations(script):
             followed = [path for path in rotation.paths if any(place.follows(path) for place in places)]
             if rotation.at is not None and followed:
-                yield Found(rotation.at, f"logrotate compresses {followed[0]!r}, which the sidecar follows")
+                yield Violation(rotation.at, f"logrotate compresses {followed[0]!r}, which the sidecar follows")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class _Place:
     """A spool under one of its paths.
 
     Attributes:
-        path: where it is, in a container or on the host; a pattern.
+        path: a pattern of its path, in a container or on the host.
         kinds: the directories whose files are followed.
     """
 
@@ -64,23 +64,23 @@ class _Place:
     kinds: Sequence[str]
 
     def follows(self, pattern: str) -> bool:
-        """Whether a pattern of logrotate finds logs in it."""
+        """Return whether a pattern of logrotate matches logs in it."""
         pattern = _VOLUME.sub(rf"{_VOLUMES}/\1/_data/", pattern)
         parts = pattern.strip("/").split("/")
         if pattern.startswith("$"):
-            return any(kind in parts[1:-1] for kind in self.kinds)  # what the variable holds is not known
+            return any(kind in parts[1:-1] for kind in self.kinds)  # the variable's value is unknown
         above = self.path.strip("/").split("/")
         if not pattern.startswith("/") or not _agree(above, parts):
             return False
         below = parts[len(above) : -1]
         if below and below[0] in self.kinds:
             return True
-        # A directory per container, or the kind's own. A wildcard of more directories stands for containers first.
+        # The directory is one per container, or that of the kind. A wildcard matches containers first.
         return bool(below) and any(fnmatch.fnmatchcase(kind, below[:2][-1]) for kind in self.kinds)
 
 
 def _agree(above: Sequence[str], parts: Sequence[str]) -> bool:
-    """Whether the first of the parts, patterns on both sides, can be the directories above."""
+    """Return whether the first parts can match the directories above. Both sides may be patterns."""
     return len(parts) > len(above) and all(
         fnmatch.fnmatchcase(one, part) or fnmatch.fnmatchcase(part, one)
         for one, part in zip(above, parts, strict=False)
@@ -102,7 +102,7 @@ def _places(project: Project, sidecar: Service) -> Iterator[_Place]:
 
 
 def _paths(project: Project, mount: Mount) -> Iterator[str]:
-    """The paths of what is mounted, in all containers and on the host."""
+    """Yield the paths of the mounted volume or directory in all containers and on the host."""
     for service in project.services:
         for other in service.mounts:
             if other.shared and (other.kind, other.source) == (mount.kind, mount.source):
@@ -111,7 +111,7 @@ def _paths(project: Project, mount: Mount) -> Iterator[str]:
         yield mount.source
     elif name := project.volumes[mount.source].get("name").text if mount.source in project.volumes else "":
         yield f"{_VOLUMES}/{name}/_data"
-    else:  # the project's name comes before the volume's
+    else:  # Compose puts the project's name before the volume's
         yield f"{_VOLUMES}/*{mount.source}/_data"
 
 
@@ -133,7 +133,7 @@ def _rotations(script: Script) -> Iterator[_Rotation]:
     for number, line in enumerate(script.text.split("\n"), 1):
         bare = re.sub(r"(?:^|\s)#.*", "", line)
         word = bare.strip()
-        if runs:  # a shell script within the configuration
+        if runs:  # inside a shell script in the configuration
             runs = word != "endscript"
         elif word in _SCRIPTS:
             runs = bool(paths)
@@ -144,7 +144,7 @@ def _rotations(script: Script) -> Iterator[_Rotation]:
             if word == "}":
                 yield _Rotation(paths, here)
                 paths = []
-        else:  # a block's patterns may be on the lines before its brace
+        else:  # the patterns of a block may be on the lines before its brace
             is_head = word.endswith("{")
             words = _words(word.removesuffix("{"))
             if all("/" in one for one in words) and (words or is_head):

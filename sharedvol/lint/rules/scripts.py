@@ -1,4 +1,4 @@
-"""Rules: scripts beside the compose file that take a service for one container."""
+"""Rules for scripts that treat a service as one container."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Final
 
 from sharedvol.lint.compose.node import Position
 from sharedvol.lint.project import Project, Script, Service
-from sharedvol.lint.rule import Found, Rule, Severity, rule
+from sharedvol.lint.rule import Rule, Severity, Violation, rule
 
-# What follows is looked ahead at, so that the next command of the line is found, too.
+# A lookahead matches the arguments, so that the search also finds the next command in the line.
 _DOCKER: Final = re.compile(
     r"\b(?:docker|podman)\s+(?:(?:-H|-c|-l|--host|--context|--config|--log-level)[=\s]\s*\S+\s+)*"
     r"(?:container\s+)?(exec|logs|restart|stop|start|kill|cp|inspect|attach)\s+(?=(.*))"
@@ -37,13 +37,13 @@ _WORKS_WITH: Final = re.compile(r"[A-Za-z0-9][\w.-]*")
     "SV070",
     "docker exec and the like by a container's name",
     Severity.error,
-    why="""A name in a script is one container. With replicas the service's `container_name` has gone, and the
-    names that Compose gives (`project-api-1`) are those of single replicas, whose numbers change when they are
-    recreated: the command fails, or does its work in one replica and not in the others.""",
-    mend="""`docker compose exec --index N SERVICE …` for one replica; for each `for id in $(docker compose ps
-    -q SERVICE); do docker exec "$id" …; done`. What is needed once for all does not belong into a replica.""",
+    why="""A name in a script is one container. A service with replicas cannot have a `container_name`, and the names
+    that Compose gives (`project-api-1`) belong to single replicas, whose numbers change when they are recreated.
+    The command fails, or it runs in one replica and not in the others.""",
+    mend="""Use `docker compose exec --index N SERVICE …` for one replica, and `for id in $(docker compose ps -q
+    SERVICE); do docker exec "$id" …; done` for all. Work that is needed once does not belong in a replica.""",
 )
-def exec_by_name(project: Project) -> Iterator[Found]:
+def exec_by_name(project: Project) -> Iterator[Violation]:
     for script in project.scripts:
         for at, line in _commands(script):
             for match in _DOCKER.finditer(line):
@@ -51,18 +51,19 @@ def exec_by_name(project: Project) -> Iterator[Found]:
                     yield from _by_name(project, at, match[1], name)
 
 
-def _by_name(project: Project, at: Position, verb: str, name: str) -> Iterator[Found]:
+def _by_name(project: Project, at: Position, verb: str, name: str) -> Iterator[Violation]:
     for service in project.services:
         if name and name in _names(service):
             is_alone = not service.replicated and not service.grows
             if is_alone and name == service.node.get("container_name").text:
                 continue
             severity = None if service.replicated else Severity.note
-            yield Found(at, f"docker {verb} {name!r} takes service {service.name!r} for one container", "", severity)
+            message = f"docker {verb} {name!r} treats service {service.name!r} as one container"
+            yield Violation(at, message, "", severity)
             return
         if re.fullmatch(rf"(?:[a-z0-9][a-z0-9_-]*[-_])?{re.escape(service.name)}[-_]\d+", name):
             severity = None if service.replicated else Severity.note
-            yield Found(at, f"docker {verb} {name!r} is one replica of service {service.name!r}", "", severity)
+            yield Violation(at, f"docker {verb} {name!r} is one replica of service {service.name!r}", "", severity)
             return
 
 
@@ -75,12 +76,12 @@ def _names(service: Service) -> set[str]:
     "SV071",
     "docker compose exec reaches the first replica only",
     Severity.note,
-    why="""Without `--index`, `docker compose exec SERVICE` runs in the replica with the lowest number. A
-    reload, a cache purge or a log level that is set so holds in one replica of N.""",
-    mend="""Name the replica (`--index`) where one is meant; loop over `docker compose ps -q SERVICE` where all
-    are; take `docker compose run --rm` for work that needs no running replica.""",
+    why="""Without `--index`, `docker compose exec SERVICE` runs in the replica with the lowest number. A reload, a
+    cache purge or a change of the log level then affects only one of N replicas.""",
+    mend="""Name the replica (`--index`) if you mean one. Loop over `docker compose ps -q SERVICE` if you mean all.
+    Use `docker compose run --rm` for work that needs no running replica.""",
 )
-def exec_in_the_first(project: Project) -> Iterator[Found]:
+def exec_in_the_first(project: Project) -> Iterator[Violation]:
     for script in project.scripts:
         for at, line in _commands(script):
             for match in _COMPOSE.finditer(line):
@@ -90,12 +91,12 @@ def exec_in_the_first(project: Project) -> Iterator[Found]:
                 names = _names_in(words[words.index("exec") + 1 :], "exec")
                 service = next((one for one in project.replicated if one.name in names), None)
                 if service is not None:
-                    told = f"docker compose exec {service.name!r} runs in one of its {service.replicas} replicas"
-                    yield Found(at, told)
+                    message = f"docker compose exec {service.name!r} runs in one of its {service.replicas} replicas"
+                    yield Violation(at, message)
 
 
 def _commands(script: Script) -> Iterator[tuple[Position, str]]:
-    """The lines without comments; a line that ends with a backslash goes on in the next."""
+    """Yield the lines without comments, joined with the next line after a backslash."""
     whole, start = "", 0
     for number, line in enumerate(script.text.split("\n"), 1):
         start = start or number
@@ -110,7 +111,7 @@ def _commands(script: Script) -> Iterator[tuple[Position, str]]:
 
 
 def _words(text: str) -> Sequence[str]:
-    """The words of a command, up to the next one."""
+    """Return the words of a command, up to the next command."""
     lexer = shlex.shlex(text, posix=True, punctuation_chars=True)
     lexer.whitespace_split, lexer.commenters = True, ""
     words: list[str] = []
@@ -119,13 +120,13 @@ def _words(text: str) -> Sequence[str]:
             if set(word) <= _SEPARATORS:
                 break
             words.append(word)
-    except ValueError:  # a quotation that ends in another line
+    except ValueError:  # a quotation that ends on another line
         return words or text.split()
     return words
 
 
 def _names_in(words: Sequence[str], verb: str) -> Sequence[str]:
-    """What is no option: the containers, or for ``cp`` what stands before a colon."""
+    """Return the names of containers: the arguments that are not options, or for ``cp`` the text before a colon."""
     found: list[str] = []
     rest = iter(words)
     for word in rest:

@@ -1,4 +1,4 @@
-"""Rules: replicas that stop, one after the other or for ever."""
+"""Rules for replicas that stop: drain, signals, updates and restarts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from sharedvol.lint.compose.node import EMPTY
-from sharedvol.lint.project import Project, Service
-from sharedvol.lint.rule import Found, Rule, Severity, of_each, of_replicated, rule
+from sharedvol.lint.project import Service
+from sharedvol.lint.rule import Rule, Severity, Violation, of_each, of_replicated, rule
 
 DEFAULT_GRACE: Final = 10.0  # seconds; the engine's
 _SHELL: Final = re.compile(r"(?:.*/)?(?:ba|da|a|z)?sh")
@@ -20,55 +20,54 @@ _COMPOUND: Final = re.compile(r"&&|\|\||[;|\n]")
     "stop_grace_period missing or shorter than the drain",
     Severity.warning,
     why="""After SIGTERM the engine waits 10 s and kills. A replica that drains stays reachable until the proxy
-    has seen that it is not ready, and then finishes its requests: what is not done in time is cut off, and the
-    client sees a 502. Scaling down and every update do this to each replica.""",
-    mend="""Set `stop_grace_period` above the drain and the longest request, as `30s`. The drain is taken from
+    has noticed that it is not ready, and then finishes its requests. Requests that do not finish in time are cut
+    off, and the client sees a 502. Scaling down and every update do this to each replica.""",
+    mend="""Set `stop_grace_period` above the drain and the longest request, such as `30s`. The drain is read from
     DRAIN_SECONDS in the environment, or from `x-sharedvol: {drain: 5}`.""",
 )
 @of_replicated
-def short_grace(project: Project, service: Service) -> Iterator[Found]:
+def short_grace(service: Service) -> Iterator[Violation]:
     grace = service.node.get("stop_grace_period")
     declared = (service.declared("drain"), service.environment.get("DRAIN_SECONDS", EMPTY))
     drain = next((seconds for one in declared if (seconds := one.seconds) is not None), None)
     if not grace.present:
-        yield Found(service.at, f"there is no stop_grace_period: it is killed {DEFAULT_GRACE:g} s after SIGTERM")
+        yield Violation(service.at, f"there is no stop_grace_period: it is killed {DEFAULT_GRACE:g} s after SIGTERM")
     elif drain is not None and grace.seconds is not None and grace.seconds <= drain:
-        yield Found(grace.at, f"stop_grace_period {grace.text} is not longer than the drain of {drain:g} s")
+        yield Violation(grace.at, f"stop_grace_period {grace.text} is not longer than the drain of {drain:g} s")
 
 
 @rule(
     "SV041",
     "no init process",
     Severity.note,
-    why="""The program is process 1: signals that it does not handle itself do nothing, so that SIGTERM is
-    ignored until SIGKILL comes, and children that it leaves behind stay as zombies until the process table is
-    full.""",
+    why="""The program is process 1. Signals that it does not handle have no effect, so SIGTERM is ignored until
+    SIGKILL comes. Child processes that it does not reap stay as zombies until the process table is full.""",
     mend="Set `init: true`.",
 )
 @of_replicated
-def no_init(project: Project, service: Service) -> Iterator[Found]:
+def no_init(service: Service) -> Iterator[Violation]:
     if not service.node.get("init").true and not service.is_sidecar:
-        yield Found(service.at, "its program is process 1")
+        yield Violation(service.at, "its program is process 1")
 
 
 @rule(
     "SV042",
     "a shell between the engine and the program",
     Severity.warning,
-    why="""SIGTERM goes to the shell, which waits for its child and passes nothing on: the program is never told
-    to drain, and is killed at the end of the grace period with its requests and its unfinished files. `init:
-    true` does not help, it tells the shell, too.""",
+    why="""SIGTERM goes to the shell, which waits for its child and does not forward signals. The program does not
+    drain, and is killed at the end of the grace period with its requests and its unfinished files. `init: true`
+    does not help, because it signals the shell as well.""",
     mend="Begin the last command with `exec`, as in `sh -c 'prepare && exec serve'`.",
 )
 @of_replicated
-def shell_without_exec(project: Project, service: Service) -> Iterator[Found]:
+def shell_without_exec(service: Service) -> Iterator[Violation]:
     words = [word.text for word in service.words]
     for index, word in enumerate(words[:-2]):
         flags = words[index + 1]
         if _SHELL.fullmatch(word) and re.fullmatch(r"-[a-z]*c", flags):
             script = words[index + 2]
             if _COMPOUND.search(script.strip()) and not re.search(r"\bexec\s", script):
-                yield Found(service.line_at, f"the shell that runs {script[:60]!r} keeps SIGTERM for itself")
+                yield Violation(service.line_at, f"the shell that runs {script[:60]!r} does not forward SIGTERM")
             return
 
 
@@ -76,53 +75,53 @@ def shell_without_exec(project: Project, service: Service) -> Iterator[Found]:
     "SV043",
     "update that stops before it starts",
     Severity.note,
-    why="""`order` is `stop-first` by default, and `parallelism: 0` means all at once: an update takes a replica
-    away before its successor is ready, or all of them. Without `failure_action: rollback` a version that does
-    not start replaces one replica after the other. (Swarm and tools that roll for Compose obey this; plain
-    `docker compose up` does not.)""",
+    why="""`order` is `stop-first` by default, and `parallelism: 0` means all at once. An update then removes a
+    replica, or all of them, before the successor is ready. Without `failure_action: rollback` a version that does
+    not start replaces one replica after the other. (Swarm and tools that roll for Compose follow these settings;
+    plain `docker compose up` does not.)""",
     mend="""Set `deploy.update_config` to `{parallelism: 1, delay: 30s, order: start-first, failure_action:
     rollback}`.""",
 )
 @of_replicated
-def update_order(project: Project, service: Service) -> Iterator[Found]:
+def update_order(service: Service) -> Iterator[Violation]:
     update = service.node.get("deploy", "update_config")
     parallelism = update.get("parallelism").number
     at = update.at if update.present else service.at
     if service.is_sidecar:
         return
     if update.present and parallelism is not None and (parallelism == 0 or parallelism >= service.replicas):
-        yield Found(at, "an update replaces all replicas at once", severity=Severity.warning)
+        yield Violation(at, "an update replaces all replicas at once", severity=Severity.warning)
     elif update.get("order").text != "start-first":
-        yield Found(at, "an update stops a replica before its successor is ready")
+        yield Violation(at, "an update stops a replica before its successor is ready")
 
 
 @rule(
     "SV044",
-    "replica that nobody starts again",
+    "no restart policy on a replicated service",
     Severity.note,
-    why="""Without a restart policy a replica that ends stays down. The others take its work and hide it, until
-    they are too few.""",
+    why="""Without a restart policy a replica that ends stays down. The others take over its work, so this is not
+    noticed until too few are left.""",
     mend="Set `restart: unless-stopped`, or `deploy.restart_policy`.",
 )
 @of_replicated
-def no_restart(project: Project, service: Service) -> Iterator[Found]:
+def no_restart(service: Service) -> Iterator[Violation]:
     policy = service.node.get("restart")
     if not service.node.get("deploy", "restart_policy").present and policy.text in {"", "no", "false"}:
-        yield Found(policy.at if policy.present else service.at, "a replica that ends stays down")
+        yield Violation(policy.at if policy.present else service.at, "a replica that ends stays down")
 
 
 @rule(
     "SV045",
     "stopped by a signal that cannot be handled",
     Severity.warning,
-    why="SIGKILL ends a program at once: no drain, no finished request, no file closed.",
-    mend="Take `stop_signal` away, or give the signal by which the program stops in good order.",
+    why="SIGKILL ends a program at once: it neither drains, nor finishes requests, nor closes files.",
+    mend="Remove `stop_signal`, or set it to a signal at which the program shuts down properly.",
 )
 @of_each
-def killing_signal(project: Project, service: Service) -> Iterator[Found]:
+def killing_signal(service: Service) -> Iterator[Violation]:
     signal = service.node.get("stop_signal")
     if signal.text.upper().removeprefix("SIG") in {"KILL", "9"}:
-        yield Found(signal.at, "it is stopped by SIGKILL")
+        yield Violation(signal.at, "it is stopped by SIGKILL")
 
 
 RULES: Final[tuple[Rule, ...]] = (
