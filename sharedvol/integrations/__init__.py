@@ -1,4 +1,4 @@
-"""A replica's life inside a web framework and its server: start, readiness, drain, stop."""
+"""Run a replica inside a web framework and its server: start, readiness, drain, stop."""
 
 from sharedvol.integrations.service import Service
 

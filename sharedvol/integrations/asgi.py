@@ -1,4 +1,4 @@
-"""A `Service` in an ASGI application: what Starlette, FastAPI and others have in common."""
+"""A `Service` in an ASGI application, for Starlette, FastAPI and others."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 from sharedvol.health import HealthReport
-from sharedvol.integrations.background import in_thread
+from sharedvol.integrations.process import in_thread
 from sharedvol.integrations.servers import server_name
 from sharedvol.integrations.service import Service
 
 _log = logging.getLogger(__name__)
-_LOOK_SECONDS: Final = 0.05
+_POLL_SECONDS: Final = 0.05
 
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
@@ -24,12 +24,12 @@ _App = Callable[[_Message, _Receive, _Send], Awaitable[None]]
 
 @contextlib.asynccontextmanager
 async def running(service: Service) -> AsyncIterator[bool]:
-    """The service from its start to its stop, for a lifespan. SIGTERM is held back while ``service.serving``.
+    """Start the service, and stop it at the end of the block. SIGTERM is delayed while ``service.serving``.
 
-    Where several servers run the application, the service stops when the last of their lifespans ends.
+    If several servers run the application, the service stops when the last of their lifespans ends.
 
     Yields:
-        False if SIGTERM came before the start was over: then there is nothing to serve.
+        False if SIGTERM arrived before the service had started; the application should then not serve.
 
     Raises:
         SharedVolError: as `Service.start`.
@@ -39,10 +39,10 @@ async def running(service: Service) -> AsyncIterator[bool]:
 
 
 def start_without_lifespan(service: Service) -> None:
-    """Start the service at the first request, where the server has not run the lifespan that starts it.
+    """Start the service at the first request, if the server has not run the lifespan that starts it.
 
-    That is so under daphne, with ``--lifespan off``, and in an application that is mounted in another. Without a
-    server, as in a test, nothing happens.
+    Daphne does not run it, and neither does a server with ``--lifespan off`` or an application that mounts this one.
+    Without a server, as in a test, nothing happens.
     """
     if service.started or service.in_use:
         return
@@ -57,51 +57,54 @@ async def _start(service: Service) -> bool:
     while not starting.done():
         if service.told_to_stop:
             return False
-        await asyncio.wait({starting}, timeout=_LOOK_SECONDS)
+        await asyncio.wait({starting}, timeout=_POLL_SECONDS)
     starting.result()
     return True
 
 
 class Answers:
-    """Readiness for an event loop, which it does not stop: asked in a thread, once for all who ask meanwhile."""
+    """Health reports for an event loop, which they do not block.
+
+    Readiness is determined in a thread. Requests that arrive meanwhile share its answer.
+    """
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._asked: asyncio.Future[HealthReport] | None = None
+        self._pending: asyncio.Future[HealthReport] | None = None
 
     async def ready(self) -> HealthReport:
-        """`Service.ready`."""
+        """Return `Service.ready`."""
         start_without_lifespan(self._service)
         self._service.keep_draining_on_sigterm()
         if self._service.draining:
-            return self._service.ready()  # asks nobody
-        asked = self._asked
-        if asked is None or asked.done() or asked.get_loop() is not asyncio.get_running_loop():
-            asked = self._asked = in_thread(self._service.ready, "ready")
-        report = await asyncio.shield(asked)
+            return self._service.ready()  # this runs no checks
+        pending = self._pending
+        if pending is None or pending.done() or pending.get_loop() is not asyncio.get_running_loop():
+            pending = self._pending = in_thread(self._service.ready, "ready")
+        report = await asyncio.shield(pending)
         return self._service.ready() if self._service.draining else report
 
     def live(self) -> HealthReport:
-        """`Service.live`, here and now."""
+        """Return `Service.live`, without a thread."""
         return self._service.live()
 
 
 class DrainMiddleware:
-    """Answers with ``Connection: close`` during the drain, so that a proxy's kept connections go elsewhere.
+    """A middleware that answers with ``Connection: close`` during the drain, so that proxies open other connections.
 
-    The server closes idle connections when it stops, maybe at the moment when a proxy sends a request on one; for a
-    request that changes something most proxies then answer 502.
+    When the server stops, it closes idle connections. A proxy may send a request on one at that moment. If the request
+    is not idempotent, most proxies then answer 502.
 
     Args:
         app: the ASGI application.
-        service: whose drain it is.
+        service: the service that drains.
     """
 
     def __init__(self, app: _App, service: Service) -> None:
         self._app, self._service = app, service
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
-        """As every ASGI application."""
+        """Handle a request, as an ASGI application."""
         if scope["type"] != "lifespan":
             start_without_lifespan(self._service)
         # HTTP/2 forbids the header (RFC 9113, 8.2.2).

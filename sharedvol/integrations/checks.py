@@ -1,4 +1,4 @@
-"""Further questions that a replica must answer with yes to be ready. None of them can hang the answer."""
+"""Additional readiness checks. A check that hangs does not delay the answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from sharedvol import native
-from sharedvol.integrations.background import start_thread
+from sharedvol.integrations.process import start_thread
 
 OK: Final = "ok"
 
@@ -18,83 +18,83 @@ _log = logging.getLogger(__name__)
 
 
 class Checks:
-    """Asks all checks at once, each in a thread of its own.
+    """Run all checks at once, each in a thread of its own.
 
-    A check that does not end is left alone: it counts as a no, and is not asked again until it has ended, so that
-    a disk that hangs does not collect threads.
+    A check that does not end in time has failed, and is not started again until it has ended. So a disk that hangs
+    does not accumulate threads.
 
     Args:
-        checks: by name. A check says no by raising, or by returning something false that is not None.
-        timeout: seconds that they are waited for, all together.
-        max_age: seconds for which answers are used again.
+        checks: functions by name. A check fails if it raises, or returns a false value other than None.
+        timeout: seconds to wait for all checks together.
+        max_age: seconds for which answers are reused.
 
     Raises:
-        TypeError: a check is a coroutine function, whose answer would never be looked at.
+        TypeError: a check is a coroutine function, which a thread cannot await.
     """
 
     def __init__(self, checks: Mapping[str, Callable[[], object]], *, timeout: float, max_age: float) -> None:
         for name, check in checks.items():
             if not callable(check) or inspect.iscoroutinefunction(check):
-                raise TypeError(f"check {name!r} is to be a function that is called in a thread, not {check!r}")
+                raise TypeError(f"check {name!r} must be a function that can run in a thread, not {check!r}")
         self._checks = dict(checks)
         self._timeout, self._max_age = timeout, max_age
         self.renew()
 
     def renew(self) -> None:
-        """Begin anew, as a forked child must: its parent's threads do not run in it."""
+        """Forget all running checks. A forked child needs this, because it does not have its parent's threads."""
         self._lock = native.Turnstile()
-        self._running: dict[str, _Question] = {}
-        self._told: tuple[float, dict[str, str]] | None = None
+        self._running: dict[str, _CheckRun] = {}
+        self._last: tuple[float, dict[str, str]] | None = None
 
     def ask(self) -> dict[str, str]:
-        """What each check says: ``ok``, or what is wrong."""
+        """Return the result of each check: ``ok``, or what is wrong."""
         if not self._checks:
             return {}
         with self._lock:
-            told = self._told
-            if told is not None and time.monotonic() - told[0] <= self._max_age:
-                return told[1]
-            questions = {name: self._question(name) for name in self._checks}
+            last = self._last
+            if last is not None and time.monotonic() - last[0] <= self._max_age:
+                return last[1]
+            runs = {name: self._run(name) for name in self._checks}
         end = time.monotonic() + self._timeout
-        answers = {name: question.answer(end - time.monotonic()) for name, question in questions.items()}
+        results = {name: run.result(end - time.monotonic()) for name, run in runs.items()}
         with self._lock:
-            self._told = (time.monotonic(), answers)
-        return answers
+            self._last = (time.monotonic(), results)
+        return results
 
-    def _question(self, name: str) -> _Question:
-        asked = self._running.get(name)
-        if asked is None or asked.answered:
-            asked = self._running[name] = _Question(name, self._checks[name])
-        return asked
+    def _run(self, name: str) -> _CheckRun:
+        run = self._running.get(name)
+        if run is None or run.ended:
+            run = self._running[name] = _CheckRun(name, self._checks[name])
+        return run
 
 
-class _Question:
-    """One call of a check."""
+class _CheckRun:
+    """One run of a check."""
 
     def __init__(self, name: str, check: Callable[[], object]) -> None:
         self._name, self._check = name, check
         self._begun = time.monotonic()
         self._done = threading.Event()
-        self._said = ""
+        self._result = ""
         start_thread(self._run, f"check-{name}")
 
     @property
-    def answered(self) -> bool:
+    def ended(self) -> bool:
         return self._done.is_set()
 
-    def answer(self, timeout: float) -> str:
+    def result(self, timeout: float) -> str:
         if self._done.wait(max(0.0, timeout)):
-            return self._said
+            return self._result
         return f"no answer for {time.monotonic() - self._begun:.1f} s"
 
     def _run(self) -> None:
         try:
-            self._said = _in_words(self._check())
+            self._result = _in_words(self._check())
         except Exception as error:
             _log.warning("readiness check %r failed", self._name, exc_info=True)
-            self._said = f"{type(error).__name__}: {error}"
-        except BaseException as error:  # SystemExit, too, is no yes
-            self._said = type(error).__name__
+            self._result = f"{type(error).__name__}: {error}"
+        except BaseException as error:  # SystemExit also fails the check
+            self._result = type(error).__name__
         finally:
             self._done.set()
 
@@ -103,5 +103,5 @@ def _in_words(result: object) -> str:
     if inspect.isawaitable(result):
         if inspect.iscoroutine(result):
             result.close()
-        return "returned an awaitable, which nobody awaits: give a function"
+        return "returned an awaitable, which a thread cannot await: use a plain function"
     return OK if result is None or result else f"returned {result!r}"

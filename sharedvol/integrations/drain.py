@@ -1,8 +1,8 @@
-"""Time between SIGTERM and the server's own shutdown, in which the load balancer learns that we are going.
+"""The drain: the time between SIGTERM and the server's own shutdown.
 
-A server that is told to stop closes its port at once. The load balancer hears of it from its next health check,
-seconds later; until then it sends requests to a port that refuses them. So the server's handler of SIGTERM is
-called later: first the readiness check says no, while requests are taken as before.
+A server closes its port at once when it gets SIGTERM. The load balancer notices that at its next health check, seconds
+later, and until then it sends requests to a port that refuses them. So the server's handler of SIGTERM is called later.
+Before that, the readiness check fails while the server still accepts requests.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from types import FrameType, MethodType
 from typing import Any, Final
 
-from sharedvol.integrations.background import start_thread
+from sharedvol.integrations.process import start_thread
 from sharedvol.integrations.servers import CLOSE_FIRST, REMEDIES, server_name
 
 _STOPPED: Final = 128 + signal.SIGTERM
@@ -26,17 +26,18 @@ _log = logging.getLogger(__name__)
 
 
 class SigtermGate:
-    """Stands before the handler of SIGTERM that is installed now, and lets the signal through later.
+    """A handler of SIGTERM that delays the signal before it calls the handler installed before.
 
-    The first SIGTERM is held back for ``seconds``; a second one, of whoever, opens the gate at once. SIGINT passes
-    beside it: who presses Ctrl-C does not want to wait.
+    The first SIGTERM is delayed for ``seconds``. A second one from any sender passes at once. SIGINT is not delayed,
+    because a user who presses Ctrl-C does not want to wait.
 
     Args:
-        seconds: how long.
-        begin: called in the signal handler for the first SIGTERM, so it must take no lock; says whether to wait.
+        seconds: the delay.
+        begin: called in the signal handler for the first SIGTERM, so it must not acquire a lock. Returns whether to
+            delay.
 
     Attributes:
-        passed: whether the signal has been let through.
+        passed: whether the signal has reached the previous handler.
     """
 
     def __init__(self, seconds: float, begin: Callable[[], bool]) -> None:
@@ -46,12 +47,12 @@ class SigtermGate:
         self.passed = False
         self._previous: Any = None
         self._handler: _Handler = self._handle
-        # The handler runs wherever the main thread is, so what it uses must be re-entrant: SimpleQueue.put is, and
-        # the start of a thread is not, hence the thread that waits from the beginning.
+        # The handler interrupts the main thread anywhere, so everything it calls must be reentrant. SimpleQueue.put is
+        # reentrant. Starting a thread is not, so the waiting thread is started when the gate is installed.
         self._orders: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
     def install(self) -> bool:
-        """Begin to stand there; False where that cannot be: not the main thread, or SIGTERM is ignored."""
+        """Install the handler. Return False outside the main thread, or if SIGTERM is ignored."""
         if threading.current_thread() is not threading.main_thread():
             return False
         self._previous = signal.getsignal(signal.SIGTERM)
@@ -66,23 +67,23 @@ class SigtermGate:
 
     @property
     def opened(self) -> bool:
-        """Return whether the server is to stop, also because of a SIGTERM that came before this gate was installed."""
+        """Whether the server must stop, which includes a SIGTERM that arrived before this gate was installed."""
         return self.passed or bool(getattr(self._server, "should_exit", False))
 
     @property
     def reloads(self) -> bool:
-        """Whether the server is started anew when a file is saved: who has just saved one does not want to wait."""
+        """Whether the server restarts when a file is saved. A developer who saved one does not want to wait."""
         return bool(getattr(self._config, "should_reload", False))
 
     @property
     def ends_after(self) -> int | None:
-        """The number of requests after which uvicorn ends this process though no other one shares its port."""
+        """The number of requests after which uvicorn ends this process, if no other process shares its port."""
         alone = getattr(self._config, "workers", None) == 1
         return getattr(self._config, "limit_max_requests", None) if alone else None
 
     @property
     def in_place(self) -> bool:
-        """Whether SIGTERM comes here, and not to a server that has set its own handler since."""
+        """Whether this is still the handler of SIGTERM, and no server has set its own since."""
         return signal.getsignal(signal.SIGTERM) == self._handler
 
     @property
@@ -94,7 +95,7 @@ class SigtermGate:
         return getattr(self._previous, "__self__", None)  # the previous handler is uvicorn.Server.handle_exit
 
     def remove(self) -> None:
-        """Stand there no more, if nobody has taken the place since."""
+        """Restore the previous handler, unless another one was installed since."""
         self._orders.put(False)
         if os.getpid() != self._pid or threading.current_thread() is not threading.main_thread():
             return
@@ -102,7 +103,7 @@ class SigtermGate:
             signal.signal(signal.SIGTERM, self._previous)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        # A forked child has the handler and not the thread: for it the signal goes on at once.
+        # A forked child has the handler but not the thread, so the signal passes at once.
         if self._begun or os.getpid() != self._pid or not self._begin():
             self._orders.put(False)
             self._pass_on(number, frame)
@@ -117,9 +118,9 @@ class SigtermGate:
             return
         signal.signal(number, signal.SIG_DFL)
         if server_name(frame) == "waitress":
-            raise SystemExit(0)  # waitress then finishes the requests under way
+            raise SystemExit(0)  # waitress then finishes the current requests
         os.kill(os.getpid(), number)
-        raise SystemExit(_STOPPED)  # the kernel spares process 1 of a container
+        raise SystemExit(_STOPPED)  # for process 1 of a container, which the kernel does not kill
 
     def _wait(self) -> None:
         if not self._orders.get():
@@ -132,14 +133,12 @@ class SigtermGate:
 
 
 class Gates:
-    """The gates of one process: one before each server that has set its own handler of SIGTERM.
+    """The gates of one process: one for each server that has set its own handler of SIGTERM.
 
     Args:
-        seconds, begin: as for `SigtermGate`.
-        has_master: says whether another process decides when this one drains, so that no gate is needed.
-
-    Attributes:
-        passed: whether one of them has let the signal through. Another server that hears of it then need not wait.
+        seconds: see `SigtermGate`.
+        begin: see `SigtermGate`.
+        has_master: returns whether another process decides when this one drains, so that no gate is needed.
     """
 
     def __init__(self, seconds: float, begin: Callable[[], bool], has_master: Callable[[], bool]) -> None:
@@ -153,20 +152,21 @@ class Gates:
 
     @property
     def passed(self) -> bool:
+        """Whether the signal has passed one of the gates. Another server that gets it then does not need to wait."""
         return self._passed or any(gate.passed for gate in self._gates)
 
     @property
     def opened(self) -> bool:
-        """Return whether a server is to stop."""
+        """Whether a server must stop."""
         return any(gate.opened for gate in self._gates)
 
     @property
     def reloads(self) -> bool:
-        """Whether a server is started again when a file is saved."""
+        """Whether a server restarts when a file is saved."""
         return any(gate.reloads for gate in self._gates)
 
     def add(self) -> SigtermGate | None:
-        """Install a gate before the handler of now, unless that is one of ours, or a gate would be in vain."""
+        """Install a gate before the current handler, unless that is a gate already or a gate would have no effect."""
         if self._has_master() or any(gate.in_place for gate in self._gates):
             return None
         if server_name() in CLOSE_FIRST:
@@ -191,7 +191,7 @@ class Gates:
         return gate
 
     def warn_if_none(self) -> None:
-        """Log one warning, with the server's name and the remedy, where nothing drains this process at SIGTERM."""
+        """Log one warning, with the server's name and the remedy, if nothing drains this process at SIGTERM."""
         if self._warned or self._gates or self._has_master():
             return
         self._warned = True
@@ -215,8 +215,8 @@ class Gates:
 def _method_of(owner: object, handle: _Handler) -> _Handler:
     """Return ``handle`` as a method of ``owner``.
 
-    Libraries look the server up as the owner of the handler of SIGTERM: sse-starlette, for example, ends its streams
-    when that object's ``should_exit`` is true.
+    Libraries find the server as the owner of the handler of SIGTERM. For example, sse-starlette ends its streams when
+    that object's ``should_exit`` is true.
     """
 
     def method(_owner: object, number: int, frame: FrameType | None) -> None:

@@ -1,7 +1,7 @@
-"""The other processes of this replica: whether one of them holds the replica's place on the volume.
+"""The other processes of this replica, one of which may hold the replica's place on the volume.
 
-A server with several workers is one replica. Where its master or another worker is a member, the replica is alive and
-keeps its slot, whether this process has joined or not.
+A server with several workers is one replica. If its master or another worker is a member, the replica is alive and
+keeps its slot, whether or not this process has joined.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from sharedvol.integrations.background import start_thread
+from sharedvol.integrations.process import start_thread
 
-_JOIN_SECONDS: Final = 2.0  # that a worker waits for its own place where another process of the replica has one
-_RETRY_SECONDS: Final = (1.0, 30.0)  # until the next try to join: the first pause, and the longest
+_JOIN_SECONDS: Final = 2.0  # a worker waits so long for its own place if another process of the replica has one
+_RETRY_SECONDS: Final = (1.0, 30.0)  # the first and the longest pause before the next attempt to join
 
 _PLACE: Final = re.compile(r"/\.replicas/(names|slots)/([^/]+)\.lock(?: \(deleted\))?")
 
@@ -26,11 +26,11 @@ _log = logging.getLogger(__name__)
 
 
 def join_later(join: Callable[[], object], path: str, ended: threading.Event) -> None:
-    """Join a volume in the background, again and again until it works. Return soon, whatever comes of it.
+    """Join a volume in the background, and retry until it succeeds. Return within two seconds in any case.
 
     Args:
-        join: joins.
-        path: of the volume, for the log.
+        join: joins the volume.
+        path: the volume's path, for the log.
         ended: set when the service has stopped.
     """
     tried = threading.Event()
@@ -61,10 +61,10 @@ def join_later(join: Callable[[], object], path: str, ended: threading.Event) ->
 def slot_of_family(name: str) -> int | None:
     """Return the slot that the parent of this process, or another child of it, holds for a replica.
 
-    The kernel says so by the locks of their open files (proc_pid_fdinfo(5)), also while the volume cannot be read.
+    The kernel reports the locks of their open files (proc_pid_fdinfo(5)), even while the volume cannot be read.
 
     Args:
-        name: of the replica.
+        name: the name of the replica.
 
     Returns:
         None if none of them is a member, or if they cannot be examined.
@@ -93,7 +93,7 @@ def _parent_of(pid: str) -> int | None:
 
 
 def _places(pid: int) -> Iterator[tuple[str, str]]:
-    """The names and slots whose locks a process holds."""
+    """Yield the names and slots whose locks a process holds."""
     for fd in _listed(f"/proc/{pid}/fd"):
         with contextlib.suppress(OSError):
             found = _PLACE.search(os.readlink(f"/proc/{pid}/fd/{fd}"))

@@ -1,4 +1,4 @@
-"""Flask. Under gunicorn use `sharedvol.integrations.gunicorn`, too, which starts and drains.
+"""Health checks for Flask. With gunicorn, also use `sharedvol.integrations.gunicorn`, which starts and drains.
 
 ::
 
@@ -16,15 +16,16 @@ from sharedvol.integrations.wsgi import at_request, prepare
 
 
 def init_app(app: Flask, service: Service, *, live_path: str = LIVE_PATH, ready_path: str = READY_PATH) -> None:
-    """Add the two checks; ``app.extensions["sharedvol"]`` is the service then.
+    """Add the two health checks, and set ``app.extensions["sharedvol"]`` to the service.
 
     The first request starts a service that has not been started, as `sharedvol.integrations.wsgi.HealthMiddleware`
     does.
 
     Args:
         app: the application.
-        service: what answers.
-        live_path, ready_path: where.
+        service: the service that answers.
+        live_path: the path of the liveness check.
+        ready_path: the path of the readiness check.
     """
     app.extensions["sharedvol"] = service
     prepare(service)

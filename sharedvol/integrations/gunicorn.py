@@ -1,4 +1,4 @@
-"""gunicorn, with any worker class: the master migrates once and drains, each worker joins.
+"""Hooks for gunicorn with any worker class: the master migrates once and drains, and each worker joins.
 
 In ``gunicorn.conf.py``::
 
@@ -7,9 +7,9 @@ In ``gunicorn.conf.py``::
 
     globals().update(hooks(service))
 
-The master is the one that knows whether the replica stops: a worker gets SIGTERM also when it is replaced
-(``SIGHUP``), and then the replica must stay ready. So the master waits between SIGTERM and its own shutdown, and
-tells its workers by a byte of memory that they share.
+Only the master knows whether the replica stops: a worker also gets SIGTERM when it is replaced (``SIGHUP``), and then
+the replica must stay ready. So the master drains between SIGTERM and its own shutdown, and signals its workers by a
+byte of shared memory.
 """
 
 from __future__ import annotations
@@ -24,21 +24,20 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
-from sharedvol.integrations.background import start_thread
-from sharedvol.integrations.process import START_UP_FAILED
+from sharedvol.integrations.process import START_UP_FAILED, start_thread
 from sharedvol.integrations.service import Service
 
 _STOPPED: Final = 128 + signal.SIGTERM
-_LOOK_SECONDS: Final = 0.1
+_POLL_SECONDS: Final = 0.1
 
 
 def hooks(service: Service) -> dict[str, Callable[..., None]]:
-    """The server hooks, by their names in gunicorn's settings.
+    """Return the server hooks, by their names in gunicorn's settings.
 
-    Where a configuration has a hook of the same name, let it call the one from here.
+    If a configuration has a hook of the same name, let it call the hook from here.
 
     Args:
-        service: the one that the application uses; from a module that both import.
+        service: the service of the application, from a module that both the configuration and the application import.
     """
     made = _Hooks(service)
     return {
@@ -54,85 +53,85 @@ def hooks(service: Service) -> dict[str, Callable[..., None]]:
 class _Hooks:
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._told = mmap.mmap(-1, 1)  # anonymous and shared: what the master writes, its children read
-        self._told[0] = service.draining  # SIGHUP reads the configuration again, maybe in the middle of a drain
-        service.drain_when(self._is_told)
+        self._drain = mmap.mmap(-1, 1)  # anonymous and shared: the workers read what the master writes
+        self._drain[0] = service.draining  # SIGHUP reads the configuration again, perhaps during a drain
+        service.drain_when(self._is_draining)
 
-    def _is_told(self) -> bool:
-        return self._told[0] != 0
+    def _is_draining(self) -> bool:
+        return self._drain[0] != 0
 
     def on_starting(self, server: Any) -> None:
-        """In the master, before it listens: join, and migrate. A failure ends it with status 3."""
+        """In the master, before it listens: join and migrate. A failure ends the master with status 3."""
         try:
-            told_to_stop = _wait_for(lambda: self._service.start(wait=True))
+            interrupted = _wait_for(lambda: self._service.start(wait=True))
         except Exception as error:
             server.log.critical("Start-up failed: %s", error)
             _forget_pidfile(server)
             raise SystemExit(START_UP_FAILED) from error
-        if told_to_stop:
+        if interrupted:
             server.log.info("SIGTERM during the start-up: stopping")
             _forget_pidfile(server)
             os.kill(os.getpid(), signal.SIGTERM)
-            raise SystemExit(_STOPPED)  # the kernel spares process 1 of a container
+            raise SystemExit(_STOPPED)  # for process 1 of a container, which the kernel does not kill
 
     def when_ready(self, server: Any) -> None:
-        """In the master: stand before its own answer to SIGTERM."""
+        """In the master: drain before its own answer to SIGTERM."""
         shut_down = type(server).handle_term.__get__(server)
         arrivals = _Arrivals.of_this_process()
 
         def handle_term() -> None:
             arrivals.pending = False
-            if self._is_told() or self._service.drain == 0 or _has_other_master(server):
+            if self._is_draining() or self._service.drain == 0 or _has_other_master(server):
                 shut_down()
                 return
             server.log.info("Draining: not ready any more, requests are answered for %g s", self._service.drain)
-            self._told[0] = 1
+            self._drain[0] = 1
             end = threading.Timer(self._service.drain, os.kill, (os.getpid(), signal.SIGTERM))
             end.daemon = True
             end.start()
 
         server.handle_term = handle_term
         server.log.info(
-            "At SIGTERM: %g s of drain, then up to %g s for requests under way; let stop_grace_period be longer",
+            "At SIGTERM: %g s of drain, then up to %g s for current requests; set a longer stop_grace_period",
             self._service.drain,
             server.cfg.graceful_timeout,
         )
 
     def on_reload(self, server: Any) -> None:
-        """In the master, at SIGHUP: the new code may have brought new migrations. A failure ends all, with status 3."""
+        """In the master, at SIGHUP: run migrations, because new code may have some. A failure ends with status 3."""
         self.when_ready(server)
         arrivals = _Arrivals.of_this_process()
         try:
-            told_to_stop = _wait_for(self._service.run_migrations, arrivals)
+            interrupted = _wait_for(self._service.run_migrations, arrivals)
         except Exception as error:
             from gunicorn.errors import HaltServer  # type: ignore[import-untyped, unused-ignore]
 
             raise HaltServer(f"Migrations failed: {error}", START_UP_FAILED) from error
-        if told_to_stop and not arrivals.pending:  # else gunicorn has it already, and a second one would end the drain
+        if interrupted and not arrivals.pending:  # a pending signal is gunicorn's; a second one would end the drain
             os.kill(os.getpid(), signal.SIGTERM)
 
     def post_fork(self, server: Any, worker: Any) -> None:
-        """In a worker: join by itself, as nothing of the master's part came along."""
-        # Until the worker has its own handlers it has the master's, which would swallow the signal.
+        """In a worker: join, because a fork does not inherit the master's membership."""
+        # Until the worker sets its own handlers it has those of the master, which would swallow the signal.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self._service.start()
 
     def pre_request(self, worker: Any, request: Any) -> None:
-        """In a worker: during the drain answers close their connection, which no header of a WSGI application does."""
+        """In a worker: close connections during the drain, which a header of a WSGI application cannot do."""
         if self._service.draining:
             request.must_close = True
 
     def worker_exit(self, server: Any, worker: Any) -> None:
-        """In a worker that ends: leave. gunicorn calls it in the master, too, for a worker that is gone."""
+        """In a worker that ends: leave. gunicorn also calls it in the master, for a worker that has ended."""
         if os.getpid() == worker.pid:
             self._service.stop()
 
 
 class _Arrivals:
-    """Stands before gunicorn's handler of SIGTERM, which only queues it: a reload would not see what is queued.
+    """A handler of SIGTERM before that of gunicorn, which only queues the signal, so that a reload would miss it.
 
     Attributes:
-        pending: whether one has come that gunicorn has not acted on.
+        pending: whether a SIGTERM has arrived that gunicorn has not handled.
     """
 
     def __init__(self, previous: Any) -> None:
@@ -141,7 +140,7 @@ class _Arrivals:
 
     @classmethod
     def of_this_process(cls) -> _Arrivals:
-        """The one that stands there; from now on, if none does."""
+        """Return the installed handler, or install one."""
         handler = signal.getsignal(signal.SIGTERM)
         there = getattr(handler, "__self__", None)
         if isinstance(there, cls):
@@ -152,7 +151,7 @@ class _Arrivals:
 
     @property
     def cfg(self) -> Any:
-        """The settings of the arbiter, in which `sharedvol.logs.owner` finds the workers' user."""
+        """The settings of the arbiter, where `sharedvol.logs.owner` finds the user of the workers."""
         return getattr(getattr(self._previous, "__self__", None), "cfg", None)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -161,12 +160,12 @@ class _Arrivals:
 
 
 def _wait_for(work: Callable[[], object], arrivals: _Arrivals | None = None) -> bool:
-    """Do ``work`` in a thread, which may wait for a lock on a server; True if SIGTERM came before it was done.
+    """Run ``work`` in a thread, because it may wait for a lock on a server. Return True if SIGTERM interrupts it.
 
-    What is left then ends with the process, as by a kill: no harm, the next replica goes on.
+    Unfinished work then ends with the process, as after a kill, and the next replica resumes it.
     """
     ends: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-    told: list[int] = []
+    signals: list[int] = []
 
     def run() -> None:
         try:
@@ -176,12 +175,12 @@ def _wait_for(work: Callable[[], object], arrivals: _Arrivals | None = None) -> 
             ends.put(error)
 
     def handle(number: int, frame: object) -> None:
-        told.append(number)
-        ends.put(None)  # re-entrant, as the handler interrupts the get below
+        signals.append(number)
+        ends.put(None)  # this is reentrant, because the handler interrupts the get below
 
     previous = signal.signal(signal.SIGTERM, handle)
     try:
-        if arrivals is not None and arrivals.pending:  # before we stood here
+        if arrivals is not None and arrivals.pending:  # it arrived before the handler was set
             return True
         start_thread(run, "start-up")
         error = _next(ends)
@@ -189,20 +188,20 @@ def _wait_for(work: Callable[[], object], arrivals: _Arrivals | None = None) -> 
         signal.signal(signal.SIGTERM, previous)
     if error is not None:
         raise error
-    return bool(told)
+    return bool(signals)
 
 
 def _has_other_master(server: Any) -> bool:
-    """Whether there are two masters on one port, after SIGUSR2: the replica then stays when one of them ends."""
+    """Return whether two masters share the port, after SIGUSR2. The replica then stays when one of them ends."""
     return bool(server.reexec_pid) or server.master_pid == os.getppid()
 
 
 def _next(ends: queue.SimpleQueue[BaseException | None]) -> BaseException | None:
     while True:
-        # A signal that comes just before the kernel puts us to sleep does not wake us, and Python runs its handler only
-        # when something else does.
+        # A signal that arrives just before this thread sleeps does not wake it, and Python runs the handler only when
+        # the thread wakes.
         with contextlib.suppress(queue.Empty):
-            return ends.get(timeout=_LOOK_SECONDS)
+            return ends.get(timeout=_POLL_SECONDS)
 
 
 def _forget_pidfile(server: Any) -> None:

@@ -1,4 +1,4 @@
-"""Which server runs this process, and what to do where it cannot drain."""
+"""The server that runs this process, and the remedy if it cannot drain."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ REMEDIES: Final = {
     "uvicorn": "serve an ASGI application with sharedvol.integrations.starlette.lifespan, or use gunicorn with hooks",
     "waitress": "call service.drain_on_sigterm() before waitress.serve()",
 }
-"""The servers by the name of their package; what to do where one does not drain."""
+"""The remedy for each server that does not drain, by the name of its package."""
 
 CLOSE_FIRST: Final = ("granian", "hypercorn")
-"""Servers that close the port at SIGTERM whatever the application does: a parent process or the event loop handles
-the signal."""
+"""Servers that close the port at SIGTERM regardless of the application, because a parent process or the event loop
+handles the signal."""
 
 
 def server_name(frame: FrameType | None = None) -> str | None:
-    """Return the package of the server that called, or None.
+    """Return the package of the server on the call stack, or None.
 
-    It is the outermost server on the stack: gunicorn, where its worker runs uvicorn. A server that is only imported,
-    as in a test, does not count.
+    It is the outermost server: gunicorn, if its worker runs uvicorn. A server that is only imported, as in a test, does
+    not count.
 
     Args:
-        frame: where to begin; this function's caller if None.
+        frame: the frame to start from; None means this function's caller.
     """
     found = None
     frame = frame or sys._getframe(1)

@@ -1,4 +1,4 @@
-"""`Service`: one process of a replica, from its start to its end. Knows no framework and no server."""
+"""`Service`: the life of one process of a replica, independent of frameworks and servers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from sharedvol import forks, native
 from sharedvol.errors import SharedVolError
 from sharedvol.health import Health, HealthReport
 from sharedvol.identity import container_id
-from sharedvol.integrations.background import start_thread
 from sharedvol.integrations.checks import OK, Checks
 from sharedvol.integrations.drain import Gates
 from sharedvol.integrations.family import join_later, slot_of_family
-from sharedvol.integrations.process import START_UP_FAILED, end_process
+from sharedvol.integrations.process import START_UP_FAILED, end_process, start_thread
 from sharedvol.migrations.coordinator import MigrationCoordinator
 from sharedvol.volume import Volume
 from sharedvol.volume.membership import Membership
@@ -30,36 +29,36 @@ _log = logging.getLogger(__name__)
 
 
 class Service:
-    """Joins a volume, runs the migrations, says whether it is ready, drains, and leaves.
+    """A process of a replica: it joins a volume, runs the migrations, reports readiness, drains, and leaves.
 
     ::
 
         service = Service(volume="/shared/spool", coordinator=MigrationCoordinator(url, "/app/migrations"))
 
-    There is one for a process, made when the module that has it is imported. A forked child has it as if it had not
-    been started, but knows when its parent has run the migrations.
+    Create one for each process, when its module is imported. In a forked child it is not started, but it knows whether
+    its parent has run the migrations.
 
     Args:
-        volume: the directory that the replicas share, or a `Volume`; joined at the start and left at the stop.
-        coordinator: the migrations, run at the start in a thread; until they are done the replica is not ready.
-        checks: further conditions of readiness, by name; see `sharedvol.integrations.checks.Checks`. The name is the
-            ``reason`` when one fails.
-        drain: seconds between SIGTERM and the server's own shutdown, in which the readiness check says 503
-            ``draining`` and requests are answered. Longer than the load balancer needs to notice.
-        purpose: a few words for people who look at the volume.
-        migrate: False where something else runs the migrations: readiness then waits for that.
+        volume: the directory that the replicas share, or a `Volume`. It is joined at the start and left at the stop.
+        coordinator: the migrations. They run in a thread at the start, and the replica is not ready before they end.
+        checks: further conditions of readiness, by name; see `sharedvol.integrations.checks.Checks`. If one fails, its
+            name is the ``reason``.
+        drain: seconds between SIGTERM and the server's own shutdown, in which the readiness check answers 503
+            ``draining`` and requests are still served. It must be longer than the load balancer needs to notice.
+        purpose: a few words that ``sharedvol status`` shows.
+        migrate: False if something else runs the migrations. Readiness then waits for it.
         check_timeout: seconds that all ``checks`` together may take.
-        max_age: seconds for which answers of the database and the checks are used again.
-        database, engine: when readiness queries the database, and through which engine: see `sharedvol.health.Health`.
-        exit_on_failure: whether a start-up that fails in the background ends the process, with status 3. Only a
-            test wants it not to.
+        max_age: seconds for which answers of the database and the checks are reused.
+        database: when readiness queries the database, see `sharedvol.health.Health`.
+        engine: the engine of these queries, see `sharedvol.health.Health`.
+        exit_on_failure: whether a failed start-up in the background ends the process with status 3.
 
     Attributes:
         failed: why the start-up failed; None if it did not.
-        serving: whether the server takes requests, so that it makes sense to drain.
+        serving: whether the server takes requests, so that a drain makes sense.
 
     Raises:
-        TypeError: a check is no function.
+        TypeError: a check is not a function.
         ValueError: ``drain`` or another time is negative.
     """
 
@@ -80,7 +79,7 @@ class Service:
     ) -> None:
         for name, seconds in (("drain", drain), ("check_timeout", check_timeout), ("max_age", max_age)):
             if not seconds >= 0:
-                raise ValueError(f"{name} is 0 or more seconds, not {seconds!r}")
+                raise ValueError(f"{name} must be 0 or more seconds, not {seconds!r}")
         self.volume = volume if isinstance(volume, Volume) or volume is None else Volume(volume)
         self.coordinator = coordinator
         self.drain, self.purpose, self.exit_on_failure = drain, purpose, exit_on_failure
@@ -88,12 +87,12 @@ class Service:
         self._checks = Checks(checks or {}, timeout=check_timeout, max_age=max_age)
         self._migrates = coordinator is not None and migrate
         self._migrated = not self._migrates
-        self._told_to_drain: Callable[[], bool] | None = None
+        self._master_drains: Callable[[], bool] | None = None
         self.renew()
         forks.track(self)
 
     def renew(self) -> None:
-        """Forget what belongs to the parent process. A forked child does so by itself."""
+        """Forget the state of the parent process. A forked child calls it automatically."""
         self._lock, self._counting = native.Turnstile(), native.Turnstile()
         self._started = self._starting = self._stopped = self._draining = False
         self._users = 0
@@ -102,14 +101,14 @@ class Service:
         self._family_slot: int | None = None
         self._ended = threading.Event()
         self._run: threading.Thread | None = None
-        self._gates = Gates(self.drain, self._on_sigterm, lambda: self._told_to_drain is not None)
+        self._gates = Gates(self.drain, self._on_sigterm, lambda: self._master_drains is not None)
         self._health = self._new_health()
         self._checks.renew()
         self.failed: BaseException | None = None
 
     @property
     def replica(self) -> str | None:
-        """The replica's name; None where nothing names this container."""
+        """The replica's name; None if this container has no name."""
         membership = self._membership
         if membership is not None:
             return membership.name
@@ -122,33 +121,33 @@ class Service:
     def slot(self) -> int | None:
         """The replica's slot on the volume; None before the start, after the stop and without a volume."""
         forks.notice()
-        membership = self._membership  # which `stop` may take away meanwhile
+        membership = self._membership  # `stop` may clear it meanwhile
         return self._family_slot if membership is None else membership.slot
 
     @property
     def started(self) -> bool:
-        """Whether this process has joined and has begun to migrate."""
+        """Whether this process has joined the volume and has begun to migrate."""
         forks.notice()
         return self._started
 
     @property
     def draining(self) -> bool:
         """Whether this replica is about to stop."""
-        return self._draining or (self._told_to_drain is not None and self._told_to_drain())
+        return self._draining or (self._master_drains is not None and self._master_drains())
 
     @property
     def told_to_stop(self) -> bool:
-        """Whether the server stops, so that a start is in vain. Only after `drain_on_sigterm`."""
+        """Whether the server stops, so that a start is pointless. Known only after `drain_on_sigterm`."""
         return self._gates.opened
 
     @property
     def in_use(self) -> bool:
-        """Whether a lifespan of an application has begun and not ended."""
+        """Whether a lifespan of an application is running."""
         return self._users > 0
 
     @contextlib.contextmanager
     def used(self) -> Iterator[None]:
-        """Hold back SIGTERM for a block, and stop at its end: of several such blocks, at the end of the last.
+        """Delay SIGTERM during a block, and stop at the end of the last such block.
 
         Two servers may run one application, and each of them has its own handler of SIGTERM.
         """
@@ -168,22 +167,22 @@ class Service:
     def start(self, *, wait: bool = False) -> None:
         """Join the volume, and begin to migrate in a thread. Does nothing in a process that has started.
 
-        A worker that cannot join while its master or another worker is a member is started all the same: it logs why,
-        and tries again in the background.
+        A worker starts even if it cannot join, as long as its master or another worker is a member. It logs why, and
+        retries in the background.
 
         Args:
-            wait: until nothing is pending.
+            wait: wait until no migration is pending.
 
         Raises:
             PresenceError, LockError, InvalidNameError, IdentityError: as `Volume.join`.
-            SharedVolError: with ``wait``, as `MigrationCoordinator.run`; else that ends the process.
+            SharedVolError: with ``wait``, as `MigrationCoordinator.run`. Without it, such an error ends the process.
         """
         forks.notice()
         with self._lock:
             if not self._started:
                 self._stopped, self._ended = False, threading.Event()
                 self._join()
-                if self._stopped:  # while we waited for others who join
+                if self._stopped:  # while this process waited for others to join
                     self._leave()
                     return
                 self._started = True
@@ -191,7 +190,7 @@ class Service:
                 self._begin_to_migrate(wait)
 
     def start_in_background(self) -> bool:
-        """`start`, in a thread: what it raises ends the process. Return whether a start has begun."""
+        """Run `start` in a thread, where an error ends the process. Return whether a start has begun."""
         if self.started or self._starting or self._stopped or self._lock.locked():
             return False
         self._starting = True
@@ -199,7 +198,7 @@ class Service:
         return True
 
     def run_migrations(self) -> None:
-        """Apply what is pending, here and now, also when it was done before: a reload may bring new ones.
+        """Apply pending migrations in this thread. Do so even if they ran before, because a reload may bring new ones.
 
         Raises:
             SharedVolError: as `MigrationCoordinator.run`.
@@ -214,51 +213,51 @@ class Service:
         self._migrated, self.failed = True, None
 
     def live(self) -> HealthReport:
-        """Whether the process answers at all."""
+        """Return a report that the process is alive."""
         return self._health.live()
 
     def ready(self) -> HealthReport:
-        """Whether the replica may be sent requests: as `Health.ready`, with further reasons.
+        """Return whether the replica is ready for requests, as `Health.ready` does, with further reasons.
 
-        These are ``starting``, ``draining``, ``startup_error`` and the names of the ``checks``. The body has
-        ``replica``, ``slot`` and ``checks`` too. Never longer than the database (5 s) and the checks are waited for.
+        These are ``starting``, ``draining``, ``startup_error`` and the names of the ``checks``. The body also has
+        ``replica``, ``slot`` and ``checks``. It takes at most 5 s for the database and the time limit of the checks.
         """
         forks.notice()
-        report = self._draining_report() or self._look()
+        report = self._draining_report() or self._readiness()
         report.body.update(replica=self.replica, slot=self.slot)
         return report
 
     def begin_drain(self) -> None:
-        """Say that this process is about to stop: from now on it is not ready."""
+        """HealthReport from now on that this process is not ready, because it is about to stop."""
         self._draining = True
 
     def drain_when(self, told: Callable[[], bool]) -> None:
-        """Drain when ``told()``, and not at a SIGTERM of this process: a master decides for all its workers."""
-        self._told_to_drain = told
+        """Drain when ``told()`` is true, and not at SIGTERM, because a master decides for all its workers."""
+        self._master_drains = told
 
     def drain_on_sigterm(self, *, serving: bool = True) -> bool:
-        """Hold back SIGTERM from whoever handles it now, for ``drain`` seconds. Only in the main thread.
+        """Delay SIGTERM for ``drain`` seconds before its current handler runs. Call it in the main thread.
 
         Args:
-            serving: whether requests are taken already; else SIGTERM is not held back before ``self.serving`` is set.
+            serving: whether the server takes requests. If not, SIGTERM is not delayed before ``self.serving`` is set.
 
         Returns:
-            Whether it will be. Not in a worker whose master drains, and not under a server that closes its port first.
+            Whether SIGTERM will be delayed: not if a master drains, and not if the server closes its port first.
         """
         self.serving = self.serving or serving
         return self._gates.add() is not None
 
     def warn_if_undrained(self) -> None:
-        """Log one warning, with the server's name and the remedy, where nothing drains this process at SIGTERM."""
+        """Log one warning, with the server's name and the remedy, if nothing drains this process at SIGTERM."""
         self._gates.warn_if_none()
 
     def keep_draining_on_sigterm(self) -> None:
-        """Hold back SIGTERM again where another server of this process has set its own handler since."""
+        """Delay SIGTERM again if another server in this process has set its own handler since."""
         if self._gates:
             self._gates.add()
 
     def stop(self) -> None:
-        """Leave the volume. Waits for nothing; a migration that still runs ends with the process."""
+        """Leave the volume without waiting. A migration that is still running ends with the process."""
         forks.notice()
         self._stopped, self._started, self._draining, self.serving = True, False, False, False
         self._ended.set()
@@ -278,7 +277,7 @@ class Service:
     def _join_now(self, ended: threading.Event) -> None:
         assert self.volume is not None
         membership = self._membership = self.volume.join(purpose=self.purpose)
-        if ended.is_set():  # stopped meanwhile, and maybe started again
+        if ended.is_set():  # the service was stopped meanwhile, and perhaps started again
             membership.leave()
 
     def _leave(self) -> None:
@@ -288,22 +287,21 @@ class Service:
             membership.leave()
 
     def _begin_to_migrate(self, wait: bool) -> None:
-        running = self._run is not None and self._run.is_alive()
-        if wait and running:
-            assert self._run is not None
-            self._run.join()
+        run = self._run if self._run is not None and self._run.is_alive() else None
+        if wait and run is not None:
+            run.join()
             if self.failed is not None:
                 raise self.failed
         elif wait:
             self.run_migrations()
-        elif not running:
+        elif run is None:
             self._run = start_thread(self._migrate_or_end, "migrations")
 
     def _migrate_or_end(self) -> None:
         try:
             self.run_migrations()
         except BaseException:
-            self._fail("the migrations failed")  # the coordinator has said why, and what was applied before
+            self._fail("the migrations failed")  # the coordinator has logged the reason
 
     def _start_or_end(self) -> None:
         try:
@@ -323,32 +321,30 @@ class Service:
         _log.critical("%s: this process ends with status %d", what, START_UP_FAILED)
         end_process()
 
-    def _look(self) -> HealthReport:
+    def _readiness(self) -> HealthReport:
         if self.failed is not None:
             migrating = self._started and self.coordinator is not None
             return self._health.not_ready("migration_error" if migrating else "startup_error", str(self.failed))
         if not self._started:
-            return self._health.not_ready("starting", "the service has not been started in this process, or not yet")
+            return self._health.not_ready("starting", "the service has not started in this process")
         if not self._migrated:
             return self._health.not_ready("migrations_pending")
         report = self._health.ready()
         if not report.ok:
             return HealthReport(report.code, dict(report.body))
-        answers = self._checks.ask()
-        failing = [name for name, said in answers.items() if said != OK]
+        results = self._checks.ask()
+        failing = [name for name, result in results.items() if result != OK]
         if failing:
-            report = self._health.not_ready(failing[0], f"{failing[0]}: {answers[failing[0]]}")
-        return self._draining_report() or HealthReport(report.code, {**report.body, "checks": answers})
+            report = self._health.not_ready(failing[0], f"{failing[0]}: {results[failing[0]]}")
+        return self._draining_report() or HealthReport(report.code, {**report.body, "checks": results})
 
     def _draining_report(self) -> HealthReport | None:
         return self._health.not_ready("draining") if self.draining else None
 
     def _on_sigterm(self) -> bool:
-        """In the signal handler: take no lock."""
+        """Return whether to delay SIGTERM. This runs in the signal handler, so it must not acquire a lock."""
         self._draining = True
-        if not self._started or not self.serving or self.drain == 0:
-            return False
-        if self._gates.passed or self._gates.reloads:
+        if not self._started or not self.serving or self.drain == 0 or self._gates.passed or self._gates.reloads:
             return False
         waiting = not self._migrated and self.coordinator is not None and self.coordinator.current.state == "waiting"
-        return not waiting  # for who waits for another replica nobody has sent requests, and nothing is half done
+        return not waiting  # a replica that waits for another one has no requests and no unfinished migration

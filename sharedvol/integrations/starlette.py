@@ -1,4 +1,4 @@
-"""Starlette and FastAPI, served by uvicorn or by gunicorn's uvicorn worker.
+"""A lifespan and health checks for Starlette and FastAPI, served by uvicorn or by gunicorn's uvicorn worker.
 
 ::
 
@@ -28,14 +28,14 @@ _Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 
 def lifespan(service: Service, then: _Lifespan | None = None) -> _Lifespan:
-    """A lifespan that starts and stops ``service``.
+    """Return a lifespan that starts and stops ``service``.
 
-    It does not wait for the migrations: the server answers ``/health/live`` meanwhile. On SIGTERM the service drains,
-    in the main thread of a server that handles the signal by ``signal.signal``, as uvicorn does.
+    It does not wait for the migrations, so the server answers ``/health/live`` meanwhile. The service drains at
+    SIGTERM if the server handles the signal by ``signal.signal`` in the main thread, as uvicorn does.
 
     Args:
-        service: what to run.
-        then: the application's own lifespan, run inside: it finds the volume joined, and the migrations begun.
+        service: the service to run.
+        then: the application's own lifespan. It runs inside, when the volume is joined and the migrations have begun.
     """
 
     @contextlib.asynccontextmanager
@@ -53,18 +53,19 @@ def lifespan(service: Service, then: _Lifespan | None = None) -> _Lifespan:
 
 
 def health_routes(service: Service, *, live_path: str = LIVE_PATH, ready_path: str = READY_PATH) -> list[BaseRoute]:
-    """Routes for the two checks, to be added to an application's; they are not in FastAPI's documentation.
+    """Return the routes of the two health checks. FastAPI's documentation does not list them.
 
     Args:
-        service: what answers.
-        live_path, ready_path: where.
+        service: the service that answers.
+        live_path: the path of the liveness check.
+        ready_path: the path of the readiness check.
     """
     answers = Answers(service)
 
-    async def live(request: Request) -> JSONResponse:
+    async def live(_: Request) -> JSONResponse:
         return _json(answers.live())
 
-    async def ready(request: Request) -> JSONResponse:
+    async def ready(_: Request) -> JSONResponse:
         return _json(await answers.ready())
 
     return [Route(live_path, live, methods=["GET"]), Route(ready_path, ready, methods=["GET"])]

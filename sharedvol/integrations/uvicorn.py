@@ -1,13 +1,13 @@
-"""uvicorn with several workers, as ``uvicorn APP --workers N`` runs it, with three faults fixed.
+"""Run uvicorn with several workers, as ``uvicorn APP --workers N`` does, with three faults fixed.
 
 ::
 
     python -m sharedvol.integrations.uvicorn shop.app:app --workers 4
 
 uvicorn's parent process ends with status 0 when a worker cannot start (and older releases start it again and again),
-so ``restart: on-failure`` sees no failure; here it ends with 3. While uvicorn's parent process waits for a worker, at
-SIGHUP, SIGTTOU or the stop, it handles no signal; here SIGTERM reaches every worker at once, and a second one ends
-their drain. With one worker there is no parent process, and nothing differs.
+so ``restart: on-failure`` does not notice the failure. This one ends with 3. While uvicorn's parent process waits for a
+worker, at SIGHUP, SIGTTOU or the stop, it handles no signal. Here SIGTERM reaches every worker at once, and a second
+SIGTERM ends their drain. With one worker there is no parent process, and nothing differs.
 """
 
 from __future__ import annotations
@@ -25,15 +25,14 @@ from typing import Any, ClassVar, Final
 
 from uvicorn.supervisors import Multiprocess, multiprocess
 
-from sharedvol.integrations.background import start_thread
-from sharedvol.integrations.process import START_UP_FAILED
+from sharedvol.integrations.process import START_UP_FAILED, start_thread
 
 _log = logging.getLogger("uvicorn.error")
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class Worker(multiprocess.Process):
-    """One worker process. The first SIGTERM is sent once, whichever part of the parent process sends it.
+    """A worker process. The first SIGTERM is sent only once, although several parts of the parent process send it.
 
     Attributes:
         running: the workers of this process that were started and not yet waited for.
@@ -41,7 +40,7 @@ class Worker(multiprocess.Process):
 
     running: ClassVar[list[Worker]] = []
     _lock: ClassVar[threading.Lock] = threading.Lock()
-    _told = False
+    _signalled = False
 
     def start(self) -> None:
         """Start the process."""
@@ -49,9 +48,9 @@ class Worker(multiprocess.Process):
         self.running.append(self)
 
     def terminate(self) -> None:
-        """Send SIGTERM, unless that was done before."""
+        """Send SIGTERM, unless it was sent before."""
         with self._lock:
-            first, self._told = not self._told, True
+            first, self._signalled = not self._signalled, True
             if first:
                 super().terminate()
 
@@ -62,14 +61,14 @@ class Worker(multiprocess.Process):
             self.running.remove(self)
 
     def wait_until_ready(self, timeout: float, should_exit: threading.Event | None = None) -> bool:
-        """As uvicorn's, but a stop is not a reason to kill a worker: it may serve, and is stopped with the others."""
+        """Wait as uvicorn does, but do not kill the worker at a stop: it may serve, and stops with the others."""
         ready = super().wait_until_ready(timeout, should_exit)
         return ready or (should_exit is not None and should_exit.is_set() and self.process.is_alive())
 
     def send(self, number: int, *, again: bool) -> None:
-        """Send a signal, from any thread. Without ``again`` only to a worker that has had no SIGTERM."""
+        """Send a signal, from any thread. Without ``again``, send it only to a worker that has not had a SIGTERM."""
         with self._lock:
-            first, self._told = not self._told, True
+            first, self._signalled = not self._signalled, True
             if (first or again) and self.process.pid is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self.process.pid, number)
@@ -81,14 +80,14 @@ class Supervisor(Multiprocess):
     def __init__(self, config: Any, *args: Any, **more: Any) -> None:
         super().__init__(config, *args, **{**more, **_checked(more)})
         self._cannot_start = False
-        # A signal handler interrupts the main thread anywhere, so it may only call what is re-entrant.
+        # A signal handler interrupts the main thread anywhere, so it may only call reentrant functions.
         self._arrived: queue.SimpleQueue[int] = queue.SimpleQueue()
         start_thread(self._pass_on, "stop")
         for number in _STOP_SIGNALS:
-            signal.signal(number, self._hear)
+            signal.signal(number, self._handle)
 
     def run(self) -> None:
-        """Run until a signal says stop, or a worker cannot start.
+        """Run until a signal stops the server, or a worker cannot start.
 
         Raises:
             SystemExit: a worker could not start.
@@ -107,7 +106,7 @@ class Supervisor(Multiprocess):
             self.should_exit.set()
 
     def restart_all(self) -> None:
-        """Replace the workers one by one, until a signal says stop."""
+        """Replace the workers one by one, until a signal stops the server."""
         workers = self.processes
         for index, old in enumerate(workers):
             if self.should_exit.is_set():
@@ -115,16 +114,16 @@ class Supervisor(Multiprocess):
             self.processes = [old]
             super().restart_all()
             workers[index] = self.processes[0]
-            if workers[index] is old:  # its successor did not get ready
+            if workers[index] is old:  # its successor did not become ready
                 break
         self.processes = workers
 
-    def _hear(self, number: int, frame: object) -> None:
+    def _handle(self, number: int, _: object) -> None:
         self.signal_queue.append(number)
         self._arrived.put(number)
 
     def _pass_on(self) -> None:
-        """In a thread: the main thread may be waiting for a worker. Send every worker what this process receives."""
+        """Forward signals to every worker. This runs in a thread, because the main thread may wait for a worker."""
         again = False
         while True:
             number = self._arrived.get()
@@ -135,7 +134,7 @@ class Supervisor(Multiprocess):
 
 
 class _StartOrFail:
-    """What a worker runs, where uvicorn (before 0.47) ends a worker that could not start with status 0."""
+    """The main function of a worker. uvicorn before 0.47 ends a worker that could not start with status 0."""
 
     def __init__(self, run: Callable[..., object]) -> None:
         self._run = run
@@ -155,7 +154,7 @@ def _checked(more: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """The command line of uvicorn."""
+    """Run the command line of uvicorn."""
     command = importlib.import_module("uvicorn.main")
     command.Multiprocess = Supervisor  # type: ignore[attr-defined]
     multiprocess.Process = Worker  # type: ignore[misc]

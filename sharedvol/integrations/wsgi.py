@@ -1,4 +1,6 @@
-"""Any WSGI application. Under gunicorn use `sharedvol.integrations.gunicorn`, too, which starts and drains.
+"""Health checks for any WSGI application.
+
+With gunicorn, also use `sharedvol.integrations.gunicorn`, which starts and drains.
 
 ::
 
@@ -22,9 +24,9 @@ _App = Callable[[_Environ, _Respond], Iterable[bytes]]
 
 
 def prepare(service: Service) -> None:
-    """Let the service drain under waitress, which handles no signal, or warn where nothing drains it.
+    """Let the service drain under waitress, which handles no signal, or warn if nothing drains it.
 
-    To be called where the application is made: a server that imports it is on the stack then.
+    Call it where the application is created. A server that imports the application is on the stack then.
     """
     name = server_name()
     if name == "waitress":
@@ -34,21 +36,22 @@ def prepare(service: Service) -> None:
 
 
 def at_request(service: Service) -> None:
-    """Start a service that has not been started, without waiting for it, and warn where nothing drains it."""
+    """Start a service that has not been started, without waiting for it, and warn if nothing drains it."""
     service.start_in_background()
     service.warn_if_undrained()
 
 
 class HealthMiddleware:
-    """Answers the two checks, and passes on all else.
+    """A middleware that answers the two health checks and forwards all other requests.
 
-    The first request starts a service that has not been started, without waiting for it. Better start it before,
-    with `Service.start` or gunicorn's hooks: a server that is asked nothing has not joined its volume either.
+    The first request starts a service that has not been started, without waiting for it. Better start it before, with
+    `Service.start` or gunicorn's hooks, because a server without requests has not joined its volume.
 
     Args:
         app: the application.
-        service: what answers.
-        live_path, ready_path: where, below the place where the application is mounted.
+        service: the service that answers.
+        live_path: the path of the liveness check, below the mount point of the application.
+        ready_path: the path of the readiness check, below the mount point of the application.
     """
 
     def __init__(
@@ -59,7 +62,7 @@ class HealthMiddleware:
         prepare(service)
 
     def __call__(self, environ: _Environ, start_response: _Respond) -> Iterable[bytes]:
-        """As every WSGI application (PEP 3333)."""
+        """Handle a request, as a WSGI application (PEP 3333)."""
         at_request(self._service)
         answer = self._answers.get(environ.get("PATH_INFO", ""))
         if answer is None:

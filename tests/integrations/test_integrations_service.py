@@ -155,7 +155,7 @@ def test_checks_say_why(stopping: list[Service]) -> None:
         report = service.ready()
         assert (report.code, report.body["reason"]) == (503, "disk")
         assert report.body["checks"]["disk"] == words
-    with pytest.raises(TypeError, match="'disk' is to be a function"):
+    with pytest.raises(TypeError, match="'disk' must be a function"):
         Service(checks={"disk": waits})
     service = Service(checks={"disk": lambda: waits()})
     service.start()
