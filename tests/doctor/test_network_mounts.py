@@ -26,12 +26,12 @@ from sharedvol import (
     NetworkFileSystemWarning,
     Semaphore,
     Volume,
+    cli,
     open_lock,
     remove_stale_temporaries,
     stale_temporaries,
 )
 from sharedvol.cache import Cache
-from sharedvol.cli import main as cli
 from sharedvol.logs import ReplicaFileHandler
 from sharedvol.mounts import is_network
 from sharedvol_sidecar import cli as sidecar

@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from sharedvol.cli import main as cli
+from sharedvol.cli import main
 from sharedvol.cli.lint import EXIT_CODES, SEVERITIES
 from sharedvol.lint import Severity
 from sharedvol.lint.rules import EVERY
@@ -39,7 +39,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     try:
-        code = cli.main(["lint", *arguments])
+        code = main(["lint", *arguments])
     except SystemExit as end:
         assert isinstance(end.code, int)
         code = end.code

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.lint.linted import look, of
 
-from sharedvol.cli import main as cli
+from sharedvol.cli import main
 from sharedvol.lint import Severity
 from sharedvol.lint.rules import EVERY
 
@@ -81,7 +81,7 @@ def test_the_index_shows_what_the_command_prints(
     monkeypatch.setenv("PATH", str(tmp_path))
     program, *arguments = shlex.split(command)
     assert program == "sharedvol"
-    assert cli.main(arguments) == 1
+    assert main(arguments) == 1
     assert capsys.readouterr().out == printed
 
 
