@@ -228,7 +228,7 @@ class Service:
         return report
 
     def begin_drain(self) -> None:
-        """HealthReport from now on that this process is not ready, because it is about to stop."""
+        """Report from now on that this process is not ready, because it is about to stop."""
         self._draining = True
 
     def drain_when(self, told: Callable[[], bool]) -> None:
