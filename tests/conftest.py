@@ -35,9 +35,18 @@ TORTURE = (
     "doctor/test_network_torture_nfs.py",
     "migrations/test_migrations_kill.py",
 )
+EACH_STEP = (
+    "cache/test_cache_kill_points.py",
+    "cli/test_interrupts.py",
+    "locks/test_fence_kill_points.py",
+    "logs/test_replica_log_interrupts.py",
+    "logs/test_replica_log_planted.py",
+    "volume/test_presence_kill_points.py",
+)
+"""Tests that stop a process at each of its steps."""
 FOLDERS = {
-    "slow": ("conformance", "r", "soak", "traefik", "upgrade", "containers", *TORTURE),
-    "server": ("integrations", "traefik"),
+    "slow": ("conformance", "r", "soak", "traefik", "upgrade", "containers", *EACH_STEP, *TORTURE),
+    "server": ("integrations", "traefik", "logs/test_replica_log_servers.py"),
     "container": ("containers",),
     "torture": TORTURE,
 }
