@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support.containers.container_engine import Engine
@@ -38,6 +39,18 @@ def test_without_any_capability_every_file_is_judged_by_a_lease(outcome: Outcome
     assert outcome.summary["unleased"] == outcome.summary["failed"] == 0
     told = {event["event"] for event in outcome.events}
     assert told.isdisjoint({"unleased", "scan_only", "fault", "failed", "refused", "unmatched"})
+
+
+def test_two_runs_on_one_machine_do_not_share_their_networks(engine: Engine) -> None:
+    """A project's networks have the same names in each run, and end with it."""
+    if engine.command != "podman":
+        pytest.skip("networks belong to the machine's own engine")
+    name = f"net-{engine.label[-12:]}"
+    engine.call("network", "create", name)
+    try:
+        assert not Path("/etc/containers/networks", f"{name}.json").exists()
+    finally:
+        engine.call("network", "rm", name)
 
 
 def _lost(files: Files, path: str) -> None:

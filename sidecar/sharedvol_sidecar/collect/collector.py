@@ -307,6 +307,7 @@ class Collector:
             self._visits.close()
             for item in batch.items:
                 item.close()
+            self._destination.begin()  # or the directories of the last batch stay open until there is another
             self._scanner.shard = whole
             self._found = 0
             self._end_help(stop)

@@ -291,6 +291,27 @@ def test_a_service_that_fails_again_and_again_keeps_nothing(tmp_path: Path, sort
     assert found == reasons
 
 
+def test_an_idle_collector_holds_the_same_whatever_it_has_collected(volume: Volume) -> None:
+    """Neither the directories of its last batch nor what belongs to a log that has ended stays open."""
+    with contextlib.closing(volume.collector()) as collector:
+        volume.write("c1/results/first")
+        collector.run_pass()
+        before = _open()
+        for number in range(20):
+            volume.write(f"c{number}/results/{number}", str(number))
+        with open(volume.write("c1/logs/app.log"), "a") as log:
+            log.write("line\n")
+            log.flush()
+            collector.run_pass()
+            assert list(volume.live().values()) == ["line\n"]
+            following = _open()
+            collector.run_pass()
+            assert _open() == following
+        collector.run_pass()
+        assert len(volume.files()) == 22
+        assert _open() == before
+
+
 def test_a_closed_collector_goes_with_its_last_reference(volume: Volume) -> None:
     for number in range(3):
         volume.write(f"c1/results/{number}", str(number))

@@ -36,6 +36,10 @@ class Chaos:
         choose: makes its choices.
         note: gets a line for each disturbance.
         long: whether a stopped sidecar may be stopped for longer than the kernel keeps a lease.
+
+    Attributes:
+        counts: of disturbances, by kind.
+        samples: what the sidecar that stays held at its least, after each disturbance.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class Chaos:
     ) -> None:
         self._cast, self._places, self._choose, self._note, self._long = cast, places, choose, note, long
         self.counts: Counter[str] = Counter()
+        self.samples: list[Sample] = []
         self._events: dict[str, tuple[int, Callable[[], None]]] = {
             "sidecar killed": (5, self._kill_sidecar),
             "sidecar stopped": (3, self._stop_sidecar),
@@ -91,7 +96,8 @@ class Chaos:
             return self._cast.is_collecting() and progress(self._cast.records) >= end
 
         wait_until(passed, "writers and sidecars to work")
-        return lowest(samples)
+        self.samples.append(lowest(samples))
+        return self.samples[-1]
 
     def _kill_sidecar(self) -> None:
         number = self._choose.choice(self._cast.others())

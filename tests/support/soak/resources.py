@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,15 +26,24 @@ class Sample:
         return f"{self.descriptors} descriptors, {self.threads} threads, {self.memory >> 20} MiB"
 
 
-ADDED = Sample(descriptors=16, threads=3, memory=32 << 20)
-"""What an idle sidecar may hold more than when it had begun: directories of its last batch, locks that it watches."""
+ADDED = Sample(descriptors=8, threads=3, memory=32 << 20)
+"""What an idle sidecar may hold more than when it had begun: locks of other sidecars that it watches, the catalog."""
+
+PARTS = 4
+"""Parts of a soak, for each of which its report has what the sidecar held."""
 
 
-def lowest(samples: list[Sample]) -> Sample:
+def lowest(samples: Sequence[Sample]) -> Sample:
     """The least of each: between two passes, with few logs open."""
     return Sample(
         min(one.descriptors for one in samples), min(one.threads for one in samples), min(one.memory for one in samples)
     )
+
+
+def by_part(samples: Sequence[Sample]) -> list[Sample]:
+    """The least of each part of a soak, in order. A leak shows as a growth from part to part."""
+    size = -(-len(samples) // PARTS)
+    return [lowest(samples[start : start + size]) for start in range(0, len(samples), size or 1)]
 
 
 def added(before: Sample, after: Sample) -> list[str]:

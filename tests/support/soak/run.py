@@ -19,10 +19,11 @@ from support.soak.judge import check_catalog, check_nothing_left, compare
 from support.soak.places import MODES, Places
 from support.soak.records import accounts, progress
 from support.soak.releases import HERE, Release
-from support.soak.resources import Sample, added, descriptors, lowest
+from support.soak.resources import Sample, added, by_part, descriptors, lowest
 
 _DRAINS = 20
 _LOOKS = 300
+_STILL = 20
 _SHOW_EVERY = 5.0
 _BYTES = 12  # of an account for each record, about
 _UNFINISHED = ("writing", "settling", "failed", "put_back", "collected")
@@ -61,14 +62,14 @@ class Report:
         collected: files.
         disturbances: by kind.
         problems: what must not be.
-        resources: of the sidecar that lived through all of it: idle at the beginning, and idle at the end.
+        resources: of the sidecar that lived through all of it: at its least in each part, then idle at the end.
     """
 
     acknowledged: Counter[str] = field(default_factory=Counter)
     collected: int = 0
     disturbances: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
-    resources: tuple[str, str] = ("", "")
+    resources: list[Sample] = field(default_factory=list)
 
     def __str__(self) -> str:
         lost = sum(text.startswith("lost") for text in self.problems)
@@ -77,7 +78,7 @@ class Report:
             f"{self.acknowledged.total():,} records acknowledged: {_shown(self.acknowledged)}",
             f"{self.collected:,} files collected",
             f"{self.disturbances.total():,} disturbances: {_shown(self.disturbances)}",
-            f"an idle sidecar held {self.resources[0]}; at the end {self.resources[1]}",
+            f"a sidecar held at its least, part by part, and idle at the end: {'; '.join(map(str, self.resources))}",
             f"lost {lost}, doubled {doubled}, other problems {len(self.problems) - lost - doubled}",
         ]
         return "\n".join(lines + [f"  {text}" for text in self.problems[:50]])
@@ -121,7 +122,7 @@ def run(plan: Plan, outside: Path, mounts: Path) -> Report:
     problems += _verify(places)
     if problems:
         _keep_evidence(places, outside)
-    return Report(verdict.acknowledged, verdict.collected, chaos.counts, problems, (str(first), str(last)))
+    return Report(verdict.acknowledged, verdict.collected, chaos.counts, problems, [*by_part(chaos.samples), last])
 
 
 def _disturb(plan: Plan, cast: Cast, chaos: Chaos, began: float) -> Sample:
@@ -142,13 +143,18 @@ def _disturb(plan: Plan, cast: Cast, chaos: Chaos, began: float) -> Sample:
 
 
 def _idle(cast: Cast, first: Sample) -> Sample:
-    """What the sidecar that stays holds when it has nothing more to do."""
+    """What the sidecar that stays holds when it has nothing more to do: its least, once that falls no more."""
     seen: list[Sample] = []
+    fell = 0
 
     def settled() -> bool:
+        nonlocal fell
         time.sleep(0.1)
-        seen.append(Sample.of(cast.witness.running.pid))
-        return len(seen) > _LOOKS or not added(first, seen[-1])
+        now = Sample.of(cast.witness.running.pid)
+        if not seen or now.descriptors < lowest(seen).descriptors:
+            fell = len(seen)
+        seen.append(now)
+        return len(seen) > _LOOKS or (len(seen) > fell + _STILL and not added(first, lowest(seen)))
 
     wait_until(settled, "a sidecar to be idle")
     return lowest(seen)
