@@ -7,6 +7,7 @@ docs/monitoring.md read these declarations, so a new counter is one new field.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Final, Literal
@@ -224,3 +225,9 @@ DONE: Final = tuple(one.name for one in COUNTERS if one.kind == "done")
 LEFT: Final = tuple(one.name for one in COUNTERS if one.kind == "left")
 ONSETS: Final = tuple(one.name for one in COUNTERS if one.onset is not None)
 """What is left and counted once while it stays."""
+
+
+def reasons(counters: Iterable[Counter], metric: str) -> tuple[str, ...]:
+    """Return the reasons that the counters of one metric have, each once."""
+    found = [place for one in counters for place in (one.metric, one.onset) if isinstance(place, Reason)]
+    return tuple(dict.fromkeys(place.reason for place in found if place.metric == metric))

@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager
 from typing import Any, cast
 
 from sharedvol.errors import SharedVolError
+from sharedvol.locks.backend import LockBackend
 from sharedvol.locks.file import FileLock, linux
-from sharedvol.locks.file.backend import LockBackend
 
 OpenDirectory = Callable[[], AbstractContextManager[int]]
 """Opens the directory of a lock file, and closes it again."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from sharedvol import forks, native
-from sharedvol.locks.file.backend import Closer, Handle, LockBackend
+from sharedvol.locks.backend import Closer, Handle, LockBackend
 
 _Handle = TypeVar("_Handle")
 

@@ -11,8 +11,8 @@ from typing import Final
 
 from sharedvol import forks, native
 from sharedvol.errors import LockLostError, LockTimeout, describe
+from sharedvol.locks.backend import Handle, LockBackend
 from sharedvol.locks.file import waiter
-from sharedvol.locks.file.backend import Handle, LockBackend
 from sharedvol.locks.file.fencing import FencingFiles
 from sharedvol.locks.file.fork import close_tracked, open_tracked, untrack
 from sharedvol.locks.file.owners import free_orphans, refuse_deadlock

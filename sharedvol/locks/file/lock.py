@@ -19,8 +19,8 @@ from typing import Any, Final
 from sharedvol import forks, native
 from sharedvol.errors import LockError, LockFileError, LockTimeout, NotLockedError
 from sharedvol.locks.arguments import DEFAULT, Default, check_purpose, check_timeout, limit_of
+from sharedvol.locks.backend import LockBackend
 from sharedvol.locks.file import linux, portable
-from sharedvol.locks.file.backend import LockBackend
 from sharedvol.locks.file.fencing import FencingFiles
 from sharedvol.locks.file.hold import Hold
 from sharedvol.locks.file.holder_file import FileHolder, holder_of, read_record

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sharedvol import forks, native
-from sharedvol.locks.file.backend import Handle, LockBackend
+from sharedvol.locks.backend import Handle, LockBackend
 from sharedvol.locks.file.fork import close_tracked
 
 Key = tuple[object, bool]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from sharedvol_sidecar.collect.collector import Collector
+from sharedvol_sidecar.collect.wiring import CollectorOptions
 from sharedvol_sidecar.config.collector_config import CollectorConfig
 from sharedvol_sidecar.counters import PassCounts
 from sharedvol_sidecar.errors import explaining_descriptors
@@ -39,7 +40,7 @@ def once(
 
 def _drain(job: CollectorConfig, listener: Listener, after_batch: Callable[[PassCounts], None] | None) -> PassCounts:
     deduplicator = Deduplicator(listener)
-    collector = Collector(job, Events(deduplicator), wait=PATIENCE)
+    collector = Collector(job, Events(deduplicator), CollectorOptions(wait=PATIENCE))
     total = PassCounts()
 
     def progress(counts: PassCounts) -> None:

@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterable
 
 from sharedvol import LockTimeout
 from sharedvol_sidecar.errors import FULL, ConfigError
 from sharedvol_sidecar.fs.directory import Directory
-from sharedvol_sidecar.fs.private import private_lock
-from sharedvol_sidecar.transfer.claims import slot_lock
+from sharedvol_sidecar.fs.private import directory_id, private_lock
+from sharedvol_sidecar.transfer.claims import Claims, slot_lock
 
 _SUFFIX = ".to"
 _PATIENCE = 10.0  # seconds: the lock is held for some milliseconds
@@ -33,11 +32,10 @@ class Serving:
     """The note that a sidecar collects from a spool into a destination, until `close`.
 
     Args:
-        movers: the directory of the slots' locks.
-        slot: this sidecar's slot.
+        claims: this sidecar's claims, with its slot.
+        root: the destination's root.
         spool: the spool's path, for the message.
-        id: gives the destination's id.
-        collected: the destination's path.
+        collected: the destination's path, for the message.
 
     Raises:
         ConfigError: a living sidecar collects from the spool into another destination.
@@ -45,13 +43,13 @@ class Serving:
         LockTimeout: another sidecar has been starting for 10 seconds.
     """
 
-    def __init__(self, movers: Directory, slot: str, spool: str, id: Callable[[], str], collected: str) -> None:
-        self._movers, self._name = movers, f"{slot}{_SUFFIX}"
+    def __init__(self, claims: Claims, root: Directory, spool: str, collected: str) -> None:
+        self._claims, self._movers, self._name = claims, claims.movers, f"{claims.slot}{_SUFFIX}"
         self._fd = -1
-        lock = private_lock(f"/proc/self/fd/{movers.fd}/start.lock")
+        lock = private_lock(f"/proc/self/fd/{self._movers.fd}/start.lock")
         try:
             with lock.acquire(timeout=_PATIENCE):
-                ours = id()
+                ours = directory_id(root)
                 self._compare(ours, spool, collected)
                 self._write(ours, collected)
         except BaseException as error:
@@ -65,15 +63,13 @@ class Serving:
         if fd >= 0:
             os.close(fd)
 
-    def has_older(self, slots: Iterable[str]) -> bool:
+    def has_older(self) -> bool:
         """Return whether a sidecar is running that has no note: one of 0.1.0, which sets no marks on live copies.
 
         A sidecar that is just starting, or that has started on a full disk, counts as one. Then logs wait longer.
-
-        Args:
-            slots: those of other sidecars, dead or alive.
         """
-        return any(self._read(f"{slot}{_SUFFIX}") is None and self._is_taken(slot) for slot in slots)
+        others = self._claims.other_slots()
+        return any(self._read(f"{slot}{_SUFFIX}") is None and self._is_taken(slot) for slot in others)
 
     def _is_taken(self, slot: str) -> bool:
         try:

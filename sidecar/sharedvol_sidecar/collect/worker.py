@@ -12,6 +12,7 @@ import sys
 from types import FrameType
 
 from sharedvol_sidecar.collect.collector import Collector, tune_memory
+from sharedvol_sidecar.collect.wiring import CollectorOptions
 from sharedvol_sidecar.config.collector_config import CollectorConfig
 from sharedvol_sidecar.events import Events
 
@@ -31,7 +32,7 @@ def main() -> int:
 
     tune_memory()
     events = Events()  # the collector finds, and reports, the same in its next pass
-    collector = Collector(CollectorConfig(**job), events, shard=(1, 2))
+    collector = Collector(CollectorConfig(**job), events, CollectorOptions(shard=(1, 2)))
     try:
         collector.run_pass(lambda: stopping)
     finally:

@@ -29,6 +29,7 @@ from sharedvol_sidecar.humanize import plain, size
 from sharedvol_sidecar.monitor.deduplicator import Deduplicator
 from sharedvol_sidecar.monitor.service_log import set_up
 from sharedvol_sidecar.service import service
+from sharedvol_sidecar.service.timing import Timing
 
 _FIELD_HELP = "\n".join(f"  {{{name}}}{' ' * (12 - len(name))}{text}" for name, text in FIELDS.items())
 
@@ -104,7 +105,7 @@ def run_command(verbose: bool, **flags: Any) -> None:
     for name, meant in mistyped(os.environ):
         structlog.get_logger().warning("unknown_variable", name=name, meant=meant)
     with exit_on_error(EXIT_CONFIG):
-        service.Service(work, service.Timing.of(settings), settings, lambda: output.state).run()
+        service.Service(work, Timing.of(settings), settings, lambda: output.state).run()
 
 
 class _Display:

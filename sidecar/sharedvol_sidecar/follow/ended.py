@@ -21,7 +21,7 @@ from sharedvol_sidecar.fs.content import same
 from sharedvol_sidecar.fs.directory import Directory
 from sharedvol_sidecar.fs.inode import identity, inode_of
 from sharedvol_sidecar.fs.private import open_private
-from sharedvol_sidecar.monitor.liveness import Liveness, Unwatched, beating
+from sharedvol_sidecar.monitor.liveness import Liveness, beating
 from sharedvol_sidecar.transfer.claims import Claims
 from sharedvol_sidecar.transfer.item import Item
 
@@ -40,11 +40,9 @@ class EndedLogs:
         liveness: receives a sign of life for each chunk that is compared.
     """
 
-    def __init__(
-        self, root: Directory, spool_id: str, claims: Claims, events: Events, liveness: Liveness | None = None
-    ) -> None:
+    def __init__(self, root: Directory, spool_id: str, claims: Claims, events: Events, liveness: Liveness) -> None:
         self._root, self._claims, self._events = root, claims, events
-        self._liveness = liveness or Unwatched()
+        self._liveness = liveness
         directory = open_private(root)
         for name in ("ended", spool_id):
             directory = directory.make(name, 0o700)[0]

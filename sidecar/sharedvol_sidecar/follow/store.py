@@ -156,6 +156,10 @@ class FollowStore:
         self._changes = Changes(directory)
         self.refresh()
 
+    def has_inode(self, inode: int) -> bool:
+        """Return whether a file with this inode may be a followed log."""
+        return inode in self.inodes
+
     def new_pass(self) -> None:
         """Begin a pass: no log was seen yet."""
         self.refresh()

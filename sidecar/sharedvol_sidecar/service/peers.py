@@ -34,7 +34,7 @@ class Peers:
         ended, self._ended = self._ended, False
         return ended
 
-    def look(self, claims: Claims) -> int:
+    def watch(self, claims: Claims) -> int:
         """Watch whoever came since the last look. Returns how many others there are.
 
         Args:
@@ -51,12 +51,12 @@ class Peers:
             self._watched.add(key)
             try:
                 movers = claims.movers.duplicate()  # the thread may outlive the claims
-                threading.Thread(target=self._watch, args=(movers, slot, key), daemon=True, name=f"peer-{slot}").start()
+                threading.Thread(target=self._wait, args=(movers, slot, key), daemon=True, name=f"peer-{slot}").start()
             except (RuntimeError, OSError):  # no more threads or descriptors: the interval finds what it left
                 self._watched.discard(key)
         return len(self._watched)
 
-    def _watch(self, movers: Directory, slot: str, key: tuple[int, int]) -> None:
+    def _wait(self, movers: Directory, slot: str, key: tuple[int, int]) -> None:
         try:
             with movers, slot_lock(movers, slot).acquire(timeout=None):
                 pass

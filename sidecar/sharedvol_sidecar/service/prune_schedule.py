@@ -62,10 +62,10 @@ class PruneSchedule:
 
     @property
     def unfinished(self) -> bool:
-        """Whether the next call of `look` continues at once."""
+        """Whether the next call of `advance` continues at once."""
         return self._steps is not None
 
-    def look(self, collector: Collector, stop: Callable[[], bool] = lambda: False) -> None:
+    def advance(self, collector: Collector, stop: Callable[[], bool] = lambda: False) -> None:
         """Do a portion of it if it is time.
 
         Args:
@@ -130,7 +130,7 @@ class PruneSchedule:
         end = self._clock() + PORTION
         if self._steps is None:
             self._next = self._clock() + EVERY
-        catalog = collector.register.catalog
+        catalog = collector.parts.catalog.catalog
         if self._steps is None or catalog is not self._catalog:
             self._catalog = catalog
             self._steps = self._begin(catalog, collector.root) if catalog is not None else iter(())

@@ -6,6 +6,8 @@ import errno
 import os
 from pathlib import Path
 
+from sharedvol import SharedVolError
+from sharedvol.errors import describe
 from sharedvol_sidecar.collect.collector import Collector
 from sharedvol_sidecar.config.collector_config import CollectorConfig
 from sharedvol_sidecar.counters import PassCounts
@@ -106,7 +108,7 @@ def clear_up(board: ServiceState, collector: Collector, counts: PassCounts) -> N
     if collector.short_of_descriptors:
         now["descriptors"] = "too many files are open: what lies deepest waits in the spool"
     if collector.short_of_spool:
-        reason = "destination_full" if collector.linked else "spool_full"
+        reason = "destination_full" if collector.parts.linked else "spool_full"
         now[reason] = "files wait in the spool until there is room for their claims"
     if collector.short_of_space:
         now["free_space_floor"] = "copies and followed logs wait in the spool until there is room"
@@ -117,7 +119,15 @@ def clear_up(board: ServiceState, collector: Collector, counts: PassCounts) -> N
             board.fault(reason, now[reason])
         else:
             board.clear(reason)
-    if collector.register.problem:
-        board.fault("catalog_unavailable", collector.register.problem)
+    if collector.parts.catalog.problem:
+        board.fault("catalog_unavailable", collector.parts.catalog.problem)
     else:
         board.clear("catalog_unavailable")
+
+
+def in_words(error: Exception) -> str:
+    """Return what happened and to which path; errors of ours say it themselves."""
+    if isinstance(error, SharedVolError) or not isinstance(error, OSError):
+        return str(error)
+    where = f" with {os.fsdecode(error.filename)!r}" if isinstance(error.filename, str | bytes) else ""
+    return f"cannot continue{where}: {describe(error)}"

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import FrameType
 
 import structlog
 
 from sharedvol import SharedVolError
-from sharedvol.errors import describe
 from sharedvol_sidecar.collect.collector import Collector
+from sharedvol_sidecar.collect.wiring import CollectorOptions
 from sharedvol_sidecar.config.collector_config import CollectorConfig
 from sharedvol_sidecar.config.network_mounts import NETWORK, NetworkWarning, network_warnings
 from sharedvol_sidecar.config.settings import Settings
@@ -31,7 +29,8 @@ from sharedvol_sidecar.monitor.minute_summary import MinuteSummary
 from sharedvol_sidecar.monitor.state import ServiceState
 from sharedvol_sidecar.service.peers import Peers
 from sharedvol_sidecar.service.prune_schedule import PruneSchedule
-from sharedvol_sidecar.service.reporting import clear_up, reason_of
+from sharedvol_sidecar.service.reporting import clear_up, in_words, reason_of
+from sharedvol_sidecar.service.timing import Timing
 from sharedvol_sidecar.service.views import show_backlog, show_replicas
 from sharedvol_sidecar.spool.watcher import Watch
 from sharedvol_sidecar.transfer.batch import connections
@@ -45,26 +44,6 @@ SHORTEST_GAP = 0.05
 _REPEAT = 1.0  # seconds after which what ends us at once is raised again
 _TAKEOVERS = 20  # passes in quick succession after the death of another sidecar, until nothing is held any more
 _BEAT = 5.0  # seconds without a sign of life at most, while nothing happens
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """When `run` does what.
-
-    Attributes:
-        interval: seconds between scans when no event tells.
-        follow_interval: seconds between two looks at the logs that are followed.
-        grace: seconds in which it ends after a signal.
-    """
-
-    interval: float = 5.0
-    follow_interval: float = 1.0
-    grace: float = 8.0
-
-    @classmethod
-    def of(cls, settings: Settings) -> Timing:
-        """What the settings say."""
-        return cls(settings.interval, settings.follow_interval, settings.grace)
 
 
 class Service:
@@ -90,7 +69,7 @@ class Service:
         self._events = Events(self._deduplicator, each_file=True)
         self._pruning = PruneSchedule(settings.keep, settings.prune, self._events)
         self._summary = MinuteSummary()
-        self._places = MountGuard(job.spool, job.collected)
+        self._mounts = MountGuard(job.spool, job.collected)
         self._open_logs = OpenLogs()
         self._network: list[NetworkWarning] = []
         self._started = False
@@ -177,21 +156,21 @@ class Service:
         try:
             with explaining_descriptors():
                 collector = self._collector(watch)
-                collector.logs.resume(self._open_logs)
+                collector.parts.follower.resume(self._open_logs)
                 self._passes(collector, watch)
         except (SharedVolError, OSError) as error:
             if isinstance(error, ConfigError) and not self._started:
                 raise
             if collector is not None:
-                collector.logs.leave_open(self._open_logs)
+                collector.parts.follower.leave_open(self._open_logs)
             _close(collector)
             forget_frames(error)
             reason = reason_of(error, self._job)
-            return reason, _in_words(error) + self._let_go(reason, watch)
+            return reason, in_words(error) + self._release_volume(reason, watch)
         _close(collector)
         return None
 
-    def _let_go(self, reason: str, watch: Watch) -> str:
+    def _release_volume(self, reason: str, watch: Watch) -> str:
         """Close what would keep a volume from being unmounted. Return what to add to the text of the fault."""
         hidden = 0
         if reason == "spool_unavailable":
@@ -203,20 +182,17 @@ class Service:
         return f"; logs that were deleted or moved while open: {hidden}; {lost}" if hidden else ""
 
     def _collector(self, watch: Watch) -> Collector:
-        self._places.remember()
+        self._mounts.remember()
         self._warn_of_network()
         collector = Collector(
             self._job,
             self._events,
-            watch.add,
-            pause=lambda seconds: self._sleep(watch, seconds),
-            placed=watch.placed,
-            liveness=self.board,
+            CollectorOptions(watch=watch, pause=lambda seconds: self._sleep(watch, seconds), liveness=self.board),
         )
         try:
             collector.prepare_catalog(self._is_to_stop)
         except BaseException:
-            _close(collector)  # or nobody could take its slot, and the claims in it, while we live
+            _close(collector)  # otherwise its slot, and the claims in it, stay taken while this process lives
             raise
         if not self._started:
             self._started = True
@@ -224,7 +200,7 @@ class Service:
                 "started",
                 spool=self._job.spool,
                 collected=self._job.collected,
-                by="link" if collector.linked else "copy",
+                by="link" if collector.parts.linked else "copy",
                 quiet=self._job.quiet,
                 interval=self._timing.interval,
             )
@@ -255,7 +231,7 @@ class Service:
     def _relieve(self) -> bool:
         """Make room in the destination. Return whether that is worth another try at once."""
         with contextlib.suppress(SidecarError):  # another volume has the path now, or none
-            self._places.check()
+            self._mounts.check()
             return self._pruning.relieve(self._job, self._is_to_stop)
         return False
 
@@ -264,14 +240,12 @@ class Service:
         scan_only: str | None = None
         while not self._stopping:
             began = time.monotonic()
-            self._places.check()
+            self._mounts.check()
             if self._peers.have_ended():
                 self._takeovers = _TAKEOVERS
-            self._peers.look(collector.claims)
-            if collector.register.problem:
-                collector.prepare_catalog(
-                    self._is_to_stop
-                )  # it may be well again, and there may be no file that would tell
+            self._peers.watch(collector.parts.claims)
+            if collector.parts.catalog.problem:
+                collector.prepare_catalog(self._is_to_stop)  # no file may come whose row would show that it works again
             self.board.pass_began()
             counts = collector.run_pass(self._is_to_stop, self._progress)
             took = time.monotonic() - began
@@ -285,9 +259,9 @@ class Service:
             self._summarize()
             show_backlog(self.board, collector)
             show_replicas(self.board, collector)
-            if (collector.short_of_space or collector.register.full or counts.no_room) and self._relieve():
-                collector.register.try_again()
-            self._pruning.look(collector, self._is_to_stop)
+            if (collector.short_of_space or collector.parts.catalog.full or counts.no_room) and self._relieve():
+                collector.parts.catalog.try_again()
+            self._pruning.advance(collector, self._is_to_stop)
             if watch.unwatched != scan_only:
                 scan_only = watch.unwatched
                 self._log.warning("scan_only", detail=scan_only, interval=self._timing.interval)
@@ -304,8 +278,8 @@ class Service:
         dues = [self._timing.interval]
         if collector.due is not None:
             dues.append(collector.due + 0.005)
-        if collector.register.problem:
-            dues.append(collector.register.rest + 0.005)
+        if collector.parts.catalog.problem:
+            dues.append(collector.parts.catalog.rest + 0.005)
         if counts.elsewhere and self._takeovers:
             self._takeovers -= 1
             dues.append(SHORTEST_GAP)  # of one that is killed the kernel frees the locks one after the other
@@ -317,15 +291,15 @@ class Service:
         tick = time.monotonic() + self._timing.follow_interval
         while not self._stopping and (left := end - time.monotonic()) > 0:
             pause = min(left, _BEAT)
-            if collector.logs:
+            if collector.parts.follower:
                 pause = min(pause, tick - time.monotonic())
             if watch.wait(pause):
                 return
             self.board.beat()
             self._summarize()
-            if collector.logs and time.monotonic() >= tick:
+            if collector.parts.follower and time.monotonic() >= tick:
                 collector.tick(self._ticked)
-                self.board.followed(len(collector.logs))
+                self.board.followed(len(collector.parts.follower))
                 tick = time.monotonic() + self._timing.follow_interval
 
     def _sleep(self, watch: Watch, seconds: float) -> None:
@@ -356,14 +330,6 @@ class Service:
         self._summary.event(event)
         kind = event.kind
         self._log.log(kind.level, kind.log_name or kind.name, path=event.path, detail=event.detail)
-
-
-def _in_words(error: Exception) -> str:
-    """Return what happened and to which path; errors of ours say it themselves."""
-    if isinstance(error, SharedVolError) or not isinstance(error, OSError):
-        return str(error)
-    where = f" with {os.fsdecode(error.filename)!r}" if isinstance(error.filename, str | bytes) else ""
-    return f"cannot continue{where}: {describe(error)}"
 
 
 def _close(collector: Collector | None) -> None:

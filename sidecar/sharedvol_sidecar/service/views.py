@@ -15,8 +15,8 @@ FORGOTTEN = 200
 
 def show_backlog(board: ServiceState, collector: Collector) -> None:
     """Show what the last pass left in the spool, by container; and how many logs are followed."""
-    board.backlog({name: (files, size) for name, (files, size) in collector.admission.backlog.items()})
-    board.followed(len(collector.logs))
+    board.backlog({name: (files, size) for name, (files, size) in collector.parts.admission.backlog.items()})
+    board.followed(len(collector.parts.follower))
 
 
 def show_replicas(board: ServiceState, collector: Collector) -> None:

@@ -1,9 +1,9 @@
-"""The shares of the work: one for each directory at the top of the spool, which mostly is a container.
+"""Locks on containers: one for each directory at the top of the spool.
 
-Several sidecars on one spool share the work by these locks: who has a unit's lock scans it, moves what it
-finds and follows its logs, and the others go on to the next unit. The kernel frees the lock of one that is
-killed. That no file is moved twice does not rest on it: for that there are the claims. What does rest on it is that
-a log has one follower at a time.
+Several sidecars on one spool share the work by these locks. The sidecar that holds a container's lock scans it, moves
+what it finds and follows its logs; the others continue with the next container. The kernel frees the lock of a sidecar
+that is killed. The claims, not these locks, ensure that no file is moved twice. The locks ensure that a log has one
+follower at a time.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from sharedvol_sidecar.fs.private import open_private, private_lock
 from sharedvol_sidecar.fs.spares import SpareFiles
 
 LOCKS = 256
-"""Lock files, which units share by a hash: so there is never one to make for a container that comes."""
+"""Lock files. Containers share them by a hash, so a new container needs no new file."""
 
 
 class ContainerLocks:
-    """The units that one sidecar works on.
+    """The containers that one sidecar works on.
 
     Args:
         spool: the spool's root.
-        wait: seconds to wait for a unit that another sidecar has.
+        wait: seconds to wait for a container that another sidecar works on.
         taken: called after a lock was taken, to read again what the locks guard.
     """
 
@@ -39,25 +39,25 @@ class ContainerLocks:
         self._spares = SpareFiles(self._locks)
         self._spares.fill()
         self.without_room = False
-        """Whether a unit could not be locked in this pass, because the spool has no room."""
+        """Whether a container could not be locked in this pass, because the spool has no room."""
         self._held: dict[str, FileLock] = {}
 
-    def take(self, name: str) -> bool:
-        """Lock a unit until `release`. Return False if another sidecar has it."""
-        return self._take(name, self._wait)
+    def acquire(self, name: str) -> bool:
+        """Lock a container until `release`. Return False if another sidecar holds it."""
+        return self._acquire_within(name, self._wait)
 
-    def take_now(self, name: str) -> bool:
-        """The same without waiting, for a sidecar that has another unit already: two could wait for each other."""
-        return self._take(name, 0.0)
+    def acquire_now(self, name: str) -> bool:
+        """Do the same without waiting, for a sidecar that holds another container: two could wait for each other."""
+        return self._acquire_within(name, 0.0)
 
-    def _take(self, name: str, wait: float) -> bool:
+    def _acquire_within(self, name: str, wait: float) -> bool:
         key = _key(name)
         if key in self._held:
             return True
-        # By the descriptor: whoever may write the spool's root could put another directory in the path.
+        # By the descriptor: a process that may write the spool's root could put another directory in the path.
         lock = private_lock(f"/proc/self/fd/{self._locks.fd}/{key}.lock")
         try:
-            self._acquire(lock, wait)
+            self._acquire_lock(lock, wait)
         except LockTimeout:
             return False
         except LockFileError as error:
@@ -73,7 +73,7 @@ class ContainerLocks:
             raise
         return True
 
-    def _acquire(self, lock: FileLock, wait: float) -> None:
+    def _acquire_lock(self, lock: FileLock, wait: float) -> None:
         try:
             lock.acquire(timeout=wait)
         except LockFileError as error:
@@ -82,12 +82,12 @@ class ContainerLocks:
             lock.acquire(timeout=wait)
 
     def new_pass(self) -> None:
-        """A pass begins: there may be room again."""
+        """Begin a pass: there may be room again."""
         self.without_room = False
         self._spares.fill()
 
     def release(self, keep: str | None = None) -> None:
-        """Let all go but ``keep``. Call it when what was found in them has been moved."""
+        """Release all but ``keep``. Call it when what was found in them has been moved."""
         kept = _key(keep) if keep is not None else None
         for key in [key for key in self._held if key != kept]:
             self._held.pop(key).release()
@@ -101,14 +101,14 @@ class ContainerLocks:
             self._locks.close()
 
     def holds(self, name: str) -> bool:
-        """Return whether this sidecar has locked a unit."""
+        """Return whether this sidecar has locked a container."""
         return _key(name) in self._held
 
     @contextlib.contextmanager
-    def held(self, name: str, *, wait: bool = True) -> Iterator[bool]:
-        """Lock a unit for a moment. Yields False if another sidecar has it."""
+    def holding(self, name: str, *, wait: bool = True) -> Iterator[bool]:
+        """Lock a container for a block of code. Yield False if another sidecar holds it."""
         had = self.holds(name)
-        mine = self.take(name) if wait else self.take_now(name)
+        mine = self.acquire(name) if wait else self.acquire_now(name)
         try:
             yield mine
         finally:

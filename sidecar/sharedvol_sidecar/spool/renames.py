@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from sharedvol_sidecar.fs.directory import Directory
+from sharedvol_sidecar.spool.put_backs import PutBacks
 
 _REMEMBERED = 65_536
 
@@ -61,7 +62,7 @@ class RenameLog:
         """Events were lost: nothing that was heard is certain."""
         self._heard.clear()
 
-    def __call__(self, directory: Directory, name: str, info: os.stat_result) -> bool:
+    def renamed_into_place(self, directory: Directory, name: str, info: os.stat_result) -> bool:
         """Return whether a file was renamed into place and not opened for writing since.
 
         Args:
@@ -76,3 +77,19 @@ class RenameLog:
         heard = self._heard.get((watch, name))
         # Events name the path that was used. A write through a second name shows only in the time.
         return heard is not None and info.st_nlink == 1 and info.st_mtime_ns <= heard
+
+
+class WriterRenames:
+    """Tells the renames of writers from those of sidecars that put files back.
+
+    Args:
+        renames: the renames that were seen.
+        put_backs: the marks of the files that sidecars put back.
+    """
+
+    def __init__(self, renames: RenameLog, put_backs: PutBacks) -> None:
+        self._renames, self._put_backs = renames, put_backs
+
+    def prove(self, directory: Directory, name: str, info: os.stat_result) -> bool:
+        """Return whether a file's writer renamed it into place after its last write."""
+        return self._renames.renamed_into_place(directory, name, info) and info.st_ino not in self._put_backs

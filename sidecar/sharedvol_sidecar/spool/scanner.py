@@ -66,7 +66,7 @@ class Scanner:
     ) -> None:
         self._spool, self._layout, self._events, self._visit = spool, layout, events, visit
         self.shard, self._whole_kinds, self._is_followed = shard, whole_kinds, is_followed
-        self.units: set[str] = set()
+        self.containers: set[str] = set()
         """The directories at the top that the last scan found."""
         self.unread: set[str] = set()
         """Those in which it could not read everything."""
@@ -82,12 +82,12 @@ class Scanner:
         Raises:
             OSError: the spool itself cannot be read.
         """
-        self.units.clear()
+        self.containers.clear()
         self.unread.clear()
         self.exhausted = False
         for entry in self._entries(self._spool, visit=True):
             if entry.is_dir(follow_symlinks=False):
-                self.units.add(entry.name)
+                self.containers.add(entry.name)
                 if enter is not None and not enter(entry.name):
                     self._events.elsewhere()
                     continue

@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sharedvol.errors import describe
@@ -20,8 +20,11 @@ from sharedvol_sidecar.fs.content import PACKED
 from sharedvol_sidecar.fs.directory import Directory
 from sharedvol_sidecar.fs.inode import birth_ns
 from sharedvol_sidecar.spool.quiet_time import QuietTime
+from sharedvol_sidecar.spool.renames import WriterRenames
 from sharedvol_sidecar.spool.scanner import Candidate
+from sharedvol_sidecar.transfer.following import OpenLogFollower
 from sharedvol_sidecar.transfer.item import Item
+from sharedvol_sidecar.transfer.linker import Linker
 
 CONTAINERS = 10_000
 """Containers whose backlogs are counted one by one: whoever writes the spool decides how many there are."""
@@ -59,37 +62,40 @@ class Logs:
         return self.encoding
 
 
+@dataclass(frozen=True, slots=True)
+class AdmissionRules:
+    """How logs are treated, and whose the collected files will be."""
+
+    logs: Logs
+    ownership: Ownership
+
+
 class Admission:
     """Opens what a scan finds, and takes its lease.
 
     Args:
         spool: the spool's root.
         quiet: when a file is finished.
-        hide: called with a claim of a dead mover that a writer has open, to take back its final name.
+        renames: which files their writers renamed into place after the last write.
+        linker: hides the final name of a dead mover's claim that a writer has open.
+        follower: follows logs that are not finished.
         events: counts and reports what is left.
-        logs: how logs are treated.
-        grows: called with a log that is not finished, and its descriptor, which is not to be kept.
-        followed: the id of a log by its descriptor and inode, empty if it was not followed.
-        placed: whether an event proves that a file's writer renamed it into place after its last write.
-        ownership: whose the collected files will be.
+        rules: how logs are treated, and whose the collected files will be.
     """
 
     def __init__(
         self,
         spool: Directory,
         quiet: QuietTime,
-        hide: Callable[[Item], None],
+        renames: WriterRenames,
+        linker: Linker,
+        follower: OpenLogFollower,
         events: Events,
-        logs: Logs | None = None,
-        grows: Callable[[Candidate, int, os.stat_result], None] = lambda candidate, fd, info: None,
-        followed: Callable[[int, int], str] = lambda fd, inode: "",
-        placed: Callable[[Directory, str, os.stat_result], bool] = lambda directory, name, info: False,
-        ownership: Ownership | None = None,
+        rules: AdmissionRules,
     ) -> None:
-        self._spool, self._quiet, self._hide, self._events = spool, quiet, hide, events
-        self._logs, self._grows, self._followed = logs or Logs(), grows, followed
-        self._placed = placed
-        self._ownership = ownership or Ownership()
+        self._spool, self._quiet, self._renames, self._linker = spool, quiet, renames, linker
+        self._follower, self._events = follower, events
+        self._logs, self._ownership = rules.logs, rules.ownership
         self._secrets: OrderedDict[tuple[int, int], int] = OrderedDict()
         self._may_leave_atime = True
         self.exhausted = False
@@ -180,36 +186,41 @@ class Admission:
         if info.st_mode & _TYPE != _REGULAR:
             self._events.refused(candidate.path, "no regular file")
             return None
-        followed = self._followed(fd, info.st_ino)
-        shared = info.st_nlink > 1 and not candidate.claimed
+        followed = self._follower.which(fd, info.st_ino)
         if not candidate.claimed and self._is_foreign(candidate, fd, info):
-            return None  # before it is followed: that copies it, too
-        if self._wait_for(candidate, info, True):
-            if not candidate.claimed and candidate.origin.kind in self._logs.kinds and (followed or self._is_old(info)):
-                self._grows(candidate, fd, info)
+            return None  # before it is followed: that copies it as well
+        if self._wait_for(candidate, info, leases=True):
+            if followed or self._is_old(info):
+                self._follow(candidate, fd, info)
             return None
         answer = lease.acquire(fd)
         item = Item(candidate, fd, info, answer is lease.Lease.HELD)
-        item.followed, item.shared = followed, shared
+        item.followed, item.shared = followed, info.st_nlink > 1 and not candidate.claimed
         item.day = day_of(candidate.origin, info.st_mtime_ns) if day is None else day
         item.encoding = self._logs.encoding_of(item)
         if candidate.claimed:
             item.claim = candidate.directory
-        if answer is lease.Lease.HELD:
-            return item
+        return item if answer is lease.Lease.HELD or self._is_finished(item, answer) else None
+
+    def _is_finished(self, item: Item, answer: lease.Lease) -> bool:
+        """Return whether a file whose lease is not held may move all the same; otherwise count why not."""
+        candidate, info = item.candidate, item.info
         if answer is lease.Lease.REFUSED:
             self._events.writing()
             if candidate.claimed and info.st_nlink > 1:
-                self._hide(item)
-            elif not candidate.claimed and candidate.origin.kind in self._logs.kinds:
-                self._grows(candidate, fd, info)
-            return None
-        if self._wait_for(candidate, info, False):
-            if not candidate.claimed and candidate.origin.kind in self._logs.kinds:
-                self._grows(candidate, fd, info)
-            return None
+                self._linker.hide(item)
+            else:
+                self._follow(candidate, item.fd, info)
+            return False
+        if self._wait_for(candidate, info, leases=False):
+            self._follow(candidate, item.fd, info)
+            return False
         self._events.unleased(_UNLEASED)
-        return item
+        return True
+
+    def _follow(self, candidate: Candidate, fd: int, info: os.stat_result) -> None:
+        if not candidate.claimed and candidate.origin.kind in self._logs.kinds:
+            self._follower.grows(candidate, fd, info)
 
     def _is_old(self, info: os.stat_result) -> bool:
         """Whether a log has been there for a while, and is changed again and again: a shell's ``>>``.
@@ -250,7 +261,7 @@ class Admission:
             return False
         return not acl_lets_read(fd, other)
 
-    def _wait_for(self, candidate: Candidate, info: os.stat_result, leases: bool) -> bool:
+    def _wait_for(self, candidate: Candidate, info: os.stat_result, *, leases: bool) -> bool:
         """Whether the file is still to be left alone; then it is counted.
 
         Args:
@@ -263,7 +274,12 @@ class Admission:
             seconds = max(self._logs.seal_after, self._quiet.seconds)  # it may be open still, and just silent
         # A claim waits as well: a writer that had it open may have changed it after its mover died.
         left = self._quiet.remaining(info, trust_mark=leases, seconds=seconds)
-        if left > 0 and leases and not candidate.claimed and self._placed(candidate.directory, candidate.name, info):
+        if (
+            left > 0
+            and leases
+            and not candidate.claimed
+            and self._renames.prove(candidate.directory, candidate.name, info)
+        ):
             left = 0.0
         return self._settles(left)
 

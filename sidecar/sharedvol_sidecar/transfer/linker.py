@@ -6,14 +6,15 @@ import contextlib
 import errno
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 
 from sharedvol_sidecar.destination.destination import Destination
 from sharedvol_sidecar.destination.template import Template, alternatives, fit
 from sharedvol_sidecar.fs.content import SUFFIXES
 from sharedvol_sidecar.fs.directory import Directory
-from sharedvol_sidecar.monitor.liveness import Liveness, Unwatched
+from sharedvol_sidecar.monitor.liveness import Liveness
 from sharedvol_sidecar.spool.layout import LIVE
+from sharedvol_sidecar.transfer.catalog_writer import CatalogWriter
 from sharedvol_sidecar.transfer.item import Item
 from sharedvol_sidecar.transfer.staging import already_staged, stage
 
@@ -26,10 +27,10 @@ class Linker:
     Args:
         destination: where files go.
         template: their names there.
-        staging: gives the directory for the copies of a slot's claims.
+        spool_id: tells this spool from others with the same destination.
+        catalog: takes back the row of a final name before that is withdrawn.
         linked: whether spool and destination are one file system, so that copies are the exception.
         floor: bytes that are to stay free in the destination.
-        uncatalog: takes a final name out of the catalog, before it is withdrawn.
         liveness: receives a sign of life while files are copied.
     """
 
@@ -37,16 +38,15 @@ class Linker:
         self,
         destination: Destination,
         template: Template,
-        staging: Callable[[str], Directory],
+        spool_id: str,
+        catalog: CatalogWriter,
         linked: bool,
-        floor: int = 0,
-        uncatalog: Callable[[str], None] = lambda target: None,
-        liveness: Liveness | None = None,
+        floor: int,
+        liveness: Liveness,
     ) -> None:
-        self._destination, self._template = destination, template
-        self._staging, self._linked, self._floor = staging, linked, floor
-        self._uncatalog = uncatalog
-        self._liveness = liveness or Unwatched()
+        self._destination, self._template, self._spool_id = destination, template, spool_id
+        self._catalog, self._linked, self._floor = catalog, linked, floor
+        self._liveness = liveness
 
     def stage(self, items: list[Item]) -> list[Item]:
         """What can be published: all, or of those that must be copied the ones that were."""
@@ -56,7 +56,9 @@ class Linker:
         claimed = any(item.candidate.claimed for item in items)
         if not copied and not claimed:
             return items
-        staging = self._staging(items[0].slot)  # one slot: a batch is our own, or of one claim directory
+        staging = self._destination.staging(
+            self._spool_id, items[0].slot
+        )  # one slot: a batch is our own, or of one claim directory
         ready = {id(item) for item in self._stage(copied, staging)}
         asked = {id(item) for item in copied}
         for item in items:
@@ -158,7 +160,7 @@ class Linker:
         return item.candidate.claimed and item.info.st_nlink > 1
 
     def _copy_instead(self, item: Item) -> None:
-        if not self._stage([item], self._staging(item.slot)):
+        if not self._stage([item], self._destination.staging(self._spool_id, item.slot)):
             if item.problem:
                 raise OSError(errno.EFBIG, item.problem)
             raise OSError(errno.EAGAIN, "its writer came back")
@@ -166,7 +168,7 @@ class Linker:
     def withdraw(self, item: Item) -> None:
         """Take back what a mover that died had published of a claim that has changed since."""
         if self._published_before(item, *self._target(item)):
-            self._uncatalog(item.target)
+            self._catalog.remove(item.target)
         item.withdraw_from_destination()
 
     def _withdraw_claim(self, item: Item, directory: Directory, name: str, above: str) -> None:
@@ -176,7 +178,7 @@ class Linker:
         copy, item.staged = item.staged, None
         try:
             if self._published_before(item, directory, name, above):
-                self._uncatalog(item.target)
+                self._catalog.remove(item.target)
                 assert item.published is not None
                 os.unlink(item.published[1], dir_fd=item.published[0].fd)
                 item.published, item.target = None, ""
@@ -240,3 +242,8 @@ def _names(name: str, item: Item) -> Iterator[str]:
     yield from others
     for number in itertools.count(2):
         yield fit(others[-1], f"-{number}")
+
+
+def is_within(path: str, directories: Iterable[str]) -> bool:
+    """Return whether a path is one of the directories, or below one."""
+    return any(not above or path == above or path.startswith(f"{above}/") for above in directories)

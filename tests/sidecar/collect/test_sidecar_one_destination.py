@@ -15,6 +15,7 @@ from support.sidecar.volume import Volume, run_cli
 
 import sharedvol_sidecar.collect.serving as serving
 from sharedvol_sidecar.collect.collector import Collector
+from sharedvol_sidecar.collect.wiring import CollectorOptions
 from sharedvol_sidecar.errors import ConfigError
 from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.fs.directory import open_root
@@ -96,7 +97,7 @@ def test_on_a_full_disk_a_sidecar_starts_all_the_same(volume: Volume, monkeypatc
 
 def test_a_helper_of_the_same_job_passes(volume: Volume, running: Collector) -> None:
     job = volume.job()
-    Collector(job, Events(volume.events.append), shard=(1, 2)).close()
+    Collector(job, Events(volume.events.append), CollectorOptions(shard=(1, 2))).close()
 
 
 def test_an_update_that_changes_the_destination(volume: Volume, elsewhere: Path) -> None:

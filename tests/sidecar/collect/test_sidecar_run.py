@@ -71,11 +71,11 @@ def test_second_signal_ends_at_once_and_loses_nothing(volume: Volume) -> None:
     """The first signal lets the batch end, and here it never does."""
     slow = (
         "import os, sys, threading\n"
-        "import sharedvol_sidecar.transfer.mover as mover\n"
+        "import sharedvol_sidecar.transfer.contents as contents\n"
         "def sync(root):\n"
         '    print(\'{"event": "syncing"}\', flush=True)\n'
         "    threading.Event().wait()\n"
-        "mover.sync_filesystem = sync\n"
+        "contents.sync_filesystem = sync\n"
         "import sharedvol_sidecar.service.service as service\n"
         "real = service.Service.stop\n"
         "def stop(self, *args):\n"
@@ -125,8 +125,8 @@ def _status(pid: int) -> str:
 def test_claims_of_a_killed_sidecar_are_taken_over(volume: Volume) -> None:
     dying = (
         "import os, sys\n"
-        "from sharedvol_sidecar.transfer.mover import Mover\n"
-        "Mover._release = lambda self, done: os.kill(os.getpid(), 9)\n"
+        "from sharedvol_sidecar.transfer.release import ClaimRelease\n"
+        "ClaimRelease._remove = lambda self, done: os.kill(os.getpid(), 9)\n"
         "from sharedvol_sidecar.cli import main\n"
         "sys.exit(main())\n"
     )
@@ -156,6 +156,7 @@ def living_stopped(sidecar: Running) -> Iterator[None]:
 FAILING = """
 import errno, os, sys
 import sharedvol_sidecar.service.service as service
+from sharedvol_sidecar.transfer.release import ClaimRelease
 from sharedvol_sidecar.destination.destination import Destination
 service.BACKOFF = (0.01, 0.04)
 flag = sys.argv.pop(1)

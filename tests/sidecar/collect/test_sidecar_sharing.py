@@ -18,25 +18,25 @@ from sharedvol_sidecar.service.peers import Peers
 from sharedvol_sidecar.spool.container_locks import ContainerLocks
 
 HELD = """
-import sharedvol_sidecar.transfer.mover as mover
-real = mover.Mover._place
+import sharedvol_sidecar.transfer.placer as placer
+real = placer.Placer.place
 def place(self, items):
     if items:
         say("held")
         time.sleep(600)
     return real(self, items)
-mover.Mover._place = place
+placer.Placer.place = place
 """
 
 LOOKS = """
 from sharedvol_sidecar.spool.container_locks import ContainerLocks
-real = ContainerLocks.take
+real = ContainerLocks.acquire
 def take(self, name):
     taken = real(self, name)
     if not taken:
         say("left " + name)
     return taken
-ContainerLocks.take = take
+ContainerLocks.acquire = take
 """
 
 
@@ -131,18 +131,18 @@ def test_once_beside_run(volume: Volume) -> None:
 
 def test_units_of_one_hash_are_held_and_let_go_of_together(volume: Volume) -> None:
     collectors: list[Collector] = [volume.collector(catalog=None), volume.collector(catalog=None)]
-    units: list[ContainerLocks] = [collector._units for collector in collectors]
-    assert units[0].take("c1") and units[0].take("c1") and not units[1].take("c1")
-    with units[0].held("c1") as mine:
+    units: list[ContainerLocks] = [collector.parts.locks for collector in collectors]
+    assert units[0].acquire("c1") and units[0].acquire("c1") and not units[1].acquire("c1")
+    with units[0].holding("c1") as mine:
         assert mine
-    assert not units[1].take("c1")  # `held` lets go only of what it took
-    units[0].take("c2")
+    assert not units[1].acquire("c1")  # `holding` releases only what it acquired
+    units[0].acquire("c2")
     units[0].release(keep="c2")
-    assert units[1].take("c1") and not units[1].take("c2")
+    assert units[1].acquire("c1") and not units[1].acquire("c2")
     units[0].release()
-    with units[1].held("c2") as mine:
+    with units[1].holding("c2") as mine:
         assert mine
-    assert units[0].take("c2")
+    assert units[0].acquire("c2")
     for collector in collectors:
         collector.close()
 
@@ -154,14 +154,14 @@ def test_peers_are_watched_once_however_often_the_claims_are_opened_anew(volume:
     peers = Peers(lambda: woken.append(True))
     for _ in range(5):
         mine = volume.collector(catalog=None)
-        assert peers.look(mine.claims) == 1
+        assert peers.watch(mine.parts.claims) == 1
         mine.close()
     assert not peers.have_ended()
     other.close()
     wait_until(lambda: bool(woken), "the end of the other")
     assert woken == [True] and peers.have_ended() and not peers.have_ended()
     again = volume.collector(catalog=None)
-    assert peers.look(again.claims) == 0
+    assert peers.watch(again.parts.claims) == 0
     again.close()
 
 
@@ -181,8 +181,8 @@ service.BACKOFF = (600.0, 600.0)
         served.until("fault")
         collector = volume.collector(catalog=None)
         try:
-            collector.claims.slot_lock("0").acquire(timeout=0).__enter__()
+            collector.parts.claims.slot_lock("0").acquire(timeout=0).__enter__()
         except LockTimeout:  # the new one has got it, as the lowest that is free
-            assert collector.claims.slot == "0"
+            assert collector.parts.claims.slot == "0"
         collector.close()
         settled(served)

@@ -13,7 +13,9 @@ from support.sidecar.volume import Volume
 import sharedvol_sidecar.collect.collector as collector_module
 import sharedvol_sidecar.spool.visits as visits
 import sharedvol_sidecar.transfer.batch as batches
+from sharedvol_sidecar.collect import wiring
 from sharedvol_sidecar.collect.collector import Collector
+from sharedvol_sidecar.collect.wiring import CollectorOptions
 from sharedvol_sidecar.counters import PassCounts
 from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.fs.directory import open_root
@@ -85,7 +87,7 @@ def test_every_container_has_a_turn_after_each_batch_of_a_backlog(volume: Volume
 
 
 def test_large_files_of_one_container_give_the_others_a_turn(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collector_module, "MAX_BATCH_BYTES", 1000)
+    monkeypatch.setattr(wiring, "MAX_BATCH_BYTES", 1000)
     for number in range(20):
         volume.write(f"evil/results/{number}", "x" * 5000)
     (volume.spool / "good/results").mkdir(parents=True)
@@ -106,7 +108,7 @@ def test_files_that_may_not_move_yet_do_not_hold_up_the_others(volume: Volume, m
     volume.write("good/results/old", "old")
     looked: list[int] = []
     collector = volume.collector()
-    real = collector.admission.admit
+    real = collector.parts.admission.admit
 
     def admit(candidate, *args):  # type: ignore[no-untyped-def]
         looked.append(candidate.origin.container == "evil")
@@ -114,7 +116,7 @@ def test_files_that_may_not_move_yet_do_not_hold_up_the_others(volume: Volume, m
             volume.write("good/results/new", "new")
         return real(candidate, *args)
 
-    monkeypatch.setattr(collector.admission, "admit", admit)
+    monkeypatch.setattr(collector.parts.admission, "admit", admit)
     order: list[int] = []
     tally = collector.run_pass(after_batch=lambda tally: order.append(len(looked)))
     collector.close()
@@ -135,7 +137,7 @@ def test_what_is_left_is_counted_once(volume: Volume) -> None:
     for file in files:
         file.close()
     assert (tally.collected, tally.writing, tally.refused) == (BACKLOG, 3, 1)
-    assert collector.admission.backlog == {f"good{number}": [1, 5] for number in range(3)}
+    assert collector.parts.admission.backlog == {f"good{number}": [1, 5] for number in range(3)}
     collector.close()
     assert len(volume.told("refused")) == 1
 
@@ -153,12 +155,12 @@ def test_a_container_of_another_sidecar_is_not_waited_for(volume: Volume) -> Non
 
     def hold(connection) -> None:  # type: ignore[no-untyped-def]
         units = ContainerLocks(open_root(volume.spool))
-        connection.send(units.take("good"))
+        connection.send(units.acquire("good"))
         connection.recv()
 
     with Child(hold) as other:
         assert other.receive() is True
-        collector = Collector(volume.job(), Events(volume.events.append), wait=0.0)
+        collector = Collector(volume.job(), Events(volume.events.append), CollectorOptions(wait=0.0))
         tally = collector.run_pass()
         assert (tally.collected, tally.elsewhere) == (BACKLOG, 1)
         other.send("end")

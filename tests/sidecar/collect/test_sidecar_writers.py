@@ -14,8 +14,9 @@ from support.sidecar.volume import Volume
 
 import sharedvol_sidecar.fs.content as contents
 from sharedvol_sidecar.fs import lease
+from sharedvol_sidecar.transfer.claimer import Claimer
 from sharedvol_sidecar.transfer.item import Item
-from sharedvol_sidecar.transfer.mover import Mover
+from sharedvol_sidecar.transfer.release import ClaimRelease
 
 
 def late_writer(path: str, text: str, root: Path) -> Child:
@@ -48,7 +49,7 @@ def test_late_writer_finds_the_file_put_back(
     collector = volume.collector(template="{name}")
     writers: list[Child] = []
     named: list[bool] = []
-    real = collector._destination.sync
+    real = collector.parts.destination.sync
 
     def sync() -> None:
         named.append((volume.collected / "a").exists())
@@ -58,7 +59,7 @@ def test_late_writer_finds_the_file_put_back(
         real()
 
     with monkeypatch.context() as patch:
-        patch.setattr(collector._destination, "sync", sync)
+        patch.setattr(collector.parts.destination, "sync", sync)
         tally = collector.run_pass()
     assert (tally.put_back, tally.collected, named) == (1, 0, [True])
     with writers[0] as writer:
@@ -87,9 +88,9 @@ def test_late_writer_between_confirmations_of_a_batch(volume: Volume, monkeypatc
         volume.write(f"c1/results/{name}", name)
     collector = volume.collector(template="{name}")
     writers: list[Child] = []
-    real = Mover._confirm
+    real = ClaimRelease._confirm
 
-    def confirm(self: Mover, item: Item) -> bool:
+    def confirm(self: ClaimRelease, item: Item) -> bool:
         answer = real(self, item)
         if not writers:
             other = next(each for each in "ab" if each != item.candidate.name)
@@ -106,7 +107,7 @@ def test_late_writer_between_confirmations_of_a_batch(volume: Volume, monkeypatc
 
         return close
 
-    monkeypatch.setattr(Mover, "_confirm", confirm)
+    monkeypatch.setattr(ClaimRelease, "_confirm", confirm)
     tally = collector.run_pass()
     assert (tally.collected, tally.put_back) == (1, 1)
     with writers[0] as writer:
@@ -147,7 +148,7 @@ def test_claim_that_a_late_writer_holds_when_its_mover_died_is_hidden(volume: Vo
     volume.write("c1/results/a", "x")
 
     def die(_: Any) -> None:
-        Mover._release = lambda self, done: os.kill(os.getpid(), 9)  # type: ignore
+        ClaimRelease._remove = lambda self, done: os.kill(os.getpid(), 9)  # type: ignore
         volume.one_pass(template="{name}")
 
     child = Child(die)
@@ -196,13 +197,13 @@ def test_name_reused_between_open_and_claim(volume: Volume, reuse: str, monkeypa
 
 def test_file_deleted_by_its_writer_before_the_claim_is_gone(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     path = volume.write("c1/results/a", "x")
-    real = Mover._claim
+    real = Claimer.claim
 
-    def claim(self: Mover, *args: Any) -> bool:
+    def claim(self: Claimer, *args: Any) -> bool:
         path.unlink()
         return real(self, *args)
 
-    monkeypatch.setattr(Mover, "_claim", claim)
+    monkeypatch.setattr(Claimer, "claim", claim)
     tally = volume.one_pass()
     assert (tally.collected, tally.failed) == (0, 0)
     assert volume.files() == {} and volume.claims() == []
@@ -245,7 +246,7 @@ def test_a_writer_that_comes_while_the_live_copy_is_removed_finds_its_log_put_ba
     path = volume.write("c1/logs/app.log", "first line\n")
     collector = volume.collector(template="{name}")
     writers: list[Child] = []
-    unfollow = collector._mover._unfollow
+    unfollow = collector.parts.copies.unfollow
 
     def slowly(id: str) -> None:
         unfollow(id)
@@ -256,9 +257,9 @@ def test_a_writer_that_comes_while_the_live_copy_is_removed_finds_its_log_put_ba
     with open(path, "a"):
         collector.run_pass()
     assert list(volume.live().values()) == ["first line\n"]
-    collector._mover._unfollow = slowly
+    collector.parts.copies.unfollow = slowly
     tally = collector.run_pass()
-    collector._mover._unfollow = unfollow
+    collector.parts.copies.unfollow = unfollow
     assert (tally.put_back, tally.collected) == (1, 0)
     with writers[0] as writer:
         assert writer.receive() == []

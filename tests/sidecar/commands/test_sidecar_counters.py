@@ -27,6 +27,7 @@ from sharedvol_sidecar.fs.directory import open_root
 from sharedvol_sidecar.humanize import size
 from sharedvol_sidecar.monitor.snapshot import ALL
 from sharedvol_sidecar.spool.container_locks import ContainerLocks
+from sharedvol_sidecar.transfer.placer import Placer
 from sharedvol_sidecar.web.metrics import PREFIX
 
 TROUBLE = """
@@ -67,7 +68,7 @@ wrap(catalog.Catalog, "remove", add)
 import sharedvol_sidecar.transfer.catalog_writer as register
 register._AGAIN = 0.2
 import sharedvol_sidecar.service.prune_schedule as pruning
-for name in ("look", "relieve"):
+for name in ("advance", "relieve"):
     wrap(pruning.PruneSchedule, name, lambda *args: None if os.path.exists(os.environ["PRUNE"]) else False)
 """
 
@@ -133,13 +134,13 @@ def claimed_by_the_dead(volume: Volume, path: str) -> None:
     """A mover claimed a file and was killed."""
 
     def work(connection: Any) -> None:
-        from sharedvol_sidecar.transfer.mover import Mover
+        from sharedvol_sidecar.transfer.placer import Placer
 
-        def stop(self: Mover, *args: Any) -> None:
+        def stop(self: Placer, *args: Any) -> None:
             connection.send("claimed")
             connection.recv()
 
-        Mover._place = stop  # type: ignore[method-assign, assignment]
+        Placer.place = stop  # type: ignore[method-assign, assignment]
         volume.one_pass()
 
     volume.write(path, "12")
@@ -202,7 +203,7 @@ def test_every_counter_is_what_happened_wherever_it_is_shown(volume: Volume, tmp
     options = ("--keep", "logs=1B results=1B", "--prune", "apply", "--follow-interval", "0.05")
     environment = {"NO_CATALOG": str(away), "PRUNE": str(prune)}
     locks = ContainerLocks(open_root(volume.spool))
-    assert locks.take("busy")
+    assert locks.acquire("busy")
     with service(volume, *options, shim=TROUBLE, interval="0.1", environment=environment) as served:
         check(served)
         (volume.spool / "c1/logs").mkdir()
@@ -337,9 +338,9 @@ def test_files_that_wait_for_their_rows_are_counted_while_the_catalog_rests(
             volume.write(f"c1/results/{number}", "x")
             counts.append(collector.run_pass().uncatalogued)
             if number == 1:
-                collector.register.try_again()  # and it fails again
+                collector.parts.catalog.try_again()  # and it fails again
         away.clear()
-        collector.register.try_again()
+        collector.parts.catalog.try_again()
         last = collector.run_pass()
     finally:
         collector.close()

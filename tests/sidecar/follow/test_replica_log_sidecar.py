@@ -22,7 +22,7 @@ from sharedvol import container_id
 from sharedvol.logs import ReplicaFileHandler
 from sharedvol.logs import writer as log_writer
 from sharedvol_sidecar.fs import lease
-from sharedvol_sidecar.transfer.mover import Mover
+from sharedvol_sidecar.transfer.contents import Contents
 
 
 def handler_of(volume: Volume, **options: object) -> ReplicaFileHandler:
@@ -126,9 +126,9 @@ def test_a_process_that_starts_while_a_lease_is_held_waits_for_nothing(
     handler = handler_of(volume)
     log(handler, "before")
     handler.close()
-    real, paths = Mover._sync_contents, []
+    real, paths = Contents.sync, []
 
-    def sync(self: Mover, items: object) -> None:
+    def sync(self: Contents, items: object) -> None:
         def work(connection: Connection) -> None:
             started = handler_of(volume)
             log(started, "meanwhile")
@@ -143,7 +143,7 @@ def test_a_process_that_starts_while_a_lease_is_held_waits_for_nothing(
         real(self, items)  # type: ignore[arg-type]
 
     children: list[Child] = []
-    monkeypatch.setattr(Mover, "_sync_contents", sync)
+    monkeypatch.setattr(Contents, "sync", sync)
     volume.one_pass()
     assert "-2_" in paths[0]
     for child in children:

@@ -13,6 +13,7 @@ import zstandard
 from support.sidecar.volume import Volume
 
 from sharedvol_sidecar.collect.collector import Collector
+from sharedvol_sidecar.follow.copier import LogCopier
 from sharedvol_sidecar.follow.live_copies import LiveCopies
 
 
@@ -63,7 +64,7 @@ def test_grows_as_the_log_grows_and_ends_as_the_log(volume: Volume, log: Writer,
     assert (tally.collected, tally.sealed) == (1, 1)
     assert volume.files() == {"app.log": "one\ntwo\nhalf\n"}
     assert volume.live() == {} and volume.waiting() == {}
-    assert len(collector.logs) == 0
+    assert len(collector.parts.follower) == 0
 
 
 def test_the_size_of_the_copy_is_the_checkpoint_of_the_next_sidecar(volume: Volume, log: Writer) -> None:
@@ -124,7 +125,7 @@ def test_cut_while_it_is_copied_leaves_no_mixture(
     log.write("before\n" * 10)
     collector.run_pass()
     log.write("more\n" * 10)
-    real = LiveCopies._copy
+    real = LogCopier.copy
 
     def cut(self: LiveCopies, *args: object) -> int:
         monkeypatch.undo()
@@ -132,7 +133,7 @@ def test_cut_while_it_is_copied_leaves_no_mixture(
         log.write("after!\n" * 40)
         return real(self, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(LiveCopies, "_copy", cut)
+    monkeypatch.setattr(LogCopier, "copy", cut)
     collector.tick()
     assert volume.files() == {"app.log": "before\n" * 10}
     assert list(volume.live().values()) == ["after!\n" * 40]
@@ -149,7 +150,7 @@ def test_deleted_log_is_read_as_long_as_its_writer_has_it(volume: Volume, log: W
     log.close()
     collector.run_pass()
     assert volume.files() == {"app.log": "one\ntwo\nthree\n"}
-    assert volume.live() == {} and len(collector.logs) == 0
+    assert volume.live() == {} and len(collector.parts.follower) == 0
 
 
 def test_deleted_while_no_sidecar_ran_keeps_what_was_seen(volume: Volume, log: Writer) -> None:

@@ -14,6 +14,7 @@ from support.sidecar.interleaving import Sidecar, Writer, assert_each_line_once,
 from support.sidecar.volume import Volume
 
 from sharedvol_sidecar.collect.collector import Collector
+from sharedvol_sidecar.collect.wiring import CollectorOptions
 from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.follow.open_logs import OpenLogs
 
@@ -50,7 +51,7 @@ def test_sidecars_that_begin_to_miss_a_log_at_different_passes_finish_it(
         second.run_pass()
         first.run_pass()
     assert_each_line_once(volume, log)
-    assert (len(first.logs), len(second.logs)) == (0, 0)
+    assert (len(first.parts.follower), len(second.parts.follower)) == (0, 0)
 
 
 @pytest.mark.parametrize("leave", [delete, move_out])
@@ -81,14 +82,14 @@ def test_a_log_is_left_to_a_sidecar_that_has_a_fault(
     first.run_pass()
     leave(log)
     end(first)
-    first.logs.leave_open(kept)
+    first.parts.follower.leave_open(kept)
     first.close()
     log.write()
     other = sidecar()
     end(other)
     assert volume.files() == {} and len(volume.live()) == 1
     again = sidecar()
-    again.logs.resume(kept)
+    again.parts.follower.resume(kept)
     end(other)
     log.write()
     log.close()
@@ -150,7 +151,7 @@ def test_a_sidecar_with_a_helper_sees_every_followed_log(
     with monkeypatch.context() as patch:
         patch.setattr("zlib.crc32", lambda data: 1)  # every file is the helper's
         with contextlib.closing(
-            Collector(volume.job(**settings), Events(volume.events.append), shard=(0, 2))
+            Collector(volume.job(**settings), Events(volume.events.append), CollectorOptions(shard=(0, 2)))
         ) as helped:
             end(helped)
             assert volume.files() == {} and len(volume.live()) == 1
@@ -194,7 +195,7 @@ def test_a_claim_with_a_log_s_old_inode_does_not_keep_the_log_from_its_end(
     delete(log)
     log.close()
     (claimed / "stuck").write_text("x")
-    monkeypatch.setattr(collector.claims, "left_behind", lambda: (one for one in ()))
+    monkeypatch.setattr(collector.parts.claims, "left_behind", lambda: (one for one in ()))
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", with_inode(os.scandir, "stuck", number))
         end(collector)

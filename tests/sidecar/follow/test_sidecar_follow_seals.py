@@ -25,6 +25,7 @@ import sharedvol_sidecar.follow.seals as follow_seals
 import sharedvol_sidecar.follow.store as follow_records
 from sharedvol import NotLockedError
 from sharedvol_sidecar.collect.collector import Collector
+from sharedvol_sidecar.collect.wiring import CollectorOptions
 from sharedvol_sidecar.events import Events
 
 Sidecar = Callable[..., Collector]
@@ -143,7 +144,7 @@ def test_a_copy_that_another_sidecar_sealed_is_not_written_any_more(
     leave(log)
     end(first, second, passes=2)
     end(first, passes=1)  # neither sees it any more
-    kill_before(monkeypatch, second, second.logs._records, "remove")
+    kill_before(monkeypatch, second, second.parts.copies.records, "remove")
     (sealed,) = [name for name in volume.names() if not name.endswith(".live")]
     content = (volume.collected / sealed).read_bytes()
     come_back(log)
@@ -199,7 +200,7 @@ def test_a_log_whose_record_names_another_unit_is_left_to_the_sidecar_that_has_i
     end(other, passes=1)  # its record names c2 from now on
     log.write()
     copied = volume.live()
-    with other._units.held("c2") as mine:
+    with other.parts.locks.holding("c2") as mine:
         assert mine
         late.tick()
         assert volume.live() == copied
@@ -221,7 +222,7 @@ def test_a_log_that_is_cut_while_the_catalog_cannot_be_written(
     log.write(3)
     end(collector, passes=1)
     with monkeypatch.context() as patch:
-        patch.setattr(collector.register, "add", lambda items: not items)
+        patch.setattr(collector.parts.catalog, "add", lambda items: not items)
         for _ in range(cuts):
             _cut(log)
             end(collector, passes=2)
@@ -248,7 +249,7 @@ def test_a_moved_log_that_comes_back_while_its_row_waits(
     end(collector, passes=1)
     leave(log)
     with monkeypatch.context() as patch:
-        patch.setattr(collector.register, "add", lambda items: not items)
+        patch.setattr(collector.parts.catalog, "add", lambda items: not items)
         end(collector)
         assert len(volume.names()) == 2  # the copy, and the final name
         come_back(log)
@@ -272,12 +273,14 @@ def test_a_moved_log_that_comes_back_during_the_pass_in_which_another_sidecar_se
     leave(log)
 
     def another() -> None:
-        assert not late._ended.holds(log_inode.fileno(), os.fstat(log_inode.fileno()).st_ino)  # it has read the notes
+        assert not late.parts.ended.holds(
+            log_inode.fileno(), os.fstat(log_inode.fileno()).st_ino
+        )  # it has read the notes
         end(other)
         log.move(volume.spool / "c1" / "logs" / "app.log")
 
     with log.path.open("rb") as log_inode:
-        before(monkeypatch, late._units, "take", another, argument="c1")
+        before(monkeypatch, late.parts.locks, "acquire", another, argument="c1")
         end(late, passes=2)
     assert_each_line_once(volume, log)
     assert [event.name for event in volume.events].count("returned") == 1
@@ -293,7 +296,7 @@ def test_a_moved_log_that_came_back_changed_is_compared_once(
         def beat(self) -> None:
             beats.append(1)
 
-    collector = Collector(volume.job(), Events(volume.events.append), liveness=Watch())
+    collector = Collector(volume.job(), Events(volume.events.append), CollectorOptions(liveness=Watch()))
     try:
         os.write(log.fd, b"a long line\n" * 400_000)
         log.write()

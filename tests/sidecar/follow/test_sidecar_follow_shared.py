@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from support.sidecar.interleaving import Sidecar, Writer, after, assert_each_lin
 from support.sidecar.volume import Volume
 
 from sharedvol_sidecar.collect.collector import Collector
+from sharedvol_sidecar.collect.wiring import CollectorOptions
 from sharedvol_sidecar.events import Events
-from sharedvol_sidecar.follow.live_copies import lease
+from sharedvol_sidecar.fs import lease
 
 
 def keep(log: Writer) -> None:
@@ -55,7 +57,7 @@ def test_a_log_that_another_sidecar_has_followed_since_the_pass_began(
         if closed:
             log.close()
 
-    before(monkeypatch, late._units, "take", another, argument="c1")
+    before(monkeypatch, late.parts.locks, "acquire", another, argument="c1")
     late.run_pass()
     log.close()
     end(late)
@@ -78,7 +80,7 @@ def test_a_log_that_another_sidecar_has_finished_since_the_pass_began(
         log.close()
         end(sidecar(), 3)
 
-    before(monkeypatch, late._units, "take", another, argument="c1")
+    before(monkeypatch, late.parts.locks, "acquire", another, argument="c1")
     end(late)
     assert_each_line_once(volume, log)
 
@@ -122,7 +124,7 @@ def test_a_deleted_log_for_which_there_is_no_room_is_not_sealed_in_part(
     log.write()
     collector.run_pass()
     with monkeypatch.context() as patch:
-        patch.setattr(collector.logs._followed, "_room", lambda: False)
+        patch.setattr(collector.parts.destination, "is_short", lambda floor: True)
         log.write()
         delete(log)
         log.close()
@@ -137,7 +139,7 @@ class Helped:
 
     def __init__(self, volume: Volume, sidecar: Sidecar) -> None:
         self.follower = sidecar()
-        self.helper = Collector(volume.job(follow=()), Events(volume.events.append), shard=(0, 2))
+        self.helper = Collector(volume.job(follow=()), Events(volume.events.append), CollectorOptions(shard=(0, 2)))
         self.helper._helping = True
 
 
@@ -158,7 +160,7 @@ def test_a_helper_that_moves_a_log_before_it_has_a_record(
         log.close()
         assert helped.helper.run_pass().collected == 1
 
-    before(monkeypatch, helped.follower.logs._records, "create", help_out)
+    before(monkeypatch, helped.follower.parts.copies.records, "create", help_out)
     helped.follower.run_pass()
     end(helped.follower)
     assert_each_line_once(volume, log)
@@ -174,7 +176,7 @@ def test_a_helper_that_claims_a_log_as_its_record_is_made_puts_it_back(
         log.close()
         assert helper.run_pass().collected == 0
 
-    after(monkeypatch, follower.logs._records, "create", help_out)
+    after(monkeypatch, follower.parts.copies.records, "create", help_out)
     follower.run_pass()
     end(follower)
     assert_each_line_once(volume, log)
@@ -200,11 +202,11 @@ def test_a_log_that_is_moved_to_another_container_has_one_follower(
     log.write()
     if closed:
         log.close()
-    assert first._units.take("c1")
+    assert first.parts.locks.acquire("c1")
     before_it = volume.live()
     second.run_pass()  # it finds the log in c2, whose record names c1
     assert volume.live() == before_it
-    first._units.release()
+    first.parts.locks.release()
     second.run_pass()
     log.close()
     end(second)
@@ -225,12 +227,12 @@ def test_a_claim_of_a_log_that_was_followed_since_the_pass_began(
         log.write()
         log.close()
         with monkeypatch.context() as patch:
-            patch.setattr(other.register, "add", lambda items: False)  # published, not let go of
+            patch.setattr(other.parts.catalog, "add", lambda items: False)  # published, not let go of
             other.run_pass()
         other.close()
         assert volume.claims() != []
 
-    before(monkeypatch, late.claims, "left_behind", another)
+    before(monkeypatch, late.parts.claims, "left_behind", another)
     end(late)
     assert_each_line_once(volume, log)
 
@@ -240,15 +242,15 @@ def test_records_of_other_sidecars_are_seen_however_coarse_the_clock(
 ) -> None:
     """The directory's time of change is the same before and after the other's record: so that time is not trusted."""
     collector, other = sidecar(), sidecar()
-    directory = volume.collected / ".sharedvol" / "follow" / collector._spool_id
+    directory = volume.collected / ".sharedvol" / "follow" / collector.parts.spool_id
     info = directory.stat()
     os.utime(directory, ns=(info.st_atime_ns, info.st_mtime_ns))
-    collector.logs.refresh()
+    collector.parts.follower.refresh()
     log.write()
     other.run_pass()
     os.utime(directory, ns=(info.st_atime_ns, info.st_mtime_ns))
-    collector.logs.refresh()
-    assert len(collector.logs) == 1
+    collector.parts.follower.refresh()
+    assert len(collector.parts.follower) == 1
 
 
 def test_verify_reports_a_live_copy_without_a_record(volume: Volume, log: Writer, sidecar: Sidecar) -> None:
@@ -284,12 +286,12 @@ def test_a_log_that_is_moved_out_of_the_sources_is_finished(
     log.move(outside)
     log.write()
     end(collector)
-    assert volume.files() == {} and len(collector.logs) == 1  # it is open
+    assert volume.files() == {} and len(collector.parts.follower) == 1  # it is open
     log.write()
     log.close()
     collector.run_pass()
     assert_each_line_once(volume, log)
-    assert len(collector.logs) == 0 and outside.exists()
+    assert len(collector.parts.follower) == 0 and outside.exists()
 
 
 def test_one_scan_or_two_that_do_not_see_a_log_do_not_finish_it(
@@ -306,9 +308,9 @@ def test_one_scan_or_two_that_do_not_see_a_log_do_not_finish_it(
         assert volume.files() == {} and len(volume.live()) == 1
         log.move(home)
         os.utime(home)  # it settles again
-        collector._quiet.seconds, seconds = 600.0, collector._quiet.seconds
+        collector.parts.quiet.seconds, seconds = 600.0, collector.parts.quiet.seconds
         collector.run_pass()
-        collector._quiet.seconds = seconds
+        collector.parts.quiet.seconds = seconds
     end(collector)
     assert_each_line_once(volume, log)
 
@@ -327,9 +329,9 @@ def test_two_sidecars_that_both_followed_a_moved_log_finish_it(
     end(second, 3)
     end(first, 3)
     assert_each_line_once(volume, log)
-    assert len(first.logs) == 0
+    assert len(first.parts.follower) == 0
     second.run_pass()
-    assert len(second.logs) == 0
+    assert len(second.parts.follower) == 0
 
 
 def test_a_moved_log_without_leases_is_finished_after_its_silence(
@@ -343,7 +345,7 @@ def test_a_moved_log_without_leases_is_finished_after_its_silence(
     log.close()
     end(collector)
     assert volume.files() == {}
-    monkeypatch.setattr(collector.logs._followed, "_seal_after", 0.0)
+    monkeypatch.setattr(collector.parts.endings, "_options", replace(collector.parts.copies.options, seal_after=0.0))
     end(collector)
     assert_each_line_once(volume, log)
 
@@ -395,7 +397,7 @@ def test_a_log_that_cannot_be_opened_is_not_taken_for_moved(
         def refuse(candidate: object) -> int:
             raise PermissionError(13, "Permission denied")
 
-        patch.setattr(collector.admission, "_open", refuse)
+        patch.setattr(collector.parts.admission, "_open", refuse)
         end(collector)
     assert volume.files() == {} and len(volume.live()) == 1
     end(collector)

@@ -8,11 +8,13 @@ import pytest
 from support.processes import Child
 from support.sidecar.volume import Volume
 
-import sharedvol_sidecar.follow.live_copies as follow
 import sharedvol_sidecar.fs.content as contents
-import sharedvol_sidecar.transfer.mover as mover
 from sharedvol_sidecar.collect.collector import Collector
+from sharedvol_sidecar.collect.wiring import CollectorOptions
 from sharedvol_sidecar.events import Events
+from sharedvol_sidecar.follow import copier as follow
+from sharedvol_sidecar.transfer import contents as syncing
+from sharedvol_sidecar.transfer.release import ClaimRelease
 
 CHUNK = 1000
 CHUNKS = 300
@@ -32,13 +34,13 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contents, "CHUNK", CHUNK)
     monkeypatch.setattr(contents, "_AT_ONCE", CHUNK)
     monkeypatch.setattr(contents, "SYNC_EVERY", 10 * CHUNK)
-    monkeypatch.setattr(mover, "SYNC_EVERY", 10 * CHUNK)
+    monkeypatch.setattr(syncing, "SYNC_EVERY", 10 * CHUNK)
     monkeypatch.setattr(follow, "_AT_A_TIME", CHUNK)
 
 
 def beats_of_a_pass(volume: Volume, **changes: object) -> int:
     beats = Beats()
-    collector = Collector(volume.job(**changes), Events(volume.events.append), liveness=beats)
+    collector = Collector(volume.job(**changes), Events(volume.events.append), CollectorOptions(liveness=beats))
     collector.run_pass()
     collector.close()
     return beats.count
@@ -71,7 +73,7 @@ def test_a_long_copy_of_a_dead_mover_is_compared_with_beats(across: Volume, enco
     write_long(across, "c1/logs/a.log")
 
     def die(_: object) -> None:
-        mover.Mover._release = lambda self, done: os.kill(os.getpid(), 9)  # type: ignore
+        ClaimRelease._remove = lambda self, done: os.kill(os.getpid(), 9)  # type: ignore
         across.one_pass(compress=encoding)
 
     with Child(die) as child:
@@ -91,14 +93,14 @@ def test_many_small_files_beat_one_by_one(volume: Volume) -> None:
 def test_a_long_file_is_synced_in_slices_with_beats_between(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     write_long(volume, "c1/results/a")
     beats, seen = Beats(), []
-    real = mover.sync_range
+    real = syncing.sync_range
 
     def sync_range(fd: int, offset: int, length: int) -> None:
         seen.append((offset, beats.count))
         real(fd, offset, length)
 
-    monkeypatch.setattr(mover, "sync_range", sync_range)
-    collector = Collector(volume.job(), Events(volume.events.append), liveness=beats)
+    monkeypatch.setattr(syncing, "sync_range", sync_range)
+    collector = Collector(volume.job(), Events(volume.events.append), CollectorOptions(liveness=beats))
     collector.run_pass()
     collector.close()
     assert [offset for offset, _ in seen] == list(range(0, (CHUNKS - 10) * CHUNK, 10 * CHUNK))

@@ -29,6 +29,7 @@ from sharedvol_sidecar.config.loading import load
 from sharedvol_sidecar.monitor.state import ServiceState
 from sharedvol_sidecar.service import service
 from sharedvol_sidecar.service.reporting import clear_up
+from sharedvol_sidecar.service.timing import Timing
 from sharedvol_sidecar.transfer import catalog_writer as register
 
 pytestmark = timeout
@@ -60,7 +61,7 @@ class Disturbed:
         self._collect, gc.collect = gc.collect, lambda generation=2: 0
         self._awaited = next(steps)
         settings = load({"from": volume.spool, "to": volume.collected, "listen": "off"}, None)
-        self._service = service.Service(volume.job(**job), service.Timing(interval=0.0), settings)
+        self._service = service.Service(volume.job(**job), Timing(interval=0.0), settings)
 
     def run(self, warm: int = WARM, rounds: int = FAULTS) -> Disturbed:
         """Until so many rounds are over; counts before, and at the end."""

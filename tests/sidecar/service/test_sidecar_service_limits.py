@@ -74,20 +74,20 @@ def test_retention_is_said_first_and_done_once_an_hour(volume: Volume) -> None:
     off = pruned_by(volume, "off", clock, told)
     volume.write("c1/results/a", "1")
     collector.run_pass()
-    off.look(collector)
+    off.advance(collector)
     assert told == []
-    dry.look(collector)
+    dry.advance(collector)
     assert [event.name for event in told] == ["would_prune"] and len(volume.files()) == 1
-    real.look(collector)
+    real.advance(collector)
     assert [event.name for event in told] == ["would_prune", "pruned"] and volume.files() == {}
     volume.write("c1/results/b", "2")
     collector.run_pass()
     clock.now += EVERY - 1
-    real.look(collector)
-    dry.look(collector)
+    real.advance(collector)
+    dry.advance(collector)
     assert len(told) == 2 and len(volume.files()) == 1
     clock.now += 1
-    real.look(collector)
+    real.advance(collector)
     assert [event.name for event in told[2:]] == ["pruned"] and volume.files() == {}
     catalog = Catalog.open("", Path(volume.collected))
     assert catalog.count() == 0
@@ -98,13 +98,13 @@ def test_retention_is_said_first_and_done_once_an_hour(volume: Volume) -> None:
 def test_retention_without_a_catalog_does_nothing_and_a_broken_one_stops_nothing(volume: Volume) -> None:
     told: list[Event] = []
     without = volume.collector(catalog=None)
-    pruned_by(volume, "apply", Clock(), told).look(without)
+    pruned_by(volume, "apply", Clock(), told).advance(without)
     without.close()
     assert told == []
     (volume.collected / ".sharedvol").mkdir(exist_ok=True, mode=0o700)
     (volume.collected / ".sharedvol" / "catalog.db").mkdir()
     broken = volume.collector()
-    pruned_by(volume, "apply", Clock(), told).look(broken)
+    pruned_by(volume, "apply", Clock(), told).advance(broken)
     broken.close()
     assert [event.name for event in told] == ["catalog"] and "nothing is pruned" in told[0].detail
 
@@ -132,7 +132,7 @@ def test_retention_of_many_files_is_done_a_portion_at_a_time(
 
     portions = 0
     while portions == 0 or pruning.unfinished:
-        pruning.look(collector, beat)
+        pruning.advance(collector, beat)
         portions += 1
         volume.write(f"c1/results/new{portions}", "x")
         assert collector.run_pass().collected == 1
@@ -143,7 +143,7 @@ def test_retention_of_many_files_is_done_a_portion_at_a_time(
     else:
         assert [(event.name, event.detail.partition(",")[0]) for event in told] == [("would_prune", "20 files")]
     before = len(told)
-    pruning.look(collector, beat)
+    pruning.advance(collector, beat)
     assert not pruning.unfinished and len(told) == before  # not before the next hour
     collector.close()
 
@@ -170,11 +170,11 @@ def test_retention_stops_between_two_steps_and_begins_again_with_a_new_collector
         volume.write(f"c1/results/{number}", "x")
     collector.run_pass()
     pruning = pruned_by(volume, "apply", clock, told)
-    pruning.look(collector, lambda: True)
+    pruning.advance(collector, lambda: True)
     assert pruning.unfinished and len(told) == 3
     collector.close()
     collector = volume.collector()
-    pruning.look(collector)
+    pruning.advance(collector)
     assert not pruning.unfinished and len(told) == 10 and volume.files() == {}
     collector.close()
 
@@ -190,13 +190,13 @@ def test_a_service_collects_between_two_portions_without_a_pause(volume: Volume)
 import sharedvol_sidecar.service.prune_schedule as pruning, sharedvol_sidecar.retention.pruner as retention
 pruning.PORTION = 0.0
 retention._BATCH = 1
-real = pruning.PruneSchedule.look
+real = pruning.PruneSchedule.advance
 def look(self, collector, stop):
     real(self, collector, stop)
     if self.unfinished:
         say("portion")
         wait_for(sys.argv[sys.argv.index("--from") + 1] + "/../go")
-pruning.PruneSchedule.look = look
+pruning.PruneSchedule.advance = look
 """
     for number in range(5):
         volume.write(f"c1/results/{number}", "x")

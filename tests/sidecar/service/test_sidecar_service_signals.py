@@ -16,14 +16,14 @@ from support.sidecar.service_process import Served, service, settled
 from support.sidecar.volume import Volume
 
 HELD = """
-import sharedvol_sidecar.transfer.mover as mover
-real = mover.Mover._place
+import sharedvol_sidecar.transfer.placer as placer
+real = placer.Placer.place
 def place(self, items):
     if items and not os.path.exists({gate!r}):
         say("held")
         wait_for({gate!r})
     return real(self, items)
-mover.Mover._place = place
+placer.Placer.place = place
 """
 
 
@@ -128,6 +128,7 @@ def status(served: Served) -> str:
 def test_signal_during_the_back_off_of_a_fault(volume: Volume, tmp_path: Path) -> None:
     shim = """
 import errno
+from sharedvol_sidecar.transfer.placer import Placer
 from sharedvol_sidecar.destination.destination import Destination
 def sync(self):
     raise OSError(errno.EIO, "Input/output error")

@@ -19,6 +19,7 @@ from support.sidecar.volume import Volume, fail_once
 from sharedvol_sidecar.catalog.catalog import Catalog, Filters
 from sharedvol_sidecar.errors import DestinationError
 from sharedvol_sidecar.transfer import staging
+from sharedvol_sidecar.transfer.release import ClaimRelease
 
 
 def test_copy_keeps_content_mode_and_time(across: Volume) -> None:
@@ -144,12 +145,10 @@ def _is_of_a_copy(fd: int) -> bool:
 def test_copy_that_a_dead_mover_left_is_not_trusted_when_the_claim_has_changed(across: Volume) -> None:
     from support.processes import Child
 
-    from sharedvol_sidecar.transfer.mover import Mover
-
     across.write("c1/results/a", "x")
 
     def die(_: Any) -> None:
-        Mover._release = lambda self, done: os.kill(os.getpid(), 9)  # type: ignore
+        ClaimRelease._remove = lambda self, done: os.kill(os.getpid(), 9)  # type: ignore
         across.one_pass(template="{name}")
 
     child = Child(die)
@@ -216,13 +215,11 @@ def test_a_claim_that_is_changed_on_another_day_keeps_its_one_name(where: str, r
     """Its mover died after the name was given, and a late writer came past midnight."""
     from support.processes import Child
 
-    from sharedvol_sidecar.transfer.mover import Mover
-
     volume: Volume = request.getfixturevalue(where)
     os.utime(volume.write("c1/results/a", "x"), (1_000_000_000, 1_000_000_000))
 
     def die(_: Any) -> None:
-        Mover._release = lambda self, done: os.kill(os.getpid(), 9)  # type: ignore
+        ClaimRelease._remove = lambda self, done: os.kill(os.getpid(), 9)  # type: ignore
         volume.one_pass()
 
     child = Child(die)

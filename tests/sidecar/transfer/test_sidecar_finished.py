@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 from support.sidecar.volume import Volume
 
-import sharedvol_sidecar.transfer.mover as mover
+import sharedvol_sidecar.transfer.release as release
 from sharedvol import publish
 from sharedvol.publishing.mark import is_marked
 from sharedvol_sidecar.collect.collector import Collector
+from sharedvol_sidecar.collect.wiring import CollectorOptions
 from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.spool.put_backs import OLD, PutBacks
 from sharedvol_sidecar.spool.watcher import Watch
-from sharedvol_sidecar.transfer.mover import Mover
+from sharedvol_sidecar.transfer.claimer import Claimer
 
 HOUR = 3600.0
 DAY = 86_400.0
@@ -155,7 +156,7 @@ def watched(volume: Volume) -> Iterator[tuple[Collector, Watch]]:
     """A collector that watches the spool, as `run` does. The quiet time is an hour."""
     volume.write("c1/results/.first")
     with Watch() as watch:
-        collector = Collector(volume.job(quiet=HOUR), Events(volume.events.append), watch.add, placed=watch.placed)
+        collector = Collector(volume.job(quiet=HOUR), Events(volume.events.append), CollectorOptions(watch=watch))
         collector.run_pass()
         yield collector, watch
         collector.close()
@@ -228,7 +229,7 @@ def test_a_queue_that_has_overflowed_proves_nothing(volume: Volume, watched: tup
 def put_back_once(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> int:
     """A pass in which a writer opens every file again while it is moved."""
     with monkeypatch.context() as patch:
-        patch.setattr(mover.lease, "is_intact", lambda fd: False)
+        patch.setattr(release.lease, "is_intact", lambda fd: False)
         tally = collector.run_pass()
     assert tally.collected == 0
     return tally.put_back
@@ -260,15 +261,15 @@ def test_another_file_that_was_put_back_waits_for_the_quiet_time(
     """The name was used again between the look and the claim: the new file is put back, and not the one looked at."""
     path = volume.spool / "c1/results/r.csv"
     renamed_from(".new")(path)
-    real = Mover._claim
+    real = Claimer.claim
 
-    def claim(self: Mover, *args: Any) -> bool:
+    def claim(self: Claimer, *args: Any) -> bool:
         path.rename(path.with_name(".away"))
         write(path)
         return real(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Mover, "_claim", claim)
+        patch.setattr(Claimer, "claim", claim)
         assert next_pass(watched) == 0
     assert volume.waiting() == {"c1/results/r.csv": "first\n"}
     assert next_pass(watched) == 0
@@ -284,7 +285,7 @@ def claimed_by_a_dead_mover(volume: Volume, act: Act, monkeypatch: pytest.Monkey
 
     collector = volume.collector(quiet=0.0)
     with monkeypatch.context() as patch:
-        patch.setattr(collector._mover._publisher, "stage", die)
+        patch.setattr(collector.parts.linker, "stage", die)
         with pytest.raises(KeyboardInterrupt):
             collector.run_pass()
     collector.close()
@@ -324,7 +325,7 @@ def test_what_is_collected_keeps_its_mark(across: Volume) -> None:
 @pytest.fixture
 def marks(volume: Volume) -> Iterator[tuple[PutBacks, Path]]:
     collector = volume.collector()
-    yield collector.claims.put_backs, volume.spool / ".sharedvol/put-back"
+    yield collector.parts.claims.put_backs, volume.spool / ".sharedvol/put-back"
     collector.close()
 
 

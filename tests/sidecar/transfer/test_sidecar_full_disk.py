@@ -32,6 +32,7 @@ from sharedvol_sidecar.retention.relief import make_room
 from sharedvol_sidecar.retention.rules import parse_rules
 from sharedvol_sidecar.service import service
 from sharedvol_sidecar.service.prune_schedule import RELIEF_EVERY, PruneSchedule
+from sharedvol_sidecar.service.timing import Timing
 from sharedvol_sidecar.spool.put_backs import PutBacks
 
 pytestmark = timeout
@@ -96,7 +97,7 @@ def served(volume: Volume, until: str, **settings: Any) -> list[dict[str, Any]]:
     structlog.configure(processors=[heard], logger_factory=structlog.ReturnLoggerFactory())
     service.BACKOFF = (0.05, 0.1)
     chosen = load({"from": volume.spool, "to": volume.collected, "listen": "off", **settings}, None)
-    service.Service(volume.job(), service.Timing(interval=0.05), chosen).run()
+    service.Service(volume.job(), Timing(interval=0.05), chosen).run()
     return seen
 
 
@@ -344,7 +345,7 @@ def test_a_sidecar_that_started_on_a_full_disk_keeps_its_names_once_there_is_roo
         def die(*_: object) -> None:
             raise SystemExit
 
-        collector.register.add = die  # type: ignore[method-assign]
+        collector.parts.catalog.add = die  # type: ignore[method-assign]
         with pytest.raises(SystemExit):
             collector.run_pass()
         collector.close()

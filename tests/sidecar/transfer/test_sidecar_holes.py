@@ -13,6 +13,7 @@ from support.sidecar.volume import Volume
 
 from sharedvol_sidecar.catalog.catalog import Catalog, Filters
 from sharedvol_sidecar.cli import main
+from sharedvol_sidecar.collect.wiring import CollectorOptions
 from sharedvol_sidecar.events import Events
 from sharedvol_sidecar.fs import holes
 from sharedvol_sidecar.fs.content import same
@@ -115,7 +116,7 @@ def test_a_hollow_file_spends_of_the_rate_what_it_stores(volume: Volume) -> None
     sparse(volume, "c1/results/a", 1 << 40, {0: b"x" * 1000})
     from sharedvol_sidecar.collect.collector import Collector
 
-    collector = Collector(volume.job(rate=1e6), Events(volume.events.append), pause=paused.append)
+    collector = Collector(volume.job(rate=1e6), Events(volume.events.append), CollectorOptions(pause=paused.append))
     assert collector.run_pass().collected == 1
     collector.close()
     assert sum(paused) < 1.0

@@ -22,9 +22,10 @@ import sharedvol_sidecar.fs.content as contents
 import sharedvol_sidecar.fs.directory as directories
 import sharedvol_sidecar.transfer.linker as publisher
 from sharedvol_sidecar.destination.destination import Destination
+from sharedvol_sidecar.transfer.claimer import Claimer
 from sharedvol_sidecar.transfer.item import Item
 from sharedvol_sidecar.transfer.linker import Linker
-from sharedvol_sidecar.transfer.mover import Mover
+from sharedvol_sidecar.transfer.placer import Placer
 
 EXHAUSTIVE = os.environ.get("SHAREDVOL_EXHAUSTIVE") == "1"
 STEP = 1 if EXHAUSTIVE else 11
@@ -41,7 +42,7 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(os, "link", os.link)
     monkeypatch.setattr(directories, "_libc", directories._libc)
     monkeypatch.setattr(contents, "CHUNK", contents.CHUNK)
-    for owner, name in ((Mover, "_claim"), (Linker, "link"), (Mover, "_place"), (publisher, "stage")):
+    for owner, name in ((Claimer, "claim"), (Linker, "link"), (Placer, "place"), (publisher, "stage")):
         monkeypatch.setattr(owner, name, getattr(owner, name))
     yield
 
@@ -126,15 +127,16 @@ def overwrite(self: Linker, item: Item, directory: Any, final: str) -> None:
     os.replace(f"{final}.new", final, src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
 
 
-def skip_claim(self: Mover, item: Item, batch: Any) -> bool:
+def skip_claim(self: Claimer, item: Item, batch: Any) -> bool:
     item.claim = item.candidate.directory
     item.claim_path = f"{self._claims.slot}/{batch.name}/{item.candidate.path}"
     return True
 
 
-def unlink_first(self: Mover, items: list[Item]) -> list[Item]:
+def unlink_first(self: Placer, items: list[Item]) -> list[Item]:
+    self._destination.begin()
     for item in items:
-        target = self._publisher._template.target(item.candidate.origin, item.day)
+        target = self._linker._template.target(item.candidate.origin, item.day)
         directory, name = self._destination.locate(target)
         content = os.pread(item.fd, 1000, 0)
         if item.claim is not None:
@@ -144,9 +146,10 @@ def unlink_first(self: Mover, items: list[Item]) -> list[Item]:
     return items
 
 
-def name_before_content(self: Mover, items: list[Item]) -> list[Item]:
+def name_before_content(self: Placer, items: list[Item]) -> list[Item]:
+    self._destination.begin()
     for item in items:
-        target = self._publisher._template.target(item.candidate.origin, item.day)
+        target = self._linker._template.target(item.candidate.origin, item.day)
         directory, name = self._destination.locate(target)
         _write(directory.fd, f"{name}-{item.info.st_ino}", os.pread(item.fd, 1000, 0))
     return items
@@ -160,20 +163,22 @@ def _write(directory: int, name: str, content: bytes) -> None:
     os.close(fd)
 
 
-PLANTED: list[tuple[str, Callable[..., Any], str, str]] = [
-    ("link", overwrite, "linked", "overwritten"),
-    ("_claim", skip_claim, "copied", "doubled"),
-    ("_place", unlink_first, "linked", "lost"),
-    ("_place", name_before_content, "linked", "half-written"),
+PLANTED: list[tuple[type, str, Callable[..., Any], str, str]] = [
+    (Linker, "link", overwrite, "linked", "overwritten"),
+    (Claimer, "claim", skip_claim, "copied", "doubled"),
+    (Placer, "place", unlink_first, "linked", "lost"),
+    (Placer, "place", name_before_content, "linked", "half-written"),
 ]
 
 
-@pytest.mark.parametrize(("step", "bug", "where", "word"), PLANTED, ids=[bug.__name__ for _, bug, _, _ in PLANTED])
+@pytest.mark.parametrize(
+    ("owner", "step", "bug", "where", "word"), PLANTED, ids=[bug.__name__ for _, _, bug, _, _ in PLANTED]
+)
 @pytest.mark.usefixtures("restored")
 def test_planted_bugs_are_caught(
-    step: str, bug: Callable[..., Any], where: str, word: str, request: pytest.FixtureRequest
+    owner: type, step: str, bug: Callable[..., Any], where: str, word: str, request: pytest.FixtureRequest
 ) -> None:
     scene: Scene = request.getfixturevalue(where)
-    setattr(Linker if step == "link" else Mover, step, bug)
+    setattr(owner, step, bug)
     with pytest.raises(Violation, match=word):
         every_kill_point(scene, after=False, start=MOVING, step=3)

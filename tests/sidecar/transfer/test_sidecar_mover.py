@@ -22,13 +22,13 @@ from support.sidecar.volume import Volume, fail_once
 
 import sharedvol_sidecar.fs.content as contents
 import sharedvol_sidecar.fs.lease as lease
-import sharedvol_sidecar.transfer.mover as mover
+import sharedvol_sidecar.transfer.contents as syncing
 import sharedvol_sidecar.transfer.staging as staging
 from sharedvol import publish
 from sharedvol_sidecar.errors import DestinationError, SpoolError
 from sharedvol_sidecar.fs.directory import open_root
 from sharedvol_sidecar.spool.container_locks import ContainerLocks
-from sharedvol_sidecar.transfer.mover import Mover
+from sharedvol_sidecar.transfer.claimer import Claimer
 
 HOUR = 3600.0
 
@@ -163,16 +163,16 @@ def test_file_taken_by_another_mover_between_open_and_claim(volume: Volume, monk
     first, second = volume.collector(), volume.collector()
     # The locks that share out the work would keep it away; that no file is moved twice does not rest on them.
     (volume.spool.parent / "other").mkdir()
-    monkeypatch.setattr(second, "_units", ContainerLocks(open_root(volume.spool.parent / "other")))
-    real = Mover._claim
+    monkeypatch.setattr(second.parts, "locks", ContainerLocks(open_root(volume.spool.parent / "other")))
+    real = Claimer.claim
     taken: list[int] = []
 
-    def slow(self: Mover, *args: Any) -> bool:
-        if self is first._mover:
+    def slow(self: Claimer, *args: Any) -> bool:
+        if self is first.parts.mover._claimer:
             taken.append(second.run_pass().collected)
         return real(self, *args)
 
-    monkeypatch.setattr(Mover, "_claim", slow)
+    monkeypatch.setattr(Claimer, "claim", slow)
     assert first.run_pass().collected == 0
     assert taken == [1]
     assert volume.bag() == Counter(["x"])
@@ -393,7 +393,7 @@ def test_file_that_fails_again_and_again_is_tried_less_and_less_often(
         raise OSError(errno.EFBIG, "file too large")
 
     collector = across.collector()
-    monkeypatch.setattr(collector._mover._retries, "_clock", lambda: now[0])
+    monkeypatch.setattr(collector.parts.failed.retries, "_clock", lambda: now[0])
     monkeypatch.setattr(staging, "copy", failing)
     for second in range(40):
         now[0] = float(second)
@@ -449,8 +449,8 @@ def test_name_that_cannot_be_taken_back_is_found_again(across: Volume, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "unlink", fail_once(os.unlink, OSError(errno.EROFS, "read-only"), there))
-        failing = fail_once(collector._destination.sync, OSError(errno.EIO, "i/o"), lambda: True)
-        patch.setattr(collector._destination, "sync", failing)
+        failing = fail_once(collector.parts.destination.sync, OSError(errno.EIO, "i/o"), lambda: True)
+        patch.setattr(collector.parts.destination, "sync", failing)
         with pytest.raises(DestinationError):
             collector.run_pass()
     assert collector.run_pass().collected == 1
@@ -510,14 +510,14 @@ def test_without_leases_a_file_that_changed_meanwhile_is_put_back(
     monkeypatch.setattr(lease.fcntl, "fcntl", _no_lease)
     collector = volume.collector()
     with open(path, "a") as late, monkeypatch.context() as patch:
-        real = collector._destination.sync
+        real = collector.parts.destination.sync
 
         def sync() -> None:
             late.write("y")
             late.flush()
             real()
 
-        patch.setattr(collector._destination, "sync", sync)
+        patch.setattr(collector.parts.destination, "sync", sync)
         assert collector.run_pass().put_back == 1
     assert volume.files() == {}
     assert collector.run_pass().collected == 1
@@ -528,8 +528,8 @@ def test_without_leases_a_file_that_changed_meanwhile_is_put_back(
 def test_many_are_synced_at_once_before_any_is_named(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     volume.write("c1/results/first", "")
     seen: list[str] = []
-    real_link, real_sync = os.link, mover.sync_filesystem
-    monkeypatch.setattr(mover, "sync_filesystem", lambda root: (seen.append("sync"), real_sync(root)))
+    real_link, real_sync = os.link, syncing.sync_filesystem
+    monkeypatch.setattr(syncing, "sync_filesystem", lambda root: (seen.append("sync"), real_sync(root)))
     collector = volume.collector()
     collector.run_pass(lambda: True)  # makes the lock files
 
@@ -537,13 +537,13 @@ def test_many_are_synced_at_once_before_any_is_named(volume: Volume, monkeypatch
         seen.append("link")
         real_link(source, *args, **options)
 
-    for number in range(mover._FEW + 1):
+    for number in range(syncing._FEW + 1):
         volume.write(f"c1/results/{number}", str(number))
     seen.clear()
     monkeypatch.setattr(os, "link", link)
     collector.run_pass()
     collector.close()
-    assert seen == ["sync"] + ["link"] * (mover._FEW + 1)
+    assert seen == ["sync"] + ["link"] * (syncing._FEW + 1)
 
 
 @pytest.mark.parametrize("settings", [{}, {"digests": False}, {"kinds": ("logs",)}, {"compress": "gzip"}])

@@ -22,7 +22,7 @@ from support.torture.layouts import LIMIT
 import sharedvol_sidecar.fs.content as contents
 from sharedvol_sidecar.catalog.catalog import Catalog, Filters
 from sharedvol_sidecar.transfer.linker import Linker
-from sharedvol_sidecar.transfer.mover import Mover
+from sharedvol_sidecar.transfer.release import ClaimRelease
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="root gives files away")
 
@@ -174,7 +174,7 @@ def test_a_claim_that_an_older_release_linked_as_it_was_is_replaced_by_a_copy(vo
     def die(_: object) -> None:
         Linker.is_copied = lambda self, item: False  # type: ignore
         Linker.is_as_promised = lambda self, item: True  # type: ignore
-        Mover._release = lambda self, done: [list(done), os.kill(os.getpid(), 9)]  # type: ignore
+        ClaimRelease._remove = lambda self, done: [list(done), os.kill(os.getpid(), 9)]  # type: ignore
         volume.one_pass(template="{name}", **promised)
 
     with Child(die) as child:

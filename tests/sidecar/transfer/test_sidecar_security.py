@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 from support.sidecar.hostile import SECRET, THINGS, WRITER, Scene, scene
 
+from sharedvol_sidecar.follow.copier import LogCopier
 from sharedvol_sidecar.follow.live_copies import LiveCopies
 from sharedvol_sidecar.fs.directory import Directory
 from sharedvol_sidecar.spool.quiet_time import QuietTime
+from sharedvol_sidecar.transfer import contents as reading
 from sharedvol_sidecar.transfer import linker as publisher
-from sharedvol_sidecar.transfer import mover
-from sharedvol_sidecar.transfer.mover import Mover
+from sharedvol_sidecar.transfer.placer import Placer
+from sharedvol_sidecar.transfer.release import ClaimRelease
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be several users")
 
@@ -73,11 +75,11 @@ def test_in_the_place_of_a_directory_it_leads_nowhere(hostile: Scene, what: str,
 
 STEPS: dict[str, tuple[Any, str, Callable[..., bool]]] = {
     "before it is opened": (os, "open", lambda name, *args, **options: name == "a.json"),
-    "before it is read": (mover, "digest", lambda *args: True),
+    "before it is read": (reading, "digest", lambda *args: True),
     "before it is claimed": (os, "rename", lambda name, *args, **options: name == "a.json"),
     "before the claim is looked at": (Directory, "inode", lambda self, name: name == "a.json"),
     "before it gets its name": (publisher.Linker, "publish", lambda self, item: True),
-    "before the lease is asked again": (Mover, "_confirm", lambda self, item: True),
+    "before the lease is asked again": (ClaimRelease, "_confirm", lambda self, item: True),
     "before the claim goes": (os, "unlink", lambda name, *args, **options: name == "a.json"),
 }
 
@@ -205,7 +207,7 @@ def test_hard_link_that_everybody_may_read_is_copied_and_its_original_stays_as_i
     def die() -> int:
         pid = os.fork()
         if pid == 0:
-            monkeypatch.setattr(Mover, "_place", lambda self, items: os._exit(9))
+            monkeypatch.setattr(Placer, "place", lambda self, items: os._exit(9))
             hostile.volume.one_pass()
             os._exit(0)
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -317,7 +319,7 @@ def test_a_followed_log_in_the_deepest_directory_with_the_longest_names(hostile:
 
 def test_cut_again_and_again_while_it_is_followed(hostile: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     path = hostile.write(hostile.logs / "app.log", "begin\n")
-    real = LiveCopies._copy
+    real = LogCopier.copy
 
     def cut(self: LiveCopies, *args: Any) -> int:
         os.truncate(path, 0)
@@ -326,7 +328,7 @@ def test_cut_again_and_again_while_it_is_followed(hostile: Scene, monkeypatch: p
 
     def work() -> int:
         writer = os.open(path, os.O_WRONLY | os.O_APPEND)
-        monkeypatch.setattr(LiveCopies, "_copy", cut)
+        monkeypatch.setattr(LogCopier, "copy", cut)
         collector = hostile.volume.collector()
         for _ in range(5):
             collector.run_pass()

@@ -27,7 +27,7 @@ from sharedvol_sidecar.catalog.catalog import Catalog, Filters
 from sharedvol_sidecar.cli import main
 from sharedvol_sidecar.fs import lease
 from sharedvol_sidecar.fs.directory import open_root
-from sharedvol_sidecar.transfer.mover import Mover
+from sharedvol_sidecar.transfer.release import ClaimRelease
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be several users")
 
@@ -317,7 +317,7 @@ def test_owner_and_mode_are_those_that_are_set(hostile: Scene, how: str, monkeyp
     if how == "recovered":
 
         def die() -> None:
-            monkeypatch.setattr(Mover, "_confirm", lambda self, item: os._exit(9))
+            monkeypatch.setattr(ClaimRelease, "_confirm", lambda self, item: os._exit(9))
             hostile.volume.one_pass(**changes)
 
         with Child(lambda connection: (become(hostile.user), die())) as child:

@@ -165,7 +165,7 @@ def test_a_claim_that_has_its_name_is_found_whatever_was_removed_since(
     volume.write("c1/results/report/a/part", "1")
     collector = volume.collector(template=TEMPLATE)
     with monkeypatch.context() as patch:
-        patch.setattr(collector._destination, "sync", die)
+        patch.setattr(collector.parts.destination, "sync", die)
         with pytest.raises(KeyboardInterrupt):
             collector.run_pass()
     collector.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,12 @@ from sharedvol_sidecar.monitor.snapshot import FAULTS, REASONS
 from sharedvol_sidecar.monitor.state import ServiceState
 from sharedvol_sidecar.web.metrics import PREFIX, registry
 
-PAGE = (Path(__file__).parents[3] / "docs" / "monitoring.md").read_text()
+ROOT = Path(__file__).parents[3]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import metrics_table  # noqa: E402
+
+PAGE = metrics_table.PAGE.read_text()
 
 
 def scraped(board: ServiceState) -> dict[str, dict[tuple[str, ...], float]]:
@@ -185,3 +191,9 @@ def test_the_documented_names_are_those_that_are_served(clocks: Clocks) -> None:
 def test_every_reason_is_documented() -> None:
     for reason in (*REASONS, "file", "catalog", "refused", "unmatched", "unfinished", "truncated"):
         assert f"`{reason}`" in PAGE, reason
+
+
+def test_the_table_of_the_docs_is_that_of_the_declarations() -> None:
+    """``python scripts/metrics_table.py`` writes it again."""
+    page = metrics_table.PAGE.read_text()
+    assert page == metrics_table.with_table(page)

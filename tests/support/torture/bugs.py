@@ -12,15 +12,20 @@ import sharedvol_sidecar.transfer.linker as publisher
 import sharedvol_sidecar.transfer.staging as staging
 from sharedvol_sidecar.destination.destination import Destination
 from sharedvol_sidecar.errors import DestinationError, SpoolError
+from sharedvol_sidecar.follow.copier import LogCopier
 from sharedvol_sidecar.follow.live_copies import LiveCopies
 from sharedvol_sidecar.follow.store import FollowedLog
 from sharedvol_sidecar.fs.directory import Directory
 from sharedvol_sidecar.spool.scanner import Candidate
 from sharedvol_sidecar.transfer.catalog_writer import CatalogWriter
+from sharedvol_sidecar.transfer.claimer import Claimer
 from sharedvol_sidecar.transfer.claims import Batch, Claims
 from sharedvol_sidecar.transfer.item import Item
 from sharedvol_sidecar.transfer.linker import Linker
 from sharedvol_sidecar.transfer.mover import Mover
+from sharedvol_sidecar.transfer.placer import Placer
+from sharedvol_sidecar.transfer.release import ClaimRelease
+from sharedvol_sidecar.transfer.retries import FailedFiles
 
 
 def overwrite() -> None:
@@ -37,12 +42,12 @@ def overwrite() -> None:
 def no_claim() -> None:
     """Files are taken from where they lie, so whoever comes after a death does not know how far it got."""
 
-    def claim(self: Mover, item: Item, batch: Batch) -> bool:
+    def claim(self: Claimer, item: Item, batch: Batch) -> bool:
         item.claim = item.candidate.directory
         item.claim_path = batch.prefix(item.day) + item.candidate.path
         return True
 
-    Mover._claim = claim  # type: ignore
+    Claimer.claim = claim  # type: ignore
 
 
 def claims_of_the_living() -> None:
@@ -73,15 +78,15 @@ def claims_not_synced() -> None:
 
 def row_after_the_claim() -> None:
     """The catalog's row is written when the claim is gone: who dies between the two leaves none for ever."""
-    add, let_go = CatalogWriter.add, Mover._release
+    add, let_go = CatalogWriter.add, ClaimRelease._remove
     CatalogWriter.add = lambda self, items: True  # type: ignore
 
-    def late(self: Mover, confirmed: Iterable[Item]) -> None:
+    def late(self: ClaimRelease, confirmed: Iterable[Item]) -> None:
         items = list(confirmed)
         let_go(self, items)
-        add(self._register, items)
+        add(self._catalog, items)
 
-    Mover._release = late  # type: ignore
+    ClaimRelease._remove = late  # type: ignore
 
 
 def no_row_of_the_recovered() -> None:
@@ -123,45 +128,47 @@ def row_stays() -> None:
 
 def live_after_the_claim() -> None:
     """A followed log's live file goes when its claim is gone, so that nobody knows of it any more."""
-    let_go = Mover._release
+    let_go = ClaimRelease._remove
 
-    def late(self: Mover, confirmed: Iterable[Item]) -> None:
-        unfollow, self._unfollow = self._unfollow, lambda id: None
+    def late(self: ClaimRelease, confirmed: Iterable[Item]) -> None:
+        unfollow = LiveCopies.unfollow
+        LiveCopies.unfollow = lambda self, item: None  # type: ignore
         items = list(confirmed)
         let_go(self, items)
+        LiveCopies.unfollow = unfollow  # type: ignore
         for item in items:
             if item.followed:
-                unfollow(item)
-        self._unfollow = unfollow
+                self._follower.unfollow(item)
 
-    Mover._release = late  # type: ignore
+    ClaimRelease._remove = late  # type: ignore
 
 
 def live_file_begins_anew() -> None:
     """A mover that finds a live file goes on at its end as if it held nothing."""
-    copy = LiveCopies._copy
+    copy = LogCopier.copy
     known: set[str] = set()
 
-    def anew(self: LiveCopies, log: FollowedLog, have: int, size: int) -> int:
+    def anew(self: LogCopier, log: FollowedLog, have: int, size: int) -> int:
         if log.id in known:
             return copy(self, log, have, size)
         known.add(log.id)
         os.lseek(log.live, have, os.SEEK_SET)
         return os.sendfile(log.live, log.fd, 0, size)
 
-    LiveCopies._copy = anew  # type: ignore
-    LiveCopies._agrees = lambda self, log, have, fd=-1: True  # type: ignore
+    LogCopier.copy = anew  # type: ignore
+    LogCopier.agrees = lambda self, log, have, fd=-1: True  # type: ignore
 
 
 def cut_is_not_seen() -> None:
     """Of a log that was cut only the size is looked at."""
-    LiveCopies._agrees = lambda self, log, have, fd=-1: True  # type: ignore
+    LogCopier.agrees = lambda self, log, have, fd=-1: True  # type: ignore
 
 
 def unlink_first() -> None:
     """The source goes before the copy has a name."""
 
-    def place(self: Mover, items: list[Item]) -> list[Item]:
+    def place(self: Placer, items: list[Item]) -> list[Item]:
+        self._destination.begin()
         for item in items:
             directory, name = _named(self, item)
             content = os.pread(item.fd, 1000, 0)
@@ -171,19 +178,20 @@ def unlink_first() -> None:
             os.rename(f".{name}", name, src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
         return items
 
-    Mover._place = place  # type: ignore
+    Placer.place = place  # type: ignore
 
 
 def name_before_content() -> None:
     """The copy is written under its final name."""
 
-    def place(self: Mover, items: list[Item]) -> list[Item]:
+    def place(self: Placer, items: list[Item]) -> list[Item]:
+        self._destination.begin()
         for item in items:
             directory, name = _named(self, item)
             _write(directory, name, os.pread(item.fd, 1000, 0))
         return items
 
-    Mover._place = place  # type: ignore
+    Placer.place = place  # type: ignore
 
 
 def no_sync_of_content() -> None:
@@ -233,18 +241,18 @@ def failure_not_told() -> None:
 
     Mover.move = silent  # type: ignore
     left: set[str] = set()
-    Mover._fail = lambda self, item, why: left.add(item.candidate.path)  # type: ignore
-    Mover._cannot_claim = lambda self, candidate, error: left.add(candidate.path)  # type: ignore
-    Mover._is_due = lambda self, item: item.candidate.path not in left  # type: ignore
+    FailedFiles.fail = lambda self, item, why: left.add(item.candidate.path)  # type: ignore
+    Claimer._cannot_claim = lambda self, candidate, error: left.add(candidate.path)  # type: ignore
+    FailedFiles.is_due = lambda self, item: item.candidate.path not in left  # type: ignore
 
 
 def failure_not_caught() -> None:
     """A failure ends in an exception of another kind than those that are foreseen."""
 
-    def cannot_claim(self: Mover, candidate: Candidate, error: OSError) -> None:
+    def cannot_claim(self: Claimer, candidate: Candidate, error: OSError) -> None:
         raise KeyError(candidate.path)
 
-    Mover._cannot_claim = cannot_claim  # type: ignore
+    Claimer._cannot_claim = cannot_claim  # type: ignore
 
 
 def _without_catalog() -> None:
@@ -252,10 +260,10 @@ def _without_catalog() -> None:
     CatalogWriter.prepare = CatalogWriter.remove = lambda *args: None  # type: ignore
 
 
-def _named(mover: Mover, item: Item) -> tuple[Directory, str]:
+def _named(placer: Placer, item: Item) -> tuple[Directory, str]:
     """Where the file goes, under a name that it shares with no other."""
-    target = mover._publisher._template.target(item.candidate.origin, item.day)
-    directory, name = mover._destination.locate(target)
+    target = placer._linker._template.target(item.candidate.origin, item.day)
+    directory, name = placer._destination.locate(target)
     item.target = f"{target}-{item.info.st_ino}"
     return directory, f"{name}-{item.info.st_ino}"
 
