@@ -153,7 +153,7 @@ def _mountinfo_id() -> str:
     return ""
 
 
-class _Worker:
+class _WorkerState:
     """The token of this process."""
 
     _token: str
@@ -183,5 +183,5 @@ def _random_token() -> str:
     return "".join(digits)
 
 
-_worker = _Worker()
+_worker = _WorkerState()
 forks.in_child(_worker.renew)

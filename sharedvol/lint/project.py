@@ -41,7 +41,7 @@ SIDECAR_USER: Final = "65532:65532"
 
 
 @dataclass(frozen=True)
-class Mount:
+class ServiceMount:
     """A volume, bind mount or tmpfs of a service.
 
     Attributes:
@@ -93,7 +93,7 @@ class Host:
     given: bool = False
 
 
-class Service:
+class ComposeService:
     """A service and how many replicas it has.
 
     Args:
@@ -168,16 +168,16 @@ class Service:
         return self.at
 
     @cached_property
-    def mounts(self) -> Sequence[Mount]:
+    def mounts(self) -> Sequence[ServiceMount]:
         """The mounts."""
         return tuple(self._mounts())
 
-    def _mounts(self) -> Iterator[Mount]:
+    def _mounts(self) -> Iterator[ServiceMount]:
         for one in self.node.get("volumes").items:
             kind = one.get("type").text or "volume"
             source = one.get("source")
             if one.get("target").text:
-                yield Mount(
+                yield ServiceMount(
                     kind,
                     source.text,
                     one.get("target").text,
@@ -188,9 +188,9 @@ class Service:
                 )
         for one in self.node.get("tmpfs").items:
             if one.text:
-                yield Mount("tmpfs", "", one.text.partition(":")[0], False, False, one.at)
+                yield ServiceMount("tmpfs", "", one.text.partition(":")[0], False, False, one.at)
 
-    def mount_of(self, path: str) -> Mount | None:
+    def mount_of(self, path: str) -> ServiceMount | None:
         """Return the deepest mount that contains ``path``, or None."""
         holding = [mount for mount in self.mounts if mount.holds(path)]
         return max(holding, key=lambda mount: len(mount.target), default=None)
@@ -262,18 +262,18 @@ class Project:
             if wait.get("condition").text == "service_completed_successfully"
         }
         self.services = tuple(
-            Service(self, name, body, given.get(name), ends=name in ended)
+            ComposeService(self, name, body, given.get(name), ends=name in ended)
             for name, body in node.get("services").map.items()
             if isinstance(body.value, dict)
         )
         self.volumes: Mapping[str, Node] = node.get("volumes").map
 
     @property
-    def replicated(self) -> Sequence[Service]:
+    def replicated(self) -> Sequence[ComposeService]:
         """The services that have more than one replica."""
         return tuple(service for service in self.services if service.replicated)
 
-    def users_of(self, volume: str) -> Sequence[tuple[Service, Mount]]:
+    def users_of(self, volume: str) -> Sequence[tuple[ComposeService, ServiceMount]]:
         """Return the services that mount a volume, with their mounts."""
         return tuple(
             (service, mount)

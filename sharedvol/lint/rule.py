@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sharedvol.lint.compose.node import Position
-from sharedvol.lint.project import Project, Service
+from sharedvol.lint.project import ComposeService, Project
 
 
 class Severity(enum.IntEnum):
@@ -36,7 +36,7 @@ class Violation:
 
 
 Check = Callable[[Project], Iterator[Violation]]
-ServiceCheck = Callable[[Service], Iterator[Violation]]
+ServiceCheck = Callable[[ComposeService], Iterator[Violation]]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def of_replicated(check: ServiceCheck) -> Check:
     return check_project
 
 
-def _scaled(found: Violation, service: Service) -> Violation:
+def _scaled(found: Violation, service: ComposeService) -> Violation:
     if service.replicated:
         return Violation(found.at, f"service {service.name!r}: {found.message}", service.name, found.severity)
     message = f"service {service.name!r}: {found.message} (once it has replicas)"

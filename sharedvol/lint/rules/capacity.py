@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sharedvol.lint.compose.node import EMPTY, Node, Position
-from sharedvol.lint.project import Project, Service
+from sharedvol.lint.project import ComposeService, Project
 from sharedvol.lint.rule import Rule, Severity, Violation, of_each, of_replicated, rule
 
 POOL: Final = (
@@ -37,7 +37,7 @@ _CONNECTION_OPTION: Final = re.compile(r"max[_-]connections\s*[=\s]\s*(\d{1,9})\
 
 @dataclass(frozen=True)
 class _Demand:
-    service: Service
+    service: ComposeService
     pool: int
     overflow: int
     workers: int
@@ -84,7 +84,7 @@ def connections(project: Project) -> Iterator[Violation]:
                 yield Violation(unknown.at, f"service {unknown.name!r}: {message}", unknown.name, Severity.note)
 
 
-def _limit(database: Service) -> tuple[int, Position] | None:
+def _limit(database: ComposeService) -> tuple[int, Position] | None:
     """Return how many connections it accepts, and where that is declared; None if it is not a database."""
     # Such a variable limits what a database accepts. In another service it may be the number that it opens.
     declared = database.number(*(CONNECTIONS if database.is_database else CONNECTIONS[:1]))
@@ -99,7 +99,7 @@ def _limit(database: Service) -> tuple[int, Position] | None:
     return None if default is None else (default, database.at)
 
 
-def _databases_of(service: Service, known: Set[str]) -> Set[str]:
+def _databases_of(service: ComposeService, known: Set[str]) -> Set[str]:
     """Return the databases of a service: declared, or known ones that it depends on or names in its environment."""
     declared = service.declared("database").text
     if declared:
@@ -108,7 +108,7 @@ def _databases_of(service: Service, known: Set[str]) -> Set[str]:
     return (known & (named | service.node.get("depends_on").map.keys())) - {service.name}
 
 
-def _demand(service: Service) -> _Demand | None:
+def _demand(service: ComposeService) -> _Demand | None:
     pool = service.number(*POOL)
     if pool is None:
         return None
@@ -119,7 +119,7 @@ def _demand(service: Service) -> _Demand | None:
     return _Demand(service, pool[0], overflow[0] if overflow else 0, _workers(service), extra)
 
 
-def _workers(service: Service) -> int:
+def _workers(service: ComposeService) -> int:
     found = _WORKER_OPTION.search(service.line) or _WORKER_OPTION.search(
         service.environment.get("GUNICORN_CMD_ARGS", EMPTY).text
     )
@@ -166,12 +166,12 @@ def memory(project: Project) -> Iterator[Violation]:
     mend="Set `deploy.resources.limits.memory`; limit x replicas, with the other services, must fit the machine.",
 )
 @of_replicated
-def no_memory_limit(service: Service) -> Iterator[Violation]:
+def no_memory_limit(service: ComposeService) -> Iterator[Violation]:
     if _memory(service) is None:
         yield Violation(service.at, "a replica has no memory limit")
 
 
-def _memory(service: Service) -> Node | None:
+def _memory(service: ComposeService) -> Node | None:
     for node in (service.node.get("deploy", "resources", "limits", "memory"), service.node.get("mem_limit")):
         if node.bytes:
             return node
@@ -194,7 +194,7 @@ def _size(number: int) -> str:
     mend="Remove `cpuset` and limit the share with `deploy.resources.limits.cpus`.",
 )
 @of_each
-def cpuset(service: Service) -> Iterator[Violation]:
+def cpuset(service: ComposeService) -> Iterator[Violation]:
     pinned = service.node.get("cpuset")
     if pinned.text:
         yield Violation(pinned.at, f"all replicas run on the processors {pinned.text}")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from sharedvol.lint.project import Service
+from sharedvol.lint.project import ComposeService
 from sharedvol.lint.rule import Rule, Severity, Violation, of_each, rule
 
 # These parts name a replica. In an address of a site (a label, a URL) the name of the machine may be right.
@@ -26,7 +26,7 @@ _HOSTNAME: Final = re.compile(r"(?<!\$)(?:\$\$)*\$(?:HOSTNAME\b|\{HOSTNAME\b)")
     publish a range with a port for each replica, such as `8000-8003:8000`.""",
 )
 @of_each
-def fixed_port(service: Service) -> Iterator[Violation]:
+def fixed_port(service: ComposeService) -> Iterator[Violation]:
     seen = set()
     for port in service.node.get("ports").items:
         published = port.get("published")
@@ -50,7 +50,7 @@ def fixed_port(service: Service) -> Iterator[Violation]:
     compose exec --index N SERVICE`.""",
 )
 @of_each
-def container_name(service: Service) -> Iterator[Violation]:
+def container_name(service: ComposeService) -> Iterator[Violation]:
     name = service.node.get("container_name")
     if name.present:
         yield Violation(name.at, f"only one container can have the container_name {name.text!r}")
@@ -67,7 +67,7 @@ def container_name(service: Service) -> Iterator[Violation]:
     mend="Remove `hostname`: the engine gives each container its own id as host name.",
 )
 @of_each
-def hostname(service: Service) -> Iterator[Violation]:
+def hostname(service: ComposeService) -> Iterator[Violation]:
     name = service.node.get("hostname")
     if name.present:
         yield Violation(name.at, f"all replicas get the host name {name.text!r}")
@@ -83,7 +83,7 @@ def hostname(service: Service) -> Iterator[Violation]:
     mend="Remove HOSTNAME from `environment:` and from the env files. For a readable name, use another variable.",
 )
 @of_each
-def environment_hostname(service: Service) -> Iterator[Violation]:
+def environment_hostname(service: ComposeService) -> Iterator[Violation]:
     if "HOSTNAME" in service.environment:
         value = service.environment["HOSTNAME"]
         shown = repr(value.text) if value.present else "the host's"
@@ -100,7 +100,7 @@ def environment_hostname(service: Service) -> Iterator[Violation]:
     mend="Remove `network_mode` and attach the service to a network.",
 )
 @of_each
-def network_mode(service: Service) -> Iterator[Violation]:
+def network_mode(service: ComposeService) -> Iterator[Violation]:
     mode = service.node.get("network_mode")
     if mode.text == "host" or mode.text.startswith(("service:", "container:")):
         yield Violation(mode.at, f"all replicas share the network of {mode.text!r}")
@@ -115,7 +115,7 @@ def network_mode(service: Service) -> Iterator[Violation]:
     mend="Remove the address; other containers find the replicas by the service's name.",
 )
 @of_each
-def fixed_address(service: Service) -> Iterator[Violation]:
+def fixed_address(service: ComposeService) -> Iterator[Violation]:
     places = [service.node, *service.node.get("networks").map.values()]
     for node in places:
         for name in ("mac_address", "ipv4_address", "ipv6_address"):
@@ -135,7 +135,7 @@ def fixed_address(service: Service) -> Iterator[Violation]:
     `sharedvol.whoami()` or `container_path`.""",
 )
 @of_each
-def interpolated_hostname(service: Service) -> Iterator[Violation]:
+def interpolated_hostname(service: ComposeService) -> Iterator[Violation]:
     addresses = [node for name, node in service.environment.items() if _ADDRESS.search(name)]  # HOSTNAME: SV004
     for part in _NAMING:
         for node in service.node.get(part).scalars():
@@ -154,14 +154,14 @@ def interpolated_hostname(service: Service) -> Iterator[Violation]:
     mend="Remove `uts`, `ipc` and `pid`: a container has its own.",
 )
 @of_each
-def shared_namespace(service: Service) -> Iterator[Violation]:
+def shared_namespace(service: ComposeService) -> Iterator[Violation]:
     for name in ("uts", "ipc", "pid"):
         mode = service.node.get(name)
         if mode.text == "host" or mode.text.startswith(("service:", "container:")):
             yield Violation(mode.at, f"all replicas have {name}: {mode.text}")
 
 
-def _several(service: Service) -> str:
+def _several(service: ComposeService) -> str:
     return f"{service.replicas} replicas" if service.replicated else "several replicas"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from sharedvol.lint.compose.node import EMPTY
-from sharedvol.lint.project import Mount, Service
+from sharedvol.lint.project import ComposeService, ServiceMount
 from sharedvol.lint.rule import Rule, Severity, Violation, of_each, of_replicated, rule
 
 _DEVELOPMENT: Final = re.compile(r"override|dev|local|test|debug", re.IGNORECASE)
@@ -48,7 +48,7 @@ _OWN: Final = ("per-replica", "cache", "locked", "append")
     mend="Use a named volume for shared data, and mount data that replicas only read with `read_only: true`.",
 )
 @of_each
-def writable_bind(service: Service) -> Iterator[Violation]:
+def writable_bind(service: ComposeService) -> Iterator[Violation]:
     for mount in service.mounts:
         if mount.kind == "bind" and not mount.read_only and not _is_socket(mount) and not _is_code(service, mount):
             yield Violation(mount.at, f"all replicas write to {mount.raw!r} on the host, at {mount.target!r}")
@@ -66,17 +66,17 @@ def writable_bind(service: Service) -> Iterator[Violation]:
     test).""",
 )
 @of_replicated
-def code_bind(service: Service) -> Iterator[Violation]:
+def code_bind(service: ComposeService) -> Iterator[Violation]:
     for mount in service.mounts:
         if _is_code(service, mount) and not _DEVELOPMENT.search(mount.at.file.rpartition("/")[2]):
             yield Violation(mount.at, f"the code at {mount.target!r} comes from {mount.raw!r} on the host")
 
 
-def _is_socket(mount: Mount) -> bool:
+def _is_socket(mount: ServiceMount) -> bool:
     return mount.source.endswith(".sock") or mount.source.startswith(("/dev", "/sys", "/proc", "/run"))
 
 
-def _is_code(service: Service, mount: Mount) -> bool:
+def _is_code(service: ComposeService, mount: ServiceMount) -> bool:
     if mount.kind != "bind" or _is_socket(mount):
         return False
     inside = service.node.get("working_dir").text
@@ -98,7 +98,7 @@ def _is_code(service: Service, mount: Mount) -> bool:
     `read_only: true` if the service only reads it.""",
 )
 @of_each
-def unguarded_volume(service: Service) -> Iterator[Violation]:
+def unguarded_volume(service: ComposeService) -> Iterator[Violation]:
     if service.is_sidecar:
         return
     collected = {mount.source for one in service.project.services if one.is_sidecar for mount in one.mounts}
@@ -111,7 +111,7 @@ def unguarded_volume(service: Service) -> Iterator[Violation]:
             yield Violation(mount.at, message, severity=Severity.note if _is_cache(service, mount) else None)
 
 
-def _is_cache(service: Service, mount: Mount) -> bool:
+def _is_cache(service: ComposeService, mount: ServiceMount) -> bool:
     return any("CACHE" in name and mount.holds(value.text) for name, value in service.environment.items())
 
 
@@ -127,7 +127,7 @@ def _is_cache(service: Service, mount: Mount) -> bool:
     and set their owner, and let the replicas wait for it (`condition: service_completed_successfully`).""",
 )
 @of_replicated
-def missing_nocopy(service: Service) -> Iterator[Violation]:
+def missing_nocopy(service: ComposeService) -> Iterator[Violation]:
     for mount in service.mounts:
         if mount.kind == "volume" and mount.source and not mount.nocopy:
             yield Violation(
@@ -144,7 +144,7 @@ def missing_nocopy(service: Service) -> Iterator[Violation]:
     mend="Write results, logs and uploads to a named volume. Keep tmpfs for `/tmp` and `/run`.",
 )
 @of_each
-def tmpfs_results(service: Service) -> Iterator[Violation]:
+def tmpfs_results(service: ComposeService) -> Iterator[Violation]:
     for mount in service.mounts:
         if mount.kind == "tmpfs" and _RESULTS & set(mount.target.lower().split("/")):
             yield Violation(mount.at, f"files in {mount.target!r} are lost with the container")
@@ -159,7 +159,7 @@ def tmpfs_results(service: Service) -> Iterator[Violation]:
     mend="Give the volume a name to share it, or use `tmpfs:` for files that may be lost.",
 )
 @of_replicated
-def anonymous_volume(service: Service) -> Iterator[Violation]:
+def anonymous_volume(service: ComposeService) -> Iterator[Violation]:
     for mount in service.mounts:
         if mount.kind == "volume" and not mount.source:
             yield Violation(mount.at, f"each replica has its own unnamed volume at {mount.target!r}")

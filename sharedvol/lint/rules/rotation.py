@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sharedvol.lint.compose.node import Position
-from sharedvol.lint.project import Mount, Project, Script, Service
+from sharedvol.lint.project import ComposeService, Project, Script, ServiceMount
 from sharedvol.lint.rule import Rule, Severity, Violation, rule
 
 _COMPRESSES: Final = {"compress": True, "nocompress": False}
@@ -87,7 +87,7 @@ def _agree(above: Sequence[str], parts: Sequence[str]) -> bool:
     )
 
 
-def _places(project: Project, sidecar: Service) -> Iterator[_Place]:
+def _places(project: Project, sidecar: ComposeService) -> Iterator[_Place]:
     start = _setting(sidecar, "SHAREDVOL_FROM", "--from")
     follow = _setting(sidecar, "SHAREDVOL_FOLLOW", "--follow") or "logs"
     kinds = [kind.strip() for kind in follow.split(",") if kind.strip()]
@@ -101,7 +101,7 @@ def _places(project: Project, sidecar: Service) -> Iterator[_Place]:
         yield _Place(start, kinds)
 
 
-def _paths(project: Project, mount: Mount) -> Iterator[str]:
+def _paths(project: Project, mount: ServiceMount) -> Iterator[str]:
     """Yield the paths of the mounted volume or directory in all containers and on the host."""
     for service in project.services:
         for other in service.mounts:
@@ -115,7 +115,7 @@ def _paths(project: Project, mount: Mount) -> Iterator[str]:
         yield f"{_VOLUMES}/*{mount.source}/_data"
 
 
-def _setting(service: Service, variable: str, option: str) -> str:
+def _setting(service: ComposeService, variable: str, option: str) -> str:
     words = [word.text for word in service.words]
     for number, word in enumerate(words):
         name, equals, value = word.partition("=")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from sharedvol.lint.compose.node import Position
-from sharedvol.lint.project import Project, Script, Service
+from sharedvol.lint.project import ComposeService, Project, Script
 from sharedvol.lint.rule import Rule, Severity, Violation, rule
 
 # A lookahead matches the arguments, so that the search also finds the next command in the line.
@@ -67,7 +67,7 @@ def _by_name(project: Project, at: Position, verb: str, name: str) -> Iterator[V
             return
 
 
-def _names(service: Service) -> set[str]:
+def _names(service: ComposeService) -> set[str]:
     fixed = service.node.get("container_name").text
     return {service.name, fixed} - {""}
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from sharedvol.lint.compose.node import EMPTY
-from sharedvol.lint.project import Service
+from sharedvol.lint.project import ComposeService
 from sharedvol.lint.rule import Rule, Severity, Violation, of_each, of_replicated, rule
 
 DEFAULT_LOCK_TIMEOUT: Final = 30.0  # seconds; MigrationCoordinator's and R's
@@ -39,7 +39,7 @@ _SCHEDULE: Final = re.compile(
     mend="Add a `healthcheck:` that requests `/health/ready`, with a `start_period`.",
 )
 @of_replicated
-def no_healthcheck(service: Service) -> Iterator[Violation]:
+def no_healthcheck(service: ComposeService) -> Iterator[Violation]:
     health = service.node.get("healthcheck")
     test = health.get("test")
     is_off = health.get("disable").true or [one.text for one in test.items] == ["NONE"]
@@ -65,7 +65,7 @@ def no_healthcheck(service: Service) -> Iterator[Violation]:
     from `x-sharedvol: {lock_timeout: 100}`; otherwise it is 30 s.""",
 )
 @of_replicated
-def short_start_period(service: Service) -> Iterator[Violation]:
+def short_start_period(service: ComposeService) -> Iterator[Violation]:
     health = service.node.get("healthcheck")
     is_off = health.get("disable").true or [one.text for one in health.get("test").items] == ["NONE"]
     if not health.present or is_off or service.is_sidecar or service.is_database:
@@ -96,7 +96,7 @@ _LOCK_TIMEOUTS: Final = ("SHAREDVOL_LOCK_TIMEOUT", "LOCK_TIMEOUT", "MIGRATION_LO
     wait for it (`condition: service_completed_successfully`).""",
 )
 @of_each
-def post_start(service: Service) -> Iterator[Violation]:
+def post_start(service: ComposeService) -> Iterator[Violation]:
     for hook in service.node.get("post_start").items:
         command = hook.get("command")
         line = command.text or " ".join(word.text for word in command.items)
@@ -115,7 +115,7 @@ def post_start(service: Service) -> Iterator[Violation]:
     program must still retry when the database is restarted later.""",
 )
 @of_replicated
-def database_not_awaited(service: Service) -> Iterator[Violation]:
+def database_not_awaited(service: ComposeService) -> Iterator[Violation]:
     databases = {one.name: one for one in service.project.services if one.is_database}
     for name, wait in service.node.get("depends_on").map.items():
         if name not in databases:
@@ -137,13 +137,13 @@ def database_not_awaited(service: Service) -> Iterator[Violation]:
     and that the replicas wait for (`condition: service_completed_successfully`).""",
 )
 @of_each
-def unlocked_migration(service: Service) -> Iterator[Violation]:
+def unlocked_migration(service: ComposeService) -> Iterator[Violation]:
     match = _MIGRATION.search(service.line)
     if match and "sharedvol" not in service.line and "flock" not in service.line and not _runs_once(service):
         yield Violation(service.line_at, f"every replica runs {match[0][:80]!r} at its start")
 
 
-def _runs_once(service: Service) -> bool:
+def _runs_once(service: ComposeService) -> bool:
     """Return whether the service only migrates: its command starts nothing afterwards."""
     return not service.replicated and not re.search(r"&&|;|\n", service.line)
 
@@ -157,7 +157,7 @@ def _runs_once(service: Service) -> bool:
     lock /shared/locks/nightly.lock --timeout 0 -- COMMAND`.""",
 )
 @of_each
-def scheduler(service: Service) -> Iterator[Violation]:
+def scheduler(service: ComposeService) -> Iterator[Violation]:
     match = _SCHEDULE.search(service.line)
     if match and (service.replicated or _runs_a_worker(match[0])):
         yield Violation(service.line_at, f"every replica runs the schedule of {match[0][:80]!r}")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from sharedvol.lint.compose.node import EMPTY
-from sharedvol.lint.project import Service
+from sharedvol.lint.project import ComposeService
 from sharedvol.lint.rule import Rule, Severity, Violation, of_each, of_replicated, rule
 
 DEFAULT_GRACE: Final = 10.0  # seconds; the engine's
@@ -26,7 +26,7 @@ _COMPOUND: Final = re.compile(r"&&|\|\||[;|\n]")
     DRAIN_SECONDS in the environment, or from `x-sharedvol: {drain: 5}`.""",
 )
 @of_replicated
-def short_grace(service: Service) -> Iterator[Violation]:
+def short_grace(service: ComposeService) -> Iterator[Violation]:
     grace = service.node.get("stop_grace_period")
     declared = (service.declared("drain"), service.environment.get("DRAIN_SECONDS", EMPTY))
     drain = next((seconds for one in declared if (seconds := one.seconds) is not None), None)
@@ -45,7 +45,7 @@ def short_grace(service: Service) -> Iterator[Violation]:
     mend="Set `init: true`.",
 )
 @of_replicated
-def no_init(service: Service) -> Iterator[Violation]:
+def no_init(service: ComposeService) -> Iterator[Violation]:
     if not service.node.get("init").true and not service.is_sidecar:
         yield Violation(service.at, "its program is process 1")
 
@@ -60,7 +60,7 @@ def no_init(service: Service) -> Iterator[Violation]:
     mend="Begin the last command with `exec`, as in `sh -c 'prepare && exec serve'`.",
 )
 @of_replicated
-def shell_without_exec(service: Service) -> Iterator[Violation]:
+def shell_without_exec(service: ComposeService) -> Iterator[Violation]:
     words = [word.text for word in service.words]
     for index, word in enumerate(words[:-2]):
         flags = words[index + 1]
@@ -83,7 +83,7 @@ def shell_without_exec(service: Service) -> Iterator[Violation]:
     rollback}`.""",
 )
 @of_replicated
-def update_order(service: Service) -> Iterator[Violation]:
+def update_order(service: ComposeService) -> Iterator[Violation]:
     update = service.node.get("deploy", "update_config")
     parallelism = update.get("parallelism").number
     at = update.at if update.present else service.at
@@ -104,7 +104,7 @@ def update_order(service: Service) -> Iterator[Violation]:
     mend="Set `restart: unless-stopped`, or `deploy.restart_policy`.",
 )
 @of_replicated
-def no_restart(service: Service) -> Iterator[Violation]:
+def no_restart(service: ComposeService) -> Iterator[Violation]:
     policy = service.node.get("restart")
     if not service.node.get("deploy", "restart_policy").present and policy.text in {"", "no", "false"}:
         yield Violation(policy.at if policy.present else service.at, "a replica that ends stays down")
@@ -118,7 +118,7 @@ def no_restart(service: Service) -> Iterator[Violation]:
     mend="Remove `stop_signal`, or set it to a signal at which the program shuts down properly.",
 )
 @of_each
-def killing_signal(service: Service) -> Iterator[Violation]:
+def killing_signal(service: ComposeService) -> Iterator[Violation]:
     signal = service.node.get("stop_signal")
     if signal.text.upper().removeprefix("SIG") in {"KILL", "9"}:
         yield Violation(signal.at, "it is stopped by SIGKILL")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from sharedvol.lint.compose.node import EMPTY
-from sharedvol.lint.project import Project, Service
+from sharedvol.lint.project import ComposeService, Project
 from sharedvol.lint.rule import Rule, Severity, Violation, of_each, rule
 
 _STICKY: Final = re.compile(r"traefik\.(?:http|tcp)\.services\.[^.]+\.loadbalancer\.sticky(?:\..*)?", re.IGNORECASE)
@@ -28,7 +28,7 @@ _STATE: Final = re.compile(
     labels. If they only improve cache hits, accept this finding in a comment.""",
 )
 @of_each
-def sticky(service: Service) -> Iterator[Violation]:
+def sticky(service: ComposeService) -> Iterator[Violation]:
     found = [
         (label.at, name)
         for name, label in service.labels.items()
@@ -48,7 +48,7 @@ def sticky(service: Service) -> Iterator[Violation]:
     mend="Put it on a shared volume, with a unique name for each upload, or into the database or Redis.",
 )
 @of_each
-def local_state(service: Service) -> Iterator[Violation]:
+def local_state(service: ComposeService) -> Iterator[Violation]:
     for name, value in service.environment.items():
         path = value.text
         if _STATE.fullmatch(name) and path.startswith("/"):

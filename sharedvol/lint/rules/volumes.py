@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from sharedvol.lint.compose.node import EMPTY, Node
-from sharedvol.lint.project import SIDECAR_USER, Project, Service
+from sharedvol.lint.project import SIDECAR_USER, ComposeService, Project
 from sharedvol.lint.rule import Rule, Severity, Violation, of_each, rule
 from sharedvol.mounts import is_network
 
@@ -33,7 +33,7 @@ _WRITTEN: Final = re.compile(r"out|result|export|dump|writ|report|save|store|tar
 )
 def different_users(project: Project) -> Iterator[Violation]:
     for volume in project.volumes:
-        users: dict[tuple[str, str], Service] = {}
+        users: dict[tuple[str, str], ComposeService] = {}
         for service, mount in project.users_of(volume):
             user = _user(service)
             if user is None or mount.read_only or service.ends:  # a service that sets the owner has ended by then
@@ -48,7 +48,7 @@ def different_users(project: Project) -> Iterator[Violation]:
             users.setdefault(user, service)
 
 
-def _user(service: Service) -> tuple[str, str] | None:
+def _user(service: ComposeService) -> tuple[str, str] | None:
     text = service.node.get("user").text or (SIDECAR_USER if "sharedvol-sidecar" in service.image else "")
     if not text:
         return None
@@ -74,7 +74,7 @@ def _differ(one: tuple[str, str], other: tuple[str, str]) -> bool:
     mend="Use a server (MySQL, PostgreSQL) if several replicas write. For one writer use one replica.",
 )
 @of_each
-def sqlite_shared(service: Service) -> Iterator[Violation]:
+def sqlite_shared(service: ComposeService) -> Iterator[Violation]:
     for _, node in _settings(service):
         match = _SQLITE.search(node.text)
         mount = service.mount_of(re.sub("^/+", "/", match[1])) if match else None
@@ -116,7 +116,7 @@ def network_volume(project: Project) -> Iterator[Violation]:
     directory, or log to standard output.""",
 )
 @of_each
-def fixed_log(service: Service) -> Iterator[Violation]:
+def fixed_log(service: ComposeService) -> Iterator[Violation]:
     for node, _, path, kind in _fixed_files(service):
         if kind in _LOGS:
             yield Violation(node.at, f"all replicas write to the log {path!r}")
@@ -133,13 +133,13 @@ def fixed_log(service: Service) -> Iterator[Violation]:
     sockets in `/run`, outside the volume.""",
 )
 @of_each
-def fixed_file(service: Service) -> Iterator[Violation]:
+def fixed_file(service: ComposeService) -> Iterator[Violation]:
     for node, name, path, kind in _fixed_files(service):
         if kind in _ALWAYS or (kind not in _LOGS and _WRITTEN.search(name)):
             yield Violation(node.at, f"all replicas write {path!r}")
 
 
-def _fixed_files(service: Service) -> Iterator[tuple[Node, str, str, str]]:
+def _fixed_files(service: ComposeService) -> Iterator[tuple[Node, str, str, str]]:
     """Find files on writable shared mounts whose names are fixed in the compose file.
 
     Yields:
@@ -152,7 +152,7 @@ def _fixed_files(service: Service) -> Iterator[tuple[Node, str, str, str]]:
                 yield node, name, path, kind.lower()
 
 
-def _settings(service: Service) -> Iterator[tuple[str, Node]]:
+def _settings(service: ComposeService) -> Iterator[tuple[str, Node]]:
     """Yield the environment variables by name, and the words of the command by the option before them."""
     yield from ((name, node) for name, node in service.environment.items() if node.text)
     option = ""
