@@ -31,7 +31,8 @@ def test_killed_before_every_effect(torture: Directories, layout: str, points: P
     chosen = sample(41, layout)
     effects, kills = isolated(sweep, LIMIT)
     assert effects > 150
-    assert (kills + 1) * chosen.step >= effects
+    # A mover that gets little of the processor makes some calls fewer or more: it ends by itself after the last kill.
+    assert (kills + 1) * chosen.step >= 0.95 * effects
     points("kill points", kills)
 
 
