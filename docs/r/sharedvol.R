@@ -1771,7 +1771,7 @@ sv__take_lock <- function(run, session) {
       tried <- if (options$timeout > 0) {
         sprintf("gave up after %g s; allow a longer timeout, or look for a holder that hangs", options$timeout)
       } else {
-        "not waiting; try again later, or give a timeout"
+        "not waiting; try again later, or set a timeout"
       }
       sv__sql_stop(
         c("sv_lock_timeout", "sv_lock_error"),

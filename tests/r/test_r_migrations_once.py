@@ -220,7 +220,7 @@ def test_lock_timeout_names_the_holder_and_runs_nothing(
         cursor.execute(f"SELECT GET_LOCK('{LOCK}', 0)")
         found = replica.failing(database, directory, timeout=timeout)
         waited = f"gave up after {timeout:g} s; allow a longer timeout, or look for a holder that hangs"
-        hint = waited if timeout else "not waiting; try again later, or give a timeout"
+        hint = waited if timeout else "not waiting; try again later, or set a timeout"
         assert "sv_lock_timeout" in found["classes"]
         assert f"lock '{LOCK}' is held by connection {connection.thread_id()} (root from " in found["error"]
         assert f": {hint}" in found["error"]
