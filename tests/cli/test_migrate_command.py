@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.named import take_lock
 from support.processes import LIMIT
 from support.servers import Database
 
@@ -117,7 +118,7 @@ def test_what_is_wrong_is_said_with_its_exit_code(
 def test_a_lock_that_is_not_free_in_time_is_75_and_names_the_holder(files: Path, database: Database) -> None:
     holder = database.connect()
     with holder.cursor() as cursor:
-        cursor.execute("SELECT GET_LOCK('r_migration', 0)")
+        take_lock(cursor, "r_migration")
         result = migrate(
             "run", database.url, str(files), "--lock-name", "r_migration", "--lock-timeout", "0.1", "--json"
         )

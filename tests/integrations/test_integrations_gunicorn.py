@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 from support.integrations.served import Place, Served, Slow
+from support.named import take_lock
 from support.processes import LIMIT, blocked, is_free, wait_until
 from support.servers import Server
 
@@ -191,7 +192,7 @@ def test_sigterm_while_the_master_waits_for_the_lock_ends_it(place: Place, _serv
     server = _server_of("mariadb")
     name = f"lock_{os.urandom(4).hex()}"
     with contextlib.closing(server.connect()) as other, other.cursor() as cursor:
-        cursor.execute("SELECT GET_LOCK(%s, 0)", (name,))
+        take_lock(cursor, name)
         with _workers(place, SHOP_DATABASE=server.url(server.create_database()), SHOP_LOCK=name) as served:
             wait_until(lambda: f"{name!r}, held by" in served.log or _waits(server), "a master that waits")
             served.tell()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from support.integrations.lowest import lowest
 from support.integrations.served import CONNECTION_REFUSED, Place, Served, Slow
+from support.named import take_lock
 from support.processes import LIMIT, blocked, wait_until
 from support.servers import Database, Server
 
@@ -34,7 +35,7 @@ def mariadb(place: Place, _server_of: Callable[[str], Server]) -> Iterator[Datab
 def test_alive_and_not_ready_while_another_replica_migrates(place: Place, mariadb: Database) -> None:
     lock = place.environment["SHOP_LOCK"]
     with contextlib.closing(mariadb.connect()) as other, other.cursor() as cursor:
-        cursor.execute("SELECT GET_LOCK(%s, 0)", (lock,))
+        take_lock(cursor, lock)
         with place.uvicorn(SHOP_DRAIN="0.1") as served:
             wait_until(lambda: served.code("/health/live") == 200, "an answer")
             wait_until(lambda: served.ask("/health/ready").body.get("state") == "waiting", "a replica that waits")
@@ -54,7 +55,7 @@ def test_alive_and_not_ready_while_another_replica_migrates(place: Place, mariad
 
 def test_sigterm_while_waiting_for_the_lock_ends_it_without_a_drain(place: Place, mariadb: Database) -> None:
     with contextlib.closing(mariadb.connect()) as other, other.cursor() as cursor:
-        cursor.execute("SELECT GET_LOCK(%s, 0)", (place.environment["SHOP_LOCK"],))
+        take_lock(cursor, place.environment["SHOP_LOCK"])
         with place.uvicorn() as served:
             wait_until(lambda: served.code("/health/live") == 200, "an answer")
             wait_until(lambda: served.ask("/health/ready").body.get("state") == "waiting", "a replica that waits")

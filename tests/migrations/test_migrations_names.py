@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.migrations.scenes import LOG, R_LEDGER, coordinator, failing, migrate, numbered, recorded, steps, write
+from support.named import take_lock
 from support.servers import Database
 
 from sharedvol.errors import AheadError, DriftError, HalfAppliedError, LedgerError, ManifestError
@@ -201,7 +202,7 @@ def test_holder_is_told_though_nothing_is_pending(database: Database, tmp_path: 
     migrate(database, directory)
     holder = database.connect()
     with holder.cursor() as cursor:
-        cursor.execute("SELECT GET_LOCK('theirs', 0)")
+        take_lock(cursor, "theirs")
         status = coordinator(database, directory, lock_name="theirs").status()
     assert status.lock_holder is not None and status.lock_holder["connection_id"] == holder.thread_id()
     holder.close()

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from support.named import take_lock
 from support.processes import wait_until
 from support.r.rmigrations import (
     LOCK,
@@ -217,7 +218,7 @@ def test_lock_timeout_names_the_holder_and_runs_nothing(
 ) -> None:
     directory = write(tmp_path / "sql", FILES)
     with database.connect() as connection, connection.cursor() as cursor:
-        cursor.execute(f"SELECT GET_LOCK('{LOCK}', 0)")
+        take_lock(cursor, LOCK)
         found = replica.failing(database, directory, timeout=timeout)
         waited = f"gave up after {timeout:g} s; allow a longer timeout, or look for a holder that hangs"
         hint = waited if timeout else "not waiting; try again later, or set a timeout"
@@ -234,7 +235,7 @@ def test_wait_for_ever_is_a_wait(database: Database, tmp_path: Path, replica: Re
     # MariaDB answers NULL at once to a negative wait.
     directory = write(tmp_path / "sql", {"1.sql": f"{LOG};"})
     with database.connect() as connection, connection.cursor() as cursor:
-        cursor.execute(f"SELECT GET_LOCK('{LOCK}', 0)")
+        take_lock(cursor, LOCK)
         replica.send(database, directory, timeout="Inf")
         wait_until(lambda: bool(waiting_for(database.server, LOCK)), "R to wait")
         assert not recorded(database)
@@ -245,7 +246,7 @@ def test_wait_for_ever_is_a_wait(database: Database, tmp_path: Path, replica: Re
 def test_killed_wait_is_an_error_and_no_lock(database: Database, tmp_path: Path, replica: Replica) -> None:
     directory = write(tmp_path / "sql", FILES)
     with database.connect() as connection, connection.cursor() as cursor:
-        cursor.execute(f"SELECT GET_LOCK('{LOCK}', 0)")
+        take_lock(cursor, LOCK)
         replica.send(database, directory)
         wait_until(lambda: bool(waiting_for(database.server, LOCK)), "R to wait")
         cursor.execute(f"KILL QUERY {waiting_for(database.server, LOCK)[0]}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.named import take_lock
 from support.r.rmigrations import LOCK, LOG, Replica, coordinator, note, numbered, run, write
 from support.servers import Database
 
@@ -53,7 +54,7 @@ def test_pending_names_the_holder_of_the_lock(database: Database, tmp_path: Path
     replica.migrate(database, directory)
     write(directory, {**FILES, "9.sql": note("9", 1)})
     with closing(database.connect()) as connection, connection.cursor() as cursor:
-        cursor.execute(f"SELECT GET_LOCK('{LOCK}', 0)")
+        take_lock(cursor, LOCK)
         code, body = replica.ready(database)
         found = coordinator(database, directory).status().as_dict()
         assert (code, body["status"], body["reason"]) == (503, "not_ready", "migrations_pending")
@@ -68,7 +69,7 @@ def test_pending_names_the_holder_of_the_lock(database: Database, tmp_path: Path
 def test_ready_while_somebody_else_has_the_lock(database: Database, tmp_path: Path, replica: Replica) -> None:
     replica.migrate(database, write(tmp_path / "sql", FILES))
     with closing(database.connect()) as connection, connection.cursor() as cursor:
-        cursor.execute(f"SELECT GET_LOCK('{LOCK}', 0)")
+        take_lock(cursor, LOCK)
         code, body = replica.ready(database)
         assert code == 200 and body["lock_holder"]["connection_id"] == connection.thread_id()
 

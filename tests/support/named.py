@@ -29,6 +29,12 @@ def holder_session(database: Database, name: str = "report") -> int:
     return holder
 
 
+def take_lock(cursor: Any, name: str) -> None:
+    """Take a lock on a session that stays open. The session of a test before may keep it for a moment."""
+    cursor.execute("SELECT GET_LOCK(%s, %s)", (name, LIMIT))
+    assert cursor.fetchone() == (1,), name
+
+
 def sessions(database: Database, condition: str = "TRUE") -> list[int]:
     """The connections to the database for which ``condition`` holds in the process list."""
     rows = database.query(
