@@ -23,6 +23,7 @@ from support.servers import free_port
 
 BIN = Path(sys.executable).parent
 HERE = Path(__file__).parent
+TESTS = HERE.parents[1]
 NAME = "3f9c0d1e2b4a"
 CONNECTION_REFUSED = (ConnectionError, http.client.HTTPException, TimeoutError)
 
@@ -103,7 +104,7 @@ class Place:
         where = ["-b", f"127.0.0.1:{port}"] if "gunicorn" in command[0] else ["--port", str(port)]
         if any("PORT" in option for option in command):
             command, where = [option.replace("PORT", str(port)) for option in command], []
-        packages = os.pathsep.join(map(str, (*self.packages, HERE)))
+        packages = os.pathsep.join(map(str, (*self.packages, HERE, TESTS)))
         more = {"SHOP": str(self.path), "HOSTNAME": NAME, "PYTHONPATH": packages, **self.environment, **environment}
         return Served([*command, *where], port, self.path, more)
 
