@@ -17,7 +17,13 @@ release = version = sharedvol.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "commands", "house"]
 exclude_patterns = ["_ext", "examples/**/.venv"]
 nitpicky = True
-nitpick_ignore = [("py:class", "Engine")]  # SQLAlchemy's: its documentation is not part of this site
+nitpick_ignore = [
+    ("py:class", "Engine"),  # SQLAlchemy's: its documentation is not part of this site
+    # In the signatures of documented classes that callers are given and do not make.
+    ("py:class", "sharedvol.lint.rule.Violation"),
+    ("py:class", "sharedvol.volume.record.ReplicaRecord"),
+    ("py:class", "sharedvol.volume.registry.LifetimeLock"),
+]
 default_role = "py:obj"
 
 # Pages are read on the forge, too: their links name files, `page.md#heading`.

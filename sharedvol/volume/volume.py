@@ -104,7 +104,7 @@ class Volume:
 
         Args:
             name: the replica's name; by default the container's.
-            purpose: what the replica is for, in at most 200 characters. `sharedvol status` shows it.
+            purpose: what the replica is for, in at most 200 characters. ``sharedvol status`` shows it.
 
         Raises:
             DuplicateReplicaError: a live replica of another container has the name. The message says why.

@@ -117,7 +117,7 @@ def _blocks(page: Path) -> Iterator[Block]:
             yield Block(page, line, kind, token.content, behind, containers)
         elif token.type == "code_block":
             yield Block(page, line, "indented", token.content, behind)
-        elif token.type == "html_block":
+        elif token.type == "html_block" and not token.content.startswith("<!--"):
             yield Block(page, line, "html", token.content, behind)
         behind = token.type in ("fence", "code_block")
 
