@@ -5,7 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PYTEST_FLAGS ?= -n auto
+# Half of the time a test waits for another process: two tests for each core.
+PYTEST_FLAGS ?= -n $(shell expr 2 '*' $$(nproc))
 
 FAST := core publish cache volume logs lint cli
 
