@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import tqdm
 from support.containers.compose_images import IMAGES, ROOT, build_image
 from support.containers.container_engine import Engine
 from support.containers.container_fleet import Fleet
@@ -16,11 +19,12 @@ WHEEL = ROOT / "tests/upgrade/sharedvol-0.1.0-py3-none-any.whl"
 
 
 @pytest.fixture(scope="module")
-def image_before(engine: Engine, image: str) -> Iterator[str]:
-    """The image with the release before."""
-    tag = build_image(
-        engine, "before", IMAGES / "sidecar-before.Dockerfile", WHEEL.parent, f"--build-arg=IMAGE={image}"
-    )
+def image_before(engine: Engine, image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The image with the release before, and with tqdm, which that release needs."""
+    context = tmp_path_factory.mktemp("before")
+    shutil.copy(WHEEL, context)
+    shutil.copytree(Path(tqdm.__file__).parent, context / "tqdm")
+    tag = build_image(engine, "before", IMAGES / "sidecar-before.Dockerfile", context, f"--build-arg=IMAGE={image}")
     yield tag
     engine.clean_up()
     engine.call("rmi", "-f", tag)

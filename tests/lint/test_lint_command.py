@@ -91,7 +91,8 @@ def test_without_files_those_that_compose_takes_are_looked_at(place: Path, capsy
 def test_a_finding_is_a_line_that_editors_and_people_read(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, "bad.yaml", "--reader", "files")
     lines = out.splitlines()
-    assert any(line.startswith("bad.yaml:4:5: error SV002: service 'api': container_name 'api'") for line in lines)
+    line = "bad.yaml:4:5: error SV002: service 'api': only one container can have the container_name 'api'"
+    assert line in lines
     assert lines[-1].startswith("1 error, ")
     assert lines[-1].endswith("1 accepted by comments; read by files")
 

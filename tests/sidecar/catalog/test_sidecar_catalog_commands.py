@@ -439,15 +439,16 @@ def test_a_terminal_sees_how_far_it_is(collected: Collected, command: str) -> No
     collected.add(PATH, "x" * 3_000_000)
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    code = f"from sharedvol_sidecar.commands.catalog import {command}; {command}()"
+    at_once = "from sharedvol.cli.terminal import Progress; Progress.__init__.__kwdefaults__['delay'] = 0.0"
+    code = f"{at_once}; from sharedvol_sidecar.commands.catalog import {command}; {command}()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "--to", collected.root], stdout=subprocess.PIPE, stderr=theirs, text=True
     )
     os.close(theirs)
     with reaped(process):
         out, _ = process.communicate(timeout=LIMIT)
-        assert process.returncode == 0 and "B/s" not in out
-        assert b"B/s" in os.read(ours, 65_536)
+        assert process.returncode == 0 and "\r" not in out and "MiB of" not in out
+        assert b"\r\x1b[Kread 1.0 MiB" in os.read(ours, 65_536)
     os.close(ours)
 
 

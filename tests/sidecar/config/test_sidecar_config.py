@@ -169,7 +169,7 @@ def test_every_wrong_setting_is_told_at_once(tmp_path: Path) -> None:
         (None, "check that the secret is mounted"),
         (b"", "is empty"),
         (b"\n", "is empty"),
-        (b"\xff", "not hold text"),
+        (b"\xff", "is not text"),
         (b"x" * 70_000, "more than"),
     ],
     ids=["missing", "empty", "newline", "binary", "large"],

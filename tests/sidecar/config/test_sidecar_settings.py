@@ -162,7 +162,7 @@ def test_directory_that_cannot_be_written(forbidden: str) -> None:
 
         code, told = run_forked(as_nobody)
         assert (code, len(told.strip().splitlines())) == (2, 1), told
-        assert str(volume.spool if forbidden == "spool" else volume.collected) in told and "permission" in told
+        assert str(volume.spool if forbidden == "spool" else volume.collected) in told and "cannot be written" in told
         assert target.read_text() == "x" and volume.files() == {}
 
 
