@@ -52,6 +52,6 @@ def test_nothing_is_lost_or_doubled_when_images_are_rolled_forth_and_back(
 
 def test_the_image_before_has_the_release_before(engine: Engine, image: str, image_before: str) -> None:
     """Otherwise the other test would prove nothing."""
-    source = "import importlib.util; print(importlib.util.find_spec('sharedvol_sidecar.spool.put_backs') is not None)"
+    source = "import importlib.util; print(importlib.util.find_spec('sharedvol_sidecar.spool') is not None)"
     found = [engine.run("--entrypoint=python", one, "-c", source) for one in (image_before, image)]
     assert found == [b"False\n", b"True\n"]

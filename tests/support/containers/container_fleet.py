@@ -70,12 +70,15 @@ class Fleet:
         """Stop the sidecar and the replica that have lived longest, as an update does, and start others."""
         self._replace(kill=False)
 
-    def _replace(self, kill: bool) -> None:
-        sidecar, replica = self.sidecars.pop(0), self.replicas.pop(0)
+    def _await_work(self, replica: str, sidecar: str) -> None:
         wait_until(
             lambda: self._at_work(replica, sidecar),
             lambda: f"at work: {self._engine.logs(replica)[-1:]}, {self._engine.logs(sidecar)[-3:]}",
         )
+
+    def _replace(self, kill: bool) -> None:
+        sidecar, replica = self.sidecars.pop(0), self.replicas.pop(0)
+        self._await_work(replica, sidecar)
         for container in (sidecar, replica):
             if kill:
                 self._engine.kill(container)
@@ -89,6 +92,7 @@ class Fleet:
     def finish(self) -> Outcome:
         """Stop a sidecar amid its work, the replicas, the other sidecars; ``once`` collects what they left."""
         first, *others = self.sidecars
+        self._await_work(self.replicas[0], first)  # process 1 ignores a signal before its handler is there
         for container in (first, *self.replicas, *others):
             assert self._engine.stop(container) == 0
         events = [event for sidecar in self.sidecars for event in self._events(sidecar)]
